@@ -1,0 +1,1 @@
+"""FLOPs and memory as plain arithmetic on architectures and token counts."""

@@ -1,0 +1,1 @@
+"""Files in, frames and sound out (numpy, PyAV and librosa only)."""

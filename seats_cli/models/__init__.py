@@ -1,0 +1,1 @@
+"""Loading, and one adapter per model family."""

@@ -1,0 +1,105 @@
+"""What an answered question consists of; plain objects that reports draw from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seats_cli.architecture import Architecture
+    from seats_cli.config import PruningPlan, SeatsConfig
+    from seats_cli.media.clip import MediaFacts
+    from seats_cli.selection.trace import SelectionTrace
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall-clock seconds of each stage (device synchronised at the marks).
+
+    `prefill_s` is the LLM's prefill without the encoders; `select_s` (Stage I and II, with
+    the encoder statistics) is contained in the stages it runs in and shown for itself.
+    `first_token_s` counts from the start of preprocessing (media already read) to the first
+    answer token. `decode_s` is for the tokens after the first.
+    """
+
+    load_s: float
+    read_s: float
+    preprocess_s: float
+    vision_s: float
+    audio_s: float
+    select_s: float
+    prefill_s: float
+    first_token_s: float
+    decode_s: float
+    decode_tokens: int
+    total_s: float
+
+    @property
+    def decode_tokens_per_s(self) -> float | None:
+        """Answer tokens per second after the first, None for one-token answers."""
+        return self.decode_tokens / self.decode_s if self.decode_tokens and self.decode_s else None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs and bytes of the LLM's prefill, pruned as executed against unpruned.
+
+    `*_flops` count 2 FLOPs per multiply-add with the LM head on the last position only;
+    `paper_*_macs` follow the paper's convention (1 per multiply-add, LM head on every
+    position). Bytes are the KV cache right after the prefill and the process's or the
+    device's peak.
+    """
+
+    prefill_flops: float
+    full_prefill_flops: float
+    paper_prefill_macs: float
+    paper_full_prefill_macs: float
+    encoder_flops: float
+    kv_bytes: int
+    full_kv_bytes: int
+    peak_host_bytes: int
+    peak_gpu_bytes: int | None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The model that answered."""
+
+    id: str
+    revision: str | None
+    family: str
+    parameters: int
+    device: str
+    dtype: str
+    attention: str
+    demonstration: bool
+
+
+@dataclass(frozen=True)
+class ChoiceScore:
+    """One option of a multiple-choice question: its likelihood among the options (0..1)."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A question answered about one clip, with everything that a report shows."""
+
+    question: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str  # "stop" or "length"
+    media: MediaFacts
+    effective_fps: float | None
+    model: ModelFacts
+    architecture: Architecture
+    config: SeatsConfig | None  # None when the model ran unpruned
+    plan: PruningPlan | None
+    trace: SelectionTrace
+    timing: Timing
+    cost: Cost
+    seed: int
+    choices: tuple[ChoiceScore, ...] = ()
+    warnings: tuple[str, ...] = ()

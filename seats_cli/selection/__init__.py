@@ -1,0 +1,1 @@
+"""Selection methods as pure tensor functions: embeddings and attention in, keep masks out."""

@@ -1,0 +1,116 @@
+"""The record of a selection: which original tokens were alive after every stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One reduction of the sequence.
+
+    Parameters
+    ----------
+    kind : str
+        "diversity" (Stage I), "relevance" (Stage II) or "late" (Stage III) for SEATS; a
+        baseline names its own.
+    after_layer : int
+        1-based decoder layer after which it acts; 0 means before the LLM.
+    kept : LongTensor, shape (n,)
+        Original positions (in the unpruned prompt) alive afterwards, ascending, on CPU.
+    video, audio, text : int
+        How many of `kept` belong to each modality.
+    scores : float32 Tensor, shape (m,), or None
+        Relevance of each token alive *before* the stage, where the method computes one.
+    """
+
+    kind: str
+    after_layer: int
+    kept: Tensor
+    video: int
+    audio: int
+    text: int
+    scores: Tensor | None = None
+
+
+@dataclass(eq=False)
+class SelectionTrace:
+    """All stages of one prefill.
+
+    Parameters
+    ----------
+    num_layers : int
+        Decoder layers L.
+    video_mask, audio_mask : BoolTensor, shape (S,)
+        Modality of each position of the unpruned prompt, on CPU; the rest is text.
+    stages : list of Stage
+        In order of `after_layer`.
+    """
+
+    num_layers: int
+    video_mask: Tensor
+    audio_mask: Tensor
+    stages: list[Stage] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        """Tokens S of the unpruned prompt."""
+        return int(self.video_mask.numel())
+
+    @property
+    def offered(self) -> tuple[int, int, int]:
+        """Video, audio and text tokens of the unpruned prompt."""
+        video, audio = int(self.video_mask.sum()), int(self.audio_mask.sum())
+        return video, audio, self.length - video - audio
+
+    def add(
+        self, kind: str, after_layer: int, kept: Tensor, scores: Tensor | None = None
+    ) -> Stage:
+        """Append a stage, counting modalities from the masks, and return it."""
+        kept = kept.detach().to("cpu", torch.long)
+        video, audio = int(self.video_mask[kept].sum()), int(self.audio_mask[kept].sum())
+        stage = Stage(
+            kind,
+            after_layer,
+            kept,
+            video,
+            audio,
+            len(kept) - video - audio,
+            None if scores is None else scores.detach().to("cpu", torch.float32),
+        )
+        self.stages.append(stage)
+        return stage
+
+    def alive_per_layer(self) -> list[tuple[int, int, int]]:
+        """(video, audio, text) tokens that each of the L layers processes in the prefill."""
+        alive: list[tuple[int, int, int]] = []
+        current = self.offered
+        pending = list(self.stages)
+        for layer in range(1, self.num_layers + 1):
+            while pending and pending[0].after_layer < layer:
+                stage = pending.pop(0)
+                current = (stage.video, stage.audio, stage.text)
+            alive.append(current)
+        return alive
+
+    def average_retention(self) -> tuple[float | None, float | None, float | None]:
+        """Mean over layers of the fraction alive: video, audio, both together.
+
+        None where the modality is absent.
+        """
+        alive = self.alive_per_layer()
+        video, audio, _ = self.offered
+
+        def mean(kept: int, offered: int) -> float | None:
+            return kept / (offered * self.num_layers) if offered else None
+
+        kept_video = sum(v for v, _, _ in alive)
+        kept_audio = sum(a for _, a, _ in alive)
+        return (
+            mean(kept_video, video),
+            mean(kept_audio, audio),
+            mean(kept_video + kept_audio, video + audio),
+        )
