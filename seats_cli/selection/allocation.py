@@ -1,0 +1,220 @@
+"""Stage II budgets: how many tokens each temporal window keeps in each modality.
+
+Numbers in, numbers out: the few values per window are handled on the host. Source: arXiv
+2605.20035, Stage II (inter-window and intra-window allocation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+Window = tuple[int, int]
+
+# Below this a window's demand is noise and its split leans to audio, as in the published
+# implementation.
+MIN_DEMAND = 1e-8
+
+
+def window_weights(means: Tensor, temperature: float) -> list[float]:
+    """Softmax of mean relevance over windows.
+
+    Parameters
+    ----------
+    means : float64 Tensor, shape (W,)
+        Mean relevance of each window, finite.
+    temperature : float
+        Softmax temperature.
+
+    Returns
+    -------
+    list of float
+        Weights that sum to 1, rounded to float32 as in the published implementation: equal
+        windows give shares that fall exactly on a half, where the last bit decides.
+    """
+    logits = means / temperature
+    weights: list[float] = (logits - logits.max()).float().softmax(0).tolist()
+    return weights
+
+
+def _correct_sum(budgets: list[int], sizes: Sequence[int], total: int) -> None:
+    """Bring the sum of the budgets to `total`, one token at a time, where bounds allow it."""
+    windows = range(len(budgets))
+    excess = sum(budgets) - total
+    while excess > 0 and max(budgets) > 1:
+        budgets[max(windows, key=budgets.__getitem__)] -= 1
+        excess -= 1
+    while excess < 0:
+        open_windows = [w for w in windows if budgets[w] < sizes[w]]
+        if not open_windows:
+            return
+        budgets[min(open_windows, key=budgets.__getitem__)] += 1
+        excess += 1
+
+
+def _split_window(budget: int, video_share: float, sizes: Window) -> Window:
+    """Divide a window's budget between its video and audio tokens."""
+    video_size, audio_size = sizes
+    video = min(round(budget * video_share), video_size)
+    audio = min(budget - video, audio_size)
+    video += min(budget - video - audio, video_size - video)
+    audio += min(budget - video - audio, audio_size - audio)
+    # A modality that is present keeps one token; the other gives way if it has more.
+    if video_size and not video:
+        video, audio = 1, audio - 1 if audio > 1 else audio
+    if audio_size and not audio:
+        video, audio = video - 1 if video > 1 else video, 1
+    return video, audio
+
+
+def reference_budgets(
+    windows: Sequence[Window],
+    video_weights: Sequence[float],
+    audio_weights: Sequence[float],
+    keep_video: int,
+    keep_audio: int,
+) -> list[Window]:
+    """Budgets as the published implementation gives them.
+
+    The clamps of each window may miss the modality totals, and the combined total where it
+    is smaller than the number of windows.
+
+    Parameters
+    ----------
+    windows : sequence of (int, int)
+        Video and audio tokens of each window.
+    video_weights, audio_weights : sequence of float
+        Softmax weight of each window for either modality. A window without the modality
+        takes part in the softmax with mean relevance 0.
+    keep_video, keep_audio : int
+        Tokens to keep of each modality, both at least 1.
+
+    Returns
+    -------
+    list of (int, int)
+        Video and audio tokens that each window keeps.
+    """
+    total = keep_video + keep_audio
+    sizes = [video + audio for video, audio in windows]
+    budgets = [
+        min(max(round((pv + pa) / 2 * total), 1), size)
+        for pv, pa, size in zip(video_weights, audio_weights, sizes, strict=True)
+    ]
+    _correct_sum(budgets, sizes, total)
+    split: list[Window] = []
+    for budget, pv, pa, window in zip(budgets, video_weights, audio_weights, windows, strict=True):
+        video_demand, audio_demand = pv * keep_video, pa * keep_audio
+        demand = max(video_demand + audio_demand, MIN_DEMAND)
+        split.append(_split_window(budget, video_demand / demand, window))
+    return split
+
+
+def proportional_budgets(sizes: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
+    """Share `total` tokens over windows in proportion to weights, within their sizes.
+
+    Every window with tokens first gets one, as far as the total reaches (larger weights
+    first); the rest is shared in proportion, what full windows cannot take goes to the
+    others, and fractions are settled by largest remainder (ties to the earlier window).
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Tokens of each window, 0 where the modality is absent.
+    weights : sequence of float
+        Non-negative weight of each window; only ratios matter.
+    total : int
+        Tokens to keep, at most `sum(sizes)`.
+
+    Returns
+    -------
+    list of int
+        Budgets with `budget <= size` that sum to `total` exactly.
+    """
+    present = [w for w, size in enumerate(sizes) if size]
+    budgets = [0] * len(sizes)
+    for w in sorted(present, key=lambda w: -weights[w])[:total]:
+        budgets[w] = 1
+    open_windows = [w for w in present if 0 < budgets[w] < sizes[w]]
+    remaining = total - sum(budgets)
+    while remaining > 0 and open_windows:
+        mass = sum(weights[w] for w in open_windows)
+        shares = {
+            w: remaining * (weights[w] / mass if mass > 0 else 1 / len(open_windows))
+            for w in open_windows
+        }
+        full = [w for w in open_windows if shares[w] >= sizes[w] - budgets[w]]
+        if not full:
+            _largest_remainder(budgets, shares, remaining)
+            break
+        for w in full:
+            remaining -= sizes[w] - budgets[w]
+            budgets[w] = sizes[w]
+        open_windows = [w for w in open_windows if budgets[w] < sizes[w]]
+    return budgets
+
+
+def _largest_remainder(budgets: list[int], shares: dict[int, float], remaining: int) -> None:
+    """Add `shares`, which sum to `remaining`, to the budgets as whole tokens."""
+    whole = {w: int(share) for w, share in shares.items()}
+    left = remaining - sum(whole.values())
+    by_fraction = sorted(shares, key=lambda w: whole[w] - shares[w])
+    for order, w in enumerate(by_fraction):
+        budgets[w] += whole[w] + (1 if order < left else 0)
+
+
+def adaptive_budgets(
+    windows: Sequence[Window],
+    video_means: Sequence[float],
+    audio_means: Sequence[float],
+    keep_video: int,
+    keep_audio: int,
+) -> list[Window]:
+    """Scale-free budgets that meet both modality totals exactly.
+
+    Mean relevance is of the order of one over the sequence length, so a softmax at a fixed
+    temperature hardly tells windows apart. Here a window's weight is its mean relevance
+    relative to the other windows (the softmax of the logarithm, which no common factor
+    changes), averaged over the modalities it holds. Each modality then shares its own total
+    in proportion to weight times size.
+
+    Parameters
+    ----------
+    windows : sequence of (int, int)
+        Video and audio tokens of each window.
+    video_means, audio_means : sequence of float
+        Mean relevance of each window, 0 where the modality is absent; negative means (no
+        softmax gives them) count as 0.
+    keep_video, keep_audio : int
+        Tokens to keep of each modality.
+
+    Returns
+    -------
+    list of (int, int)
+        Video and audio tokens that each window keeps; the columns sum to the two totals. A
+        present modality keeps at least one token wherever its total reaches.
+    """
+    video = _relative(video_means, [v for v, _ in windows])
+    audio = _relative(audio_means, [a for _, a in windows])
+    weights = [
+        (pv + pa) / ((v > 0) + (a > 0))
+        for pv, pa, (v, a) in zip(video, audio, windows, strict=True)
+    ]
+    budgets: list[list[int]] = []
+    for modality, keep in ((0, keep_video), (1, keep_audio)):
+        sizes = [window[modality] for window in windows]
+        mass = [weight * size for weight, size in zip(weights, sizes, strict=True)]
+        budgets.append(proportional_budgets(sizes, mass, keep))
+    return list(zip(*budgets, strict=True))
+
+
+def _relative(means: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    """Means over the windows that hold tokens, scaled to average 1 there; 0 elsewhere."""
+    positive = [max(mean, 0.0) if size else 0.0 for mean, size in zip(means, sizes, strict=True)]
+    present = sum(size > 0 for size in sizes)
+    largest = max(positive, default=0.0)
+    if largest == 0.0:
+        return [1.0 if size else 0.0 for size in sizes]
+    scaled = [mean / largest for mean in positive]  # first, so that the sum cannot overflow
+    average = sum(scaled) / present
+    return [mean / average for mean in scaled]

@@ -1,0 +1,159 @@
+"""Stage II: keep the audio-visual tokens most relevant to the question.
+
+Source: arXiv 2605.20035, Stage II (top-down budget, query-guided choice).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seats_cli.selection.allocation import (
+    Window,
+    adaptive_budgets,
+    reference_budgets,
+    window_weights,
+)
+from seats_cli.selection.windows import Runs, contiguous_runs, pair_windows
+
+ALLOCATIONS = ("reference", "adaptive")
+
+
+def total_to_keep(size: int, ratio: float) -> int:
+    """Tokens of a modality that stay: half to even, at least one, none if it is absent."""
+    return max(1, round(ratio * size)) if size else 0
+
+
+def _validate(
+    scores: Tensor,
+    video_mask: Tensor,
+    audio_mask: Tensor,
+    ratios: dict[str, float],
+    temperature: float,
+    allocation: str,
+) -> None:
+    if scores.ndim != 1:
+        raise ValueError(f"scores must have shape (S,), got {tuple(scores.shape)}")
+    for name, mask in (("video_mask", video_mask), ("audio_mask", audio_mask)):
+        if mask.shape != scores.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"{name} must be a bool tensor of shape {tuple(scores.shape)}, "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
+    for name, ratio in ratios.items():
+        if not 0.0 <= ratio <= 1.0:
+            raise ValueError(f"{name} must be within 0 and 1, got {ratio}")
+    if not temperature > 0.0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"allocation must be one of {ALLOCATIONS}, got {allocation!r}")
+
+
+def _window_means(scores: Tensor, runs: Runs, windows: int) -> Tensor:
+    """Mean score of each window, float64 (W,) on the host; 0 for windows without a run."""
+    sums = torch.zeros(windows, dtype=torch.float64, device=scores.device)
+    sums.index_add_(0, runs.index, scores[runs.positions].double())
+    sizes = torch.ones(windows, dtype=torch.float64)
+    sizes[: len(runs.sizes)] = torch.tensor(runs.sizes, dtype=torch.float64)
+    return sums.cpu() / sizes
+
+
+def _window_budgets(
+    scores: Tensor,
+    video: Runs,
+    audio: Runs,
+    keep: Window,
+    temperature: float,
+    allocation: str,
+) -> list[Window]:
+    """Video and audio budget of each temporal window."""
+    windows = pair_windows(video, audio)
+    video_means = _window_means(scores, video, len(windows))
+    audio_means = _window_means(scores, audio, len(windows))
+    if allocation == "adaptive":
+        return adaptive_budgets(windows, video_means.tolist(), audio_means.tolist(), *keep)
+    return reference_budgets(
+        windows,
+        window_weights(video_means, temperature),
+        window_weights(audio_means, temperature),
+        *keep,
+    )
+
+
+def _top_in_runs(scores: Tensor, run_of: Tensor, sizes: list[int], budgets: list[int]) -> Tensor:
+    """Mark the `budgets[w]` highest scores (n,) of each run w; ties to the lower index."""
+    order = scores.argsort(descending=True, stable=True)
+    order = order[run_of[order].argsort(stable=True)]
+    # Sorted by run, position i holds a token of run `run_of[i]`, as before the sort.
+    limits = torch.tensor([0, *sizes], device=scores.device).cumsum(0)[:-1]
+    limits = limits + torch.tensor(budgets, device=scores.device)
+    kept = torch.empty_like(run_of, dtype=torch.bool)
+    kept[order] = torch.arange(len(run_of), device=scores.device) < limits[run_of]
+    return kept
+
+
+def _as_one_run(runs: Runs) -> Runs:
+    """The same tokens without borders between runs."""
+    return Runs(runs.positions, torch.zeros_like(runs.index), [runs.total])
+
+
+@torch.no_grad()
+def select_by_relevance(
+    scores: Tensor,
+    video_mask: Tensor,
+    audio_mask: Tensor,
+    keep_video: float,
+    keep_audio: float,
+    *,
+    temperature: float,
+    allocation: str = "reference",
+) -> Tensor:
+    """Keep the most relevant tokens, with a budget for each temporal window.
+
+    Windows are the contiguous runs of video tokens paired in order with those of audio
+    tokens. Each gets a budget from its mean relevance and keeps the tokens with the highest
+    scores in either modality. With a single window, or without one of the modalities, each
+    modality simply keeps its highest scores.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (S,)
+        Relevance of every token of the sequence; NaN counts as lowest.
+    video_mask, audio_mask : BoolTensor, shape (S,)
+        Modality of each token; the rest is text and always kept.
+    keep_video, keep_audio : float
+        Fraction of each modality's tokens to keep, in [0, 1]; at least one token stays.
+    temperature : float
+        Temperature of the softmax over windows ("reference" only).
+    allocation : str
+        "reference" reproduces the published implementation; "adaptive" is scale-free and
+        keeps exactly `max(1, round(keep * n))` tokens of each modality.
+
+    Returns
+    -------
+    BoolTensor, shape (S,)
+        True for tokens that stay, on the device of `scores`.
+
+    Raises
+    ------
+    ValueError
+        If a shape or dtype does not fit or a number is out of range.
+    """
+    ratios = {"keep_video": keep_video, "keep_audio": keep_audio}
+    _validate(scores, video_mask, audio_mask, ratios, temperature, allocation)
+    limit = torch.finfo(torch.float32).max
+    scores = scores.float().nan_to_num(nan=-limit, posinf=limit, neginf=-limit)
+    video, audio = contiguous_runs(video_mask), contiguous_runs(audio_mask)
+    keep = (total_to_keep(video.total, keep_video), total_to_keep(audio.total, keep_audio))
+    one_window = max(len(video.sizes), len(audio.sizes)) <= 1
+    if one_window or not video.total or not audio.total:
+        video, audio = _as_one_run(video), _as_one_run(audio)
+        budgets = [keep]
+    else:
+        budgets = _window_budgets(scores, video, audio, keep, temperature, allocation)
+    kept = ~(video_mask | audio_mask)
+    for runs, budget in zip((video, audio), zip(*budgets, strict=True), strict=True):
+        kept[runs.positions] = _top_in_runs(
+            scores[runs.positions], runs.index, runs.sizes, list(budget[: len(runs.sizes)])
+        )
+    return kept

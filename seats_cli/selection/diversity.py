@@ -1,0 +1,172 @@
+"""Stage I: greedy max-min selection of diverse, attended tokens in each window.
+
+Source: arXiv 2605.20035, Stage I (attention-weighted diversity before the LLM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from seats_cli.selection.windows import fixed_windows
+
+# The published implementation scales importance before weighting; kept because it decides
+# how near-ties round in float32.
+IMPORTANCE_SCALE = 1e6
+
+# Entries of the distance matrices held at once (float32: 64 MiB).
+MAX_MATRIX_ENTRIES = 1 << 24
+
+
+def weighted_distances(features: Tensor, importance: Tensor | None) -> Tensor:
+    """Cosine distances with every column scaled by its token's importance.
+
+    Parameters
+    ----------
+    features : Tensor, shape (B, N, D)
+        Projected embeddings of B windows, any floating dtype.
+    importance : Tensor, shape (B, N), or None
+        Attention received by each token; None weighs all tokens alike.
+
+    Returns
+    -------
+    float32 Tensor, shape (B, N, N)
+        `(1 - cos(x_i, x_j)) * importance_j`; undefined entries (non-finite features) are 0.
+    """
+    unit = normalize(features.float(), dim=-1)
+    distance = torch.matmul(unit, unit.transpose(1, 2)).neg_().add_(1.0)
+    if importance is not None:
+        distance.mul_((importance.float() * IMPORTANCE_SCALE).unsqueeze(1))
+    return distance.nan_to_num_(nan=0.0)
+
+
+def _greedy_max_min(distance: Tensor, keep: int) -> Tensor:
+    """Indices (B, keep), in order of selection, from distances (B, N, N) with keep < N."""
+    batch, size, _ = distance.shape
+    rows = torch.arange(batch, device=distance.device)
+    # The smallest entry of a column is the token's distance to itself.
+    spread = distance.topk(2, dim=1, largest=False).values[:, 1]
+    latest = spread.argmax(1)
+    chosen = [latest]
+    nearest = distance.new_full((batch, size), torch.inf)
+    for _ in range(keep - 1):
+        torch.minimum(nearest, distance[rows, latest], out=nearest)
+        nearest[rows, latest] = -torch.inf  # stays the minimum: never chosen again
+        latest = nearest.argmax(1)
+        chosen.append(latest)
+    return torch.stack(chosen, 1)
+
+
+@torch.no_grad()
+def select_diverse(features: Tensor, importance: Tensor | None, keep: int) -> Tensor:
+    """Choose `keep` tokens of each window that are far from each other and well attended.
+
+    The first token is the one whose weighted distance to its nearest neighbour is largest;
+    each next one has the largest minimum distance to those already chosen. Ties go to the
+    lower index.
+
+    Parameters
+    ----------
+    features : Tensor, shape (B, N, D)
+        Projected embeddings of B windows of N tokens, any floating dtype.
+    importance : Tensor, shape (B, N), or None
+        Attention received by each token (non-negative).
+    keep : int
+        Tokens to keep in each window; all N if larger.
+
+    Returns
+    -------
+    LongTensor, shape (B, min(keep, N))
+        Distinct indices of the kept tokens, ascending.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit or `keep` is negative.
+    """
+    if features.ndim != 3:
+        raise ValueError(f"features must have shape (B, N, D), got {tuple(features.shape)}")
+    batch, size, _ = features.shape
+    if importance is not None and importance.shape != (batch, size):
+        raise ValueError(
+            f"importance must have shape {(batch, size)}, got {tuple(importance.shape)}"
+        )
+    if keep < 0:
+        raise ValueError(f"keep must not be negative, got {keep}")
+    if keep == 0 or keep >= size or batch == 0:
+        return torch.arange(min(keep, size), device=features.device).repeat(batch, 1)
+    at_once = max(1, MAX_MATRIX_ENTRIES // (size * size))
+    chosen = [
+        _greedy_max_min(
+            weighted_distances(
+                features[start : start + at_once],
+                None if importance is None else importance[start : start + at_once],
+            ),
+            keep,
+        )
+        for start in range(0, batch, at_once)
+    ]
+    return torch.cat(chosen).sort(1).values
+
+
+def window_keep_count(size: int, ratio: float) -> int:
+    """Tokens that stay of a window of `size` tokens: half to even, at least one."""
+    return min(max(round(ratio * size), 1), size)
+
+
+@torch.no_grad()
+def select_diverse_in_windows(
+    features: Tensor,
+    importance: Tensor | None,
+    window: int | Sequence[int],
+    ratio: float,
+    lengths: Sequence[int] | None = None,
+) -> Tensor:
+    """Apply `select_diverse` to every window of a modality's token list.
+
+    Parameters
+    ----------
+    features : Tensor, shape (N, D)
+        Projected embeddings of all tokens of one modality, in sequence order.
+    importance : Tensor, shape (N,), or None
+        Attention received by each token.
+    window : int or sequence of int
+        Tokens in a window; one number, or one for each clip of `lengths`.
+    ratio : float
+        Fraction of each window that stays, in [0, 1]; at least one token does.
+    lengths : sequence of int, optional
+        Tokens of each clip; windows never span two clips. By default all is one clip.
+
+    Returns
+    -------
+    BoolTensor, shape (N,)
+        True for tokens that stay.
+
+    Raises
+    ------
+    ValueError
+        If a shape, the ratio, a window or the lengths do not fit.
+    """
+    if features.ndim != 2:
+        raise ValueError(f"features must have shape (N, D), got {tuple(features.shape)}")
+    total = features.shape[0]
+    if importance is not None and importance.shape != (total,):
+        raise ValueError(f"importance must have shape {(total,)}, got {tuple(importance.shape)}")
+    if not 0.0 <= ratio <= 1.0:
+        raise ValueError(f"ratio must be within 0 and 1, got {ratio}")
+    kept = torch.zeros(total, dtype=torch.bool, device=features.device)
+    for size, starts in fixed_windows(total, window, lengths).items():
+        count = window_keep_count(size, ratio)
+        # Gathered windows are copied: bound the copy as well as the distances.
+        at_once = max(1, MAX_MATRIX_ENTRIES // (size * max(size, features.shape[1])))
+        for first in range(0, len(starts), at_once):
+            offsets = torch.tensor(starts[first : first + at_once], device=features.device)
+            tokens = offsets.unsqueeze(1) + torch.arange(size, device=features.device)
+            chosen = select_diverse(
+                features[tokens], None if importance is None else importance[tokens], count
+            )
+            kept[tokens.gather(1, chosen)] = True
+    return kept

@@ -1,0 +1,108 @@
+"""Importance of a token for Stage I: the attention it receives in its encoder's last layer.
+
+Source: arXiv 2605.20035, Stage I.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seats_cli.selection.windows import fixed_windows
+
+# Attention weights held at once (float32: 64 MiB, twice that while the softmax runs).
+MAX_WEIGHTS = 1 << 24
+
+
+def _received_in_windows(query: Tensor, key: Tensor) -> Tensor:
+    """Attention received (W, n) from queries and keys (W, n, H, d) of W equal windows."""
+    windows, size, heads, width = query.shape
+    key_columns = key.permute(0, 2, 3, 1).float()
+    query_rows = query.permute(0, 2, 1, 3).float().mul(width**-0.5)
+    received = query_rows.new_zeros(windows, size)
+    # A window of patches can be thousands of positions long: take its queries in blocks.
+    block = max(1, MAX_WEIGHTS // (windows * heads * size))
+    for start in range(0, size, block):
+        scores = torch.matmul(query_rows[:, :, start : start + block], key_columns)
+        received += scores.softmax(-1).sum((1, 2))
+    return received.div_(heads)
+
+
+@torch.no_grad()
+def received_attention(
+    query: Tensor,
+    key: Tensor,
+    window: int | Sequence[int],
+    lengths: Sequence[int] | None = None,
+) -> Tensor:
+    """Attention each position receives from its window, averaged over heads.
+
+    Within every window of consecutive positions `softmax(Q K^T / sqrt(d))` is averaged over
+    heads and summed over queries, so the mean of the result is 1. The encoder's own segment
+    borders play no part.
+
+    Parameters
+    ----------
+    query, key : Tensor, shape (N, H, d)
+        Queries and keys of the encoder's last attention, after rotary embedding where the
+        encoder has one; any floating dtype. The softmax runs in float32.
+    window : int or sequence of int
+        Encoder positions in a window; one number, or one for each clip of `lengths`.
+    lengths : sequence of int, optional
+        Positions of each clip; windows never span two clips. By default all is one clip.
+
+    Returns
+    -------
+    float32 Tensor, shape (N,)
+        Attention received by each position.
+
+    Raises
+    ------
+    ValueError
+        If shapes, windows or lengths do not fit.
+    """
+    if query.ndim != 3 or query.shape != key.shape:
+        raise ValueError(
+            f"query and key must have the same shape (N, H, d), got {tuple(query.shape)} "
+            f"and {tuple(key.shape)}"
+        )
+    total, heads, _ = query.shape
+    received = torch.empty(total, dtype=torch.float32, device=query.device)
+    for size, starts in fixed_windows(total, window, lengths).items():
+        at_once = max(1, MAX_WEIGHTS // (heads * size * size))
+        for first in range(0, len(starts), at_once):
+            offsets = torch.tensor(starts[first : first + at_once], device=query.device)
+            positions = offsets.unsqueeze(1) + torch.arange(size, device=query.device)
+            received[positions] = _received_in_windows(query[positions], key[positions])
+    return received
+
+
+def pool_mean(values: Tensor, size: int) -> Tensor:
+    """Average groups of consecutive values, dropping an incomplete last group.
+
+    Parameters
+    ----------
+    values : Tensor, shape (N,)
+        One value for each encoder position.
+    size : int
+        Positions that become one LLM token.
+
+    Returns
+    -------
+    Tensor, shape (N // size,)
+        One value for each LLM token.
+
+    Raises
+    ------
+    ValueError
+        If `values` is not one-dimensional or `size` is below 1.
+    """
+    if values.ndim != 1 or size < 1:
+        raise ValueError(
+            f"values must be one-dimensional and size at least 1, "
+            f"got shape {tuple(values.shape)} and size {size}"
+        )
+    groups = values.numel() // size
+    return values[: groups * size].view(groups, size).mean(1)

@@ -1,0 +1,120 @@
+"""Windows: runs of a fixed length within clips, and temporal windows across modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def fixed_windows(
+    total: int, window: int | Sequence[int], lengths: Sequence[int] | None = None
+) -> dict[int, list[int]]:
+    """Cut a token list into windows that never span two clips, grouped by size.
+
+    Parameters
+    ----------
+    total : int
+        Tokens in the list.
+    window : int or sequence of int
+        Tokens in a full window: one number for all clips, or one for each clip.
+    lengths : sequence of int, optional
+        Tokens of each clip, in order; by default one clip holds all.
+
+    Returns
+    -------
+    dict of int to list of int
+        Window size to the start offsets of the windows of that size. The last window of a
+        clip may be shorter than the others.
+
+    Raises
+    ------
+    ValueError
+        If the lengths do not add up to `total`, or a window is shorter than one token.
+    """
+    lengths = [total] if lengths is None else list(lengths)
+    sizes = [window] * len(lengths) if isinstance(window, int) else list(window)
+    if len(sizes) != len(lengths):
+        raise ValueError(f"window has {len(sizes)} sizes for {len(lengths)} clips")
+    if min(sizes, default=1) < 1:
+        raise ValueError(f"window must be at least 1 token, got {min(sizes)}")
+    if sum(lengths) != total or min(lengths, default=0) < 0:
+        raise ValueError(f"lengths {lengths} must be non-negative and add up to {total} tokens")
+    starts_of: dict[int, list[int]] = {}
+    offset = 0
+    for length, size in zip(lengths, sizes, strict=True):
+        full = length // size
+        if full:
+            starts_of.setdefault(size, []).extend(range(offset, offset + full * size, size))
+        if length % size:
+            starts_of.setdefault(length % size, []).append(offset + full * size)
+        offset += length
+    return starts_of
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """The maximal contiguous runs of one modality.
+
+    Parameters
+    ----------
+    positions : LongTensor, shape (n,)
+        Sequence positions of the modality's tokens, ascending.
+    index : LongTensor, shape (n,)
+        Run that each token belongs to, ascending from 0.
+    sizes : list of int
+        Tokens in each run.
+    """
+
+    positions: Tensor
+    index: Tensor
+    sizes: list[int]
+
+    @property
+    def total(self) -> int:
+        """Tokens of the modality."""
+        return int(self.positions.numel())
+
+
+def contiguous_runs(mask: Tensor) -> Runs:
+    """Find the maximal contiguous runs of True.
+
+    Parameters
+    ----------
+    mask : BoolTensor, shape (S,)
+        True at the modality's tokens.
+
+    Returns
+    -------
+    Runs
+        On the device of `mask`; only the run sizes come to the host.
+    """
+    positions = mask.nonzero().squeeze(1)
+    if positions.numel() == 0:
+        return Runs(positions, positions, [])
+    index = torch.zeros_like(positions)
+    torch.cumsum(positions.diff() != 1, 0, out=index[1:])
+    sizes: list[int] = torch.bincount(index).tolist()
+    return Runs(positions, index, sizes)
+
+
+def pair_windows(video: Runs, audio: Runs) -> list[tuple[int, int]]:
+    """Temporal windows: video runs paired in order with audio runs, leftovers alone.
+
+    Parameters
+    ----------
+    video, audio : Runs
+        Runs of each modality; window w consists of run w of both.
+
+    Returns
+    -------
+    list of (int, int)
+        Video and audio tokens of each window; 0 where the window lacks the modality.
+        (arXiv 2605.20035, Stage II.)
+    """
+    count = max(len(video.sizes), len(audio.sizes))
+    video_sizes = video.sizes + [0] * (count - len(video.sizes))
+    audio_sizes = audio.sizes + [0] * (count - len(audio.sizes))
+    return list(zip(video_sizes, audio_sizes, strict=True))
