@@ -1,0 +1,305 @@
+"""What a user asks for, and how it becomes a `PruningPlan` for a model.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil, floor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seats_cli.errors import ConfigError
+from seats_cli.plan import (
+    ALLOCATIONS,
+    KV_POLICIES,
+    PruningPlan,
+    as_tuple,
+    check_choice,
+    check_fraction,
+    check_increasing,
+    check_integer,
+    check_name,
+    check_positive,
+)
+from seats_cli.published import (
+    ENCODER_SCALE,
+    PRESETS,
+    default_layers,
+    default_temperature,
+    retention_pair,
+)
+from seats_cli.selection.schedule import active_layers, keep_ratios, reachable_range
+from seats_cli.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from seats_cli.architecture import Architecture
+
+__all__ = ["PruningPlan", "SeatsConfig", "default_layers", "default_temperature"]
+
+DEFAULT_RETAIN = PRESETS["25%"]
+NO_LATE_BLOCK = "none"
+
+# A target may miss the reachable range by this share of itself before it is refused: keep
+# ratios are rounded to 4 decimals and counts to whole tokens, which costs as much.
+_SLACK = 0.005
+_SMALLEST_RATIO = 0.0001
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass(frozen=True)
+class SeatsConfig:
+    """What to keep, in the user's terms; the help of each field is in its metadata.
+
+    Retention is an average over all decoder layers of the fraction of a modality's tokens
+    alive in the layer. An overall share stands for the published pair of video and audio
+    retention (interpolated between the published shares); `retain_video` and `retain_audio`
+    replace either of them.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range.
+    """
+
+    retain: float | None = field(
+        default=None,
+        metadata=_help("Overall share of audio-visual tokens, 0 to 1 (25% if nothing is given)."),
+    )
+    retain_video: float | None = field(
+        default=None, metadata=_help("Average retention of video tokens, 0 to 1.")
+    )
+    retain_audio: float | None = field(
+        default=None, metadata=_help("Average retention of audio tokens, 0 to 1.")
+    )
+    encoder_scale: float = field(
+        default=ENCODER_SCALE,
+        metadata=_help(
+            "Tokens that enter the LLM, as a multiple of the average retention; without drop "
+            "layers the multiple follows from the target."
+        ),
+    )
+    drop_layers: tuple[int, ...] | None = field(
+        default=None,
+        metadata=_help("Layers after which tokens are dropped; the model's defaults if not set."),
+    )
+    late_layer: int | str | None = field(
+        default=None,
+        metadata=_help(
+            'First layer without audio-visual tokens, or "none"; the model\'s default if not set.'
+        ),
+    )
+    temperature: float | None = field(
+        default=None,
+        metadata=_help("Softmax temperature of window budgets; the model's default if not set."),
+    )
+    video_window: int = field(default=2, metadata=_help("Temporal grids in a video window."))
+    audio_window: int = field(default=50, metadata=_help("Audio tokens in an audio window."))
+    allocation: str = field(
+        default="reference",
+        metadata=_help("Window budgets: reference (as published) or adaptive (exact totals)."),
+    )
+    kv: str = field(
+        default="layerwise",
+        metadata=_help(
+            "KV cache: layerwise (each layer keeps what it saw) or survivors (smallest)."
+        ),
+    )
+    method: str = field(default="seats", metadata=_help("Selection method."))
+
+    def __post_init__(self) -> None:
+        for name in ("retain", "retain_video", "retain_audio"):
+            if getattr(self, name) is not None:
+                check_fraction(name, getattr(self, name))
+        check_positive("encoder_scale", self.encoder_scale)
+        if self.drop_layers is not None:
+            object.__setattr__(self, "drop_layers", as_tuple("drop_layers", self.drop_layers))
+            check_increasing("drop_layers", self.drop_layers)
+        if self.late_layer not in (None, NO_LATE_BLOCK):
+            check_integer("late_layer", self.late_layer, 2)
+        if self.temperature is not None:
+            check_positive("temperature", self.temperature)
+        check_integer("video_window", self.video_window, 1)
+        check_integer("audio_window", self.audio_window, 1)
+        check_choice("allocation", self.allocation, ALLOCATIONS)
+        check_choice("kv", self.kv, KV_POLICIES)
+        check_name("method", self.method)
+
+    @classmethod
+    def preset(cls, name: str) -> SeatsConfig:
+        """One of the paper's settings; the pair of retentions follows the model's family.
+
+        Parameters
+        ----------
+        name : str
+            "35%", "25%", "15%" or "10%".
+
+        Raises
+        ------
+        ConfigError
+            If there is no such preset.
+        """
+        check_choice("preset", name, tuple(PRESETS))
+        return cls(retain=PRESETS[name])
+
+    def targets(self, family: str) -> tuple[float, float]:
+        """Average retention of video and of audio for a model of `family`."""
+        video, audio = retention_pair(
+            family, DEFAULT_RETAIN if self.retain is None else self.retain
+        )
+        return self.retain_video or video, self.retain_audio or audio
+
+    def plan(self, architecture: Architecture) -> PruningPlan:
+        """Work out every number for a model.
+
+        When both retentions are 1 and no late block is asked for, nothing is pruned.
+
+        Parameters
+        ----------
+        architecture : Architecture
+            The model's depth, family and default layers.
+
+        Returns
+        -------
+        PruningPlan
+            Initial fractions `min(1, encoder_scale * R)` and keep ratios whose average over
+            the layers is R.
+
+        Raises
+        ------
+        ConfigError
+            If a retention cannot be reached with these layers, or the layers do not fit.
+        """
+        video, audio = self.targets(architecture.family)
+        no_op = video == audio == 1.0 and self.late_layer in (None, NO_LATE_BLOCK)
+        drop_layers, late_layer = ((), None) if no_op else self._layers(architecture)
+        base = PruningPlan(
+            1.0,
+            1.0,
+            drop_layers=drop_layers,
+            keep_video=(1.0,) * len(drop_layers),
+            keep_audio=(1.0,) * len(drop_layers),
+            late_layer=late_layer,
+            temperature=self.temperature or architecture.temperature,
+            allocation=self.allocation,
+            kv=self.kv,
+            video_window=self.video_window,
+            audio_window=self.audio_window,
+            method=self.method,
+            num_layers=architecture.num_layers,
+        )
+        if no_op:
+            return base
+        initial_video, keep_video = self._schedule("retain_video", video, base)
+        initial_audio, keep_audio = self._schedule("retain_audio", audio, base)
+        return dataclasses.replace(
+            base,
+            initial_video=initial_video,
+            initial_audio=initial_audio,
+            keep_video=keep_video,
+            keep_audio=keep_audio,
+        )
+
+    def _layers(self, architecture: Architecture) -> tuple[tuple[int, ...], int | None]:
+        """Drop layers and late layer: the user's, else the model's that fit."""
+        depth = architecture.num_layers
+        drop_layers, late_layer = architecture.drop_layers, architecture.late_layer
+        if not drop_layers and late_layer is None:
+            drop_layers, late_layer = default_layers(architecture.family, depth)
+        if self.late_layer is not None:
+            late_layer = None if isinstance(self.late_layer, str) else self.late_layer
+        if self.drop_layers is not None:
+            return self.drop_layers, late_layer
+        return tuple(active_layers(depth, drop_layers, late_layer)[0]), late_layer
+
+    def _schedule(
+        self, name: str, target: float, base: PruningPlan
+    ) -> tuple[float, tuple[float, ...]]:
+        """Initial fraction and keep ratios of one modality, refusing unreachable targets."""
+        assert base.num_layers is not None
+        where = (base.num_layers, base.drop_layers, base.late_layer)
+        scale = self.encoder_scale
+        if not base.drop_layers:
+            # Only the initial fraction is left to meet the target.
+            scale = 1.0 / reachable_range(1.0, *where)[1]
+        initial = min(1.0, scale * target)
+        lowest, highest = reachable_range(initial, *where)
+        if not lowest - _SLACK * target <= target <= highest + _SLACK * target:
+            raise ConfigError(_unreachable(name, target, initial, (lowest, highest), base))
+        ratios = keep_ratios(target, initial, *where)
+        return initial, tuple(max(_SMALLEST_RATIO, ratio) for ratio in ratios)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that are set, with lists for tuples: what TOML and JSON can hold."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SeatsConfig:
+        """Build a configuration from `to_dict`'s form.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or a value out of range.
+        """
+        known = [item.name for item in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"Unknown setting {', '.join(unknown)}; known are {', '.join(known)}."
+            )
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SeatsConfig:
+        """Read a .toml or .json file.
+
+        Raises
+        ------
+        ConfigError
+            If the file cannot be read or holds unknown or invalid settings.
+        """
+        return cls.from_dict(read_table(Path(path)))
+
+    def dump(self, path: str | Path) -> None:
+        """Write a .toml or .json file that `load` reads back.
+
+        Raises
+        ------
+        ConfigError
+            If the file cannot be written.
+        """
+        write_table(Path(path), self.to_dict())
+
+
+def _unreachable(
+    name: str, target: float, initial: float, reach: tuple[float, float], base: PruningPlan
+) -> str:
+    """The sentence for a target outside the reachable range, with a remedy."""
+    lowest, highest = reach
+    layers = ", ".join(str(layer) for layer in base.drop_layers) or "none"
+    late = "no late block" if base.late_layer is None else f"the late block at {base.late_layer}"
+    facts = (
+        f"{name} {target:.3g} is out of reach: with {initial:.1%} of the tokens entering the "
+        f"LLM, drop layers {layers} and {late}, the average over {base.num_layers} layers lies "
+        f"between {lowest:.3f} and {highest:.3f}"
+    )
+    # Advice is rounded towards the reachable side.
+    if target < lowest:
+        at_most = floor(100 * initial / lowest) / 100
+        return f"{facts}; set encoder_scale to at most {at_most} or drop earlier."
+    if initial < 1.0:
+        return f"{facts}; set encoder_scale to at least {ceil(100 * initial / highest) / 100}."
+    advice = f"ask for at most {floor(100 * highest) / 100}"
+    return f'{facts}; {advice}, or set late_layer to "none".'

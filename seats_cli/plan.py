@@ -1,0 +1,187 @@
+"""What the engine carries out: every number of a pruned prefill, checked.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import isfinite
+from typing import Any
+
+from seats_cli.errors import ConfigError
+
+ALLOCATIONS = ("reference", "adaptive")
+KV_POLICIES = ("layerwise", "survivors")
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Refuse anything but a number in (0, 1]."""
+    if not _is_number(value) or not 0.0 < value <= 1.0:
+        raise ConfigError(f"{name} must be above 0 and at most 1, got {value!r}.")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuse anything but a finite number above 0."""
+    if not _is_number(value) or not value > 0.0:
+        raise ConfigError(f"{name} must be a number above 0, got {value!r}.")
+
+
+def check_integer(name: str, value: Any, minimum: int) -> None:
+    """Refuse anything but an integer of at least `minimum`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse anything but one of `choices`."""
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def check_name(name: str, value: Any) -> None:
+    """Refuse anything but a non-empty string."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} must be a name, got {value!r}.")
+
+
+def check_increasing(name: str, layers: Sequence[Any]) -> None:
+    """Refuse anything but strictly increasing layer numbers from 1."""
+    for layer in layers:
+        check_integer(f"each of {name}", layer, 1)
+    if any(first >= second for first, second in pairwise(layers)):
+        raise ConfigError(f"{name} must be strictly increasing, got {list(layers)}.")
+
+
+def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
+    """A list or tuple as a tuple; anything else is refused."""
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{name} must be a list, got {value!r}.")
+    return tuple(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Everything the engine needs to prune one prefill (arXiv 2605.20035).
+
+    Lists are accepted where tuples are named. Layers are numbered from 1.
+
+    Parameters
+    ----------
+    initial_video, initial_audio : float
+        Fraction of each modality's tokens that enters the LLM (Stage I), in (0, 1].
+    drop_layers : tuple of int
+        Layers after which Stage II drops tokens, strictly increasing, before the last layer
+        that still sees audio-visual tokens.
+    keep_video, keep_audio : tuple of float
+        For each drop layer, the fraction of the tokens alive that stays, in (0, 1].
+    late_layer : int | None
+        First layer of the late block: all remaining audio-visual tokens leave after layer
+        `late_layer - 1`. At least 2, for the model has to see them once. None: no late block.
+    temperature : float
+        Softmax temperature of the window budgets.
+    allocation : str
+        Window budgets: "reference" (as published) or "adaptive" (scale-free, exact totals).
+    kv : str
+        KV cache: "layerwise" keeps what each layer saw, "survivors" removes dropped tokens
+        from all layers.
+    video_window : int
+        Temporal grids in a window of Stage I.
+    audio_window : int
+        Audio tokens in a window of Stage I.
+    method : str
+        Selection method.
+    num_layers : int | None
+        Decoder layers of the model, where known; see `for_layers`.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range or the values contradict each other.
+    """
+
+    initial_video: float
+    initial_audio: float
+    drop_layers: tuple[int, ...] = ()
+    keep_video: tuple[float, ...] = ()
+    keep_audio: tuple[float, ...] = ()
+    late_layer: int | None = None
+    temperature: float = 0.1
+    allocation: str = "reference"
+    kv: str = "layerwise"
+    video_window: int = 2
+    audio_window: int = 50
+    method: str = "seats"
+    num_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("drop_layers", "keep_video", "keep_audio"):
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        check_fraction("initial_video", self.initial_video)
+        check_fraction("initial_audio", self.initial_audio)
+        check_positive("temperature", self.temperature)
+        check_choice("allocation", self.allocation, ALLOCATIONS)
+        check_choice("kv", self.kv, KV_POLICIES)
+        check_integer("video_window", self.video_window, 1)
+        check_integer("audio_window", self.audio_window, 1)
+        check_name("method", self.method)
+        self._check_ratios()
+        self._check_layers()
+
+    def _check_ratios(self) -> None:
+        for name, ratios in (("keep_video", self.keep_video), ("keep_audio", self.keep_audio)):
+            if len(ratios) != len(self.drop_layers):
+                raise ConfigError(
+                    f"{name} has {len(ratios)} values for {len(self.drop_layers)} drop layers; "
+                    "it needs one for each."
+                )
+            for ratio in ratios:
+                check_fraction(f"each of {name}", ratio)
+
+    def _check_layers(self) -> None:
+        check_increasing("drop_layers", self.drop_layers)
+        if self.late_layer is not None:
+            check_integer("late_layer", self.late_layer, 2)
+        if self.num_layers is not None:
+            check_integer("num_layers", self.num_layers, 1)
+            if self.late_layer is not None and self.late_layer > self.num_layers:
+                raise ConfigError(
+                    f"late_layer is {self.late_layer}, but the model has {self.num_layers} "
+                    "layers; use none for no late block."
+                )
+        if not self.drop_layers:
+            return
+        last_drop = self.drop_layers[-1]
+        if self.late_layer is not None and last_drop >= self.late_layer - 1:
+            raise ConfigError(
+                f"drop_layers contains {last_drop}, but the late block from layer "
+                f"{self.late_layer} removes every audio-visual token after layer "
+                f"{self.late_layer - 1}; drop layers must be below {self.late_layer - 1}."
+            )
+        if self.num_layers is not None and last_drop >= self.num_layers:
+            raise ConfigError(
+                f"drop_layers contains {last_drop}, but the model has {self.num_layers} layers; "
+                f"drop layers must be below {self.num_layers}."
+            )
+
+    @property
+    def prunes(self) -> bool:
+        """False if every audio-visual token stays in every layer."""
+        ratios = (self.initial_video, self.initial_audio, *self.keep_video, *self.keep_audio)
+        return self.late_layer is not None or min(ratios) < 1.0
+
+    def for_layers(self, num_layers: int) -> PruningPlan:
+        """The same plan, checked against a model's depth.
+
+        Raises
+        ------
+        ConfigError
+            If a layer lies outside the model.
+        """
+        return replace(self, num_layers=num_layers)
