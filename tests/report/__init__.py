@@ -1,0 +1,1 @@
+"""Tests of reports; results are written by hand, no model runs."""

@@ -1,0 +1,70 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seats_cli.report import format as fmt
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.00 KiB"),
+        (1536 * 2**20, "1.50 GiB"),
+        (1023.9 * 2**20, "1.00 GiB"),
+        (18 * 2**30, "18.0 GiB"),
+        (2**60, "1048576 TiB"),
+        (None, "n/a"),
+        (math.nan, "n/a"),
+    ],
+)
+def test_bytes(size, text):
+    assert fmt.format_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 "), (7, "7 "), (999, "999 "), (1000, "1.00 k"), (1.234e13, "12.3 T"), (2e21, "2000 E")],
+)
+def test_si(value, text):
+    assert fmt.format_si(value, "FLOP") == f"{text}FLOP"
+    assert fmt.format_si(value) == text.rstrip()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0123, "12 ms"),
+        (0.0996, "0.10 s"),
+        (9.994, "9.99 s"),
+        (9.996, "10.0 s"),
+        (99.96, "1 min 40 s"),
+        (3725, "62 min 05 s"),
+        (math.inf, "n/a"),
+    ],
+)
+def test_seconds(seconds, text):
+    assert fmt.format_seconds(seconds) == text
+
+
+def test_ratio_without_a_whole_is_not_available():
+    assert fmt.format_ratio(1, 0) == "n/a"
+    assert fmt.format_ratio(1, 4) == "25.0 %"
+    assert fmt.format_percent(None) == "n/a"
+    assert fmt.format_count(None) == "n/a"
+    assert fmt.format_count(12040) == "12,040"
+
+
+@given(st.floats(min_value=0, max_value=1e20))
+def test_every_number_stays_narrow(value):
+    for shown in (fmt.format_bytes(value), fmt.format_si(value, "FLOP"), fmt.format_seconds(value)):
+        assert "e+" not in shown
+        assert "nan" not in shown
+    assert len(fmt.format_si(value)) <= 6
