@@ -1,1 +1,7 @@
-"""Files in, frames and sound out (numpy, PyAV and librosa only)."""
+"""Reading video and sound: `read_clip` and what it returns; no torch in here."""
+
+from seats_cli.media.clip import SAMPLE_RATE, Clip, FrameSizing, MediaFacts
+from seats_cli.media.read import read_clip
+from seats_cli.media.timecode import parse_time
+
+__all__ = ["SAMPLE_RATE", "Clip", "FrameSizing", "MediaFacts", "parse_time", "read_clip"]

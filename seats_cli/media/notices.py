@@ -1,0 +1,160 @@
+"""The sentences that tell a user what of a file was not used as it stands."""
+
+from __future__ import annotations
+
+from seats_cli.media.frames import DecodedFrames
+from seats_cli.media.plan import FramePlan
+from seats_cli.media.probe import AudioTrack, Source, VideoTrack
+from seats_cli.media.scan import PacketTable
+from seats_cli.media.sound import MAX_AUDIO_S, DecodedSound
+
+# Encoders pad sound to whole packets and pictures to whole frames; below this it is that.
+NOTICEABLE_S = 0.5
+LATE_SOUND_S = 0.1
+
+
+def picture_notices(
+    track: VideoTrack,
+    table: PacketTable,
+    plan: FramePlan,
+    picture: DecodedFrames,
+    *,
+    fps: float,
+    max_frames: int,
+    whole: bool,
+) -> list[str]:
+    """Sentences about the picture.
+
+    Parameters
+    ----------
+    track, table, plan, picture
+        What the header claims, the packets there are, what was planned and what came.
+    fps, max_frames : float, int
+        Frames per second wanted, and the most frames allowed.
+    whole : bool
+        Whether the whole file was read, so that the header's claim can be checked.
+    """
+    said = []
+    used, there = len(plan.times), len(table.pts)
+    claimed = track.claimed_frames - table.discarded
+    wanted = used / plan.fps * fps
+    # Rounding down to an even number is the rule; a video slower than asked for has no more.
+    if used + 2 > max_frames and wanted >= used + 2 and plan.source_fps > plan.fps:
+        said.append(
+            f"The picture is sampled at {plan.fps:.2g} instead of {fps:g} frames per second, "
+            f"because no more than {used} frames are taken; choose a shorter part "
+            "(--start, --end) or allow more (--max-frames)."
+        )
+    if whole and claimed > there + 1:
+        said.append(
+            f"The file is damaged or cut off: only {there} of {claimed} frames can be read."
+        )
+    if picture.missing:
+        said.append(
+            f"{picture.missing} of the {used} frames taken could not be decoded; "
+            "the frame before stands in for each."
+        )
+    elif picture.broken:
+        said.append(
+            f"Parts of the picture are damaged: {_plural(picture.broken, 'error')} while decoding."
+        )
+    if plan.held_s:
+        said.append(
+            f"The picture starts {plan.held_s:.2f} s after the sound; "
+            "its first frame stands for that time."
+        )
+    return said
+
+
+def sound_notices(
+    source: Source, track: AudioTrack, sound: DecodedSound, *, chosen: bool
+) -> list[str]:
+    """Sentences about the sound; `chosen` says that the user named the track."""
+    said = []
+    if len(source.audio) > 1 and not chosen:
+        which = source.audio.index(track)
+        said.append(
+            f"The file has {len(source.audio)} sound tracks; track {which} "
+            f"({track.describe()}) is used; choose another with --audio-track."
+        )
+    if sound.broken:
+        said.append(
+            f"Parts of the sound are damaged: {_plural(sound.broken, 'packet')} could not be "
+            "decoded and are silent."
+        )
+    if sound.joined:
+        said.append(
+            f"The sound's time stamps leap {_plural(sound.joined, 'time')}; "
+            "the parts were joined, so sound and picture may not match after that."
+        )
+    if sound.cut:
+        said.append(
+            f"Only the first {MAX_AUDIO_S / 3600:g} hours of sound are read; "
+            "choose a part with --start and --end."
+        )
+    return said
+
+
+def overall_notices(
+    source: Source,
+    *,
+    picture_end_s: float | None,
+    sound_end_s: float | None,
+    sound_start_s: float,
+    start: float,
+    end: float | None,
+    audio: bool,
+    video: bool,
+) -> list[str]:
+    """Sentences about what is absent and where picture and sound part.
+
+    Parameters
+    ----------
+    source : Source
+        What the header claims.
+    picture_end_s, sound_end_s : float or None
+        Seconds on the file's timeline up to which each was read; None for not at all.
+    sound_start_s : float
+        Seconds after `start` at which the sound begins.
+    start, end : float or None
+        The range asked for.
+    audio, video : bool
+        What was asked for.
+    """
+    said = []
+    part = "" if not start and end is None else " in this range"
+    if video and picture_end_s is None:
+        if source.video is None:
+            said.append("The file has no picture; only its sound is used.")
+        else:
+            said.append(f"No picture can be read{part}; only the sound is used.")
+    if audio and sound_end_s is None:
+        if not source.audio:
+            said.append("The file has no sound track; only the picture is used.")
+        else:
+            said.append(f"No sound can be read{part}; only the picture is used.")
+    if picture_end_s is not None and sound_end_s is not None:
+        stop = float("inf") if end is None else end
+        picture_end_s, sound_end_s = min(picture_end_s, stop), min(sound_end_s, stop)
+        if sound_end_s - picture_end_s > NOTICEABLE_S:
+            said.append(_ends("picture", picture_end_s, "sound", sound_end_s))
+        if picture_end_s - sound_end_s > NOTICEABLE_S:
+            said.append(_ends("sound", sound_end_s, "picture", picture_end_s))
+    if sound_end_s is not None and sound_start_s > LATE_SOUND_S:
+        said.append(f"The sound starts {sound_start_s:.2f} s late; there is silence before it.")
+    read_to = max(picture_end_s or 0.0, sound_end_s or 0.0)
+    claimed = source.duration_s if end is None else None
+    if claimed and audio and video and claimed - read_to > max(NOTICEABLE_S, 0.02 * claimed):
+        said.append(
+            f"The file says that it lasts {claimed:.2f} s, "
+            f"but only {read_to:.2f} s of it can be read."
+        )
+    return said
+
+
+def _ends(first: str, first_s: float, then: str, then_s: float) -> str:
+    return f"The {first} ends at {first_s:.2f} s, the {then} at {then_s:.2f} s."
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,87 @@
+"""From a decoded frame to upright RGB pixels of the model's size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from seats_cli.media.clip import FrameSizing
+from seats_cli.media.sampling import frame_size
+
+
+@dataclass(frozen=True)
+class FrameScaler:
+    """Scales, converts and turns frames of one video.
+
+    Parameters
+    ----------
+    height, width : int
+        Size of the result, upright.
+    source_height, source_width : int
+        Size of the upright picture before scaling.
+    quarter_turns : int
+        Anticlockwise quarter turns, 0 to 3, that make the coded picture upright.
+    """
+
+    height: int
+    width: int
+    source_height: int
+    source_width: int
+    quarter_turns: int
+    _reformatter: VideoReformatter = field(default_factory=VideoReformatter, repr=False)
+
+    @classmethod
+    def for_frame(cls, frame: VideoFrame, count: int, sizing: FrameSizing) -> FrameScaler:
+        """The scaler for a video of which `count` frames like `frame` are taken.
+
+        Raises
+        ------
+        MediaError
+            If the picture is too thin.
+        """
+        turns = round(frame.rotation / 90) % 4
+        height, width = frame.height, frame.width
+        if turns % 2:
+            height, width = width, height
+        rows, columns = frame_size(height, width, count, sizing)
+        return cls(rows, columns, height, width, turns)
+
+    @property
+    def rotation_deg(self) -> int:
+        """The turn in degrees anticlockwise."""
+        return self.quarter_turns * 90
+
+    def rgb(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+        """The frame's pixels.
+
+        Returns
+        -------
+        uint8 array, shape (height, width, 3)
+            RGB; transparent parts on white, as in the official pipeline.
+        """
+        coded = (self.height, self.width)
+        if self.quarter_turns % 2:
+            coded = (self.width, self.height)
+        clear = any(component.is_alpha for component in frame.format.components)
+        scaled = self._reformatter.reformat(
+            frame,
+            width=coded[1],
+            height=coded[0],
+            format="rgba" if clear else "rgb24",
+            interpolation="BICUBIC",
+        )
+        pixels = scaled.to_ndarray().astype(np.uint8, copy=False)
+        if clear:
+            pixels = _on_white(pixels)
+        return np.rot90(pixels, self.quarter_turns)
+
+
+def _on_white(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Flatten RGBA, uint8 (H, W, 4), to RGB on a white ground."""
+    colour = pixels[..., :3].astype(np.uint16)
+    alpha = pixels[..., 3:].astype(np.uint16)
+    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

@@ -1,0 +1,171 @@
+"""What a container says about itself, before anything is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from seats_cli.errors import MediaError
+from seats_cli.media.opening import StrPath, open_media
+
+# 16,384 x 8,192: beyond every camera and screen, and still a bounded amount of memory.
+MAX_FRAME_PIXELS = 1 << 27
+
+_NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+
+
+@dataclass(frozen=True)
+class VideoTrack:
+    """One moving picture; `index` is the stream's number in the container."""
+
+    index: int
+    codec: str
+    width: int
+    height: int
+    rate: float | None
+    claimed_frames: int
+
+
+@dataclass(frozen=True)
+class AudioTrack:
+    """One sound track; `index` is the stream's number in the container."""
+
+    index: int
+    codec: str
+    rate: int
+    channels: int
+    layout: str
+    language: str | None
+
+    def describe(self) -> str:
+        """A few words by which a person recognises the track."""
+        parts = [self.codec, self.layout, f"{self.rate} Hz"]
+        return ", ".join([*parts, self.language] if self.language else parts)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The container's own statements.
+
+    Parameters
+    ----------
+    container : str
+        FFmpeg's name of the format.
+    duration_s : float or None
+        Seconds the file says it lasts, from `origin_s`.
+    origin_s : float
+        Time stamp at which the earliest track starts: 0 of the file's timeline.
+    video : VideoTrack or None
+        The picture that is used.
+    audio : tuple of AudioTrack
+        All sound tracks that have a decoder, in the container's order.
+    notes : tuple of str
+        One sentence for each thing passed over.
+    """
+
+    container: str
+    duration_s: float | None
+    origin_s: float
+    video: VideoTrack | None
+    audio: tuple[AudioTrack, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_image(self) -> bool:
+        """Whether this is a still picture, which lasts no time (PNG, JPEG and the like)."""
+        return self.container.endswith("_pipe")
+
+
+def probe(path: StrPath) -> Source:
+    """Read the header of a media file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A local file.
+
+    Returns
+    -------
+    Source
+        Tracks, duration and origin of the timeline.
+
+    Raises
+    ------
+    MediaError
+        If the file cannot be opened or claims a picture too large to decode safely.
+    """
+    with open_media(path) as container:
+        return _describe(container)
+
+
+def _describe(container: InputContainer) -> Source:
+    notes = []
+    videos, sounds = [], []
+    for stream in container.streams:
+        if stream.type not in ("video", "audio") or stream.disposition & _NOT_A_VIDEO:
+            continue
+        if _decoder_missing(stream):
+            notes.append(f"Stream {stream.index} ({stream.type}) has no decoder and is ignored.")
+        elif isinstance(stream, VideoStream):
+            videos.append(stream)
+        elif isinstance(stream, AudioStream):
+            sounds.append(stream)
+    video = max(videos, key=lambda s: (s.width * s.height, -s.index)) if videos else None
+    if video is not None and video.width * video.height > MAX_FRAME_PIXELS:
+        raise MediaError(
+            f"The picture claims {video.width} x {video.height} pixels, more than can be "
+            "decoded safely; scale the video down first."
+        )
+    if video is not None and len(videos) > 1:
+        notes.append(
+            f"The file has {len(videos)} pictures; stream {video.index}, the largest, is used."
+        )
+    starts = [_seconds(s.start_time, s.time_base) for s in [*videos, *sounds]]
+    duration = _seconds(container.duration, Fraction(1, av.time_base))
+    return Source(
+        container=container.format.name,
+        duration_s=duration if duration and duration > 0 else None,
+        origin_s=min((s for s in starts if s is not None), default=0.0),
+        video=_video_track(video) if video is not None else None,
+        audio=tuple(map(_audio_track, sounds)),
+        notes=tuple(notes),
+    )
+
+
+def _decoder_missing(stream: Stream) -> bool:
+    # PyAV leaves the context out when FFmpeg knows no decoder for the stream.
+    return getattr(stream, "codec_context", None) is None
+
+
+def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
+    return None if ticks is None or time_base is None else float(ticks * time_base)
+
+
+def _video_track(stream: VideoStream) -> VideoTrack:
+    rate = stream.average_rate
+    return VideoTrack(
+        index=stream.index,
+        codec=stream.codec_context.name,
+        width=stream.width,
+        height=stream.height,
+        rate=float(rate) if rate else None,
+        claimed_frames=max(stream.frames, 0),
+    )
+
+
+def _audio_track(stream: AudioStream) -> AudioTrack:
+    language = stream.metadata.get("language")
+    return AudioTrack(
+        index=stream.index,
+        codec=stream.codec_context.name,
+        rate=stream.rate or 0,
+        channels=stream.channels,
+        layout=stream.layout.name,
+        language=None if language in (None, "", "und") else language,
+    )

@@ -1,0 +1,200 @@
+"""Decoding one sound track to 16 kHz mono on the file's timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+
+from seats_cli.media.clip import SAMPLE_RATE
+from seats_cli.media.scan import seek_before, select_only
+
+MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, loudly
+_JUMP_S = 0.04  # time stamps in Matroska are rounded to 1 ms and some muxers are sloppier
+_LEAD_IN_S = 0.2  # decoded ahead of a range's start, because AAC and Opus need a run-up
+_MAX_READ_ERRORS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedSound:
+    """Sound from the start of the range.
+
+    Parameters
+    ----------
+    samples : float32 array, shape (n,)
+        Mono, `SAMPLE_RATE`, in [-1, 1].
+    broken : int
+        Packets that could not be decoded; silence stands in for them.
+    first_s : float
+        Seconds from the start of the range to the first decoded sample.
+    joined : int
+        Leaps in the time stamps too large to be silence, closed up.
+    cut : bool
+        The sound went on beyond `MAX_AUDIO_S`.
+    """
+
+    samples: npt.NDArray[np.float32]
+    broken: int
+    first_s: float
+    joined: int
+    cut: bool
+
+
+def decode_sound(
+    container: InputContainer,
+    stream: AudioStream,
+    *,
+    origin_s: float,
+    start: float | None,
+    end: float | None,
+    length_s: float | None,
+    on_progress: Callable[[float], None] | None = None,
+) -> DecodedSound | None:
+    """Decode a sound track, or a range of it.
+
+    Parameters
+    ----------
+    container, stream
+        An open file and one of its audio streams.
+    origin_s : float
+        Time stamp, in seconds, of the file's time 0.
+    start, end : float or None
+        Range in seconds on the file's timeline.
+    length_s : float or None
+        Seconds the file claims to last.
+    on_progress : callable or None
+        Called with the fraction done.
+
+    Returns
+    -------
+    DecodedSound or None
+        None if nothing decodes in the range.
+    """
+    select_only(container, stream)
+    begin = start or 0.0
+    if start is not None and stream.time_base is not None:
+        ticks = int((origin_s + max(begin - _LEAD_IN_S, 0.0)) / stream.time_base)
+        seek_before(container, stream, ticks)
+    stop = min(end if end is not None else np.inf, begin + MAX_AUDIO_S)
+    expected = (min(stop, length_s) if length_s else min(stop, begin + 60.0)) - begin
+    track = _Timeline(max(expected, 0.0), stop - begin)
+    placer = _Placer(track, length_s)
+    broken = failures = 0
+    while failures < _MAX_READ_ERRORS:
+        try:
+            for packet in container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except av.error.FFmpegError:
+                    broken += 1
+                    continue
+                for frame in frames:
+                    placer.add(frame, origin_s + begin)
+                if on_progress is not None and expected > 0:
+                    on_progress(min(placer.at_s / expected, 1.0))
+                if placer.at_s > track.limit_s + _JUMP_S:
+                    break
+            break
+        except av.error.FFmpegError:
+            failures += 1
+            broken += 1
+    placer.flush()
+    if track.first is None:
+        return None
+    cut = end is None and placer.at_s > MAX_AUDIO_S
+    return DecodedSound(track.samples(), broken, track.first / SAMPLE_RATE, placer.joined, cut)
+
+
+class _Placer:
+    """Turns decoded frames into runs of 16 kHz samples at the right place."""
+
+    def __init__(self, track: _Timeline, length_s: float | None) -> None:
+        self.track = track
+        self.length_s = length_s
+        self.at_s = 0.0  # where the next frame is expected
+        self.joined = 0
+        self._shift_s = 0.0
+        self._resampler: AudioResampler | None = None
+        self._kind: tuple[object, ...] = ()
+        self._position = 0
+
+    def add(self, frame: AudioFrame, zero_s: float) -> None:
+        """Place a frame; `zero_s` is the time stamp of sample 0 of the track."""
+        if frame.samples == 0 or frame.sample_rate <= 0:
+            return
+        when = self.at_s if frame.time is None else frame.time - zero_s + self._shift_s
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        started = self._resampler is not None
+        if started and self._is_leap(when):
+            self.joined += 1
+            self._shift_s += self.at_s - when
+            when = self.at_s
+        if not started or kind != self._kind or abs(when - self.at_s) > _JUMP_S:
+            self.flush()
+            # Sample format and mixing weights (ITU-R BS.775, scaled so that nothing can
+            # clip) are libswresample's.
+            self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            self._kind = kind
+            self._position = round(when * SAMPLE_RATE)
+            self.at_s = when
+        self.at_s += frame.samples / frame.sample_rate
+        # The resampler shall count samples, not follow the stamps' jitter.
+        frame.pts = None
+        self._write(frame)
+
+    def flush(self) -> None:
+        """Write out what the resampler still holds."""
+        if self._resampler is not None:
+            self._write(None)
+            self._resampler = None
+
+    def _is_leap(self, when: float) -> bool:
+        # Silence longer than the file itself, or a step back, is a fault in the stamps.
+        limit = max(self.length_s or 0.0, 60.0)
+        return when - self.at_s > limit or self.at_s - when > 1.0
+
+    def _write(self, frame: AudioFrame | None) -> None:
+        assert self._resampler is not None
+        for piece in self._resampler.resample(frame):
+            samples = piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+            self.track.write(self._position, samples)
+            self._position += len(samples)
+
+
+class _Timeline:
+    """A growing buffer of samples in which every piece has its place; gaps stay silent."""
+
+    def __init__(self, expected_s: float, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self.first: int | None = None
+        self._end = 0
+        # Zeroed memory is not touched until written, so a lying header costs nothing.
+        self._buffer = np.zeros(int(min(expected_s + 1.0, MAX_AUDIO_S) * SAMPLE_RATE), np.float32)
+
+    def write(self, position: int, samples: npt.NDArray[np.float32]) -> None:
+        """Put samples at a position, less what lies before 0, over earlier ones or too late."""
+        limit = round(self.limit_s * SAMPLE_RATE)
+        skip = max(self._end - position, 0)
+        stop = min(position + len(samples), limit)
+        begin = position + skip
+        if stop <= begin:
+            return
+        if stop > len(self._buffer):
+            # Grows in place where the system can; the new part is zero.
+            self._buffer.resize(min(max(stop, len(self._buffer) * 3 // 2), limit), refcheck=False)
+        target = self._buffer[begin:stop]
+        np.nan_to_num(samples[skip : skip + len(target)], copy=False, nan=0.0)
+        np.clip(samples[skip : skip + len(target)], -1.0, 1.0, out=target)
+        self.first = begin if self.first is None else self.first
+        self._end = stop
+
+    def samples(self) -> npt.NDArray[np.float32]:
+        """Everything up to the last sample written, float32, shape (n,)."""
+        return self._buffer[: self._end]
