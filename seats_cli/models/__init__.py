@@ -1,1 +1,7 @@
 """Loading, and one adapter per model family."""
+
+from seats_cli.models.inputs import build_inputs
+from seats_cli.models.load import BUNDLED, LoadedModel, default_model, load_model
+from seats_cli.models.registry import adapter_for
+
+__all__ = ["BUNDLED", "LoadedModel", "adapter_for", "build_inputs", "default_model", "load_model"]

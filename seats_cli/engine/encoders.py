@@ -1,0 +1,153 @@
+"""Importance of every audio-visual token, read off the encoders while they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from seats_cli.errors import UsageError
+from seats_cli.selection.importance import pool_mean, received_attention
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from seats_cli.engine.clock import Clock
+    from seats_cli.models.adapter import Adapter
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderCall:
+    """One pass through an encoder.
+
+    Parameters
+    ----------
+    importance : float32 Tensor, shape (n,)
+        Attention received per LLM token, in the order in which the tokens enter the prompt.
+    lengths : tuple of int
+        Tokens of each clip (or sound) of the call.
+    windows : tuple of int
+        Tokens of a selection window in each clip; empty for sound.
+    """
+
+    importance: Tensor
+    lengths: tuple[int, ...]
+    windows: tuple[int, ...]
+
+
+class EncoderStatistics:
+    """Hooks on the last attention of both encoders (arXiv 2605.20035, Stage I).
+
+    Parameters
+    ----------
+    adapter : Adapter
+    video_window : int
+        Temporal grids per window.
+    clock : Clock
+        Where the time spent here is added, as "select".
+    needed : bool
+        False leaves the attention alone and only notes the lengths.
+    """
+
+    def __init__(self, adapter: Adapter, video_window: int, clock: Clock, needed: bool) -> None:
+        self._adapter = adapter
+        self._video_window = video_window
+        self._clock = clock
+        self._needed = needed
+        self._grid_thw: Tensor | None = None
+        self._mel_frames: list[int] = []
+        self._video: list[EncoderCall] = []
+        self._audio: list[EncoderCall] = []
+
+    def install(self) -> list[RemovableHandle]:
+        """Register the hooks; they act until the handles are removed."""
+        adapter = self._adapter
+
+        def hook(module: Any, function: Any) -> RemovableHandle:
+            handle: RemovableHandle = module.register_forward_pre_hook(function, with_kwargs=True)
+            return handle
+
+        return [
+            hook(adapter.visual, self._enter_vision),
+            hook(adapter.vision_attention, self._vision_attention),
+            hook(adapter.audio_tower, self._enter_audio),
+            hook(adapter.audio_attention, self._audio_attention),
+        ]
+
+    def clear(self) -> None:
+        """Forget all calls."""
+        self._video.clear()
+        self._audio.clear()
+
+    def video_for(self, tokens: int) -> EncoderCall:
+        """The latest vision call that produced that many tokens (images are encoded apart)."""
+        return _latest(self._video, tokens, "video")
+
+    def audio_for(self, tokens: int) -> EncoderCall:
+        """The latest audio call that produced that many tokens."""
+        return _latest(self._audio, tokens, "audio")
+
+    def _enter_vision(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self._grid_thw = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+
+    @torch.no_grad()
+    def _vision_attention(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        assert self._grid_thw is not None
+        grid_thw, unit = self._grid_thw, self._adapter.merge_unit
+        grids = [(int(t), int(h) * int(w)) for t, h, w in grid_thw.tolist()]
+        lengths = tuple(t * patches // unit for t, patches in grids)
+        windows = tuple(self._video_window * patches // unit for _, patches in grids)
+        with self._clock.stage("select"):
+            importance = torch.zeros(0)
+            if self._needed:
+                hidden = _argument(args, kwargs, "hidden_states", 0)
+                query, key = self._adapter.vision_query_key(
+                    module, hidden, kwargs["position_embeddings"]
+                )
+                parts, start = [], 0
+                for length, window in zip(lengths, windows, strict=True):
+                    clip = slice(start, start + length * unit)
+                    parts.append(received_attention(query[clip], key[clip], window * unit))
+                    start += length * unit
+                importance = pool_mean(torch.cat(parts), unit)
+                order = self._adapter.vision_raster_order(grid_thw)
+                if order is not None:
+                    importance = importance[order.to(importance.device)]
+        self._video.append(EncoderCall(importance, lengths, windows))
+
+    def _enter_audio(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self._mel_frames = _argument(args, kwargs, "feature_lens", 1).tolist()
+
+    @torch.no_grad()
+    def _audio_attention(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        adapter, pool = self._adapter, self._adapter.audio_pool
+        positions = [adapter.audio_positions(int(frames)) for frames in self._mel_frames]
+        with self._clock.stage("select"):
+            importance = torch.zeros(0)
+            if self._needed:
+                hidden = _argument(args, kwargs, "hidden_states", 0)
+                query, key = adapter.audio_query_key(module, hidden)
+                importance = torch.cat(
+                    [
+                        pool_mean(received_attention(q, k, adapter.audio_statistics_window), pool)
+                        for q, k in zip(query.split(positions), key.split(positions), strict=True)
+                    ]
+                )
+        self._audio.append(EncoderCall(importance, tuple(n // pool for n in positions), ()))
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, index: int) -> Any:
+    """A module's argument, passed by name or by position."""
+    return kwargs[name] if name in kwargs else args[index]
+
+
+def _latest(calls: list[EncoderCall], tokens: int, modality: str) -> EncoderCall:
+    for call in reversed(calls):
+        if sum(call.lengths) == tokens:
+            return call
+    raise UsageError(
+        f"The prompt has {tokens} {modality} tokens, but its encoder did not run inside "
+        "prune(...): let the model (or generate) encode the media within the context."
+    )

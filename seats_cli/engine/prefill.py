@@ -1,0 +1,302 @@
+"""The pruned prefill: hooks that carry a shrinking set of tokens through the decoder.
+
+Everything the decoder needs per token is kept in step here: hidden states, rotary
+embeddings, attention mask, DeepStack features, KV cache. Positions are never renumbered:
+survivors keep their M-RoPE positions, and generated tokens continue the unpruned sequence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from seats_cli.engine.alive import Alive
+from seats_cli.engine.kv import (
+    cached_tokens,
+    decode_mask,
+    keep_in_layers,
+    require_dynamic,
+)
+from seats_cli.errors import UsageError
+from seats_cli.selection.method import Method, PromptTokens
+from seats_cli.selection.relevance import last_query_relevance
+from seats_cli.selection.trace import SelectionTrace
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from seats_cli.config import PruningPlan
+    from seats_cli.engine.clock import Clock
+    from seats_cli.engine.encoders import EncoderStatistics
+    from seats_cli.models.adapter import Adapter
+
+
+@dataclass(eq=False)
+class _Continuation:
+    """What decoding on a pruned cache must know: its length then, and the next position."""
+
+    cached: int
+    next_position: Tensor
+
+
+class PrunedPrefill:
+    """State and hooks of one model inside `prune(...)`.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    plan : PruningPlan
+    method : Method
+    statistics : EncoderStatistics
+    clock : Clock
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        plan: PruningPlan,
+        method: Method,
+        statistics: EncoderStatistics,
+        clock: Clock,
+    ) -> None:
+        self.trace: SelectionTrace | None = None
+        self._adapter = adapter
+        self._plan = plan
+        self._method = method
+        self._statistics = statistics
+        self._clock = clock
+        self._input_ids: Tensor | None = None
+        self._positions_given = False
+        self._next_position = torch.zeros((), dtype=torch.long)
+        self._alive: Alive | None = None
+        self._cache: Any = None
+        self._stages: list[tuple[str, int, Tensor, Tensor | None]] = []
+        self._continuations: WeakKeyDictionary[Any, _Continuation] = WeakKeyDictionary()
+
+    # ---------------------------------------------------------------- hooks
+
+    def install(self) -> list[RemovableHandle]:
+        """Register all hooks; they act until the handles are removed."""
+        adapter = self._adapter
+        handles: list[RemovableHandle] = [
+            adapter.core.register_forward_pre_hook(self._enter_model, with_kwargs=True),
+            adapter.language_model.register_forward_pre_hook(self._enter_decoder, with_kwargs=True),
+            adapter.language_model.register_forward_hook(self._leave_decoder, with_kwargs=True),
+        ]
+        for number, layer in enumerate(adapter.layers, start=1):
+            handles.append(layer.register_forward_pre_hook(self._enter_layer(number), with_kwargs=True))
+            handles.append(layer.register_forward_hook(self._leave_layer(number)))
+        return handles
+
+    def _enter_model(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note the ids: the decoder itself only sees embeddings."""
+        self._input_ids = kwargs.get("input_ids", args[0] if args else None)
+        self._positions_given = any(
+            kwargs.get(name) is not None for name in ("position_ids", "attention_mask")
+        )
+
+    def _enter_decoder(
+        self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self._cache = _cache_of(kwargs)
+        if cached_tokens(self._cache):
+            return args, self._continue(kwargs)
+        require_dynamic(self._cache)
+        return args, self._begin(kwargs)
+
+    def _leave_decoder(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if self._alive is None:
+            return
+        self._alive = None
+        assert self.trace is not None
+        for stage in self._stages:
+            self.trace.add(*stage)
+        self._statistics.clear()
+        cache = self._cache
+        if cache is not None:
+            self._continuations[cache] = _Continuation(cached_tokens(cache), self._next_position)
+
+    def _enter_layer(self, number: int) -> Any:
+        def hook(
+            _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            alive, self._cache = self._alive, _cache_of(kwargs)
+            if alive is None:  # decoding: every layer has a cache of its own length
+                cached = cached_tokens(self._cache, number - 1)
+                mask = decode_mask(
+                    cached,
+                    hidden.shape[1],
+                    self._adapter.language_model.config._attn_implementation,
+                    hidden.dtype,
+                    hidden.device,
+                )
+                return args, {**kwargs, "attention_mask": mask}
+            if alive.rotary is None:
+                alive.rotary = kwargs["position_embeddings"]
+            if not alive.thinned:
+                return None
+            mask = kwargs.get("attention_mask")
+            if mask is not None:  # causal and unpadded: any subset has the same triangle
+                mask = mask[..., : hidden.shape[1], : hidden.shape[1]]
+            rotary = tuple(part.to(hidden.device) for part in alive.rotary)
+            return args, {**kwargs, "attention_mask": mask, "position_embeddings": rotary}
+
+        return hook
+
+    def _leave_layer(self, number: int) -> Any:
+        def hook(module: Any, _args: Any, output: Any) -> Any:
+            alive = self._alive
+            if alive is None:
+                return None
+            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = self._add_deepstack(hidden, number)
+            if self._method.drops_after(number):
+                with self._clock.stage("select"):
+                    hidden = self._drop_irrelevant(module, hidden, number)
+            if self._plan.late_layer is not None and number == self._plan.late_layer - 1:
+                with self._clock.stage("select"):
+                    text = ~(alive.video | alive.audio)
+                    hidden = self._keep(hidden, number, text, "late", None)
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        return hook
+
+    # ------------------------------------------------------------- prefill
+
+    def _begin(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Stage I on the embeddings; returns the decoder's new arguments."""
+        embeddings: Tensor = kwargs["inputs_embeds"]
+        ids = self._input_ids
+        if ids is None or ids.shape != embeddings.shape[:2]:
+            raise UsageError("Pruning needs input_ids: they tell which tokens are video or audio.")
+        if len(ids) != 1:
+            raise UsageError(f"Pruning works on one prompt at a time, not on a batch of {len(ids)}.")
+        video, audio = ids[0] == self._adapter.video_token_id, ids[0] == self._adapter.audio_token_id
+        self.trace = SelectionTrace(len(self._adapter.layers), video.cpu(), audio.cpu())
+        self._stages = []
+        positions = _three_rows(kwargs.get("position_ids"), embeddings)
+        self._next_position = positions.max() + 1
+        with self._clock.stage("select"):
+            keep = self._method.before_llm(self._prompt_tokens(embeddings[0], video, audio))
+        keep &= _unpadded(kwargs.get("attention_mask"), keep)
+        self._alive = Alive(torch.arange(len(keep), device=keep.device), video, audio)
+        deepstack = kwargs.get("deepstack_visual_embeds")
+        if deepstack is not None:
+            self._alive.visual = kwargs["visual_pos_masks"][0].nonzero()[:, 0]
+            self._alive.deepstack = list(deepstack)
+            kwargs = {**kwargs, "deepstack_visual_embeds": None, "visual_pos_masks": None}
+        where = keep.nonzero()[:, 0]
+        self._alive.keep(where)
+        self._alive.thinned = False  # the decoder makes mask and rotary for these tokens itself
+        self._stages.append(("diversity", 0, self._alive.index, None))
+        return {
+            **kwargs,
+            "inputs_embeds": embeddings.index_select(1, where),
+            "position_ids": positions.index_select(-1, where.to(positions.device)),
+            "attention_mask": None,
+        }
+
+    def _prompt_tokens(self, embeddings: Tensor, video: Tensor, audio: Tensor) -> PromptTokens:
+        """Embeddings with what the encoders said about them."""
+        n_video, n_audio = (int(count) for count in torch.stack([video.sum(), audio.sum()]).tolist())
+        seen = self._statistics.video_for(n_video) if n_video else None
+        heard = self._statistics.audio_for(n_audio) if n_audio else None
+        needed = self._method.needs_importance
+        return PromptTokens(
+            embeddings,
+            video,
+            audio,
+            seen.importance.to(embeddings.device) if seen and needed else None,
+            heard.importance.to(embeddings.device) if heard and needed else None,
+            seen.lengths if seen else (),
+            seen.windows if seen else (),
+            heard.lengths if heard else (),
+        )
+
+    def _drop_irrelevant(self, layer: Any, hidden: Tensor, number: int) -> Tensor:
+        """Stage II after decoder layer `number`."""
+        alive = self._alive
+        assert alive is not None
+        assert alive.rotary is not None
+        cos, sin = (part[0].to(hidden.device) for part in alive.rotary)
+        text = ~(alive.video | alive.audio)
+        last_text = int(text.nonzero()[-1])
+        query, key = self._adapter.relevance_query_key(layer, hidden[0], (cos, sin), last_text)
+        relevance = last_query_relevance(query, key)
+        keep = self._method.after_layer(number, relevance, alive.video, alive.audio)
+        return self._keep(hidden, number, keep, "relevance", relevance)
+
+    def _keep(
+        self, hidden: Tensor, number: int, keep: Tensor, kind: str, scores: Tensor | None
+    ) -> Tensor:
+        """Carry on with the tokens of `keep` (BoolTensor over the alive ones)."""
+        alive = self._alive
+        assert alive is not None
+        where = keep.nonzero()[:, 0]
+        alive.keep(where)
+        self._stages.append((kind, number, alive.index, scores))
+        if self._plan.kv == "survivors" and self._cache is not None:
+            keep_in_layers(self._cache, number, where)
+        return hidden.index_select(1, where.to(hidden.device))
+
+    def _add_deepstack(self, hidden: Tensor, number: int) -> Tensor:
+        """DeepStack features join the surviving visual tokens after the first layers."""
+        alive = self._alive
+        assert alive is not None
+        if alive.deepstack is None or number > len(alive.deepstack):
+            return hidden
+        assert alive.visual is not None
+        features = alive.deepstack[number - 1].to(hidden.device, hidden.dtype)
+        hidden = hidden.clone()
+        hidden[0, alive.visual] += features
+        return hidden
+
+    # -------------------------------------------------------------- decode
+
+    def _continue(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Tokens behind a pruned prefill: true positions, and no mask of the unpruned length."""
+        self._alive = None
+        known = self._continuations.get(self._cache)
+        embeddings: Tensor = kwargs["inputs_embeds"]
+        positions = kwargs.get("position_ids")
+        if known is not None and not self._positions_given:
+            # transformers would count from the cache, which is shorter than the sequence
+            first = known.next_position + cached_tokens(self._cache) - known.cached
+            steps = torch.arange(embeddings.shape[1], device=embeddings.device)
+            positions = (first.to(embeddings.device) + steps).expand(3, len(embeddings), -1)
+        elif positions is not None:
+            positions = _three_rows(positions, embeddings)
+        return {**kwargs, "position_ids": positions, "attention_mask": None}
+
+
+def _cache_of(kwargs: dict[str, Any]) -> Any:
+    """The KV cache argument under its newer or older name."""
+    return kwargs.get("cache", kwargs.get("past_key_values"))
+
+
+def _three_rows(positions: Tensor | None, embeddings: Tensor) -> Tensor:
+    """M-RoPE positions (3, B, S) from what transformers passes on.
+
+    The text row that `generate` puts first is left out: after pruning its gaps would be read
+    as borders between packed sequences.
+    """
+    if positions is None:
+        steps = torch.arange(embeddings.shape[1], device=embeddings.device)
+        return steps.expand(3, len(embeddings), -1)
+    if positions.ndim == 2:
+        return positions.expand(3, *positions.shape)
+    return positions[-3:]
+
+
+def _unpadded(mask: Tensor | None, keep: Tensor) -> Tensor:
+    """BoolTensor (S,) of positions that are no padding; padding leaves with Stage I."""
+    if mask is None:
+        return torch.ones_like(keep)
+    if mask.ndim != 2:
+        raise UsageError("Pruning needs a padding mask of shape (1, S), not a prepared 4-D mask.")
+    return mask[0].to(keep.device).bool()

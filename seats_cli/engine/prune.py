@@ -1,0 +1,142 @@
+"""`prune(model, config)`: the public way to run a stock model with fewer tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from seats_cli.config import PruningPlan, SeatsConfig
+from seats_cli.engine.clock import Clock
+from seats_cli.engine.encoders import EncoderStatistics
+from seats_cli.engine.prefill import PrunedPrefill
+from seats_cli.errors import UsageError
+from seats_cli.models.registry import adapter_for
+from seats_cli.selection.method import method_for
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from seats_cli.selection.trace import SelectionTrace
+
+
+class PrunedRun:
+    """What `prune` yields: the plan in force and the trace of the latest prefill.
+
+    Parameters
+    ----------
+    plan : PruningPlan
+    prefill : PrunedPrefill
+    """
+
+    def __init__(self, plan: PruningPlan, prefill: PrunedPrefill) -> None:
+        self.plan = plan
+        self._prefill = prefill
+
+    @property
+    def trace(self) -> SelectionTrace:
+        """Stages of the latest prefill.
+
+        Raises
+        ------
+        UsageError
+            Before any prompt has run.
+        """
+        if self._prefill.trace is None:
+            raise UsageError("No prompt has run yet: call the model inside the context first.")
+        return self._prefill.trace
+
+    @property
+    def report(self) -> str:
+        """The latest selection in a few lines of plain text."""
+        trace = self.trace
+        video, audio, text = trace.offered
+        lines = [f"offered          video {video:6d}  audio {audio:6d}  text {text:5d}"]
+        for stage in trace.stages:
+            where = "before the LLM" if stage.after_layer == 0 else f"after layer {stage.after_layer}"
+            lines.append(
+                f"{where:16s} video {stage.video:6d}  audio {stage.audio:6d}  text {stage.text:5d}"
+            )
+        means = zip(("video", "audio", "both"), trace.average_retention(), strict=True)
+        kept = ", ".join(f"{name} {mean:.1%}" for name, mean in means if mean is not None)
+        return "\n".join([*lines, f"average over {trace.num_layers} layers: {kept or 'text only'}"])
+
+
+class prune:  # noqa: N801  (a context manager that reads as a verb)
+    """Run a Qwen-Omni model with SEATS (or another method) inside a `with` block.
+
+    Hooks are registered on entry and removed on exit, also after an exception: the model is
+    left exactly as it was. Inside, `model(**inputs)` and `model.generate(**inputs)` work
+    unchanged, one prompt at a time.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Stock `Qwen2_5OmniThinkerForConditionalGeneration`,
+        `Qwen3OmniMoeThinkerForConditionalGeneration`, or a full Omni model with such a thinker.
+    plan_or_config : PruningPlan or SeatsConfig
+        What to keep.
+    clock : Clock, optional
+        Receives the seconds of each stage.
+
+    Raises
+    ------
+    ConfigError
+        If the plan does not fit the model.
+    ModelError
+        If the model is of no supported family.
+
+    Examples
+    --------
+    >>> with prune(model, SeatsConfig.preset("10%")) as run:
+    ...     model.generate(**inputs, max_new_tokens=64)
+    >>> print(run.report)
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        plan_or_config: PruningPlan | SeatsConfig,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        self._adapter = adapter_for(model)
+        architecture = self._adapter.architecture()
+        plan = (
+            plan_or_config.plan(architecture)
+            if isinstance(plan_or_config, SeatsConfig)
+            else replace(plan_or_config, num_layers=architecture.num_layers)
+        )
+        self._clock = clock or Clock()
+        method = method_for(plan)
+        self._statistics = EncoderStatistics(
+            self._adapter, plan.video_window, self._clock, method.needs_importance
+        )
+        self._prefill = PrunedPrefill(
+            self._adapter, plan, method, self._statistics, self._clock
+        )
+        self._run = PrunedRun(plan, self._prefill)
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> PrunedRun:
+        if self._handles:
+            raise UsageError("This prune(...) is already active; make a new one.")
+        try:
+            self._handles += self._statistics.install()
+            self._handles += self._prefill.install()
+        except BaseException:
+            self._remove()
+            raise
+        return self._run
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()

@@ -1,0 +1,179 @@
+"""The interface between a model family and the engine.
+
+An adapter finds the parts of a stock transformers model and exposes the few computations
+that selection needs from them. It never changes the model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from seats_cli.architecture import Architecture
+from seats_cli.media.clip import FrameSizing
+
+
+class Adapter(ABC):
+    """One loaded model of a family.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The thinker (`...ThinkerForConditionalGeneration`) or the full Omni model around it.
+    """
+
+    family: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]]
+    thinker_class: ClassVar[str]  # names in transformers
+    processor_class: ClassVar[str]
+    audio_statistics_window: ClassVar[int]  # encoder positions per softmax of the importance
+    audio_pool: ClassVar[int]  # encoder positions averaged into one LLM token
+
+    def __init__(self, model: nn.Module) -> None:
+        thinker: Any = getattr(model, "thinker", model)
+        inner: Any = thinker.model
+        # transformers up to 5.17 keeps the encoders on the thinker and the decoder in
+        # `.model`; later versions put all three into `.model`.
+        nested = hasattr(inner, "language_model")
+        self.thinker: Any = thinker
+        self.core: Any = inner if nested else thinker
+        self.language_model: Any = inner.language_model if nested else inner
+        self.visual: Any = self.core.visual
+        self.audio_tower: Any = self.core.audio_tower
+        self.config: Any = thinker.config
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Decoder layers, in order."""
+        layers: nn.ModuleList = self.language_model.layers
+        return layers
+
+    @property
+    def merge_unit(self) -> int:
+        """Vision patches merged into one LLM token."""
+        return int(self.config.vision_config.spatial_merge_size) ** 2
+
+    @property
+    def video_token_id(self) -> int:
+        """Placeholder id of a video token."""
+        return _token_id(self.config, "video")
+
+    @property
+    def audio_token_id(self) -> int:
+        """Placeholder id of an audio token."""
+        return _token_id(self.config, "audio")
+
+    def architecture(self) -> Architecture:
+        """Shapes of this model as plain numbers, with its own SEATS layers if it names some."""
+        described, own = self.describe(self.config), self.own_settings()
+        if "drop_layers" not in own:
+            return described
+        return replace(
+            described,
+            drop_layers=tuple(own["drop_layers"]),
+            late_layer=own.get("late_layer"),
+            layers_from="model",
+        )
+
+    def own_settings(self) -> dict[str, Any]:
+        """The `seats` entry of the checkpoint's config.json.
+
+        Optional keys: `drop_layers`, `late_layer` (measured for this model), `min_pixels`,
+        `max_pixels` (of a frame).
+        """
+        settings: dict[str, Any] = getattr(self.config, "seats", None) or {}
+        return settings
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, config: Any) -> Architecture:
+        """Shapes of a thinker config as plain numbers."""
+
+    @staticmethod
+    @abstractmethod
+    def default_sizing() -> FrameSizing:
+        """Frame size rules of the family's official video pipeline."""
+
+    @property
+    @abstractmethod
+    def vision_attention(self) -> nn.Module:
+        """The last vision block's attention."""
+
+    @abstractmethod
+    def vision_query_key(
+        self, attention: Any, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Rotated queries and keys, each (N, heads, head_dim), of N patches."""
+
+    @abstractmethod
+    def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
+        """LongTensor (n,) that brings merged tokens from encoder to raster order, or None."""
+
+    @property
+    def audio_attention(self) -> nn.Module:
+        """The last audio layer's attention."""
+        attention: nn.Module = self.audio_tower.layers[-1].self_attn
+        return attention
+
+    def audio_query_key(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys, each (N, heads, head_dim), of N encoder positions."""
+        shape = (hidden.shape[0], attention.num_heads, -1)
+        return attention.q_proj(hidden).view(shape), attention.k_proj(hidden).view(shape)
+
+    @staticmethod
+    @abstractmethod
+    def audio_positions(mel_frames: int) -> int:
+        """Encoder positions of a sound of that many mel frames."""
+
+    def relevance_query_key(
+        self, layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], query_index: int
+    ) -> tuple[Tensor, Tensor]:
+        """Query of one token and keys of all, from a decoder layer's output states.
+
+        The layer's own input norm, projections (with their norms, where the family has them)
+        and rotary embedding are applied (arXiv 2605.20035, Stage II).
+
+        Parameters
+        ----------
+        layer : decoder layer
+        hidden : Tensor, shape (n, D)
+        rotary : two Tensors (cos, sin), each (n, head_dim)
+        query_index : int
+            Which token asks.
+
+        Returns
+        -------
+        query : Tensor, shape (heads, head_dim)
+        key : Tensor, shape (kv_heads, n, head_dim)
+        """
+        attention = layer.self_attn
+        cos, sin = rotary
+        normed = layer.input_layernorm(hidden)
+        query = attention.q_proj(normed[query_index]).view(-1, attention.head_dim)
+        key = attention.k_proj(normed).view(len(hidden), -1, attention.head_dim)
+        if hasattr(attention, "q_norm"):
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        query = rotate(query, cos[query_index], sin[query_index])
+        key = rotate(key, cos[:, None], sin[:, None])
+        return query, key.transpose(0, 1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding over the last dimension, split in halves."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def rotate_float32(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` in float32 as the vision encoders do it; x (N, heads, d), cos and sin (N, d)."""
+    return rotate(x.float(), cos[:, None].float(), sin[:, None].float()).to(x.dtype)
+
+
+def _token_id(config: Any, modality: str) -> int:
+    """Placeholder token id under its newer (`_id`) or older (`_index`) config name."""
+    value = getattr(config, f"{modality}_token_id", None)
+    return int(getattr(config, f"{modality}_token_index") if value is None else value)

@@ -1,0 +1,94 @@
+"""From a clip and a question to the model's inputs, through the family's own processor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from seats_cli.errors import UsageError
+from seats_cli.media.clip import SAMPLE_RATE, Clip
+
+if TYPE_CHECKING:
+    from seats_cli.models.load import LoadedModel
+
+HOP = SAMPLE_RATE // 100  # samples per mel frame: 100 frames per second
+MIN_AUDIO = 10 * HOP  # samples; shorter sounds would give the encoder no token at all
+
+
+def build_inputs(loaded: LoadedModel, clip: Clip, question: str) -> dict[str, Any]:
+    """Tokens and features for `model(**inputs)` or `model.generate(**inputs)`.
+
+    The processor gets the frames as they are (already resized by the reader), the effective
+    frame rate, and the whole sound: no truncation, and padding to the sound's own length
+    instead of the 300 s that the Whisper feature extractor defaults to.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    clip : Clip
+    question : str
+
+    Returns
+    -------
+    dict
+        `input_ids` (1, S), `attention_mask`, and where present `pixel_values_videos`,
+        `video_grid_thw`, `video_second_per_grid`, `input_features`,
+        `feature_attention_mask`; `use_audio_in_video` for the model. On the model's device,
+        floating point features in the model's dtype.
+
+    Raises
+    ------
+    UsageError
+        If the question is empty or the clip holds neither picture nor sound.
+    """
+    if not question.strip():
+        raise UsageError("The question is empty.")
+    if clip.frames is None and clip.audio is None:
+        raise UsageError("The clip has neither picture nor sound to ask about.")
+    content: list[dict[str, str]] = []
+    if clip.frames is not None:
+        content.append({"type": "video", "video": "clip"})
+    else:
+        content.append({"type": "audio", "audio": "clip"})
+    content.append({"type": "text", "text": question})
+    text = loaded.processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    inputs = loaded.processor(text=[text], return_tensors="pt", **_media(loaded.processor, clip))
+    both = clip.frames is not None and clip.audio is not None
+    tensors = {
+        name: _to_model(value, loaded.model) if isinstance(value, torch.Tensor) else value
+        for name, value in inputs.items()
+    }
+    return {**tensors, "use_audio_in_video": both}
+
+
+def _media(processor: Any, clip: Clip) -> dict[str, Any]:
+    """The processor's arguments for picture and sound."""
+    arguments: dict[str, Any] = {}
+    videos_kwargs: dict[str, Any] = {}
+    if clip.frames is not None:
+        arguments["videos"] = [torch.from_numpy(clip.frames).permute(0, 3, 1, 2)]
+        videos_kwargs = {"do_resize": False, "do_sample_frames": False, "fps": clip.fps}
+    if clip.audio is not None:
+        samples = max(len(clip.audio), MIN_AUDIO)
+        padded = np.pad(clip.audio, (0, samples - len(clip.audio)))
+        arguments["audio"] = [padded]
+        arguments["audio_kwargs"] = {
+            "truncation": False,
+            "padding": "max_length",
+            "max_length": -(-samples // HOP) * HOP,
+        }
+        if clip.frames is not None:
+            # transformers 5.18 and later take the sound of a video by index
+            if hasattr(processor, "_resolve_audio_from_video"):
+                arguments.update(load_audio_from_video=True, audio_from_video_indices=[0])
+            else:
+                videos_kwargs["use_audio_in_video"] = True
+    return {**arguments, "videos_kwargs": videos_kwargs} if videos_kwargs else arguments
+
+
+def _to_model(value: torch.Tensor, model: Any) -> torch.Tensor:
+    return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)

@@ -1,0 +1,240 @@
+"""Loading a thinker and its processor: the bundled model, a folder, or a cached hub model."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seats_cli.architecture import Architecture
+from seats_cli.errors import ModelError, UsageError
+from seats_cli.media.clip import FrameSizing
+from seats_cli.models.adapter import Adapter
+from seats_cli.models.registry import adapter_class
+from seats_cli.results import ModelFacts
+
+BUNDLED = "bundled"
+BUNDLED_PATH = Path(__file__).parent / "bundled"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+ATTENTION = ("sdpa", "flash_attention_2", "eager")
+# Checkpoint sizes on the hub, to warn before a download that seats never starts by itself
+HUB_GIGABYTES = {
+    "Qwen/Qwen2.5-Omni-3B": 12,
+    "Qwen/Qwen2.5-Omni-7B": 22,
+    "Qwen/Qwen3-Omni-30B-A3B-Instruct": 71,
+    "Qwen/Qwen3-Omni-30B-A3B-Thinking": 64,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model ready to answer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The thinker, in eval mode.
+    processor : ProcessorMixin
+        Tokenizer, video processor and feature extractor of the checkpoint.
+    adapter : Adapter
+    architecture : Architecture
+    sizing : FrameSizing
+        How large frames may be for this model.
+    facts : ModelFacts
+    load_s : float
+        Seconds that loading took.
+    """
+
+    model: Any
+    processor: Any
+    adapter: Adapter
+    architecture: Architecture
+    sizing: FrameSizing
+    facts: ModelFacts
+    load_s: float
+
+
+def default_model() -> str:
+    """`SEATS_MODEL` if set, else the bundled demonstration model."""
+    return os.environ.get("SEATS_MODEL") or BUNDLED
+
+
+def load_model(
+    model: str | None = None,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    attention: str = "sdpa",
+    revision: str | None = None,
+    offline: bool = False,
+) -> LoadedModel:
+    """Load a thinker (never the talker) from safetensors, without running remote code.
+
+    Parameters
+    ----------
+    model : str or None
+        "bundled", a folder, or a hub id that is in the local Hugging Face cache; None for
+        `default_model()`.
+    dtype : str
+        "auto" (bfloat16 on CUDA, else float32), "float32", "float16" or "bfloat16".
+    device : str
+        "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", "mps".
+    attention : str
+        "sdpa", "flash_attention_2" or "eager".
+    revision : str or None
+        Branch, tag or commit of a hub model.
+    offline : bool
+        Do not contact the hub at all.
+
+    Raises
+    ------
+    ModelError
+        If the model is not there, is of no supported family, or cannot be read.
+    UsageError
+        If a setting is unknown or impossible here.
+    """
+    start = time.perf_counter()
+    name = model or default_model()
+    where = _device(device)
+    kind = _dtype(dtype, where)
+    _check_attention(attention, where)
+    folder = _locate(name, revision, offline)
+    config = _read_config(folder, name)
+    family = adapter_class(config.model_type)
+    processor, net = _read(family, folder, name, kind, attention)
+    net = net.to(where).eval()
+    adapter = family(net)
+    facts = ModelFacts(
+        id=name,
+        revision=revision or (folder.name if folder.parent.name == "snapshots" else None),
+        family=family.family,
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        device=_device_name(where),
+        dtype=str(kind).removeprefix("torch."),
+        attention=attention,
+        demonstration=folder == BUNDLED_PATH,
+    )
+    architecture = adapter.architecture()
+    sizing = _sizing(adapter)
+    return LoadedModel(
+        net, processor, adapter, architecture, sizing, facts, time.perf_counter() - start
+    )
+
+
+def _locate(name: str, revision: str | None, offline: bool) -> Path:
+    """The folder that holds the checkpoint."""
+    if name == BUNDLED:
+        return BUNDLED_PATH
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except HFValidationError:
+        raise ModelError(f"There is no model folder '{name}', and it is no hub id either.") from None
+    except (LocalEntryNotFoundError, OSError):
+        size = f" (about {HUB_GIGABYTES[name]} GB)" if name in HUB_GIGABYTES else ""
+        option = f" --revision {revision}" if revision else ""
+        state = " and --offline is set" if offline else ""
+        raise ModelError(
+            f"The model '{name}' is neither a folder nor in the Hugging Face cache{state}; "
+            f"fetch it{size} with: hf download {name}{option}"
+        ) from None
+
+
+def _read_config(folder: Path, name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"'{name}' has no readable config of a supported model: {_first_line(error)}"
+        ) from error
+
+
+def _read(
+    family: type[Adapter], folder: Path, name: str, dtype: torch.dtype, attention: str
+) -> tuple[Any, Any]:
+    """Processor and thinker of a checkpoint folder."""
+    import transformers
+    from safetensors import SafetensorError
+
+    try:
+        processor = getattr(transformers, family.processor_class).from_pretrained(
+            folder, local_files_only=True
+        )
+        net = getattr(transformers, family.thinker_class).from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if "out of memory" in str(error).lower():
+            raise
+        raise ModelError(
+            f"The checkpoint '{name}' cannot be read ({_first_line(error)}); "
+            "a missing or cut-off file is the usual cause: fetch it again."
+        ) from error
+    return processor, net
+
+
+def _sizing(adapter: Adapter) -> FrameSizing:
+    """The family's frame sizes, or those that the checkpoint names for itself."""
+    default = adapter.default_sizing()
+    own = adapter.own_settings()
+    if "max_pixels" not in own:
+        return default
+    return replace(
+        default, min_pixels=own.get("min_pixels", default.min_pixels), max_pixels=own["max_pixels"]
+    )
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"Unknown device '{device}': use auto, cpu, cuda, cuda:1 or mps.") from None
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("There is no usable CUDA device here: use --device cpu.")
+    if where.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("There is no usable MPS device here: use --device cpu.")
+    return where
+
+
+def _device_name(where: torch.device) -> str:
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else str(where)
+
+
+def _dtype(dtype: str, where: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if where.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise UsageError(f"Unknown dtype '{dtype}': use auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def _check_attention(attention: str, where: torch.device) -> None:
+    if attention not in ATTENTION:
+        raise UsageError(f"Unknown attention '{attention}': use {', '.join(ATTENTION)}.")
+    if attention == "flash_attention_2":
+        if where.type != "cuda":
+            raise UsageError("flash_attention_2 needs a CUDA device: use --attn sdpa.")
+        if importlib.util.find_spec("flash_attn") is None:
+            raise UsageError("The package flash-attn is not installed: use --attn sdpa.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
