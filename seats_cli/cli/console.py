@@ -1,0 +1,135 @@
+"""Where text goes: the answer to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+
+class Talk:
+    """Notices, warnings and progress on stderr.
+
+    Parameters
+    ----------
+    quiet : bool
+        Hide notices and progress. Warnings stay: they tell what of the input was lost.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._told: set[str] = set()
+
+    def notice(self, sentence: str) -> None:
+        """One line that a quiet run does without."""
+        if not self.quiet:
+            self._line(sentence, "dim")
+
+    def warning(self, sentence: str) -> None:
+        """One line that is always shown, once."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._line(f"Warning: {sentence}", "yellow")
+
+    @contextlib.contextmanager
+    def progress(self, what: str) -> Iterator[Progress]:
+        """A spinner on a terminal, nothing elsewhere."""
+        shown = Progress(self.console if self.console.is_terminal and not self.quiet else None)
+        shown.start(what)
+        try:
+            yield shown
+        finally:
+            shown.stop()
+
+    def _line(self, sentence: str, style: str) -> None:
+        # soft_wrap keeps it one line for grep; the terminal wraps it for the eye.
+        self.console.print(Text(" ".join(sentence.split()), style=style), soft_wrap=True)
+
+
+class Progress:
+    """A spinner that can be stopped early, before the first token of an answer."""
+
+    def __init__(self, console: Console | None) -> None:
+        self._console = console
+        self._stack = contextlib.ExitStack()
+
+    def start(self, what: str) -> None:
+        """Show the spinner with a text."""
+        if self._console is not None:
+            self._stack.enter_context(self._console.status(Text(what)))
+
+    def stop(self) -> None:
+        """Remove the spinner; more calls do nothing."""
+        self._stack.close()
+
+
+class AnswerStream:
+    """Writes the answer to stdout piece by piece and ends it with exactly one newline.
+
+    Parameters
+    ----------
+    progress : Progress
+        Stopped before the first piece, so that spinner and answer don't share a line.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._last = ""
+
+    def __call__(self, piece: str) -> None:
+        """Write one piece at once, also into a pipe."""
+        if piece:
+            self._progress.stop()
+            self._last = piece
+            _write(piece)
+
+    def finish(self, text: str) -> None:
+        """Write `text` unless it was streamed, and the final newline."""
+        self._progress.stop()
+        if not self._last:
+            self._last = text
+            _write(text)
+        if not self._last.endswith("\n"):
+            _write("\n")
+
+
+def print_document(text: str) -> None:
+    """Print a JSON document and nothing else."""
+    _write(f"{text}\n")
+
+
+def stdout_is_unicode() -> bool:
+    """Whether stdout can carry every character."""
+    return (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+
+
+def prepare_streams() -> None:
+    """Let a character that stdout cannot encode appear as `?` instead of ending the run."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def calm_libraries(*, debug: bool, quiet: bool) -> None:
+    """Keep the libraries' own log lines and progress bars out of the output.
+
+    Must run before transformers and huggingface_hub are imported: they read these variables
+    once. A variable that the user has set wins.
+    """
+    if debug:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.simplefilter("ignore")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

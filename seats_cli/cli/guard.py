@@ -1,0 +1,152 @@
+"""The edge where exceptions become one sentence on stderr and a documented exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from seats_cli.errors import ResourceError, SeatsError
+
+EXIT_OK, EXIT_UNEXPECTED, EXIT_INTERRUPTED = 0, 1, 130
+
+_OUT_OF_MEMORY = (
+    "Out of memory on the {where}. A smaller input or budget helps, for example "
+    "--max-frames 64, --max-pixels 150000, --retain 0.1 or --dtype bfloat16."
+)
+# What allocators say when they raise a plain RuntimeError.
+_ALLOCATOR_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+class GuardedGroup(TyperGroup):
+    """A command group that never shows a traceback unless it is asked to.
+
+    The mapping sits here, and not around the app, so that every way to start the app
+    (console script, `python -m`, a test's runner) gives the same output and exit code.
+    """
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command; in standalone mode end the process with its exit code."""
+        arguments = list(sys.argv[1:] if args is None else args)
+
+        def run() -> Any:
+            return super(GuardedGroup, self).main(
+                arguments or ["--help"],  # bare `seats` is a request for help, no mistake
+                prog_name or "seats",
+                complete_var,
+                False,
+                windows_expand_args,
+                **extra,
+            )
+
+        if not standalone_mode:
+            return run()
+        try:
+            result = run()
+        except BaseException as error:
+            leave(error, debug=wants_traceback(arguments))
+        if result == EXIT_INTERRUPTED:  # newer Typer hides Ctrl-C behind this result
+            leave(KeyboardInterrupt(), debug=False)
+        sys.exit(result if isinstance(result, int) else EXIT_OK)
+
+
+def wants_traceback(arguments: Sequence[str]) -> bool:
+    """True for `--debug` or SEATS_DEBUG=1, read from the raw arguments.
+
+    Raw, because parsing them may be what failed.
+    """
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--debug" in options or os.environ.get("SEATS_DEBUG", "") not in ("", "0")
+
+
+def leave(error: BaseException, *, debug: bool) -> NoReturn:
+    """Say what went wrong, in one line, and end the process with the code for it."""
+    if isinstance(error, SystemExit):
+        raise error
+    if _is_closed_pipe(error):
+        _silence_closed_pipe()
+        sys.exit(EXIT_UNEXPECTED)  # what click does where it sees the pipe first
+    sentence, code = explain(error)
+    with contextlib.suppress(OSError, ValueError):
+        if debug and code != EXIT_INTERRUPTED:
+            traceback.print_exception(error)
+        print(sentence, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One sentence and the exit code for an exception."""
+    if isinstance(error, typer.Abort):
+        # Click turns EOFError into Abort; that one is a defect, not a user's Ctrl-C.
+        if isinstance(error.__cause__, EOFError):
+            return _unexpected(error.__cause__)
+        return "Interrupted.", EXIT_INTERRUPTED
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted.", EXIT_INTERRUPTED
+    if isinstance(error, SeatsError):
+        return f"Error: {_one_line(str(error))}", error.exit_code
+    place = _out_of_memory_on(error)
+    if place is not None:
+        return f"Error: {_OUT_OF_MEMORY.format(where=place)}", ResourceError.exit_code
+    if hasattr(error, "format_message"):  # click's exceptions, wherever Typer keeps them
+        return _usage(error)
+    return _unexpected(error)
+
+
+def _usage(error: Any) -> tuple[str, int]:
+    sentence = _one_line(error.format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "seats"
+    return f"Error: {sentence}. See '{command} --help'.", int(error.exit_code)
+
+
+def _unexpected(error: BaseException) -> tuple[str, int]:
+    what = _one_line(str(error)) or "no message"
+    if len(what) > 300:
+        what = f"{what[:300]}..."
+    return (
+        f"Error: unexpected {type(error).__name__}: {what} "
+        "(run it again with --debug or SEATS_DEBUG=1 for the traceback)",
+        EXIT_UNEXPECTED,
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _out_of_memory_on(error: BaseException) -> str | None:
+    """The device that ran out of memory, or None; never imports torch to find out."""
+    if isinstance(error, MemoryError):
+        return "host"
+    if isinstance(error, RuntimeError):
+        message = str(error).lower()
+        is_torch_error = type(error).__name__ == "OutOfMemoryError"
+        if is_torch_error or any(phrase in message for phrase in _ALLOCATOR_PHRASES):
+            return "host" if "cpu" in message and not is_torch_error else "GPU"
+    return None
+
+
+def _is_closed_pipe(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _silence_closed_pipe() -> None:
+    """Point stdout at the null device, or the interpreter's last flush complains."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

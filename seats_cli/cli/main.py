@@ -1,0 +1,56 @@
+"""The `seats` command: its subcommands and global options.
+
+Nothing here or in the modules it imports may import torch, transformers or numpy; commands
+import those inside their functions, so that `seats --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from seats_cli import __version__
+from seats_cli.cli.ask import EPILOG, ask
+from seats_cli.cli.console import prepare_streams
+from seats_cli.cli.doctor import doctor
+from seats_cli.cli.guard import GuardedGroup
+from seats_cli.cli.settings import SettingsCommand
+
+app = typer.Typer(
+    cls=GuardedGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Ask a video and its sound, with Qwen-Omni models and SEATS token pruning.",
+    epilog=(
+        "Exit codes: 0 ok, 1 unexpected error, 2 usage, 3 unreadable media, 4 model not "
+        "available, 5 out of memory, 6 some items of a batch failed, 130 interrupted."
+    ),
+)
+app.command(cls=SettingsCommand, epilog=EPILOG)(ask)
+app.command()(doctor)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"seats {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    # --debug is read from the raw arguments by the guard, because parsing itself may fail.
+    pass
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    prepare_streams()
+    app()
