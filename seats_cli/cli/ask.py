@@ -1,0 +1,166 @@
+"""`seats ask`: one question about one file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seats_cli.cli import options as opt
+from seats_cli.cli import values
+from seats_cli.cli.budget import BudgetOptions, build_config
+from seats_cli.cli.console import (
+    AnswerStream,
+    Talk,
+    calm_libraries,
+    print_document,
+    stdout_is_unicode,
+)
+from seats_cli.cli.question import find_question
+from seats_cli.cli.session import InputOptions, ModelOptions, check_file, open_model, read_input
+
+if TYPE_CHECKING:
+    from seats_cli.config import SeatsConfig
+    from seats_cli.results import Answer
+
+EPILOG = (
+    'Examples: seats ask talk.mp4 "What is shown first?", '
+    "seats ask talk.mp4 --retain 10% --json < question.txt. "
+    "Defaults of Input, Budget and Model options, and of sampling, are also read from SEATS_<NAME> "
+    "variables, ./seats.toml and the user's config.toml."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A parsed command line."""
+
+    source: InputOptions
+    question: str
+    config: SeatsConfig | None
+    model: ModelOptions
+    choices: tuple[str, ...]
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    as_json: bool
+    stream: bool
+
+
+def ask(
+    context: typer.Context,
+    video: opt.Video,
+    question: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="QUESTION",
+            show_default=False,
+            help="The question; read from stdin when piped there, or for '-'.",
+        ),
+    ] = None,
+    start: opt.Start = None,
+    end: opt.End = None,
+    fps: opt.Fps = 2.0,
+    max_frames: opt.MaxFrames = 768,
+    max_pixels: opt.MaxPixels = None,
+    audio: opt.Audio = True,
+    audio_track: opt.AudioTrack = None,
+    retain: opt.Retain = None,
+    retain_video: opt.RetainVideo = None,
+    retain_audio: opt.RetainAudio = None,
+    full: opt.Full = False,
+    kv: opt.KvPolicy = None,
+    allocation: opt.AllocationPolicy = None,
+    config: opt.ConfigFile = None,
+    model: opt.Model = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = values.Dtype.AUTO,
+    attn: opt.Attn = values.Attention.SDPA,
+    revision: opt.Revision = None,
+    offline: opt.Offline = False,
+    max_new_tokens: opt.MaxNewTokens = 128,
+    temperature: opt.Temperature = 0.0,
+    top_p: opt.TopP = 1.0,
+    seed: opt.Seed = 0,
+    choices: opt.Choices = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    no_stream: opt.NoStream = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Answer a question about a video and its sound.
+
+    The answer goes to stdout; the report, warnings and progress go to stderr.
+    """
+    talk = Talk(quiet=quiet)
+    # Everything cheap that can be wrong is checked before the model is loaded.
+    first, last = values.parse_range(start, end)
+    budget = BudgetOptions(retain, retain_video, retain_audio, full, kv, allocation, config)
+    pruning = build_config(budget, context)
+    options = values.split_choices(choices)
+    check_file(video)
+    request = Request(
+        InputOptions(video, first, last, fps, max_frames, max_pixels, audio, audio_track),
+        find_question(question, talk),
+        pruning,
+        ModelOptions(model, device, dtype.value, attn.value, revision, offline),
+        options,
+        max_new_tokens,
+        temperature,
+        top_p,
+        seed,
+        as_json,
+        stream=not (no_stream or as_json),
+    )
+    calm_libraries(debug=debug, quiet=quiet)
+    show(request, answer(request, talk), talk)
+
+
+def answer(request: Request, talk: Talk) -> Answer:
+    """Load, read, ask; streams the answer to stdout where the request says so."""
+    from seats_cli.engine.answer import ask as ask_model
+
+    loaded = open_model(request.model, talk)
+    clip, read_s = read_input(request.source, loaded.sizing, talk)
+    with talk.progress("Answering") as progress:
+        stream = AnswerStream(progress) if request.stream and not request.choices else None
+        result = ask_model(
+            loaded,
+            clip,
+            request.question,
+            config=request.config,
+            max_new_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            choices=request.choices,
+            on_text=stream,
+            read_s=read_s,
+        )
+        if stream is not None:
+            stream.finish(result.text)
+    # The report is about the whole way from the file to the answer.
+    warnings = tuple(dict.fromkeys((*clip.warnings, *result.warnings)))
+    return dataclasses.replace(result, warnings=warnings)
+
+
+def show(request: Request, result: Answer, talk: Talk) -> None:
+    """Print what has not been streamed, the warnings and the report."""
+    if request.as_json:
+        from seats_cli.report.document import answer_document, dump_document
+
+        print_document(dump_document(answer_document(result), ascii_only=not stdout_is_unicode()))
+    elif not request.stream or request.choices:
+        print_document(result.text)
+    for warning in result.warnings:
+        talk.warning(warning)
+    if result.finish_reason == "length" and not request.choices:
+        talk.notice(
+            f"The answer was cut at {request.max_new_tokens} tokens; --max-new-tokens allows more."
+        )
+    if not (talk.quiet or request.as_json):
+        from seats_cli.report.table import print_report
+
+        print_report(result, talk.console)

@@ -1,0 +1,81 @@
+"""Where the question comes from: the argument, or a pipe on stdin."""
+
+from __future__ import annotations
+
+import select
+import sys
+from typing import TextIO
+
+from seats_cli.cli.console import Talk
+from seats_cli.errors import UsageError
+
+# Longer than any question; stops a film that was piped in by mistake.
+MAX_CHARACTERS = 1_000_000
+# An open pipe that stays empty is a script's mistake far more often than a slow writer.
+PATIENCE_S = 30.0
+_NOTICE_AFTER_S = 1.0
+
+_HOW = 'Give it as an argument, seats ask clip.mp4 "What happens?", or pipe it to stdin.'
+
+
+def find_question(argument: str | None, talk: Talk, *, patience_s: float = PATIENCE_S) -> str:
+    """The question, stripped of surrounding white space.
+
+    Parameters
+    ----------
+    argument : str or None
+        What the command line gave; "-" reads stdin however long it takes, None reads stdin
+        only when it is no terminal and something arrives there.
+    talk : Talk
+        Says what is being waited for.
+    patience_s : float
+        Seconds to wait for the first byte of an unannounced pipe.
+
+    Raises
+    ------
+    UsageError
+        There is no question.
+    """
+    if argument is not None and argument != "-":
+        question = argument.strip()
+        if not question:
+            raise UsageError(f"The question is empty. {_HOW}")
+        return question
+    stdin = sys.stdin
+    if stdin is None or stdin.closed:
+        raise UsageError(f"There is no question. {_HOW}")
+    if stdin.isatty():
+        if argument is None:
+            raise UsageError(f"There is no question. {_HOW}")
+        talk.notice("Type the question and end it with Ctrl-D.")
+    elif argument is None and not _arrives(stdin, patience_s, talk):
+        raise UsageError(f"No question came on stdin in {patience_s:g} s. {_HOW}")
+    return _read(stdin)
+
+
+def _read(stdin: TextIO) -> str:
+    try:
+        text = stdin.read(MAX_CHARACTERS + 1)
+    except UnicodeDecodeError:
+        raise UsageError("The question on stdin is not text in UTF-8.") from None
+    if len(text) > MAX_CHARACTERS:
+        raise UsageError(f"The question on stdin is longer than {MAX_CHARACTERS:,} characters.")
+    if not text.strip():
+        raise UsageError(f"There is no question, stdin is empty. {_HOW}")
+    return text.strip()
+
+
+def _arrives(stdin: TextIO, patience_s: float, talk: Talk) -> bool:
+    at_once = min(_NOTICE_AFTER_S, patience_s)
+    if _has_input(stdin, at_once):
+        return True
+    talk.notice("Waiting for the question on stdin.")
+    return _has_input(stdin, patience_s - at_once)
+
+
+def _has_input(stdin: TextIO, patience_s: float) -> bool:
+    """Whether something (or the end) arrives on stdin in time."""
+    try:
+        return bool(select.select([stdin.fileno()], [], [], patience_s)[0])
+    except (OSError, ValueError):
+        return True  # no real descriptor (a test) or no select for pipes (Windows): just read

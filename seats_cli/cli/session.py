@@ -1,0 +1,125 @@
+"""Loading a model and reading a clip as every command does it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seats_cli.cli.console import Talk
+from seats_cli.errors import MediaError, UsageError
+
+if TYPE_CHECKING:
+    from seats_cli.media.clip import Clip, FrameSizing
+    from seats_cli.models import LoadedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how to run it."""
+
+    model: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    attention: str = "sdpa"
+    revision: str | None = None
+    offline: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class InputOptions:
+    """What of a file to use; `start_s` and `end_s` are seconds."""
+
+    path: str
+    start_s: float | None = None
+    end_s: float | None = None
+    fps: float = 2.0
+    max_frames: int = 768
+    max_pixels: int | None = None
+    audio: bool = True
+    audio_track: int | None = None
+
+
+def check_file(path: str) -> None:
+    """Refuse a path that is no file before minutes are spent on loading a model.
+
+    Raises
+    ------
+    MediaError
+        The file does not exist, is a folder, or its name cannot be one.
+    """
+    try:
+        found = Path(path)
+        if found.is_dir():
+            raise MediaError(f"{path} is a folder; give one video or sound file.")
+        if not found.exists():
+            raise MediaError(f"{path} does not exist.")
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
+        raise MediaError(f"{path!r} cannot be opened: {error}.") from error
+
+
+def open_model(options: ModelOptions, talk: Talk) -> LoadedModel:
+    """Load the model and say so if it is the demonstration model."""
+    from seats_cli.models import default_model, load_model
+
+    name = options.model or default_model()
+    with talk.progress(f"Loading {name}"):
+        loaded = load_model(
+            name,
+            dtype=options.dtype,
+            device=options.device,
+            attention=options.attention,
+            revision=options.revision,
+            offline=options.offline,
+        )
+    if loaded.facts.demonstration:
+        talk.notice(
+            "This is the small bundled demonstration model, which knows simple shapes, colours "
+            "and sounds only (see seats doctor). For real answers use "
+            "--model Qwen/Qwen2.5-Omni-7B on a GPU."
+        )
+    return loaded
+
+
+def read_input(options: InputOptions, sizing: FrameSizing, talk: Talk) -> tuple[Clip, float]:
+    """The clip and the seconds that reading it took; its warnings are told."""
+    from seats_cli.media import read_clip
+
+    began = time.perf_counter()
+    with talk.progress(f"Reading {Path(options.path).name}"):
+        clip = read_clip(
+            options.path,
+            fps=options.fps,
+            max_frames=options.max_frames,
+            sizing=limit_pixels(sizing, options.max_pixels),
+            start=options.start_s,
+            end=options.end_s,
+            audio=options.audio,
+            audio_track=options.audio_track,
+        )
+    read_s = time.perf_counter() - began
+    for warning in clip.warnings:
+        talk.warning(warning)
+    return clip, read_s
+
+
+def limit_pixels(sizing: FrameSizing, max_pixels: int | None) -> FrameSizing:
+    """The model's size rules under a user's limit.
+
+    Raises
+    ------
+    UsageError
+        The limit is below one token's worth of pixels.
+    """
+    if max_pixels is None:
+        return sizing
+    least = sizing.factor**2
+    if max_pixels < least:
+        raise UsageError(
+            f"--max-pixels {max_pixels} is less than the {least} pixels of one token "
+            f"({sizing.factor}x{sizing.factor})."
+        )
+    return dataclasses.replace(
+        sizing, max_pixels=max_pixels, min_pixels=min(sizing.min_pixels, max_pixels)
+    )
