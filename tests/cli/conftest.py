@@ -1,0 +1,42 @@
+"""A runner of the command line on the fake engine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from seats_cli.cli.main import app
+from tests.cli import fakes
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> str:
+    """A path that exists; the fake engine does not read it."""
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"")
+    return str(path)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Call `seats` with arguments, in an empty folder and without the user's settings."""
+    for name, module in fakes.fake_modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("SEATS_DEBUG", "SEATS_MODEL", "SEATS_RETAIN", "SEATS_FPS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home" / ".config"))
+    monkeypatch.chdir(tmp_path)
+    fakes.CALLS.clear()
+
+    def call(*arguments: str, **options: object) -> Result:
+        return CliRunner().invoke(app, list(arguments), **options)  # type: ignore[arg-type]
+
+    return call

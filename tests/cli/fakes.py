@@ -1,0 +1,105 @@
+"""An engine without weights: what the command line calls, answering by the question.
+
+A question that names a trouble ("oom", "crash", ...) causes it; any other is answered with
+`PIECES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import importlib
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+
+from seats_cli import errors
+from tests.report.sample import CHOICES, FACTS, MODEL, sample_answer
+
+PIECES = ("a ", "red", " card")
+WARNINGS = ("The sound ends 3.0 s before the picture.",)
+CALLS: dict[str, Any] = {}
+
+
+def _trouble(name: str) -> BaseException | None:
+    found: dict[str, BaseException] = {
+        "crash": KeyError("deep\ninside"),
+        "eof": EOFError("no more"),
+        "gpu oom": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 334 GiB."),
+        "host oom": MemoryError(),
+        "cpu oom": RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        "long": errors.ResourceError("The clip has 63,000 tokens and the model holds 32,768."),
+        "ctrl-c": KeyboardInterrupt(),
+        "closed": BrokenPipeError(errno.EPIPE, "Broken pipe"),
+    }
+    return found.get(name)
+
+
+def load_model(model: str | None, **options: Any) -> SimpleNamespace:
+    """A model object with the facts that the command line looks at."""
+    from seats_cli.media.clip import FrameSizing
+
+    CALLS["load_model"] = {"model": model, **options}
+    if model == "missing/model":
+        raise errors.ModelError("missing/model is not on this machine; fetch it with hf download.")
+    demonstration = model == "bundled"
+    facts = dataclasses.replace(MODEL, id=model or "", demonstration=demonstration)
+    return SimpleNamespace(facts=facts, sizing=FrameSizing(), load_s=0.1)
+
+
+def read_clip(path: str, **options: Any) -> SimpleNamespace:
+    """A clip of nothing but facts and a warning."""
+    CALLS["read_clip"] = {"path": path, **options}
+    if path.endswith(".txt"):
+        raise errors.MediaError(f"{path} holds neither video nor sound.")
+    return SimpleNamespace(facts=dataclasses.replace(FACTS, path=path), warnings=WARNINGS)
+
+
+def ask(loaded: Any, clip: Any, question: str, **options: Any) -> Any:
+    """Stream the pieces and return the sample answer."""
+    CALLS["ask"] = {"question": question, **options}
+    trouble = _trouble(question)
+    if trouble is not None:
+        raise trouble
+    choices = CHOICES if options["choices"] else ()
+    if options["on_text"] is not None and not choices:
+        for piece in PIECES:
+            options["on_text"](piece)
+    return sample_answer(
+        question=question,
+        text=choices[0].text if choices else "".join(PIECES),
+        media=clip.facts,
+        model=loaded.facts,
+        choices=choices,
+        finish_reason="length" if question == "endless" else "stop",
+        warnings=(*WARNINGS, "The model guessed."),
+    )
+
+
+def fake_modules() -> dict[str, ModuleType]:
+    """Stand-ins by module name, for `sys.modules`."""
+    media = importlib.import_module("seats_cli.media")
+    timecode = importlib.import_module("seats_cli.media.timecode")
+    fakes = {
+        "seats_cli.models": {"load_model": load_model, "default_model": lambda: "bundled"},
+        "seats_cli.media": {
+            "read_clip": read_clip,
+            "parse_time": timecode.parse_time,
+            "__path__": media.__path__,
+        },
+        "seats_cli.engine.answer": {"ask": ask},
+    }
+    modules = {}
+    for name, attributes in fakes.items():
+        modules[name] = ModuleType(name)
+        vars(modules[name]).update(attributes)
+    return modules
+
+
+if __name__ == "__main__":
+    sys.modules.update(fake_modules())
+    from seats_cli.cli.main import main
+
+    main()

@@ -1,0 +1,80 @@
+"""Flag before environment before project file before user's file before default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seats_cli.cli.settings import settings_files, shown_path
+from tests.cli.fakes import CALLS
+
+
+@pytest.fixture
+def user_file(run):
+    path = settings_files()[1]
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def fps(run, clip, *arguments):
+    result = run("ask", clip, "What?", "-q", *arguments)
+    assert result.exit_code == 0, result.stderr
+    return CALLS["read_clip"]["fps"]
+
+
+def test_precedence(run, clip, user_file, monkeypatch):
+    assert fps(run, clip) == 2.0
+    user_file.write_text("fps = 3\n")
+    assert fps(run, clip) == 3.0
+    Path("seats.toml").write_text("fps = 4.0\n")
+    assert fps(run, clip) == 4.0
+    monkeypatch.setenv("SEATS_FPS", "5")
+    assert fps(run, clip) == 5.0
+    assert fps(run, clip, "--fps", "6") == 6.0
+    monkeypatch.setenv("SEATS_FPS", "")
+    assert fps(run, clip) == 4.0
+
+
+def test_model_from_environment_and_file(run, clip, monkeypatch):
+    Path("seats.toml").write_text('model = "from/file"\noffline = true\nretain = "10%"\n')
+    run("ask", clip, "What?")
+    assert CALLS["load_model"]["model"] == "from/file"
+    assert CALLS["load_model"]["offline"] is True
+    assert CALLS["ask"]["config"].retain == pytest.approx(0.1)
+    monkeypatch.setenv("SEATS_MODEL", "from/env")
+    run("ask", clip, "What?")
+    assert CALLS["load_model"]["model"] == "from/env"
+
+
+def test_a_bad_value_is_blamed_on_its_source(run, clip, monkeypatch):
+    Path("seats.toml").write_text('fps = "fast"\n')
+    result = run("ask", clip, "What?")
+    assert result.exit_code == 2
+    assert "seats.toml" in result.stderr
+    monkeypatch.setenv("SEATS_FPS", "-1")
+    assert "SEATS_FPS" in run("ask", clip, "What?").stderr
+    assert "SEATS_FPS" not in run("ask", clip, "What?", "--fps", "0").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max_frame = 3", "max_frames"),
+        ("question = 'x'", "no setting"),
+        ("fps = [1]", "plain value"),
+        ("fps = ", "TOML"),
+    ],
+)
+def test_a_bad_file_is_a_usage_error_that_names_it(run, clip, text, words):
+    Path("seats.toml").write_text(text)
+    result = run("ask", clip, "What?")
+    assert result.exit_code == 2
+    assert "seats.toml" in result.stderr
+    assert words in result.stderr
+    assert run("ask", "--help").exit_code == 0
+
+
+def test_home_is_not_shown():
+    assert shown_path(Path.home() / "x") == "~/x"
+    assert shown_path(Path("/srv/x")) == "/srv/x"
