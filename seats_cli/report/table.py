@@ -66,9 +66,12 @@ def plan_line(answer: Answer) -> str:
     plan, config = answer.plan, answer.config
     if plan is None:
         return "unpruned, every token in every layer"
-    method = getattr(config, "method", "seats")
     layers = ", ".join(str(layer) for layer in plan.drop_layers)
-    parts = [str(method), f"drops after layers {layers}" if layers else "no drop layers"]
+    parts = [plan.method]
+    if config is not None:
+        video, audio = config.targets(answer.architecture.family)
+        parts.append(f"{format_percent(video)} of video and {format_percent(audio)} of audio asked")
+    parts.append(f"drops after layers {layers}" if layers else "no drop layers")
     parts.append(
         "no late block" if plan.late_layer is None else f"late block from layer {plan.late_layer}"
     )

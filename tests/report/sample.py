@@ -74,6 +74,7 @@ class SamplePlan:
     temperature: float = 0.1
     allocation: str = "reference"
     kv: str = "layerwise"
+    method: str = "seats"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,10 @@ class SampleConfig:
 
     retain: float = 0.25
     method: str = "seats"
+
+    def targets(self, family: str) -> tuple[float, float]:
+        """Published for 25 %."""
+        return 0.2, 0.55
 
     def to_dict(self) -> dict[str, Any]:
         """The fields."""
