@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +104,7 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         plan = (
             plan_or_config.plan(architecture)
             if isinstance(plan_or_config, SeatsConfig)
-            else replace(plan_or_config, num_layers=architecture.num_layers)
+            else plan_or_config.for_layers(architecture.num_layers)
         )
         self._clock = clock or Clock()
         method = method_for(plan)
