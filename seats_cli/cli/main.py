@@ -12,6 +12,7 @@ import typer
 
 from seats_cli import __version__
 from seats_cli.cli.ask import EPILOG, ask
+from seats_cli.cli.config import config
 from seats_cli.cli.console import prepare_streams
 from seats_cli.cli.doctor import doctor
 from seats_cli.cli.guard import GuardedGroup
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command(cls=SettingsCommand, epilog=EPILOG)(ask)
 app.command()(doctor)
+app.command()(config)
 
 
 def _version(value: bool) -> None:

@@ -44,7 +44,7 @@ def test_module_and_version():
 
 
 @pytest.mark.parametrize("width", [80, 100])
-@pytest.mark.parametrize("command", [(), ("ask",), ("doctor",)])
+@pytest.mark.parametrize("command", [(), ("ask",), ("doctor",), ("config",)])
 def test_every_line_fits(run, monkeypatch, command, width):
     monkeypatch.setenv("TERMINAL_WIDTH", str(width))
     result = run(*command, "--help")

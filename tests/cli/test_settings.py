@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from seats_cli.cli.settings import settings_files, shown_path
+from seats_cli.cli.settings import KEYS, settings_files, shown_path
 from tests.cli.fakes import CALLS
 
 
@@ -78,3 +80,27 @@ def test_a_bad_file_is_a_usage_error_that_names_it(run, clip, text, words):
 def test_home_is_not_shown():
     assert shown_path(Path.home() / "x") == "~/x"
     assert shown_path(Path("/srv/x")) == "/srv/x"
+
+
+def test_config_shows_values_and_origins(run, monkeypatch):
+    Path("seats.toml").write_text("fps = 4.0\n")
+    monkeypatch.setenv("SEATS_RETAIN", "10%")
+    rows = [line.split() for line in run("config").stdout.splitlines()]
+    assert ["fps", "4.0", "seats.toml"] in rows
+    assert ["retain", "10%", "SEATS_RETAIN"] in rows
+    assert ["max_frames", "768", "default"] in rows
+    assert ["dtype", "auto", "default"] in rows
+    assert ["model", "bundled", "default"] in rows
+    settings = json.loads(run("config", "--json").stdout)["settings"]
+    assert settings["fps"] == {"value": 4.0, "origin": "seats.toml"}
+    assert settings["attn"] == {"value": "sdpa", "origin": "default"}
+
+
+def test_every_setting_is_an_option_of_ask(run):
+    from typer.main import get_command
+
+    from seats_cli.cli.main import app
+
+    command: Any = get_command(app)
+    names = {parameter.name for parameter in command.commands["ask"].params}
+    assert set(KEYS) <= names
