@@ -109,7 +109,9 @@ def plan_frames(
     density = max(len(inside) / covered, min(fps, max_frames / covered))
     total = max(1, round(covered * density))
     count = frame_count(total, total / covered, fps, max_frames)
-    times = begin + frame_indices(total, count).astype(np.float64) * (covered / total)
+    # As with indices, the last frame is the last one looked at, however short it is.
+    final = max(begin + covered * (1 - 1 / total), min(float(shown[-1]), high))
+    times = np.linspace(begin, final, count)
     return FramePlan(
         times, count / covered, rate, max(late, 0.0) if late > ALIGNED_S else 0.0, False
     )

@@ -127,11 +127,14 @@ def _describe(container: InputContainer) -> Source:
             f"The file has {len(videos)} pictures; stream {video.index}, the largest, is used."
         )
     starts = [_seconds(s.start_time, s.time_base) for s in [*videos, *sounds]]
+    origin = min((s for s in starts if s is not None), default=0.0)
     duration = _seconds(container.duration, Fraction(1, av.time_base))
+    if duration and duration > origin > 0 and "matroska" in container.format.name:
+        duration -= origin  # Matroska's duration is the time stamp of the end
     return Source(
         container=container.format.name,
         duration_s=duration if duration and duration > 0 else None,
-        origin_s=min((s for s in starts if s is not None), default=0.0),
+        origin_s=origin,
         video=_video_track(video) if video is not None else None,
         audio=tuple(map(_audio_track, sounds)),
         notes=tuple(notes),

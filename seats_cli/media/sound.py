@@ -9,11 +9,11 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from seats_cli.media.clip import SAMPLE_RATE
+from seats_cli.media.mixing import Mixer, kind_of
 from seats_cli.media.scan import seek_before, select_only
 
 MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, loudly
@@ -121,8 +121,7 @@ class _Placer:
         self.at_s = 0.0  # where the next frame is expected
         self.joined = 0
         self._shift_s = 0.0
-        self._resampler: AudioResampler | None = None
-        self._kind: tuple[object, ...] = ()
+        self._mixer: Mixer | None = None
         self._position = 0
 
     def add(self, frame: AudioFrame, zero_s: float) -> None:
@@ -130,40 +129,35 @@ class _Placer:
         if frame.samples == 0 or frame.sample_rate <= 0:
             return
         when = self.at_s if frame.time is None else frame.time - zero_s + self._shift_s
-        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        started = self._resampler is not None
-        if started and self._is_leap(when):
+        if self._mixer is not None and self._is_leap(when):
             self.joined += 1
             self._shift_s += self.at_s - when
             when = self.at_s
-        if not started or kind != self._kind or abs(when - self.at_s) > _JUMP_S:
+        if (
+            self._mixer is None
+            or kind_of(frame) != self._mixer.kind
+            or abs(when - self.at_s) > _JUMP_S
+        ):
             self.flush()
-            # Sample format and mixing weights (ITU-R BS.775, scaled so that nothing can
-            # clip) are libswresample's.
-            self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-            self._kind = kind
+            self._mixer = Mixer(frame)
             self._position = round(when * SAMPLE_RATE)
             self.at_s = when
         self.at_s += frame.samples / frame.sample_rate
-        # The resampler shall count samples, not follow the stamps' jitter.
-        frame.pts = None
-        self._write(frame)
+        self._write(self._mixer, frame)
 
     def flush(self) -> None:
-        """Write out what the resampler still holds."""
-        if self._resampler is not None:
-            self._write(None)
-            self._resampler = None
+        """Write out what the mixer still holds."""
+        if self._mixer is not None:
+            self._write(self._mixer, None)
+            self._mixer = None
 
     def _is_leap(self, when: float) -> bool:
         # Silence longer than the file itself, or a step back, is a fault in the stamps.
         limit = max(self.length_s or 0.0, 60.0)
         return when - self.at_s > limit or self.at_s - when > 1.0
 
-    def _write(self, frame: AudioFrame | None) -> None:
-        assert self._resampler is not None
-        for piece in self._resampler.resample(frame):
-            samples = piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+    def _write(self, mixer: Mixer, frame: AudioFrame | None) -> None:
+        for samples in mixer.push(frame):
             self.track.write(self._position, samples)
             self._position += len(samples)
 
