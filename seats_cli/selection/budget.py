@@ -32,6 +32,7 @@ def _validate(
     temperature: float,
     allocation: str,
 ) -> None:
+    """Refuse arguments of `select_by_relevance` that do not fit."""
     if scores.ndim != 1:
         raise ValueError(f"scores must have shape (S,), got {tuple(scores.shape)}")
     for name, mask in (("video_mask", video_mask), ("audio_mask", audio_mask)):
@@ -145,6 +146,8 @@ def select_by_relevance(
     scores = scores.float().nan_to_num(nan=-limit, posinf=limit, neginf=-limit)
     video, audio = contiguous_runs(video_mask), contiguous_runs(audio_mask)
     keep = (total_to_keep(video.total, keep_video), total_to_keep(audio.total, keep_audio))
+    if keep == (video.total, audio.total):
+        return torch.ones_like(video_mask)
     one_window = max(len(video.sizes), len(audio.sizes)) <= 1
     if one_window or not video.total or not audio.total:
         video, audio = _as_one_run(video), _as_one_run(audio)
