@@ -85,13 +85,14 @@ def ask(
     _check_context(inputs["input_ids"].shape[1], max_new_tokens, architecture.max_positions)
 
     pruning = nullcontext() if plan is None else prune(loaded.model, plan, clock=clock)
+    scores: tuple[ChoiceScore, ...] = ()
+    token_ids: tuple[int, ...] = ()
     with torch.inference_mode(), _watched(clock, adapter), pruning as run:
         if choices:
             scores = score_choices(loaded, inputs, choices)
-            text, token_ids, finish = max(scores, key=lambda score: score.probability).text, (), "stop"
+            text, finish = max(scores, key=lambda score: score.probability).text, "stop"
             first = end = clock.now()
         else:
-            scores = ()
             stream = _Stream(loaded.processor.tokenizer, clock, on_text)
             text, token_ids, finish = _generate(
                 loaded, inputs, stream, max_new_tokens, temperature, top_p
@@ -158,7 +159,8 @@ def _check_context(prompt: int, new: int, limit: int) -> None:
     if prompt + new > limit:
         raise ResourceError(
             f"The prompt has {prompt} tokens and the answer may take {new}, but the model's "
-            f"context holds {limit}: use --start/--end, a lower --fps, --max-frames or --max-pixels."
+            f"context holds {limit}: use --start/--end or a lower --fps, --max-frames or "
+            "--max-pixels."
         )
 
 
@@ -213,7 +215,12 @@ def _generate(
     """Text, token ids and finish reason of a free answer."""
     tokenizer = loaded.processor.tokenizer
     stop = _stop_ids(loaded)
-    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    sampling: dict[str, Any] = {
+        "do_sample": False,
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+    }
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     output = loaded.model.generate(
@@ -251,6 +258,3 @@ def _peak_host_bytes() -> int:
     """Largest resident size of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-__all__ = ["ChoiceScore", "ask"]

@@ -132,7 +132,9 @@ class EncoderStatistics:
                 importance = torch.cat(
                     [
                         pool_mean(received_attention(q, k, adapter.audio_statistics_window), pool)
-                        for q, k in zip(query.split(positions), key.split(positions), strict=True)
+                        for q, k in zip(
+                            torch.split(query, positions), torch.split(key, positions), strict=True
+                        )
                     ]
                 )
         self._audio.append(EncoderCall(importance, tuple(n // pool for n in positions), ()))

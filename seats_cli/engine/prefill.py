@@ -88,7 +88,9 @@ class PrunedPrefill:
             adapter.language_model.register_forward_hook(self._leave_decoder, with_kwargs=True),
         ]
         for number, layer in enumerate(adapter.layers, start=1):
-            handles.append(layer.register_forward_pre_hook(self._enter_layer(number), with_kwargs=True))
+            handles.append(
+                layer.register_forward_pre_hook(self._enter_layer(number), with_kwargs=True)
+            )
             handles.append(layer.register_forward_hook(self._leave_layer(number)))
         return handles
 
@@ -175,8 +177,13 @@ class PrunedPrefill:
         if ids is None or ids.shape != embeddings.shape[:2]:
             raise UsageError("Pruning needs input_ids: they tell which tokens are video or audio.")
         if len(ids) != 1:
-            raise UsageError(f"Pruning works on one prompt at a time, not on a batch of {len(ids)}.")
-        video, audio = ids[0] == self._adapter.video_token_id, ids[0] == self._adapter.audio_token_id
+            raise UsageError(
+                f"Pruning works on one prompt at a time, not on a batch of {len(ids)}."
+            )
+        video, audio = (
+            ids[0] == self._adapter.video_token_id,
+            ids[0] == self._adapter.audio_token_id,
+        )
         self.trace = SelectionTrace(len(self._adapter.layers), video.cpu(), audio.cpu())
         self._stages = []
         positions = _three_rows(kwargs.get("position_ids"), embeddings)
@@ -203,7 +210,9 @@ class PrunedPrefill:
 
     def _prompt_tokens(self, embeddings: Tensor, video: Tensor, audio: Tensor) -> PromptTokens:
         """Embeddings with what the encoders said about them."""
-        n_video, n_audio = (int(count) for count in torch.stack([video.sum(), audio.sum()]).tolist())
+        n_video, n_audio = (
+            int(count) for count in torch.stack([video.sum(), audio.sum()]).tolist()
+        )
         seen = self._statistics.video_for(n_video) if n_video else None
         heard = self._statistics.audio_for(n_audio) if n_audio else None
         needed = self._method.needs_importance

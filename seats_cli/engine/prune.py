@@ -52,7 +52,9 @@ class PrunedRun:
         video, audio, text = trace.offered
         lines = [f"offered          video {video:6d}  audio {audio:6d}  text {text:5d}"]
         for stage in trace.stages:
-            where = "before the LLM" if stage.after_layer == 0 else f"after layer {stage.after_layer}"
+            where = (
+                "before the LLM" if stage.after_layer == 0 else f"after layer {stage.after_layer}"
+            )
             lines.append(
                 f"{where:16s} video {stage.video:6d}  audio {stage.audio:6d}  text {stage.text:5d}"
             )
@@ -111,9 +113,7 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         self._statistics = EncoderStatistics(
             self._adapter, plan.video_window, self._clock, method.needs_importance
         )
-        self._prefill = PrunedPrefill(
-            self._adapter, plan, method, self._statistics, self._clock
-        )
+        self._prefill = PrunedPrefill(self._adapter, plan, method, self._statistics, self._clock)
         self._run = PrunedRun(plan, self._prefill)
         self._handles: list[RemovableHandle] = []
 

@@ -93,10 +93,15 @@ class Adapter(ABC):
     def describe(cls, config: Any) -> Architecture:
         """Shapes of a thinker config as plain numbers."""
 
-    @staticmethod
-    @abstractmethod
-    def default_sizing() -> FrameSizing:
-        """Frame size rules of the family's official video pipeline."""
+    def sizing(self) -> FrameSizing:
+        """Frame sizes: 128 to 768 merged tokens as officially, or the checkpoint's own."""
+        vision, own = self.config.vision_config, self.own_settings()
+        factor = vision.patch_size * vision.spatial_merge_size
+        return FrameSizing(
+            factor=factor,
+            min_pixels=own.get("min_pixels", 128 * factor**2),
+            max_pixels=own.get("max_pixels", 768 * factor**2),
+        )
 
     @property
     @abstractmethod

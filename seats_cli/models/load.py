@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def load_model(
         demonstration=folder == BUNDLED_PATH,
     )
     architecture = adapter.architecture()
-    sizing = _sizing(adapter)
+    sizing = adapter.sizing()
     return LoadedModel(
         net, processor, adapter, architecture, sizing, facts, time.perf_counter() - start
     )
@@ -138,7 +138,9 @@ def _locate(name: str, revision: str | None, offline: bool) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except HFValidationError:
-        raise ModelError(f"There is no model folder '{name}', and it is no hub id either.") from None
+        raise ModelError(
+            f"There is no model folder '{name}', and it is no hub id either."
+        ) from None
     except (LocalEntryNotFoundError, OSError):
         size = f" (about {HUB_GIGABYTES[name]} GB)" if name in HUB_GIGABYTES else ""
         option = f" --revision {revision}" if revision else ""
@@ -171,13 +173,14 @@ def _read(
         processor = getattr(transformers, family.processor_class).from_pretrained(
             folder, local_files_only=True
         )
-        net = getattr(transformers, family.thinker_class).from_pretrained(
+        net, info = getattr(transformers, family.thinker_class).from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if "out of memory" in str(error).lower():
@@ -186,18 +189,14 @@ def _read(
             f"The checkpoint '{name}' cannot be read ({_first_line(error)}); "
             "a missing or cut-off file is the usual cause: fetch it again."
         ) from error
+    # transformers would fill these with random numbers; only this pair is never used
+    missing = sorted(key for key in info["missing_keys"] if "audio_bos_eos_token" not in key)
+    if missing:
+        raise ModelError(
+            f"The checkpoint '{name}' lacks {len(missing)} weights of its model, the first "
+            f"being {missing[0]}: fetch it again."
+        )
     return processor, net
-
-
-def _sizing(adapter: Adapter) -> FrameSizing:
-    """The family's frame sizes, or those that the checkpoint names for itself."""
-    default = adapter.default_sizing()
-    own = adapter.own_settings()
-    if "max_pixels" not in own:
-        return default
-    return replace(
-        default, min_pixels=own.get("min_pixels", default.min_pixels), max_pixels=own["max_pixels"]
-    )
 
 
 def _device(device: str) -> torch.device:
@@ -206,7 +205,9 @@ def _device(device: str) -> torch.device:
     try:
         where = torch.device(device)
     except RuntimeError:
-        raise UsageError(f"Unknown device '{device}': use auto, cpu, cuda, cuda:1 or mps.") from None
+        raise UsageError(
+            f"Unknown device '{device}': use auto, cpu, cuda, cuda:1 or mps."
+        ) from None
     if where.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("There is no usable CUDA device here: use --device cpu.")
     if where.type == "mps" and not torch.backends.mps.is_available():

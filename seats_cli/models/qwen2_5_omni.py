@@ -10,7 +10,6 @@ from transformers.vision_utils import get_vision_window_index
 
 from seats_cli.architecture import Architecture, AudioShape, VisionShape
 from seats_cli.config import default_layers, default_temperature
-from seats_cli.media.clip import FrameSizing
 from seats_cli.models.adapter import Adapter, rotate_float32
 
 
@@ -36,7 +35,8 @@ class Qwen25Omni(Adapter):
             intermediate_size=text.intermediate_size,
             num_heads=text.num_attention_heads,
             num_kv_heads=text.num_key_value_heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            head_dim=getattr(text, "head_dim", None)
+            or text.hidden_size // text.num_attention_heads,
             vocab_size=text.vocab_size,
             vision=VisionShape(
                 depth=vision.depth,
@@ -69,11 +69,6 @@ class Qwen25Omni(Adapter):
             max_positions=text.max_position_embeddings,
             layers_from="paper" if text.num_hidden_layers == 28 else "depth",
         )
-
-    @staticmethod
-    def default_sizing() -> FrameSizing:
-        """Sides in multiples of 28 pixels, 128 to 768 merged tokens per frame pair."""
-        return FrameSizing(factor=28, min_pixels=128 * 28 * 28, max_pixels=768 * 28 * 28)
 
     @property
     def vision_attention(self) -> nn.Module:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from seats_cli.architecture import Architecture, AudioShape, VisionShape
 from seats_cli.config import default_layers, default_temperature
-from seats_cli.media.clip import FrameSizing
 from seats_cli.models.adapter import Adapter, rotate_float32
 
 
@@ -35,7 +34,8 @@ class Qwen3OmniMoe(Adapter):
             intermediate_size=text.intermediate_size,
             num_heads=text.num_attention_heads,
             num_kv_heads=text.num_key_value_heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            head_dim=getattr(text, "head_dim", None)
+            or text.hidden_size // text.num_attention_heads,
             vocab_size=text.vocab_size,
             vision=VisionShape(
                 depth=vision.depth,
@@ -71,11 +71,6 @@ class Qwen3OmniMoe(Adapter):
             max_positions=text.max_position_embeddings,
             layers_from="paper" if text.num_hidden_layers == 48 else "depth",
         )
-
-    @staticmethod
-    def default_sizing() -> FrameSizing:
-        """Sides in multiples of 32 pixels, 128 to 768 merged tokens per frame pair."""
-        return FrameSizing(factor=32, min_pixels=128 * 32 * 32, max_pixels=768 * 32 * 32)
 
     @property
     def vision_attention(self) -> nn.Module:

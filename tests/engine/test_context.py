@@ -36,9 +36,7 @@ def fingerprint(net: Any) -> tuple[Any, ...]:
         (name, len(module._forward_hooks), len(module._forward_pre_hooks), type(module).forward)
         for name, module in net.named_modules()
     )
-    overridden = tuple(
-        name for name, module in net.named_modules() if "forward" in vars(module)
-    )
+    overridden = tuple(name for name, module in net.named_modules() if "forward" in vars(module))
     return hooks, overridden, tuple(value.sum().item() for value in net.state_dict().values())
 
 
@@ -283,7 +281,10 @@ class TestRefusals:
             net(**inputs, mm_encoder_outputs={"video": video})
 
     def test_trace_before_any_prompt(self) -> None:
-        with prune(model("qwen2_5"), NOTHING) as pruned, pytest.raises(UsageError, match="No prompt"):
+        with (
+            prune(model("qwen2_5"), NOTHING) as pruned,
+            pytest.raises(UsageError, match="No prompt"),
+        ):
             _ = pruned.trace
 
     def test_entering_twice(self) -> None:
@@ -308,6 +309,4 @@ class TestRefusals:
             prune(net, golden.plan(run)),
             torch.no_grad(),
         ):
-            net.generate(
-                **golden.inputs(run), max_new_tokens=2, cache_implementation="static"
-            )
+            net.generate(**golden.inputs(run), max_new_tokens=2, cache_implementation="static")

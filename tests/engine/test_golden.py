@@ -35,7 +35,9 @@ def test_run_equals_reference(run: Run) -> None:
         recorded = [n for n in range(len(acting)) if golden.has(run, f"drop{n}_kept_indices")]
         for number in recorded:
             stage = stages[acting[number]]
-            assert torch.equal(stage.kept, golden.expected(run, f"drop{number}_kept_indices").long())
+            assert torch.equal(
+                stage.kept, golden.expected(run, f"drop{number}_kept_indices").long()
+            )
             if golden.has(run, f"drop{number}_scores"):
                 torch.testing.assert_close(
                     stage.scores, golden.expected(run, f"drop{number}_scores"), atol=2e-6, rtol=0
@@ -53,9 +55,7 @@ def test_run_equals_reference(run: Run) -> None:
 
         cache = output.get("cache", output.get("past_key_values"))
         for step, token in enumerate(golden.expected(run, "decode_tokens").tolist()):
-            output = net(
-                input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True
-            )
+            output = net(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True)
             torch.testing.assert_close(
                 output.logits[0, -1], golden.expected(run, "decode_logits")[step], **LOGITS
             )
