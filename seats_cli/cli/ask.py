@@ -156,6 +156,8 @@ def show(request: Request, result: Answer, talk: Talk) -> None:
         print_document(result.text)
     for warning in result.warnings:
         talk.warning(warning)
+    if not result.text.strip():
+        talk.notice("The model's answer is empty.")
     if result.finish_reason == "length" and not request.choices:
         talk.notice(
             f"The answer was cut at {request.max_new_tokens} tokens; --max-new-tokens allows more."

@@ -14,11 +14,12 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from seats_cli import __version__
 from seats_cli.cli.settings import load_settings, settings_files, shown_path
 
 Facts = dict[str, Any]
 
-_PACKAGES = ("seats-cli", "torch", "torchvision", "transformers", "tokenizers", "librosa", "numpy")
+_PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "librosa", "numpy")
 # Only these are shown: they change where models come from and what runs, and hold no secret.
 _VARIABLES = (
     "HF_HUB_OFFLINE",
@@ -75,7 +76,8 @@ def _available_memory() -> int | None:
 
 
 def _packages() -> Facts:
-    facts: Facts = {name: _installed(name) for name in _PACKAGES}
+    facts: Facts = {"seats-cli": __version__}
+    facts.update({name: _installed(name) for name in _PACKAGES})
     facts["flash-attn"] = _installed("flash-attn")
     return facts
 

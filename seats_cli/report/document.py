@@ -16,6 +16,8 @@ from enum import Enum
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from seats_cli import __version__
+
 if TYPE_CHECKING:
     from seats_cli.results import Answer, Cost, Timing
     from seats_cli.selection.trace import SelectionTrace
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 # Raised when a key changes its meaning or disappears; new keys alone do not raise it.
 SCHEMA_VERSION = "1"
 
-_VERSIONED = ("seats-cli", "torch", "torchvision", "transformers", "av", "librosa")
+_VERSIONED = ("torch", "torchvision", "transformers", "av", "librosa")
 
 
 def answer_document(answer: Answer) -> dict[str, Any]:
@@ -70,7 +72,10 @@ def dump_document(document: Mapping[str, Any], *, ascii_only: bool = False) -> s
 
 def versions() -> dict[str, str | None]:
     """Installed versions of what computes the answer, without importing any of it."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    found: dict[str, str | None] = {
+        "seats-cli": __version__,
+        "python": platform.python_version(),
+    }
     for name in _VERSIONED:
         try:
             found[name] = metadata.version(name)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from seats_cli.results import Answer
     from seats_cli.selection.trace import Stage
 
+# Picture and sound of one file rarely end at the very same moment.
+_END_TOLERANCE_S = 0.1
+
 _CONVENTION = (
     "FLOPs count 2 per multiply-add with the LM head on the last position. The paper counts "
     "1 per multiply-add with the LM head on every position."
@@ -49,9 +52,10 @@ def clip_line(answer: Answer) -> str:
     media = answer.media
     name = PurePath(media.path).name or media.path
     parts = [name.encode("utf-8", "replace").decode("utf-8"), format_seconds(media.duration_s)]
-    end = media.duration_s if media.end_s is None else media.end_s
-    if media.start_s or (end is not None and end != media.duration_s):
-        parts.append(f"used {media.start_s:g} s to {'the end' if end is None else f'{end:g} s'}")
+    end, duration = media.end_s, media.duration_s
+    cut = end is not None and duration is not None and end < duration - _END_TOLERANCE_S
+    if media.start_s or cut:
+        parts.append(f"used {media.start_s:.4g} s to {f'{end:.4g} s' if cut else 'the end'}")
     if media.frames_used:
         rate = "" if answer.effective_fps is None else f" at {answer.effective_fps:.3g} fps"
         parts.append(f"{media.frames_used} frames {media.width}x{media.height}{rate}")

@@ -72,6 +72,11 @@ def test_unpruned_sound_only():
     assert "None" not in text
 
 
+def test_sound_that_ends_a_moment_later_is_no_cut():
+    media = dataclasses.replace(FACTS, end_s=12.0107)
+    assert "used" not in shown(sample_answer(media=media))
+
+
 def test_part_of_a_file_and_cpu():
     media = dataclasses.replace(FACTS, start_s=2.0, end_s=7.5, audio_used_s=0.0)
     answer = sample_answer(media=media, model=dataclasses.replace(MODEL, revision=None))
