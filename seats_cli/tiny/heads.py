@@ -1,0 +1,79 @@
+"""Throw-away linear heads: dense supervision in training, not shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, rms_norm
+
+from seats_cli.tiny.labels import (
+    AUDIO_CLASSES,
+    AUDIO_CONTEXT_CLASSES,
+    VIDEO_CLASSES,
+    VIDEO_CONTEXT_CLASSES,
+)
+from seats_cli.tiny.vocabulary import IGNORE
+
+CLASSES: dict[str, Mapping[str, int]] = {
+    "video": VIDEO_CLASSES,
+    "audio": AUDIO_CLASSES,
+    "video_context": VIDEO_CONTEXT_CLASSES,
+    "audio_context": AUDIO_CONTEXT_CLASSES,
+}
+# Labels whose class 0 fills most of the clip: their accuracy is stated on the rest.
+_MOSTLY_ZERO = {("video", name) for name in VIDEO_CLASSES} | {("audio", "kind")}
+
+
+class DenseHeads(nn.Module):
+    """One linear read-out per label.
+
+    Parameters
+    ----------
+    width : int
+        Of the hidden states that are read.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {
+                f"{part}_{name}": nn.Linear(width, classes)
+                for part, names in CLASSES.items()
+                for name, classes in names.items()
+            }
+        )
+
+    def forward(
+        self, part: str, hidden: torch.Tensor, labels: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Summed loss and accuracies of one group of labels.
+
+        Parameters
+        ----------
+        part : str
+            A key of `CLASSES`.
+        hidden : float tensor, shape (..., width)
+        labels : dict of int64 tensors, shape (...)
+
+        Returns
+        -------
+        float tensor, shape (), and dict of float
+            Accuracy by "part.name", left out where nothing is labelled.
+        """
+        states = rms_norm(hidden, hidden.shape[-1:])
+        loss = hidden.new_zeros(())
+        accuracy: dict[str, float] = {}
+        for name in CLASSES[part]:
+            truth = labels[name].flatten()
+            known = truth != IGNORE
+            if not bool(known.any()):
+                continue
+            scores = self.heads[f"{part}_{name}"](states.flatten(0, -2)[known])
+            loss = loss + cross_entropy(scores, truth[known])
+            counted = truth[known] > 0 if (part, name) in _MOSTLY_ZERO else truth[known] >= 0
+            if bool(counted.any()):
+                right = scores.argmax(-1)[counted] == truth[known][counted]
+                accuracy[f"{part}.{name}"] = right.float().mean().item()
+        return loss, accuracy

@@ -1,0 +1,25 @@
+"""Shared parts of the tiny model's tests: a fresh processor and a micro model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from seats_cli.tiny.build import build_config, build_model, build_processor, build_tokenizer
+from seats_cli.tiny.forward import Thinker
+
+
+@pytest.fixture(scope="session")
+def processor() -> Any:
+    """Processor with a freshly trained tokenizer."""
+    return build_processor(build_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def micro_model(processor: Any) -> Thinker:
+    """Random weights, four layers; big enough to tell right from wrong wiring."""
+    torch.manual_seed(0)
+    config = build_config(processor.tokenizer, width=64, layers=4, mlp=96, encoder_layers=2)
+    return build_model(config).eval()
