@@ -106,12 +106,10 @@ class EncoderStatistics:
                 query, key = self._adapter.vision_query_key(
                     module, hidden, kwargs["position_embeddings"]
                 )
-                parts, start = [], 0
-                for length, window in zip(lengths, windows, strict=True):
-                    clip = slice(start, start + length * unit)
-                    parts.append(received_attention(query[clip], key[clip], window * unit))
-                    start += length * unit
-                importance = pool_mean(torch.cat(parts), unit)
+                received = received_attention(
+                    query, key, [w * unit for w in windows], [n * unit for n in lengths]
+                )
+                importance = pool_mean(received, unit)
                 order = self._adapter.vision_raster_order(grid_thw)
                 if order is not None:
                     importance = importance[order.to(importance.device)]
@@ -129,13 +127,11 @@ class EncoderStatistics:
             if self._needed:
                 hidden = _argument(args, kwargs, "hidden_states", 0)
                 query, key = adapter.audio_query_key(module, hidden)
+                windows = [adapter.audio_statistics_window] * len(positions)
+                received = received_attention(query, key, windows, positions)
+                # an odd tail of a sound makes no token: pool each sound by itself
                 importance = torch.cat(
-                    [
-                        pool_mean(received_attention(q, k, adapter.audio_statistics_window), pool)
-                        for q, k in zip(
-                            torch.split(query, positions), torch.split(key, positions), strict=True
-                        )
-                    ]
+                    [pool_mean(part, pool) for part in torch.split(received, positions)]
                 )
         self._audio.append(EncoderCall(importance, tuple(n // pool for n in positions), ()))
 

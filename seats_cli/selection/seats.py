@@ -37,44 +37,29 @@ class Seats:
 
     def before_llm(self, prompt: PromptTokens) -> Tensor:
         """Stage I: attention-weighted max-min diversity in each window of each clip."""
-        keep = torch.ones_like(prompt.video_mask)
-        for mask, importance, ratio, lengths, windows in (
+        plan, keep = self.plan, torch.ones_like(prompt.video_mask)
+        audio_windows = (plan.audio_window,) * len(prompt.audio_lengths)
+        for mask, ratio, importance, lengths, windows in (
             (
                 prompt.video_mask,
+                plan.initial_video,
                 prompt.video_importance,
-                self.plan.initial_video,
                 prompt.video_lengths,
                 prompt.video_windows,
             ),
             (
                 prompt.audio_mask,
+                plan.initial_audio,
                 prompt.audio_importance,
-                self.plan.initial_audio,
                 prompt.audio_lengths,
-                (self.plan.audio_window,) * len(prompt.audio_lengths),
+                audio_windows,
             ),
         ):
-            if ratio >= 1.0 or not lengths:
-                continue
-            keep[mask] = self._diverse(prompt.embeddings[mask], importance, ratio, lengths, windows)
+            if lengths and ratio < 1.0:
+                keep[mask] = select_diverse_in_windows(
+                    prompt.embeddings[mask], importance, windows, ratio, lengths
+                )
         return keep
-
-    @staticmethod
-    def _diverse(
-        features: Tensor,
-        importance: Tensor | None,
-        ratio: float,
-        lengths: tuple[int, ...],
-        windows: tuple[int, ...],
-    ) -> Tensor:
-        """Select clip by clip, so that no window spans two clips."""
-        kept, start = [], 0
-        for length, window in zip(lengths, windows, strict=True):
-            part = slice(start, start + length)
-            weights = None if importance is None else importance[part]
-            kept.append(select_diverse_in_windows(features[part], weights, window, ratio))
-            start += length
-        return torch.cat(kept)
 
     def drops_after(self, layer: int) -> bool:
         """Whether `layer` is one of the plan's drop layers."""

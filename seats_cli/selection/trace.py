@@ -66,9 +66,7 @@ class SelectionTrace:
         video, audio = int(self.video_mask.sum()), int(self.audio_mask.sum())
         return video, audio, self.length - video - audio
 
-    def add(
-        self, kind: str, after_layer: int, kept: Tensor, scores: Tensor | None = None
-    ) -> Stage:
+    def add(self, kind: str, after_layer: int, kept: Tensor, scores: Tensor | None = None) -> Stage:
         """Append a stage, counting modalities from the masks, and return it."""
         kept = kept.detach().to("cpu", torch.long)
         video, audio = int(self.video_mask[kept].sum()), int(self.audio_mask[kept].sum())
