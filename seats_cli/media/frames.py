@@ -15,13 +15,13 @@ from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
 from seats_cli.media.clip import FrameSizing
+from seats_cli.media.packets import packets, seek_before, select_only
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import MAX_FRAME_PIXELS
-from seats_cli.media.scan import PacketTable, seek_before, select_only
+from seats_cli.media.scan import PacketTable
 
 # Seeking costs flushing the decoder and a look at the index: worth it above this many frames.
 _SEEK_GAIN = 48
-_MAX_READ_ERRORS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,22 +191,14 @@ class _Reader:
         jumped = True
         while jumped and not picker.done:
             jumped = False
-            for packet in self._packets():
+            for packet in packets(self.container, self.stream, self._count_error):
                 yield from self._decode(packet)
                 if not picker.done and self._jump(picker.next_target):
                     jumped = True
                     break
 
-    def _packets(self) -> Iterator[Packet[VideoStream]]:
-        """Packets until the end; read errors are counted and passed over."""
-        failures = 0
-        while failures < _MAX_READ_ERRORS:
-            try:
-                yield from self.container.demux(self.stream)
-                return
-            except av.error.FFmpegError:
-                failures += 1
-                self.errors += 1
+    def _count_error(self) -> None:
+        self.errors += 1
 
     def _decode(self, packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
         try:

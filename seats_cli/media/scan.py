@@ -6,14 +6,13 @@ from array import array
 from dataclasses import dataclass
 from fractions import Fraction
 
-import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
-from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
+from seats_cli.media.packets import ignore_errors, packets, seek_before, select_only, stamp
 
 MAX_PACKETS = 20_000_000  # 46 hours at 120 frames per second
 _REORDER_S = 2.0  # packets come in decoding order, this far from the order of display at most
@@ -38,8 +37,6 @@ class PacketTable:
         k belongs to `pts[k]`.
     discarded : int
         Packets that an edit list keeps from being shown.
-    broken : bool
-        Reading stopped at an error before the end of the file.
     """
 
     pts: npt.NDArray[np.int64]
@@ -48,18 +45,10 @@ class PacketTable:
     time_base: Fraction
     counted: bool = False
     discarded: int = 0
-    broken: bool = False
 
     def seconds(self) -> npt.NDArray[np.float64]:
         """`pts` in seconds, float64, shape (N,)."""
         return self.pts.astype(np.float64) * float(self.time_base)
-
-
-def select_only(container: InputContainer, stream: Stream) -> None:
-    """Let the demuxer pass over all other streams (where this PyAV can say so)."""
-    for other in container.streams:
-        if other.index != stream.index and hasattr(other, "discard"):
-            other.discard = Discard.all
 
 
 def scan_packets(
@@ -88,75 +77,42 @@ def scan_packets(
     MediaError
         If the file has more packets than any real video.
     """
+    select_only(container, stream)
     time_base = stream.time_base or Fraction(1, 1000)
     if start_s is not None:
         seek_before(container, stream, int(start_s / time_base))
     stop = None if end_s is None else int((end_s + _REORDER_S) / time_base)
     times, keys = array("q"), array("q")
-    last_pts, last_duration, untimed, discarded, broken = None, 0, 0, 0, False
-    try:
-        for packet in container.demux(stream):
-            if packet.size == 0:
-                continue
-            if packet.is_discard:
-                discarded += 1
-                continue
-            when = packet.pts if packet.pts is not None else packet.dts
-            if when is None:
-                untimed += 1
-                continue
-            times.append(when)
-            if packet.is_keyframe:
-                keys.append(when)
-            if last_pts is None or when >= last_pts:
-                last_pts, last_duration = when, packet.duration or 0
-            if len(times) + untimed > MAX_PACKETS:
-                raise MediaError(f"The file has over {MAX_PACKETS:,} pictures; cut it first.")
-            if stop is not None and (packet.dts if packet.dts is not None else when) > stop:
-                break
-    except av.error.FFmpegError:
-        broken = True
+    last_pts, last_duration, untimed, discarded = None, 0, 0, 0
+    for packet in packets(container, stream, ignore_errors):
+        if packet.size == 0:
+            continue
+        if packet.is_discard:
+            discarded += 1
+            continue
+        when = stamp(packet)
+        if when is None:
+            untimed += 1
+            continue
+        times.append(when)
+        if packet.is_keyframe:
+            keys.append(when)
+        if last_pts is None or when >= last_pts:
+            last_pts, last_duration = when, packet.duration or 0
+        if len(times) + untimed > MAX_PACKETS:
+            raise MediaError(f"The file has over {MAX_PACKETS:,} pictures; cut it first.")
+        if stop is not None and (packet.dts if packet.dts is not None else when) > stop:
+            break
     pts = np.unique(np.array(times, dtype=np.int64))
     if untimed > len(pts):
-        return _counted(stream, untimed + len(times), time_base, broken)
+        return _counted(stream, untimed + len(times), time_base)
     keyframes = np.unique(np.array(keys, dtype=np.int64))
-    return PacketTable(
-        pts, keyframes, max(last_duration, 0), time_base, discarded=discarded, broken=broken
-    )
+    return PacketTable(pts, keyframes, max(last_duration, 0), time_base, discarded=discarded)
 
 
-def _counted(stream: VideoStream, count: int, time_base: Fraction, broken: bool) -> PacketTable:
+def _counted(stream: VideoStream, count: int, time_base: Fraction) -> PacketTable:
     """A table for a stream without time stamps (raw H.264): frames at its nominal rate."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     step = max(1, round(1 / (rate * time_base)))
     pts = np.arange(count, dtype=np.int64) * step
-    return PacketTable(pts, pts[:1], step, time_base, counted=True, broken=broken)
-
-
-def seek_before(container: InputContainer, stream: Stream, ticks: int) -> bool:
-    """Go to the last keyframe at or before a time stamp, or to the start if that fails.
-
-    Some containers land late (no index, or an index by decoding time), so the landing is
-    checked and repeated from further back. False means that seeking does not work here.
-    """
-    time_base = stream.time_base or Fraction(1, 1000)
-    for back_s in (0, 10, 60):
-        try:
-            container.seek(ticks - int(back_s / time_base), stream=stream)
-            landed = next((p for p in container.demux(stream) if p.size), None)
-            when = None if landed is None else landed.pts if landed.pts is not None else landed.dts
-            if when is not None and when <= ticks:
-                container.seek(ticks - int(back_s / time_base), stream=stream)
-                return True
-        except av.error.FFmpegError:
-            continue
-    rewind(container)
-    return False
-
-
-def rewind(container: InputContainer) -> None:
-    """Go to the beginning, however the container can."""
-    try:
-        container.seek(container.start_time or 0)
-    except av.error.FFmpegError:
-        container.seek(0, any_frame=True)
+    return PacketTable(pts, pts[:1], step, time_base, counted=True)

@@ -14,12 +14,11 @@ from av.container import InputContainer
 
 from seats_cli.media.clip import SAMPLE_RATE
 from seats_cli.media.mixing import Mixer, kind_of
-from seats_cli.media.scan import seek_before, select_only
+from seats_cli.media.packets import packets, seek_before, select_only
 
 MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, loudly
 _JUMP_S = 0.04  # time stamps in Matroska are rounded to 1 ms and some muxers are sloppier
 _LEAD_IN_S = 0.2  # decoded ahead of a range's start, because AAC and Opus need a run-up
-_MAX_READ_ERRORS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,25 +85,24 @@ def decode_sound(
     expected = (min(stop, length_s) if length_s else min(stop, begin + 60.0)) - begin
     track = _Timeline(max(expected, 0.0), stop - begin)
     placer = _Placer(track, length_s)
-    broken = failures = 0
-    while failures < _MAX_READ_ERRORS:
+    broken = 0
+
+    def count_error() -> None:
+        nonlocal broken
+        broken += 1
+
+    for packet in packets(container, stream, count_error):
         try:
-            for packet in container.demux(stream):
-                try:
-                    frames = packet.decode()
-                except av.error.FFmpegError:
-                    broken += 1
-                    continue
-                for frame in frames:
-                    placer.add(frame, origin_s + begin)
-                if on_progress is not None and expected > 0:
-                    on_progress(min(placer.at_s / expected, 1.0))
-                if placer.at_s > track.limit_s + _JUMP_S:
-                    break
-            break
+            frames = packet.decode()
         except av.error.FFmpegError:
-            failures += 1
             broken += 1
+            continue
+        for frame in frames:
+            placer.add(frame, origin_s + begin)
+        if on_progress is not None and expected > 0:
+            on_progress(min(placer.at_s / expected, 1.0))
+        if placer.at_s > track.limit_s + _JUMP_S:
+            break
     placer.flush()
     if track.first is None:
         return None

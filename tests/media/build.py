@@ -88,14 +88,25 @@ def write(
     picture: Picture | None = None,
     sounds: Sequence[Sound] = (),
     container_options: dict[str, str] | None = None,
+    drop_between: tuple[float, float] | None = None,
 ) -> Path:
-    """Write a file; the container follows from the name."""
+    """Write a file; the container follows from the name.
+
+    `drop_between` leaves out the sound packets between two times.
+    """
     with av.open(str(path), "w", options=container_options or {}) as container:
         jobs = []
         if picture is not None:
             jobs.append(_video_packets(container, picture))
         jobs += [_audio_packets(container, sound) for sound in sounds]
         packets = [packet for job in jobs for packet in job]
+        if drop_between is not None:
+            low, high = drop_between
+            packets = [
+                p
+                for p in packets
+                if p.stream.type != "audio" or not low <= float(p.pts * p.time_base) < high
+            ]
         # Muxers want streams interleaved by time.
         for packet in sorted(packets, key=lambda p: float(p.dts * p.time_base)):
             container.mux(packet)
