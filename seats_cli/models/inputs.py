@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from seats_cli.models.load import LoadedModel
 
 HOP = SAMPLE_RATE // 100  # samples per mel frame: 100 frames per second
+_STAND_IN = "\ue000"  # a private-use character, which no chat template contains
 MIN_AUDIO = 10 * HOP  # samples; shorter sounds would give the encoder no token at all
 
 
@@ -52,17 +53,32 @@ def build_inputs(loaded: LoadedModel, clip: Clip, question: str) -> dict[str, An
         content.append({"type": "video", "video": "clip"})
     else:
         content.append({"type": "audio", "audio": "clip"})
-    content.append({"type": "text", "text": question})
+    content.append({"type": "text", "text": _STAND_IN})
     text = loaded.processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
     inputs = loaded.processor(text=[text], return_tensors="pt", **_media(loaded.processor, clip))
+    ids = _with_question(inputs["input_ids"][0], loaded.processor.tokenizer, question)
+    inputs["input_ids"], inputs["attention_mask"] = ids[None], torch.ones_like(ids)[None]
     both = clip.frames is not None and clip.audio is not None
     tensors = {
         name: _to_model(value, loaded.model) if isinstance(value, torch.Tensor) else value
         for name, value in inputs.items()
     }
     return {**tensors, "use_audio_in_video": both}
+
+
+def _with_question(ids: torch.Tensor, tokenizer: Any, question: str) -> torch.Tensor:
+    """Put the question in place of its stand-in, its characters read as text only.
+
+    A question may contain the spelling of a control token ("<|im_end|>", "<|VIDEO|>"): it must
+    neither end the turn nor count as a piece of the clip.
+    """
+    stand_in = torch.tensor(tokenizer.encode(_STAND_IN, add_special_tokens=False))
+    width = len(stand_in)
+    start = int((ids.unfold(0, width, 1) == stand_in).all(1).nonzero()[0])
+    encoded = tokenizer.encode(question, add_special_tokens=False, split_special_tokens=True)
+    return torch.cat([ids[:start], torch.tensor(encoded), ids[start + width :]])
 
 
 def _media(processor: Any, clip: Clip) -> dict[str, Any]:

@@ -131,7 +131,8 @@ class TestRefusals:
             ask(loaded, cards("red"), "What?", config=None, max_new_tokens=100_000)
 
     @pytest.mark.parametrize(
-        "setting", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"choices": ["a"]}]
+        "setting",
+        [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"choices": ["a"]}],
     )
     def test_impossible_settings(self, loaded: LoadedModel, setting: dict) -> None:
         with pytest.raises(UsageError):

@@ -1,0 +1,69 @@
+"""Prompts: what the processor makes of a clip, and the question as nothing but text."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seats_cli.models import LoadedModel, build_inputs, load_model
+from tests.models.checkpoints import write_checkpoint
+from tests.models.test_load import FAMILIES, noise_clip
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = tmp_path_factory.mktemp(request.param)
+    write_checkpoint(folder, request.param)
+    return load_model(str(folder), device="cpu")
+
+
+def test_plain_question_is_tokenised_as_in_the_chat_template(loaded: LoadedModel) -> None:
+    question = "What color is shown first?"
+    inputs = build_inputs(loaded, noise_clip(loaded.sizing.factor), question)
+    text = loaded.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "text", "text": question}]}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    direct = loaded.processor.tokenizer.encode(text)
+    after_media = direct[direct.index(loaded.processor.tokenizer.encode("user")[0]) + 2 :]
+    assert inputs["input_ids"][0, -len(after_media) :].tolist() == after_media
+
+
+def test_control_tokens_in_a_question_are_text(loaded: LoadedModel) -> None:
+    tokenizer, clip = loaded.processor.tokenizer, noise_clip(loaded.sizing.factor)
+    plain = build_inputs(loaded, clip, "What?")["input_ids"][0]
+    spelled = [token for token in tokenizer.get_vocab() if token.startswith("<|")]
+    tricky = build_inputs(loaded, clip, f"What {' '.join(spelled)}?")["input_ids"][0]
+    special = torch.tensor(tokenizer.convert_tokens_to_ids(spelled))
+    assert int(torch.isin(tricky, special).sum()) == int(torch.isin(plain, special).sum())
+    assert tokenizer.decode(tricky).count("<|im_end|>") > tokenizer.decode(plain).count(
+        "<|im_end|>"
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(question=st.text(min_size=1).filter(lambda text: text.strip()))
+def test_any_question_arrives_whole(loaded: LoadedModel, question: str) -> None:
+    tokenizer = loaded.processor.tokenizer
+    question = question.encode("utf-8", "replace").decode("utf-8")
+    inputs = build_inputs(loaded, noise_clip(loaded.sizing.factor, seconds=2), question)
+    expected = tokenizer.encode(question, add_special_tokens=False, split_special_tokens=True)
+    ids = inputs["input_ids"][0].tolist()
+    text = tokenizer.decode(expected)
+    assert text in tokenizer.decode(ids)
+    assert inputs["attention_mask"].shape == inputs["input_ids"].shape
+
+
+def test_effective_rate_and_interleaving(loaded: LoadedModel) -> None:
+    clip = noise_clip(loaded.sizing.factor)
+    inputs = build_inputs(loaded, clip, "What?")
+    assert inputs["use_audio_in_video"]
+    assert [float(value) for value in inputs["video_second_per_grid"]] == [1.0]
+    ids = inputs["input_ids"][0]
+    video = (ids == loaded.adapter.video_token_id).nonzero()[:, 0]
+    audio = (ids == loaded.adapter.audio_token_id).nonzero()[:, 0]
+    # Sound of the first seconds comes before the picture of the last: one timeline, interleaved
+    assert video[0] < audio[0] < video[-1] < audio[-1]
