@@ -40,6 +40,8 @@ def find_question(argument: str | None, talk: Talk, *, patience_s: float = PATIE
         question = argument.strip()
         if not question:
             raise UsageError(f"The question is empty. {_HOW}")
+        if not is_text(question):
+            raise UsageError("The question is not text in UTF-8.")
         return question
     stdin = sys.stdin
     if stdin is None or stdin.closed:
@@ -51,6 +53,15 @@ def find_question(argument: str | None, talk: Talk, *, patience_s: float = PATIE
     elif argument is None and not _arrives(stdin, patience_s, talk):
         raise UsageError(f"No question came on stdin in {patience_s:g} s. {_HOW}")
     return _read(stdin)
+
+
+def is_text(argument: str) -> bool:
+    """Whether an argument was valid UTF-8; bytes that were not arrive as lone surrogates."""
+    try:
+        argument.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read(stdin: TextIO) -> str:

@@ -7,6 +7,7 @@ from enum import Enum
 
 import typer
 
+from seats_cli.cli.question import is_text
 from seats_cli.errors import UsageError
 
 
@@ -93,7 +94,7 @@ def split_choices(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
     choices = tuple(part.strip() for part in text.split(","))
-    if len(choices) < 2 or "" in choices or len(set(choices)) < len(choices):
+    if len(choices) < 2 or "" in choices or len(set(choices)) < len(choices) or not is_text(text):
         raise UsageError(
             f"--choices needs two or more different options between commas, not {text!r}."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +29,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Call `seats` with arguments, in an empty folder and without the user's settings."""
     for name, module in fakes.fake_modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    for name in ("SEATS_DEBUG", "SEATS_MODEL", "SEATS_RETAIN", "SEATS_FPS"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("SEATS_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home" / ".config"))

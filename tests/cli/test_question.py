@@ -48,6 +48,11 @@ def test_an_empty_argument_is_an_error(run, clip):
     assert run("ask", clip, "  ").exit_code == 2
 
 
+def test_arguments_that_are_no_text_are_errors(run, clip):
+    assert run("ask", clip, "Wh\udcff?").exit_code == 2
+    assert run("ask", clip, "What?", "--choices", "a,\udcff").exit_code == 2
+
+
 def test_a_terminal_without_a_question_is_an_error(talk, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Terminal("typed"))
     with pytest.raises(UsageError, match="no question"):
