@@ -234,8 +234,11 @@ class _Reader:
             return False
         keys, pts = self.table.keyframes, self.table.pts
         key = int(keys[max(int(np.searchsorted(keys, target, side="right")) - 1, 0)])
-        here = int(pts[0]) if self._at is None else self._at
-        if np.searchsorted(pts, key) - np.searchsorted(pts, here) < _SEEK_GAIN:
+        if self._at is None:
+            near = not self.table.partial and np.searchsorted(pts, key) < _SEEK_GAIN
+        else:
+            near = np.searchsorted(pts, key) - np.searchsorted(pts, self._at) < _SEEK_GAIN
+        if near:
             return False
         self._may_seek = seek_before(self.container, self.stream, key)
         self._at = key

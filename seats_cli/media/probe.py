@@ -16,6 +16,8 @@ from seats_cli.media.opening import StrPath, open_media
 
 # 16,384 x 8,192: beyond every camera and screen, and still a bounded amount of memory.
 MAX_FRAME_PIXELS = 1 << 27
+# A damaged header's 1 Hz would stretch a second of sound over hours.
+SAMPLE_RATES = range(1_000, 2_000_000)
 
 _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -114,6 +116,11 @@ def _describe(container: InputContainer) -> Source:
             notes.append(f"Stream {stream.index} ({stream.type}) has no decoder and is ignored.")
         elif isinstance(stream, VideoStream):
             videos.append(stream)
+        elif isinstance(stream, AudioStream) and stream.rate not in SAMPLE_RATES:
+            notes.append(
+                f"Stream {stream.index} claims {stream.rate} sound samples per second "
+                "and is ignored."
+            )
         elif isinstance(stream, AudioStream):
             sounds.append(stream)
     video = max(videos, key=lambda s: (s.width * s.height, -s.index)) if videos else None

@@ -35,6 +35,8 @@ class PacketTable:
     counted : bool
         The file has no time stamps: `pts` was made from the frame rate, and frame number
         k belongs to `pts[k]`.
+    partial : bool
+        The table begins at a keyframe inside the file, because only a range was asked for.
     discarded : int
         Packets that an edit list keeps from being shown.
     """
@@ -44,6 +46,7 @@ class PacketTable:
     last_duration: int
     time_base: Fraction
     counted: bool = False
+    partial: bool = False
     discarded: int = 0
 
     def seconds(self) -> npt.NDArray[np.float64]:
@@ -79,8 +82,7 @@ def scan_packets(
     """
     select_only(container, stream)
     time_base = stream.time_base or Fraction(1, 1000)
-    if start_s is not None:
-        seek_before(container, stream, int(start_s / time_base))
+    partial = start_s is not None and seek_before(container, stream, int(start_s / time_base))
     stop = None if end_s is None else int((end_s + _REORDER_S) / time_base)
     times, keys = array("q"), array("q")
     last_pts, last_duration, untimed, discarded = None, 0, 0, 0
@@ -107,7 +109,9 @@ def scan_packets(
     if untimed > len(pts):
         return _counted(stream, untimed + len(times), time_base)
     keyframes = np.unique(np.array(keys, dtype=np.int64))
-    return PacketTable(pts, keyframes, max(last_duration, 0), time_base, discarded=discarded)
+    return PacketTable(
+        pts, keyframes, max(last_duration, 0), time_base, partial=partial, discarded=discarded
+    )
 
 
 def _counted(stream: VideoStream, count: int, time_base: Fraction) -> PacketTable:

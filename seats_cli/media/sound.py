@@ -15,6 +15,7 @@ from av.container import InputContainer
 from seats_cli.media.clip import SAMPLE_RATE
 from seats_cli.media.mixing import Mixer, kind_of
 from seats_cli.media.packets import packets, seek_before, select_only
+from seats_cli.media.probe import SAMPLE_RATES
 
 MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, loudly
 _JUMP_S = 0.04  # time stamps in Matroska are rounded to 1 ms and some muxers are sloppier
@@ -124,7 +125,7 @@ class _Placer:
 
     def add(self, frame: AudioFrame, zero_s: float) -> None:
         """Place a frame; `zero_s` is the time stamp of sample 0 of the track."""
-        if frame.samples == 0 or frame.sample_rate <= 0:
+        if frame.samples == 0 or frame.sample_rate not in SAMPLE_RATES:
             return
         when = self.at_s if frame.time is None else frame.time - zero_s + self._shift_s
         if self._mixer is not None and self._is_leap(when):

@@ -145,6 +145,14 @@ def test_claims_of_absurd_sizes(tmp_path: Path) -> None:
         refusal(tmp_path / "a.png")
 
 
+def test_a_claim_of_one_sample_per_second(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", sounds=[Sound(tone(1), codec="pcm_s16le")])
+    data = bytearray(path.read_bytes())
+    data[24:28] = (1).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert "neither" in refusal(path)
+
+
 def test_time_stamps_that_leap(tmp_path: Path) -> None:
     """A day between two frames must cost neither memory nor time."""
     times = [k / 25 for k in range(25)] + [86_400 + k / 25 for k in range(25)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.media import FrameSizing, read_clip
+from seats_cli.media.frames import _Reader
 from tests.media.build import Picture, Sound, number_of, numbered, plain, steady, tone, turn, write
 
 SMALL = FrameSizing(28, 28 * 28, 112 * 112, None)
@@ -49,13 +51,26 @@ def test_a_range_is_the_official_one(tmp_path: Path) -> None:
     assert (clip.facts.start_s, clip.facts.end_s) == (1.0, 3.0)
 
 
-def test_seeking_gives_the_frames_that_decoding_gives(tmp_path: Path) -> None:
+def test_seeking_gives_the_frames_that_decoding_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+    plainly = _Reader._decode
+
+    def counting(reader: _Reader, packet: Any) -> Any:
+        decoded.append(packet)
+        return plainly(reader, packet)
+
+    monkeypatch.setattr(_Reader, "_decode", counting)
     options = {"qp": "8", "preset": "ultrafast", "g": "20", "bf": "2"}
     path = write(tmp_path / "a.mp4", steady(600, options=options))
     clip = read_clip(path, sizing=SMALL, fps=0.3, max_frames=6)
     assert numbers(clip.frames) == [0, 120, 240, 359, 479, 599]
-    late = read_clip(path, sizing=SMALL, start=20.0)
-    assert numbers(late.frames)[0] == 500
+    assert len(decoded) < 250
+    decoded.clear()
+    late = read_clip(path, sizing=SMALL, start=20.0, end=21.0)
+    assert numbers(late.frames) == official_indices(26, 25, start=500)
+    assert len(decoded) < 100
 
 
 def test_more_than_max_frames_lowers_the_rate_and_says_so(tmp_path: Path) -> None:
