@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seats_cli.cli.console import Talk
-from seats_cli.errors import MediaError, UsageError
+from seats_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import Clip, FrameSizing
@@ -42,21 +42,16 @@ class InputOptions:
 
 
 def check_file(path: str) -> None:
-    """Refuse a path that is no file before minutes are spent on loading a model.
+    """Refuse a file that is no media before minutes are spent on loading a model.
 
     Raises
     ------
     MediaError
-        The file does not exist, is a folder, or its name cannot be one.
+        As `seats_cli.media.probe.probe`: only the header is read here.
     """
-    try:
-        found = Path(path)
-        if found.is_dir():
-            raise MediaError(f"{path} is a folder; give one video or sound file.")
-        if not found.exists():
-            raise MediaError(f"{path} does not exist.")
-    except (OSError, ValueError) as error:  # a name too long, or with a NUL in it
-        raise MediaError(f"{path!r} cannot be opened: {error}.") from error
+    from seats_cli.media.probe import probe
+
+    probe(path)
 
 
 def open_model(options: ModelOptions, talk: Talk) -> LoadedModel:

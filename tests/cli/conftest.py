@@ -20,7 +20,7 @@ Run = Callable[..., Result]
 def clip(tmp_path: Path) -> str:
     """A path that exists; the fake engine does not read it."""
     path = tmp_path / "clip.mp4"
-    path.write_bytes(b"")
+    path.write_bytes(fakes.tiny_wav())
     return str(path)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import importlib
+import io
 import sys
+import wave
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,16 @@ import torch
 
 from seats_cli import errors
 from tests.report.sample import CHOICES, FACTS, MODEL, sample_answer
+
+
+def tiny_wav() -> bytes:
+    """A tenth of a second of silence: the command line reads the header of what it is given."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(3_200))
+    return buffer.getvalue()
+
 
 PIECES = ("a ", "red", " card")
 WARNINGS = ("The sound ends 3.0 s before the picture.",)

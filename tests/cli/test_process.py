@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli import fakes
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tests.cli.fakes", "ask"]
 
@@ -26,7 +28,7 @@ def start(*arguments: str, **options):
 @pytest.fixture
 def clip(tmp_path):
     path = tmp_path / "clip.mp4"
-    path.write_bytes(b"")
+    path.write_bytes(fakes.tiny_wav())
     return str(path)
 
 
