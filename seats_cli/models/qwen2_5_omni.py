@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
-from seats_cli.architecture import Architecture, AudioShape, VisionShape
-from seats_cli.config import default_layers, default_temperature
+from seats_cli.architecture import Architecture
+from seats_cli.families import QWEN2_5, describe_qwen2_5
 from seats_cli.models.adapter import Adapter, rotate_float32
 
 
 class Qwen25Omni(Adapter):
     """Windowed vision encoder, stride-2 audio pooling, dense decoder, 25 audio tokens/s."""
 
-    family = "qwen2_5_omni"
+    family = QWEN2_5
     model_types = ("qwen2_5_omni", "qwen2_5_omni_thinker")
     thinker_class = "Qwen2_5OmniThinkerForConditionalGeneration"
     processor_class = "Qwen2_5OmniProcessor"
@@ -26,49 +26,7 @@ class Qwen25Omni(Adapter):
     @classmethod
     def describe(cls, config: Any) -> Architecture:
         """Shapes of a `Qwen2_5OmniThinkerConfig` as plain numbers."""
-        text, vision, audio = config.text_config, config.vision_config, config.audio_config
-        drop_layers, late_layer = default_layers(cls.family, text.num_hidden_layers)
-        return Architecture(
-            family=cls.family,
-            num_layers=text.num_hidden_layers,
-            hidden_size=text.hidden_size,
-            intermediate_size=text.intermediate_size,
-            num_heads=text.num_attention_heads,
-            num_kv_heads=text.num_key_value_heads,
-            head_dim=getattr(text, "head_dim", None)
-            or text.hidden_size // text.num_attention_heads,
-            vocab_size=text.vocab_size,
-            vision=VisionShape(
-                depth=vision.depth,
-                hidden_size=vision.hidden_size,
-                intermediate_size=vision.intermediate_size,
-                num_heads=vision.num_heads,
-                patch_size=vision.patch_size,
-                temporal_patch_size=vision.temporal_patch_size,
-                merge_size=vision.spatial_merge_size,
-                in_channels=vision.in_channels,
-                out_hidden_size=vision.out_hidden_size,
-                gated_mlp=True,
-                window_size=vision.window_size,
-                full_attention_blocks=tuple(vision.fullatt_block_indexes),
-            ),
-            audio=AudioShape(
-                depth=audio.encoder_layers,
-                hidden_size=audio.d_model,
-                intermediate_size=audio.encoder_ffn_dim,
-                num_heads=audio.encoder_attention_heads,
-                num_mel_bins=audio.num_mel_bins,
-                out_hidden_size=audio.output_dim,
-                window_frames=2 * audio.n_window,
-                conv_channels=audio.d_model,
-                tokens_per_second=25.0,
-            ),
-            drop_layers=drop_layers,
-            late_layer=late_layer,
-            temperature=default_temperature(cls.family),
-            max_positions=text.max_position_embeddings,
-            layers_from="paper" if text.num_hidden_layers == 28 else "depth",
-        )
+        return describe_qwen2_5(config)
 
     @property
     def vision_attention(self) -> nn.Module:
