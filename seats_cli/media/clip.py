@@ -52,7 +52,9 @@ class MediaFacts:
     """What was in the file and what of it was used.
 
     Durations and times are seconds from the start of the file's own timeline; `None` means
-    the file does not have (or does not say) it.
+    the file does not have (or does not say) it. `source_width` and `source_height` are those
+    of the upright picture, `rotation_deg` the anticlockwise turn that made it upright, and
+    `audio_track` counts the sound tracks from 0.
     """
 
     path: str

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from seats_cli.media.clip import FrameSizing
 from seats_cli.media.sampling import frame_size
+
+# Bicubic and averaging when shrinking, as in the official pipeline. Without the two flags
+# libswscale rounds such that white becomes 253.
+_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class FrameScaler:
             width=coded[1],
             height=coded[0],
             format="rgba" if clear else "rgb24",
-            interpolation="BICUBIC",
+            interpolation=_SCALING,
         )
         pixels = scaled.to_ndarray().astype(np.uint8, copy=False)
         if clear:

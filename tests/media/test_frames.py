@@ -140,7 +140,7 @@ def test_colours_survive(tmp_path: Path) -> None:
     clip = read_clip(write(tmp_path / "a.mp4", picture), sizing=SMALL, fps=4)
     assert clip.frames is not None
     for pixels, colour in zip(clip.frames[1::4], wanted, strict=True):
-        assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - colour).max() < 6
+        assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - colour).max() < 4
 
 
 @pytest.mark.parametrize(

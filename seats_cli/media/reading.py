@@ -1,0 +1,138 @@
+"""One file being read: its picture, its sound, and what there is to say about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
+
+from seats_cli.media.clip import SAMPLE_RATE, FrameSizing
+from seats_cli.media.frames import DecodedFrames, decode_frames
+from seats_cli.media.notices import picture_notices, sound_notices
+from seats_cli.media.opening import StrPath, open_media
+from seats_cli.media.plan import FramePlan, plan_frames
+from seats_cli.media.probe import AudioTrack, Source, VideoTrack
+from seats_cli.media.scan import PacketTable, scan_packets
+from seats_cli.media.sound import DecodedSound, decode_sound
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass
+class Reading:
+    """One file being read, and what came of it."""
+
+    path: StrPath
+    source: Source
+    start: float | None
+    end: float | None
+    on_progress: Progress | None = None
+    warnings: list[str] = field(default_factory=list)
+    plan: FramePlan | None = None
+    picture: DecodedFrames | None = None
+    picture_end_s: float | None = None
+    sound: DecodedSound | None = None
+
+    def __post_init__(self) -> None:
+        self.warnings += self.source.notes
+
+    @property
+    def begin(self) -> float:
+        """Seconds on the file's timeline at which the clip begins."""
+        return self.start or 0.0
+
+    @property
+    def sound_end_s(self) -> float | None:
+        """Seconds on the file's timeline at which the sound that was read ends."""
+        return None if self.sound is None else self.begin + len(self.sound.samples) / SAMPLE_RATE
+
+    def read_picture(
+        self, track: VideoTrack, fps: float, max_frames: int, sizing: FrameSizing
+    ) -> None:
+        """Take the sampled frames, if any is on screen in the range and decodes."""
+        table = self._scan(track)
+        # Without time stamps the frames are counted from 0, whatever the container says.
+        origin = 0.0 if table.counted else self.source.origin_s
+        times = table.seconds() - origin
+        tick = float(table.time_base)
+        plan = plan_frames(
+            times,
+            table.last_duration * tick,
+            header_fps=track.rate,
+            start=self.start,
+            end=self.end,
+            fps=fps,
+            max_frames=max_frames,
+        )
+        if plan is None:
+            return
+        if self.source.is_image:
+            plan = plan.with_fps(fps)
+        wanted = np.rint((plan.times + origin) / tick).astype(np.int64)
+        picture = self._decode(track, table, wanted, sizing, "AUTO")
+        if picture is None or picture.missing:
+            # Frame threads lose good frames next to a broken one; slower, but keeps them.
+            again = self._decode(track, table, wanted, sizing, "SLICE")
+            if picture is None or (again is not None and again.missing < picture.missing):
+                picture = again
+        if picture is None:
+            return
+        self.plan, self.picture = plan, picture
+        self.picture_end_s = float(times[-1]) + (table.last_duration * tick or 1 / plan.source_fps)
+        whole = self.start is None and self.end is None
+        self.warnings += picture_notices(
+            track, table, plan, picture, fps=fps, max_frames=max_frames, whole=whole
+        )
+
+    def read_sound(self, track: AudioTrack, *, asked: bool) -> None:
+        """Take the sound of the range, if any decodes."""
+        with open_media(self.path) as container:
+            stream = container.streams[track.index]
+            assert isinstance(stream, AudioStream)
+            self.sound = decode_sound(
+                container,
+                stream,
+                origin_s=self.source.origin_s,
+                start=self.start,
+                end=self.end,
+                length_s=self.source.duration_s,
+                on_progress=self._reporter("sound"),
+            )
+        if self.sound is not None:
+            self.warnings += sound_notices(self.source, track, self.sound, chosen=asked)
+
+    def _scan(self, track: VideoTrack) -> PacketTable:
+        origin = self.source.origin_s
+        with open_media(self.path) as container:
+            stream = container.streams[track.index]
+            assert isinstance(stream, VideoStream)
+            return scan_packets(
+                container,
+                stream,
+                None if self.start is None else self.start + origin,
+                None if self.end is None else self.end + origin,
+            )
+
+    def _decode(
+        self,
+        track: VideoTrack,
+        table: PacketTable,
+        wanted: npt.NDArray[np.int64],
+        sizing: FrameSizing,
+        threads: Literal["AUTO", "SLICE"],
+    ) -> DecodedFrames | None:
+        with open_media(self.path) as container:
+            stream = container.streams[track.index]
+            assert isinstance(stream, VideoStream)
+            stream.thread_type = threads
+            report = self._reporter("picture")
+            return decode_frames(container, stream, table, wanted, sizing, report)
+
+    def _reporter(self, what: str) -> Callable[[float], None] | None:
+        report = self.on_progress
+        return None if report is None else lambda done: report(what, done)
