@@ -96,12 +96,9 @@ class Adapter(ABC):
     def sizing(self) -> FrameSizing:
         """Frame sizes: 128 to 768 merged tokens as officially, or the checkpoint's own."""
         vision, own = self.config.vision_config, self.own_settings()
-        factor = vision.patch_size * vision.spatial_merge_size
-        return FrameSizing(
-            factor=factor,
-            min_pixels=own.get("min_pixels", 128 * factor**2),
-            max_pixels=own.get("max_pixels", 768 * factor**2),
-        )
+        official = FrameSizing.for_factor(vision.patch_size * vision.spatial_merge_size)
+        limits = {name: own[name] for name in ("min_pixels", "max_pixels") if name in own}
+        return replace(official, **limits)
 
     @property
     @abstractmethod
