@@ -21,8 +21,8 @@ from seats_cli.tiny.questions import Question, every_question, sample_questions
 from seats_cli.tiny.vocabulary import AUDIO_TOKENS_PER_SECOND, IGNORE
 
 _OTHER_SYSTEM_PROMPT = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving "
-    "auditory and visual inputs, as well as generating text and speech."
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
+    "perceiving auditory and visual inputs, as well as generating text and speech."
 )
 _MEL_PADDING = 800  # samples; the extractor sees zeros after the sound, as with its own padding
 
@@ -70,7 +70,7 @@ def patches_of(frames: np.ndarray, processor: Qwen2_5OmniProcessor) -> torch.Ten
     spread = torch.tensor(video.image_std).view(1, 1, 3, 1, 1)
     pixels = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float()
     pixels = (pixels / 255.0 - mean) / spread
-    patches, *_ = video.patchify(pixels, video.patch_size, video.merge_size, 2)
+    patches: torch.Tensor = video.patchify(pixels, video.patch_size, video.merge_size, 2)[0]
     return patches.reshape(-1, patches.shape[-1])
 
 
@@ -78,7 +78,7 @@ def mel_of(audio: np.ndarray, processor: Qwen2_5OmniProcessor) -> torch.Tensor:
     """float32 sound (B, n) to log-mel features (B, 128, ceil(n / 160))."""
     extractor = processor.feature_extractor
     padded = np.pad(audio, ((0, 0), (0, _MEL_PADDING)))
-    features = extractor(
+    features: torch.Tensor = extractor(
         list(padded),
         sampling_rate=extractor.sampling_rate,
         padding="longest",
@@ -185,9 +185,9 @@ def training_batch(
     weights: Mapping[str, float],
     mix: LayoutMix,
 ) -> Batch:
-    """A batch of about `seconds` of clips (4 to 24 of them), `questions` about each."""
+    """A batch of about `seconds` of clips (3 to 24 of them), `questions` about each."""
     layout = sample_layout(rng, mix)
-    count = int(np.clip(round(seconds / layout.duration), 4, 24))
+    count = int(np.clip(round(seconds / layout.duration), 3, 24))
     clips = [make_clip(rng, layout) for _ in range(count)]
     rows = [sample_questions(rng, clip, questions, weights) for clip in clips]
     system = _OTHER_SYSTEM_PROMPT if rng.random() < 0.08 else SYSTEM_PROMPT

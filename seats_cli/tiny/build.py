@@ -214,6 +214,8 @@ def build_config(
         tie_word_embeddings=True,
         pad_token_id=token("<|endoftext|>"),
         eos_token_id=token("<|im_end|>"),
+        # Read by the adapter, which otherwise assumes the frame sizes of the real models.
+        seats={"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS},
     )
 
 

@@ -106,9 +106,7 @@ def _draw_sounds(
     return tuple(sorted(sounds, key=lambda sound: sound.start))
 
 
-def make_clip(
-    rng: np.random.Generator, layout: Layout, *, multi_share: float = 0.75
-) -> TinyClip:
+def make_clip(rng: np.random.Generator, layout: Layout, *, multi_share: float = 0.75) -> TinyClip:
     """Generate a clip of the given layout.
 
     Parameters
@@ -131,7 +129,5 @@ def make_clip(
         heard = seconds if scene is None else min(seconds, layout.duration)
         sounds = _draw_sounds(rng, scene, heard)
         floor = float(10 ** rng.uniform(-4.5, -2.8)) if rng.random() < 0.7 else 0.0
-        audio = synthesise(
-            sounds, layout.audio_samples, floor=floor, seed=int(rng.integers(2**31))
-        )
+        audio = synthesise(sounds, layout.audio_samples, floor=floor, seed=int(rng.integers(2**31)))
     return TinyClip(layout, scene, sounds, frames, audio)

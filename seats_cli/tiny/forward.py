@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
-from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from seats_cli.tiny.batch import Batch
 from seats_cli.tiny.heads import CLASSES
 from seats_cli.tiny.vocabulary import IGNORE
 
-Thinker = Qwen2_5OmniThinkerForConditionalGeneration
+# A Qwen2_5OmniThinkerForConditionalGeneration; transformers is not followed by the type checker.
+Thinker: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def prefix_positions(model: Thinker, batch: Batch) -> torch.Tensor:
     frames = batch.mel.shape[2] if batch.mel is not None else 0
     if not has_video:
         return torch.arange(ids.shape[1]).expand(3, -1)
-    positions, _ = model.model.get_rope_index(
+    positions: torch.Tensor = model.model.get_rope_index(
         ids,
         None,
         torch.tensor([layout.grid_thw]),
@@ -86,7 +87,7 @@ def prefix_positions(model: Thinker, batch: Batch) -> torch.Tensor:
         has_audio,
         torch.tensor([frames]) if has_audio else None,
         torch.tensor([layout.seconds_per_grid]),
-    )
+    )[0]
     return positions[:, 0]
 
 

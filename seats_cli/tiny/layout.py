@@ -46,6 +46,47 @@ def frame_count(duration: float, fps: float = SAMPLED_FPS) -> int:
     return max(MIN_FRAMES, int(duration * fps) // 2 * 2)
 
 
+def file_layout(
+    duration: float, size: tuple[int, int], source_fps: float, *, audio_seconds: float
+) -> Layout:
+    """How qwen-omni-utils samples a file: evenly from its first to its last frame.
+
+    Parameters
+    ----------
+    duration, audio_seconds : float
+        Seconds of picture and sound; 0 for no sound.
+    size : (height, width)
+        Pixels after resizing.
+    source_fps : float
+        Frame rate of the file.
+    """
+    count = frame_count(duration)
+    return Layout(
+        duration=duration,
+        frame_times=tuple(np.linspace(0, duration - 1 / source_fps, count).tolist()),
+        height=size[0],
+        width=size[1],
+        audio_samples=round(audio_seconds * SAMPLE_RATE),
+        effective_fps=count / duration,
+    )
+
+
+def _metronome_layout(
+    rng: np.random.Generator, duration: float, size: tuple[int, int], audio_seconds: float
+) -> Layout:
+    """A frame every half second from a random moment on."""
+    count = frame_count(duration)
+    phase = float(rng.random()) / SAMPLED_FPS
+    return Layout(
+        duration=max(duration, count / SAMPLED_FPS),
+        frame_times=tuple((np.arange(count) / SAMPLED_FPS + phase).tolist()),
+        height=size[0],
+        width=size[1],
+        audio_samples=round(audio_seconds * SAMPLE_RATE),
+        effective_fps=SAMPLED_FPS,
+    )
+
+
 def make_layout(
     rng: np.random.Generator,
     duration: float,
@@ -54,37 +95,20 @@ def make_layout(
     video: bool = True,
     audio: bool = True,
 ) -> Layout:
-    """A layout of the given duration (seconds) and frame size, with the sampling left to chance.
+    """A layout of the given duration (seconds) and frame size, its sampling left to chance.
 
-    Three in four spread their frames from the first to the last one of the file, as
-    qwen-omni-utils does; the others take a frame every half second from a random phase on.
+    Three in four are sampled like files, and in four of ten the sound ends sooner or later than
+    the picture.
     """
-    count = frame_count(duration)
+    seconds = duration if audio else 0.0
+    if audio and rng.random() < 0.4:
+        seconds = max(1.5, duration + float(rng.uniform(-0.5, 0.4)))
     if not video:
-        times: tuple[float, ...] = ()
-        fps = SAMPLED_FPS
-    elif rng.random() < 0.75:
+        return Layout(duration, (), *size, round(seconds * SAMPLE_RATE), SAMPLED_FPS)
+    if rng.random() < 0.75:
         source_fps = float(rng.choice([12.0, 24.0, 25.0, 30.0]))
-        times = tuple(np.linspace(0, duration - 1 / source_fps, count).tolist())
-        fps = count / duration
-    else:
-        phase = float(rng.random()) / SAMPLED_FPS
-        times = tuple((np.arange(count) / SAMPLED_FPS + phase).tolist())
-        duration = max(duration, count / SAMPLED_FPS)
-        fps = SAMPLED_FPS
-    seconds = 0.0
-    if audio:
-        seconds = duration
-        if rng.random() < 0.4:  # sound rarely ends with the picture
-            seconds = max(1.5, duration + float(rng.uniform(-0.5, 0.4)))
-    return Layout(
-        duration=duration,
-        frame_times=times,
-        height=size[0],
-        width=size[1],
-        audio_samples=round(seconds * SAMPLE_RATE),
-        effective_fps=fps,
-    )
+        return file_layout(duration, size, source_fps, audio_seconds=seconds)
+    return _metronome_layout(rng, duration, size, seconds)
 
 
 def sample_layout(rng: np.random.Generator, mix: LayoutMix) -> Layout:

@@ -87,9 +87,7 @@ def _stretch(coarse: np.ndarray, height: int, width: int) -> FloatArray:
 
 
 @lru_cache(maxsize=512)
-def _word_mask(
-    word: str, place: tuple[float, float, float], height: int, width: int
-) -> FloatArray:
+def _word_mask(word: str, place: tuple[float, float, float], height: int, width: int) -> FloatArray:
     """Coverage (height, width) of a word, in PIL's built-in font so that no font file is needed."""
     image = Image.new("L", (width, height))
     size = max(9.0, place[2] * height * (1.0 if len(word) < 4 else 0.75))
@@ -115,8 +113,7 @@ def _card(segment: Segment, height: int, width: int) -> FloatArray:
 @lru_cache(maxsize=1)
 def _noise_pool() -> FloatArray:
     """Unit noise to cut pieces from: drawing fresh noise would dominate the rendering time."""
-    pool = np.random.default_rng(20).standard_normal((1 << 20) + 4096, dtype=np.float32)
-    return pool
+    return np.random.default_rng(20).standard_normal((1 << 20) + 4096, dtype=np.float32)
 
 
 def _add_noise(frames: FloatArray, scene: Scene) -> None:

@@ -42,7 +42,7 @@ class Phase:
     muon_rate, adam_rate : float
         Peak learning rates.
     batch_seconds : float
-        Seconds of clips per batch.
+        Seconds of clips per step, over all workers.
     questions : int
         Per clip.
     mix : LayoutMix
@@ -82,7 +82,7 @@ class Settings:
     seed: int = 1
     phases: tuple[Phase, ...] = (
         Phase("encoders", 700, 9.0, 0.02, 2e-3, 80.0, 1, SHORT_CLIPS),
-        Phase("joint", 5000, 95.0, 0.01, 1.5e-3, 72.0, 8, LayoutMix()),
+        Phase("joint", 6000, 95.0, 0.01, 1.5e-3, 96.0, 8, LayoutMix()),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
     encoder_head_weight: float = 0.3

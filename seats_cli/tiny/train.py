@@ -3,9 +3,6 @@
 One command runs both phases, resumes where it was stopped, and exports the result:
 
     python -m seats_cli.tiny.train --out runs/tiny --export seats_cli/models/bundled
-
-On a machine that is shared with other work, set OMP_WAIT_POLICY=PASSIVE: waiting threads that spin
-made steps four times as slow.
 """
 
 from __future__ import annotations
@@ -31,6 +28,8 @@ from seats_cli.tiny.forward import Thinker, Thinning, encode, packed_forward
 from seats_cli.tiny.heads import DenseHeads
 from seats_cli.tiny.optim import split_parameters
 from seats_cli.tiny.packed_evaluation import accuracy_by_family, validation_batches
+from seats_cli.tiny.parallel import Crew, run_workers
+from seats_cli.tiny.questions import FAMILIES
 from seats_cli.tiny.settings import Phase, Settings
 from seats_cli.tiny.vocabulary import IGNORE
 
@@ -45,9 +44,10 @@ _GRADIENT_LIMIT = 1e3  # Muon does not care about scale; this only stops explosi
 class Trainer:
     """State of a run: model, heads, optimisers and where in the schedule it is."""
 
-    def __init__(self, settings: Settings, out: Path) -> None:
+    def __init__(self, settings: Settings, out: Path, crew: Crew | None = None) -> None:
         self.settings = settings
         self.out = out
+        self.crew = crew or Crew()
         torch.manual_seed(settings.seed)
         self.processor = build_processor(build_tokenizer())
         config = build_config(
@@ -63,6 +63,7 @@ class Trainer:
         self.step = 0
         self.elapsed = 0.0  # seconds spent in the current phase, over all restarts
         self._start_phase()
+        torch.manual_seed(settings.seed + self.crew.rank)  # from here on chance may differ
 
     @property
     def phase(self) -> Phase:
@@ -120,7 +121,7 @@ class Trainer:
             video, audio = encode(self.model, batch)
             loss, figures = self._head_losses({"video": video, "audio": audio}, batch.labels)
             return loss, {"loss": loss.item(), **figures}
-        rng = np.random.default_rng([settings.seed, 7, self.step])
+        rng = np.random.default_rng([settings.seed, 7, self.step, self.crew.rank])
         output = packed_forward(
             self.model, batch, thinning=self._thinning(rng), middle_layer=settings.middle_layer
         )
@@ -156,9 +157,10 @@ class Trainer:
         with batched_windows(self.model):
             loss, figures = self.loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]
+        self.crew.average_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, _GRADIENT_LIMIT)
         if torch.isfinite(norm):
-            self.muon.step()
+            self.muon.step()  # type: ignore[no-untyped-call]
             self.adam.step()
         else:
             log.warning("step %d skipped: the gradient is not finite", self.step)
@@ -168,6 +170,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state so that an interruption costs at most `_SAVE_EVERY` steps."""
+        if self.crew.rank > 0:
+            return
         state = {
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
@@ -197,15 +201,12 @@ class Trainer:
         log.info("resumed %s at step %d", self.phase.name, self.step)
 
     def _batches(self) -> Iterator[Batch]:
-        """Batches from the current step on, each made from (seed, phase, step) alone.
-
-        Made in this process: a worker beside two compute threads on two cores slowed them down.
-        """
+        """This worker's batches from the current step on, each from its own seed."""
         for step in range(self.step, self.phase.steps):
             yield training_batch(
-                np.random.default_rng([self.settings.seed, self.phase_index, step]),
+                np.random.default_rng([self.settings.seed, self.phase_index, step, self.crew.rank]),
                 self.processor,
-                seconds=self.phase.batch_seconds,
+                seconds=self.phase.batch_seconds / self.crew.size,
                 questions=self.phase.questions,
                 weights=self.settings.weights,
                 mix=self.phase.mix,
@@ -215,12 +216,13 @@ class Trainer:
         """Train to the end of the current phase."""
         smooth: dict[str, float] = {}
         checks = validation_batches(self.processor) if self.phase.name == "joint" else []
+        checks = checks[self.crew.rank :: self.crew.size]
         before, started = self.elapsed, time.monotonic()
         for batch in self._batches():
             for name, value in self.update(batch).items():
                 smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
             self.step += 1
-            self.elapsed = before + time.monotonic() - started
+            self.elapsed = self.crew.agree(before + time.monotonic() - started)
             if self.step % _LOG_EVERY == 0:
                 figures = " ".join(f"{name} {value:.3f}" for name, value in smooth.items())
                 log.info("%s %d %.0fs %s", self.phase.name, self.step, self.elapsed, figures)
@@ -235,6 +237,9 @@ class Trainer:
         for title, cut in (("full", None), (f"cut{self.settings.cut_layers[-2]}", -2)):
             layer = None if cut is None else self.settings.cut_layers[cut]
             table = accuracy_by_family(self.model, checks, Thinning(cut_layer=layer))
+            counts = torch.tensor([table.get(family, (0, 0)) for family in FAMILIES])
+            totals = self.crew.total(counts).tolist()
+            table = {family: (a, n) for family, (a, n) in zip(FAMILIES, totals, strict=True) if n}
             figures = " ".join(f"{name} {right / n:.2f}" for name, (right, n) in table.items())
             macro = sum(right / n for right, n in table.values()) / len(table)
             log.info("held-out %s %d macro %.3f %s", title, self.step, macro, figures)
@@ -252,38 +257,51 @@ class Trainer:
             self.save()
 
 
+def _settings(joint_minutes: float | None) -> Settings:
+    """The shipped settings, the joint phase limited to another wall clock if asked."""
+    settings = Settings()
+    if joint_minutes is None:
+        return settings
+    phases = [
+        dataclasses.replace(phase, minutes=joint_minutes) if phase.name == "joint" else phase
+        for phase in settings.phases
+    ]
+    return dataclasses.replace(settings, phases=tuple(phases))
+
+
+def _train(crew: Crew, options: argparse.Namespace) -> None:
+    """The work of one process."""
+    first = crew.rank == 0
+    handlers = [logging.StreamHandler(), logging.FileHandler(options.out / "log.txt")]
+    logging.basicConfig(
+        level=logging.INFO if first else logging.ERROR,
+        format="%(asctime)s %(message)s",
+        handlers=handlers if first else None,
+    )
+    torch.set_flush_denormal(True)
+    settings = _settings(options.joint_minutes)
+    trainer = Trainer(settings, options.out, crew)
+    if first:
+        effective = json.dumps(dataclasses.asdict(settings), indent=1)
+        (options.out / "settings.json").write_text(effective + "\n")
+    trainer.resume()
+    trainer.run()
+    if first and options.export is not None:
+        export(trainer.model, trainer.processor, options.export)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line; settings that decide the result are in `settings.py`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run (resumable)")
     parser.add_argument("--export", type=Path, help="write the finished model here")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes, one per core")
     parser.add_argument("--joint-minutes", type=float, help="wall clock of the joint phase")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        handlers=[logging.StreamHandler(), logging.FileHandler(options.out / "log.txt")],
-    )
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
-    settings = Settings()
-    if options.joint_minutes is not None:
-        phases = [
-            dataclasses.replace(phase, minutes=options.joint_minutes)
-            if phase.name == "joint"
-            else phase
-            for phase in settings.phases
-        ]
-        settings = dataclasses.replace(settings, phases=tuple(phases))
-    effective = json.dumps(dataclasses.asdict(settings), indent=1)
-    (options.out / "settings.json").write_text(effective + "\n")
-    trainer = Trainer(settings, options.out)
-    trainer.resume()
-    trainer.run()
-    if options.export is not None:
-        export(trainer.model, trainer.processor, options.export)
+    run_workers(options.workers, options.out, _train, options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""A few steps of a micro model: finite losses, resuming, exporting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+from seats_cli.tiny.attention import NAME, batched_windows
+from seats_cli.tiny.batch import training_batch
+from seats_cli.tiny.checkpoint import export
+from seats_cli.tiny.forward import Thinker, encode
+from seats_cli.tiny.layout import LayoutMix
+from seats_cli.tiny.optim import split_parameters
+from seats_cli.tiny.settings import micro_settings
+from seats_cli.tiny.train import Trainer
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A trainer that has run both micro phases."""
+    trainer = Trainer(micro_settings(), tmp_path_factory.mktemp("run"))
+    trainer.run()
+    return trainer
+
+
+def test_a_run_ends_with_finite_weights(finished: Trainer) -> None:
+    assert finished.phase.name == "joint"
+    assert finished.step == 2
+    assert all(bool(parameter.isfinite().all()) for parameter in finished.model.parameters())
+
+
+def test_repeated_steps_lower_the_loss(processor: Any, tmp_path: Path) -> None:
+    settings = micro_settings()
+    trainer = Trainer(settings, tmp_path)
+    mix = settings.phases[0].mix
+    rng = np.random.default_rng(0)
+    batch = training_batch(rng, processor, seconds=8, questions=2, weights={}, mix=mix)
+    losses = [trainer.update(batch)["loss"] for _ in range(6)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+def test_resuming_restores_the_state(finished: Trainer) -> None:
+    again = Trainer(finished.settings, finished.out)
+    again.resume()
+    assert (again.phase_index, again.step) == (finished.phase_index, finished.step)
+    for left, right in zip(again.model.parameters(), finished.model.parameters(), strict=True):
+        assert torch.equal(left, right)
+    assert again.muon.state_dict()["state"].keys() == finished.muon.state_dict()["state"].keys()
+
+
+def test_exported_folder_loads(finished: Trainer, tmp_path: Path) -> None:
+    export(finished.model, finished.processor, tmp_path)
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        tmp_path, dtype=torch.float32
+    )
+    assert model.config.seats["max_pixels"] == 112 * 112
+    weights = (model.model.visual.patch_embed.proj.weight, finished.model.model.visual)
+    torch.testing.assert_close(weights[0], weights[1].patch_embed.proj.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_window_batching_changes_nothing(processor: Any, micro_model: Thinker) -> None:
+    mix = LayoutMix(durations=((2.0, 3.0, 1.0),), video_only=0.0, audio_only=0.0)
+    rng = np.random.default_rng(1)
+    batch = training_batch(rng, processor, seconds=8, questions=2, weights={}, mix=mix)
+    before = micro_model.model.visual.config._attn_implementation
+    with torch.no_grad():
+        stock = encode(micro_model, batch)
+        with batched_windows(micro_model):
+            assert micro_model.model.visual.config._attn_implementation == NAME
+            batched = encode(micro_model, batch)
+    assert micro_model.model.visual.config._attn_implementation == before
+    for left, right in zip(stock, batched, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
+
+
+def test_every_trained_parameter_has_one_optimiser(micro_model: Thinker) -> None:
+    matrices, rest = split_parameters([micro_model.model])
+    assert all(parameter.ndim == 2 for parameter in matrices)
+    ids = {id(parameter) for parameter in (*matrices, *rest)}
+    assert len(ids) == len(matrices) + len(rest)
+    left_out = [
+        name for name, parameter in micro_model.named_parameters() if id(parameter) not in ids
+    ]
+    assert left_out == ["model.audio_tower.audio_bos_eos_token.weight"]
