@@ -42,11 +42,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs and bytes of the LLM's prefill, pruned as executed against unpruned.
+    """FLOPs and bytes of a run, the LLM's prefill pruned as executed against unpruned.
 
     `*_flops` count 2 FLOPs per multiply-add with the LM head on the last position only;
     `paper_*_macs` follow the paper's convention (1 per multiply-add, LM head on every
-    position). Bytes are the KV cache right after the prefill and the process's or the
+    position). `selection_flops` is what choosing tokens adds to the prefill. Bytes are the KV
+    cache right after the prefill, an estimate of the activations, and the process's or the
     device's peak.
     """
 
@@ -59,6 +60,10 @@ class Cost:
     full_kv_bytes: int
     peak_host_bytes: int
     peak_gpu_bytes: int | None
+    selection_flops: float = 0.0
+    decode_flops: float = 0.0
+    activation_bytes: int = 0
+    full_activation_bytes: int = 0
 
 
 @dataclass(frozen=True)

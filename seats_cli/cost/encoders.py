@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from seats_cli.architecture import Architecture, AudioShape, VisionShape
+from seats_cli.cost.sizes import MediaSizes
 
 # Mel frames that Qwen3-Omni's convolutions take at a time: 1 s, which becomes 13 positions.
 QWEN3_CHUNK_FRAMES = 100
+
+
+def encoder_flops(architecture: Architecture, sizes: MediaSizes) -> int:
+    """Both encoders on everything they are given."""
+    return vision_flops(architecture.vision, sizes.grids) + audio_flops(
+        architecture, sizes.mel_frames
+    )
 
 
 def vision_flops(shape: VisionShape, grids: Iterable[Sequence[int]]) -> int:

@@ -1,4 +1,4 @@
-"""Bytes of the KV cache."""
+"""Bytes of the KV cache, and an estimate of those of the activations."""
 
 from __future__ import annotations
 
@@ -61,3 +61,45 @@ def kv_bytes(architecture: Architecture, cached: Sequence[int], bytes_per_value:
     check_layers(architecture, cached)
     per_token = 2 * architecture.num_kv_heads * architecture.head_dim * bytes_per_value
     return per_token * sum(cached)
+
+
+def activation_bytes(architecture: Architecture, alive: Sequence[int], bytes_per_value: int) -> int:
+    """Estimate of the largest number of bytes that a prefill holds besides weights and cache.
+
+    The layer with the most tokens decides: the hidden states and their residual, and the larger
+    of what attention holds at once (normed states, queries, keys, values, output) and what the
+    MLP holds (normed states, gate, up and their product; with experts, for the tokens that each
+    visits). A fused attention kernel is assumed, which never holds the weights of all pairs.
+    Allocators round up and keep freed blocks, so a measured peak is somewhat larger.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Shapes of the LLM.
+    alive : sequence of int
+        Tokens that each layer processes.
+    bytes_per_value : int
+        2 for float16 and bfloat16, 4 for float32.
+
+    Returns
+    -------
+    int
+        Bytes.
+
+    Raises
+    ------
+    ValueError
+        If there is not one count for each layer.
+    """
+    check_layers(architecture, alive)
+    query_width = architecture.num_heads * architecture.head_dim
+    key_width = architecture.num_kv_heads * architecture.head_dim
+    attention = architecture.hidden_size + 2 * query_width + 2 * key_width
+    if architecture.num_experts:
+        visited = architecture.experts_per_token * architecture.moe_intermediate_size
+        copies = architecture.experts_per_token * architecture.hidden_size
+        mlp = architecture.hidden_size + copies + 3 * visited
+    else:
+        mlp = architecture.hidden_size + 3 * architecture.intermediate_size
+    values = 2 * architecture.hidden_size + max(attention, mlp)
+    return max(alive, default=0) * values * bytes_per_value

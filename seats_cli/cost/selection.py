@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from seats_cli.architecture import Architecture
+from seats_cli.cost.sizes import (
+    MediaSizes,
+    audio_statistics_windows,
+    audio_windows,
+    video_windows,
+)
+from seats_cli.families import QWEN3
+from seats_cli.plan import PruningPlan
 
 
 def diversity_flops(windows: Iterable[int], hidden_size: int) -> int:
@@ -25,7 +33,7 @@ def diversity_flops(windows: Iterable[int], hidden_size: int) -> int:
     return 2 * hidden_size * sum(size**2 for size in windows)
 
 
-def importance_flops(windows: Iterable[int], hidden_size: int) -> int:
+def importance_flops(windows: Iterable[int], hidden_size: int, projections: int = 2) -> int:
     """Stage I: the encoder's last queries against its keys in each statistics window.
 
     Parameters
@@ -34,6 +42,8 @@ def importance_flops(windows: Iterable[int], hidden_size: int) -> int:
         Encoder positions of each window.
     hidden_size : int
         Width of the encoder. Its query and key projections run once more.
+    projections : int
+        Square projections that this takes: 3 where they cannot be had without the values'.
 
     Returns
     -------
@@ -41,7 +51,7 @@ def importance_flops(windows: Iterable[int], hidden_size: int) -> int:
         FLOPs.
     """
     sizes = list(windows)
-    return 2 * hidden_size * sum(size**2 + 2 * hidden_size * size for size in sizes)
+    return 2 * hidden_size * sum(size**2 + projections * hidden_size * size for size in sizes)
 
 
 def relevance_flops(architecture: Architecture, tokens: int) -> int:
@@ -63,3 +73,55 @@ def relevance_flops(architecture: Architecture, tokens: int) -> int:
     key_width = architecture.num_kv_heads * architecture.head_dim
     projections = architecture.hidden_size * (tokens * key_width + query_width)
     return 2 * (projections + tokens * query_width)
+
+
+def selection_flops(
+    architecture: Architecture,
+    sizes: MediaSizes,
+    plan: PruningPlan,
+    scored: Iterable[int],
+    *,
+    importance: bool,
+    diversity: bool,
+) -> int:
+    """Everything that choosing tokens adds to one prefill.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Shapes of the model.
+    sizes : MediaSizes
+        What the encoders were given.
+    plan : PruningPlan
+        Its windows, and which modalities Stage I touches.
+    scored : iterable of int
+        Tokens alive before each drop inside the LLM that asked for relevance.
+    importance : bool
+        Whether the method reads the attention received in the encoders' last layers.
+    diversity : bool
+        Whether it compares all tokens of each window with each other (SEATS).
+
+    Returns
+    -------
+    int
+        FLOPs.
+    """
+    total = sum(relevance_flops(architecture, tokens) for tokens in scored)
+    windows = video_windows(architecture, sizes, plan.video_window)
+    if importance:
+        unit = architecture.vision.merge_size**2
+        total += importance_flops(
+            (unit * size for size in windows),
+            architecture.vision.hidden_size,
+            # Qwen3's vision attention projects queries, keys and values in one matrix.
+            projections=3 if architecture.family == QWEN3 else 2,
+        )
+        total += importance_flops(
+            audio_statistics_windows(architecture, sizes), architecture.audio.hidden_size
+        )
+    if diversity and plan.initial_video < 1.0:
+        total += diversity_flops(windows, architecture.hidden_size)
+    if diversity and plan.initial_audio < 1.0:
+        sound = audio_windows(architecture, sizes, plan.audio_window)
+        total += diversity_flops(sound, architecture.hidden_size)
+    return total

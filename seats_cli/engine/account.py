@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seats_cli.cost.encoders import audio_flops, vision_flops
-from seats_cli.cost.flops import prefill_flops
-from seats_cli.cost.memory import cached_tokens, kv_bytes
+from seats_cli.cost.encoders import encoder_flops
+from seats_cli.cost.flops import decode_flops, prefill_flops
+from seats_cli.cost.memory import activation_bytes, cached_tokens, kv_bytes
 from seats_cli.cost.paper import paper_prefill_macs
+from seats_cli.cost.selection import selection_flops
+from seats_cli.cost.sizes import MediaSizes
 from seats_cli.results import Cost
+from seats_cli.selection.method import method_for
 
 if TYPE_CHECKING:
     from seats_cli.architecture import Architecture
+    from seats_cli.config import PruningPlan
     from seats_cli.selection.trace import SelectionTrace
 
 
@@ -22,8 +26,9 @@ def account(
     trace: SelectionTrace,
     inputs: dict[str, Any],
     *,
-    kv: str | None,
-    kv_dtype_bytes: int,
+    plan: PruningPlan | None,
+    decode_steps: int,
+    bytes_per_value: int,
     peak_host_bytes: int,
     device: torch.device,
 ) -> Cost:
@@ -36,10 +41,12 @@ def account(
         Of the run; without stages for an unpruned one.
     inputs : dict
         Model inputs, for the encoders' sizes.
-    kv : str or None
-        Cache policy; None for an unpruned run.
-    kv_dtype_bytes : int
-        Bytes per cached value.
+    plan : PruningPlan or None
+        None for an unpruned run.
+    decode_steps : int
+        Answer tokens that were fed back to the model.
+    bytes_per_value : int
+        Of cached values and activations.
     peak_host_bytes : int
         Largest resident size of the process.
     device : torch.device
@@ -48,23 +55,49 @@ def account(
     alive = [sum(counts) for counts in trace.alive_per_layer()]
     full = [trace.length] * trace.num_layers
     final = trace.stages[-1].kept.numel() if trace.stages else trace.length
+    cached = cached_tokens(alive, "layerwise" if plan is None else plan.kv)
+    sizes = media_sizes(inputs)
     return Cost(
         prefill_flops=prefill_flops(architecture, alive),
         full_prefill_flops=prefill_flops(architecture, full),
         paper_prefill_macs=paper_prefill_macs(architecture, alive, final),
         paper_full_prefill_macs=paper_prefill_macs(architecture, full),
-        encoder_flops=_encoder_flops(architecture, inputs),
-        kv_bytes=kv_bytes(architecture, cached_tokens(alive, kv or "layerwise"), kv_dtype_bytes),
-        full_kv_bytes=kv_bytes(architecture, full, kv_dtype_bytes),
+        encoder_flops=encoder_flops(architecture, sizes),
+        kv_bytes=kv_bytes(architecture, cached, bytes_per_value),
+        full_kv_bytes=kv_bytes(architecture, full, bytes_per_value),
         peak_host_bytes=peak_host_bytes,
         peak_gpu_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        selection_flops=0 if plan is None else _selection_flops(architecture, sizes, plan, trace),
+        decode_flops=decode_flops(architecture, cached, decode_steps),
+        activation_bytes=activation_bytes(architecture, alive, bytes_per_value),
+        full_activation_bytes=activation_bytes(architecture, full, bytes_per_value),
     )
 
 
-def _encoder_flops(architecture: Architecture, inputs: dict[str, Any]) -> int:
-    flops = 0
-    if "video_grid_thw" in inputs:
-        flops += vision_flops(architecture.vision, inputs["video_grid_thw"].tolist())
-    if "feature_attention_mask" in inputs:
-        flops += audio_flops(architecture, inputs["feature_attention_mask"].sum(-1).tolist())
-    return flops
+def media_sizes(inputs: dict[str, Any]) -> MediaSizes:
+    """What the encoders are given, read off the model's inputs."""
+    grids, frames = inputs.get("video_grid_thw"), inputs.get("feature_attention_mask")
+    return MediaSizes(
+        () if grids is None else tuple((t, h, w) for t, h, w in grids.tolist()),
+        () if frames is None else tuple(frames.sum(-1).tolist()),
+    )
+
+
+def _selection_flops(
+    architecture: Architecture, sizes: MediaSizes, plan: PruningPlan, trace: SelectionTrace
+) -> int:
+    """What the selection executed; the comparisons of numbers that baselines make are left out."""
+    before = [trace.length, *(stage.kept.numel() for stage in trace.stages)]
+    scored = [
+        tokens
+        for tokens, stage in zip(before, trace.stages, strict=False)
+        if stage.scores is not None
+    ]
+    return selection_flops(
+        architecture,
+        sizes,
+        plan,
+        scored,
+        importance=method_for(plan).needs_importance,
+        diversity=any(stage.kind == "diversity" for stage in trace.stages),
+    )

@@ -9,11 +9,11 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TextStreamer
 
 from seats_cli.engine.account import account
 from seats_cli.engine.choices import score_choices
 from seats_cli.engine.clock import Clock
+from seats_cli.engine.generation import Stream, generate
 from seats_cli.engine.prune import PrunedRun, prune
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.models.inputs import build_inputs
@@ -40,6 +40,9 @@ def ask(
     choices: Sequence[str] = (),
     on_text: Callable[[str], None] | None = None,
     read_s: float = 0.0,
+    min_new_tokens: int = 0,
+    clock: Clock | None = None,
+    on_logits: Callable[[torch.Tensor], None] | None = None,
 ) -> Answer:
     """Answer a question about a clip.
 
@@ -62,6 +65,12 @@ def ask(
         Receives pieces of the answer as they are generated.
     read_s : float
         Seconds that reading the clip took, for the report.
+    min_new_tokens : int
+        The answer does not end before this many tokens, so that runs can be compared.
+    clock : Clock, optional
+        Measures the stages; a new one by default. It must know the model's device.
+    on_logits : callable, optional
+        Receives what the LM head gives at every step, shape (1, 1, V).
 
     Returns
     -------
@@ -77,7 +86,7 @@ def ask(
     _check(max_new_tokens, temperature, top_p, choices)
     adapter, architecture = loaded.adapter, loaded.architecture
     plan = None if config is None else config.plan(architecture)
-    clock = Clock(loaded.model.device)
+    clock = clock or Clock(loaded.model.device)
     torch.manual_seed(seed)
     start = clock.now()
     inputs = build_inputs(loaded, clip, question)
@@ -87,15 +96,15 @@ def ask(
     pruning = nullcontext() if plan is None else prune(loaded.model, plan, clock=clock)
     scores: tuple[ChoiceScore, ...] = ()
     token_ids: tuple[int, ...] = ()
-    with torch.inference_mode(), _watched(clock, adapter), pruning as run:
+    with torch.inference_mode(), _watched(clock, adapter, on_logits), pruning as run:
         if choices:
             scores = score_choices(loaded, inputs, choices)
             text, finish = max(scores, key=lambda score: score.probability).text, "stop"
             first = end = clock.now()
         else:
-            stream = _Stream(loaded.processor.tokenizer, clock, on_text)
-            text, token_ids, finish = _generate(
-                loaded, inputs, stream, max_new_tokens, temperature, top_p
+            stream = Stream(loaded.processor.tokenizer, clock, on_text)
+            text, token_ids, finish = generate(
+                loaded, inputs, stream, max_new_tokens, temperature, top_p, min_new_tokens
             )
             end = clock.now()
             first = stream.first_token_at or end
@@ -133,8 +142,9 @@ def ask(
             architecture,
             trace,
             inputs,
-            kv=None if plan is None else plan.kv,
-            kv_dtype_bytes=loaded.model.dtype.itemsize,
+            plan=plan,
+            decode_steps=max(len(token_ids) - 1, 0),
+            bytes_per_value=loaded.model.dtype.itemsize,
             peak_host_bytes=_peak_host_bytes(),
             device=loaded.model.device,
         ),
@@ -165,14 +175,19 @@ def _check_context(prompt: int, new: int, limit: int) -> None:
 
 
 @contextmanager
-def _watched(clock: Clock, adapter: Adapter) -> Iterator[None]:
+def _watched(
+    clock: Clock, adapter: Adapter, on_logits: Callable[[torch.Tensor], None] | None
+) -> Iterator[None]:
     """Time the parts of the model, and run the LM head on the last position only.
 
     transformers projects every prompt position to the vocabulary; generation needs the last.
     Pruned and unpruned runs are treated alike, so pruning gets no credit for it.
     """
     handles = clock.watch(adapter)
-    handles.append(adapter.thinker.lm_head.register_forward_pre_hook(_last_position))
+    head = adapter.thinker.lm_head
+    handles.append(head.register_forward_pre_hook(_last_position))
+    if on_logits is not None:
+        handles.append(head.register_forward_hook(lambda _module, _args, out: on_logits(out)))
     try:
         yield
     finally:
@@ -183,65 +198,6 @@ def _watched(clock: Clock, adapter: Adapter) -> Iterator[None]:
 def _last_position(_module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
     hidden = args[0]
     return (hidden[:, -1:],) if len(hidden) == 1 else None
-
-
-class _Stream(TextStreamer):  # type: ignore[misc]
-    """Hands text on as it is generated and notes when the first token came."""
-
-    def __init__(self, tokenizer: Any, clock: Clock, on_text: Callable[[str], None] | None) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._clock = clock
-        self._on_text = on_text
-        self.first_token_at: float | None = None
-
-    def put(self, value: torch.Tensor) -> None:
-        if not self.next_tokens_are_prompt and self.first_token_at is None:
-            self.first_token_at = self._clock.now()
-        super().put(value)
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text and self._on_text is not None:
-            self._on_text(text)
-
-
-def _generate(
-    loaded: LoadedModel,
-    inputs: dict[str, Any],
-    stream: _Stream,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-) -> tuple[str, tuple[int, ...], str]:
-    """Text, token ids and finish reason of a free answer."""
-    tokenizer = loaded.processor.tokenizer
-    stop = _stop_ids(loaded)
-    sampling: dict[str, Any] = {
-        "do_sample": False,
-        "temperature": None,
-        "top_p": None,
-        "top_k": None,
-    }
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    output = loaded.model.generate(
-        **inputs,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=stop,
-        pad_token_id=tokenizer.pad_token_id,
-        streamer=stream,
-        **sampling,
-    )
-    token_ids = tuple(output[0, inputs["input_ids"].shape[1] :].tolist())
-    text = tokenizer.decode(token_ids, skip_special_tokens=True).strip()
-    return text, token_ids, "stop" if token_ids and token_ids[-1] in stop else "length"
-
-
-def _stop_ids(loaded: LoadedModel) -> list[int]:
-    """End-of-turn ids: the tokenizer's, and what the checkpoint's generation config adds."""
-    configured = loaded.model.generation_config.eos_token_id
-    ids = {loaded.processor.tokenizer.eos_token_id}
-    ids.update(configured if isinstance(configured, list) else [configured])
-    return sorted(token for token in ids if token is not None)
 
 
 def _trace(run: PrunedRun | None, adapter: Adapter, inputs: dict[str, Any]) -> SelectionTrace:

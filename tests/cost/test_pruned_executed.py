@@ -1,0 +1,79 @@
+"""Accounting of pruned runs against what torch counts while they run, selection included."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from seats_cli.config import PruningPlan
+from seats_cli.cost.encoders import encoder_flops
+from seats_cli.cost.flops import prefill_flops
+from seats_cli.engine.account import account, media_sizes
+from seats_cli.engine.prune import prune
+from seats_cli.models.registry import adapter_for
+from seats_cli.selection.trace import SelectionTrace
+from tests.engine.golden import FAMILIES, Run, build, index, inputs, plan
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def subject(request: pytest.FixtureRequest) -> tuple[Any, Run]:
+    # Eager attention and experts consist of products that the counter knows.
+    model = build(request.param, "eager")
+    if request.param == "qwen3":
+        model.set_experts_implementation("eager")
+    case = next(c for c in index(request.param)["cases"] if "seats_a" in c["runs"])
+    return model, Run(request.param, case["case"], "seats_a")
+
+
+def counted(model: Any, given: dict[str, Any]) -> int:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**given)
+    return counter.get_total_flops()
+
+
+def cost(model: Any, given: dict[str, Any], trace: SelectionTrace, used: PruningPlan | None) -> Any:
+    return account(
+        adapter_for(model).architecture(),
+        trace,
+        given,
+        plan=used,
+        decode_steps=0,
+        bytes_per_value=4,
+        peak_host_bytes=0,
+        device=torch.device("cpu"),
+    )
+
+
+def test_full_run(subject: tuple[Any, Run]) -> None:
+    model, run = subject
+    given = inputs(run)
+    shape = adapter_for(model).architecture()
+    length = given["input_ids"].shape[1]
+    expected = encoder_flops(shape, media_sizes(given))
+    expected += prefill_flops(shape, [length] * shape.num_layers, head_positions=length)
+    assert counted(model, given) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"initial_video": 1.0}, {"drop_layers": (), "keep_video": (), "keep_audio": ()}],
+    ids=["seats", "video-whole", "no-drops"],
+)
+def test_pruned_run(subject: tuple[Any, Run], change: dict[str, Any]) -> None:
+    model, run = subject
+    given, used = inputs(run), dataclasses.replace(plan(run), **change)
+    with prune(model, used) as pruning:
+        executed = counted(model, given)
+    trace = pruning.trace
+    found = cost(model, given, trace, used)
+    # The bare model runs its head on every survivor, where `ask` needs the last position.
+    shape, survivors = adapter_for(model).architecture(), len(trace.stages[-1].kept)
+    head = 2 * (survivors - 1) * shape.hidden_size * shape.vocab_size
+    expected = found.encoder_flops + found.prefill_flops + found.selection_flops + head
+    assert executed == pytest.approx(expected, rel=0.01)
+    assert found.selection_flops > 0
+    assert found.prefill_flops < found.full_prefill_flops
