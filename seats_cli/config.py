@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from seats_cli.errors import ConfigError
 from seats_cli.plan import (
     ALLOCATIONS,
+    FULL,
     KV_POLICIES,
+    SEATS,
     PruningPlan,
     as_tuple,
     check_choice,
@@ -24,6 +26,7 @@ from seats_cli.plan import (
     check_integer,
     check_name,
     check_positive,
+    check_share,
 )
 from seats_cli.published import (
     ENCODER_SCALE,
@@ -111,7 +114,18 @@ class SeatsConfig:
             "KV cache: layerwise (each layer keeps what it saw) or survivors (smallest)."
         ),
     )
-    method: str = field(default="seats", metadata=_help("Selection method."))
+    method: str = field(
+        default=SEATS,
+        metadata=_help("Selection method; drop and late layers are for seats alone."),
+    )
+    contextual_ratio: float = field(
+        default=0.0,
+        metadata=_help("VisionZip: share of tokens kept as averages of others, within the target."),
+    )
+    fastv_layer: int = field(
+        default=2, metadata=_help("FastV: the layer after which it drops tokens.")
+    )
+    seed: int = field(default=0, metadata=_help("Seed of methods that draw at random."))
 
     def __post_init__(self) -> None:
         for name in ("retain", "retain_video", "retain_audio"):
@@ -130,6 +144,9 @@ class SeatsConfig:
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("kv", self.kv, KV_POLICIES)
         check_name("method", self.method)
+        check_share("contextual_ratio", self.contextual_ratio)
+        check_integer("fastv_layer", self.fastv_layer, 1)
+        check_integer("seed", self.seed, 0)
 
     @classmethod
     def preset(cls, name: str) -> SeatsConfig:
@@ -158,7 +175,9 @@ class SeatsConfig:
     def plan(self, architecture: Architecture) -> PruningPlan:
         """Work out every number for a model.
 
-        When both retentions are 1 and no late block is asked for, nothing is pruned.
+        When both retentions are 1 and no late block is asked for, nothing is pruned. The
+        schedule of drop layers and the late block belong to SEATS: for other methods the plan
+        only carries the targets and their options.
 
         Parameters
         ----------
@@ -178,7 +197,8 @@ class SeatsConfig:
         """
         video, audio = self.targets(architecture.family)
         no_op = video == audio == 1.0 and self.late_layer in (None, NO_LATE_BLOCK)
-        drop_layers, late_layer = ((), None) if no_op else self._layers(architecture)
+        no_schedule = no_op or self.method != SEATS
+        drop_layers, late_layer = ((), None) if no_schedule else self._layers(architecture)
         base = PruningPlan(
             1.0,
             1.0,
@@ -193,8 +213,13 @@ class SeatsConfig:
             audio_window=self.audio_window,
             method=self.method,
             num_layers=architecture.num_layers,
+            target_video=1.0 if self.method == FULL else video,
+            target_audio=1.0 if self.method == FULL else audio,
+            contextual_ratio=self.contextual_ratio,
+            fastv_layer=self.fastv_layer,
+            seed=self.seed,
         )
-        if no_op:
+        if no_schedule:
             return base
         initial_video, keep_video = self._schedule("retain_video", video, base)
         initial_audio, keep_audio = self._schedule("retain_audio", audio, base)

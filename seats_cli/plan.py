@@ -16,6 +16,9 @@ from seats_cli.errors import ConfigError
 ALLOCATIONS = ("reference", "adaptive")
 KV_POLICIES = ("layerwise", "survivors")
 
+# The method with a schedule of its own, and the one that keeps everything.
+SEATS, FULL = "seats", "full"
+
 
 def check_fraction(name: str, value: Any) -> None:
     """Refuse anything but a number in (0, 1]."""
@@ -33,6 +36,12 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
     """Refuse anything but an integer of at least `minimum`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ConfigError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Refuse anything but a number from 0 up to but not including 1."""
+    if not _is_number(value) or not 0.0 <= value < 1.0:
+        raise ConfigError(f"{name} must be at least 0 and below 1, got {value!r}.")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -70,7 +79,9 @@ def _is_number(value: Any) -> bool:
 class PruningPlan:
     """Everything the engine needs to prune one prefill (arXiv 2605.20035).
 
-    Lists are accepted where tuples are named. Layers are numbered from 1.
+    Lists are accepted where tuples are named. Layers are numbered from 1. The schedule (initial
+    fractions, drop layers, keep ratios, late layer) is that of SEATS; other methods work from
+    the targets and their own options.
 
     Parameters
     ----------
@@ -99,6 +110,14 @@ class PruningPlan:
         Selection method.
     num_layers : int | None
         Decoder layers of the model, where known; see `for_layers`.
+    target_video, target_audio : float | None
+        Average retention over all layers that was asked for; None: the initial fraction.
+    contextual_ratio : float
+        VisionZip: fraction of the tokens that is kept as averages of tokens that leave.
+    fastv_layer : int
+        FastV: the layer after which it drops.
+    seed : int
+        Of methods that draw at random.
 
     Raises
     ------
@@ -117,8 +136,13 @@ class PruningPlan:
     kv: str = "layerwise"
     video_window: int = 2
     audio_window: int = 50
-    method: str = "seats"
+    method: str = SEATS
     num_layers: int | None = None
+    target_video: float | None = None
+    target_audio: float | None = None
+    contextual_ratio: float = 0.0
+    fastv_layer: int = 2
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("drop_layers", "keep_video", "keep_audio"):
@@ -131,6 +155,12 @@ class PruningPlan:
         check_integer("video_window", self.video_window, 1)
         check_integer("audio_window", self.audio_window, 1)
         check_name("method", self.method)
+        for name in ("target_video", "target_audio"):
+            if getattr(self, name) is not None:
+                check_fraction(name, getattr(self, name))
+        check_share("contextual_ratio", self.contextual_ratio)
+        check_integer("fastv_layer", self.fastv_layer, 1)
+        check_integer("seed", self.seed, 0)
         self._check_ratios()
         self._check_layers()
 
@@ -171,8 +201,22 @@ class PruningPlan:
             )
 
     @property
+    def retention_video(self) -> float:
+        """Average retention asked for the video."""
+        return self.initial_video if self.target_video is None else self.target_video
+
+    @property
+    def retention_audio(self) -> float:
+        """Average retention asked for the audio."""
+        return self.initial_audio if self.target_audio is None else self.target_audio
+
+    @property
     def prunes(self) -> bool:
         """False if every audio-visual token stays in every layer."""
+        if self.method == FULL:
+            return False
+        if self.method != SEATS:
+            return min(self.retention_video, self.retention_audio) < 1.0
         ratios = (self.initial_video, self.initial_audio, *self.keep_video, *self.keep_audio)
         return self.late_layer is not None or min(ratios) < 1.0
 

@@ -30,11 +30,17 @@ class EncoderCall:
         Tokens of each clip (or sound) of the call.
     windows : tuple of int
         Tokens of a selection window in each clip; empty for sound.
+    grids : tuple of int
+        Tokens of a temporal grid in each clip; empty for sound.
+    keys : float32 Tensor, shape (n, d), or None
+        Keys per LLM token, averaged over heads, where the method needs them.
     """
 
     importance: Tensor
     lengths: tuple[int, ...]
     windows: tuple[int, ...]
+    grids: tuple[int, ...] = ()
+    keys: Tensor | None = None
 
 
 class EncoderStatistics:
@@ -47,15 +53,24 @@ class EncoderStatistics:
         Temporal grids per window.
     clock : Clock
         Where the time spent here is added, as "select".
-    needed : bool
-        False leaves the attention alone and only notes the lengths.
+    importance, keys : bool
+        What the method needs. With neither, the attention is left alone and only the lengths
+        are noted.
     """
 
-    def __init__(self, adapter: Adapter, video_window: int, clock: Clock, needed: bool) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        video_window: int,
+        clock: Clock,
+        importance: bool,
+        keys: bool = False,
+    ) -> None:
         self._adapter = adapter
         self._video_window = video_window
         self._clock = clock
-        self._needed = needed
+        self._importance = importance
+        self._keys = keys
         self._grid_thw: Tensor | None = None
         self._mel_frames: list[int] = []
         self._video: list[EncoderCall] = []
@@ -99,21 +114,24 @@ class EncoderStatistics:
         grids = [(int(t), int(h) * int(w)) for t, h, w in grid_thw.tolist()]
         lengths = tuple(t * patches // unit for t, patches in grids)
         windows = tuple(self._video_window * patches // unit for _, patches in grids)
+        importance, keys = torch.zeros(0), None
         with self._clock.stage("select"):
-            importance = torch.zeros(0)
-            if self._needed:
+            if self._importance or self._keys:
                 hidden = _argument(args, kwargs, "hidden_states", 0)
                 query, key = self._adapter.vision_query_key(
                     module, hidden, kwargs["position_embeddings"]
                 )
+                order = self._adapter.vision_raster_order(grid_thw)
+                order = None if order is None else order.to(query.device)
+            if self._importance:
                 received = received_attention(
                     query, key, [w * unit for w in windows], [n * unit for n in lengths]
                 )
-                importance = pool_mean(received, unit)
-                order = self._adapter.vision_raster_order(grid_thw)
-                if order is not None:
-                    importance = importance[order.to(importance.device)]
-        self._video.append(EncoderCall(importance, lengths, windows))
+                importance = _ordered(pool_mean(received, unit), order)
+            if self._keys:
+                keys = _ordered(pool_mean(key.float().mean(1), unit), order)
+        per_grid = tuple(patches // unit for _, patches in grids)
+        self._video.append(EncoderCall(importance, lengths, windows, per_grid, keys))
 
     def _enter_audio(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._mel_frames = _argument(args, kwargs, "feature_lens", 1).tolist()
@@ -122,18 +140,28 @@ class EncoderStatistics:
     def _audio_attention(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         adapter, pool = self._adapter, self._adapter.audio_pool
         positions = [adapter.audio_positions(int(frames)) for frames in self._mel_frames]
+        importance, keys = torch.zeros(0), None
+
+        def pooled(values: Tensor) -> Tensor:
+            # an odd tail of a sound makes no token: pool each sound by itself
+            return torch.cat([pool_mean(part, pool) for part in torch.split(values, positions)])
+
         with self._clock.stage("select"):
-            importance = torch.zeros(0)
-            if self._needed:
+            if self._importance or self._keys:
                 hidden = _argument(args, kwargs, "hidden_states", 0)
                 query, key = adapter.audio_query_key(module, hidden)
+            if self._importance:
                 windows = [adapter.audio_statistics_window] * len(positions)
-                received = received_attention(query, key, windows, positions)
-                # an odd tail of a sound makes no token: pool each sound by itself
-                importance = torch.cat(
-                    [pool_mean(part, pool) for part in torch.split(received, positions)]
-                )
-        self._audio.append(EncoderCall(importance, tuple(n // pool for n in positions), ()))
+                importance = pooled(received_attention(query, key, windows, positions))
+            if self._keys:
+                keys = pooled(key.float().mean(1))
+        lengths = tuple(n // pool for n in positions)
+        self._audio.append(EncoderCall(importance, lengths, (), (), keys))
+
+
+def _ordered(values: Tensor, order: Tensor | None) -> Tensor:
+    """Values in raster order, where the encoder has an order of its own."""
+    return values if order is None else values[order]
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, index: int) -> Any:

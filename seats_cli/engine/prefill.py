@@ -22,8 +22,8 @@ from seats_cli.engine.kv import (
     require_dynamic,
 )
 from seats_cli.errors import UsageError
-from seats_cli.selection.method import Method, PromptTokens
-from seats_cli.selection.relevance import last_query_relevance
+from seats_cli.selection.base import LayerTokens, PromptTokens
+from seats_cli.selection.relevance import last_query_relevance, question_relevance
 from seats_cli.selection.trace import SelectionTrace
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from seats_cli.engine.clock import Clock
     from seats_cli.engine.encoders import EncoderStatistics
     from seats_cli.models.adapter import Adapter
+    from seats_cli.selection.base import Method
 
 
 @dataclass(eq=False)
@@ -73,6 +74,8 @@ class PrunedPrefill:
         self._positions_given = False
         self._next_position = torch.zeros((), dtype=torch.long)
         self._alive: Alive | None = None
+        self._question = 0
+        self._entered: Tensor | None = None  # the current layer's input, where it is asked for
         self._cache: Any = None
         self._stages: list[tuple[str, int, Tensor, Tensor | None]] = []
         self._continuations: WeakKeyDictionary[Any, _Continuation] = WeakKeyDictionary()
@@ -113,7 +116,7 @@ class PrunedPrefill:
     def _leave_decoder(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if self._alive is None:
             return
-        self._alive = None
+        self._alive = self._entered = None
         assert self.trace is not None
         for stage in self._stages:
             self.trace.add(*stage)
@@ -140,6 +143,8 @@ class PrunedPrefill:
                 return args, {**kwargs, "attention_mask": mask}
             if alive.rotary is None:
                 alive.rotary = kwargs["position_embeddings"]
+            if self._method.asking == "question":
+                self._entered = hidden
             if not alive.thinned:
                 return None
             mask = kwargs.get("attention_mask")
@@ -189,7 +194,10 @@ class PrunedPrefill:
         positions = _three_rows(kwargs.get("position_ids"), embeddings)
         self._next_position = positions.max() + 1
         with self._clock.stage("select"):
-            keep = self._method.before_llm(self._prompt_tokens(embeddings[0], video, audio))
+            entry = self._method.before_llm(self._prompt_tokens(embeddings[0], video, audio))
+            keep = entry.keep
+            if entry.embeddings is not None:
+                embeddings = entry.embeddings[None]
         keep &= _unpadded(kwargs.get("attention_mask"), keep)
         self._alive = Alive(torch.arange(len(keep), device=keep.device), video, audio)
         deepstack = kwargs.get("deepstack_visual_embeds")
@@ -200,7 +208,9 @@ class PrunedPrefill:
         where = keep.nonzero()[:, 0]
         self._alive.keep(where)
         self._alive.thinned = False  # the decoder makes mask and rotary for these tokens itself
-        self._stages.append(("diversity", 0, self._alive.index, None))
+        if self._method.asking == "question":
+            self._question = _trailing_text(self._alive)
+        self._stages.append((self._method.entry_kind, 0, self._alive.index, None))
         return {
             **kwargs,
             "inputs_embeds": embeddings.index_select(1, where),
@@ -225,20 +235,36 @@ class PrunedPrefill:
             seen.lengths if seen else (),
             seen.windows if seen else (),
             heard.lengths if heard else (),
+            seen.grids if seen else (),
+            seen.keys.to(embeddings.device) if seen and seen.keys is not None else None,
+            heard.keys.to(embeddings.device) if heard and heard.keys is not None else None,
         )
 
     def _drop_irrelevant(self, layer: Any, hidden: Tensor, number: int) -> Tensor:
         """Stage II after decoder layer `number`."""
         alive = self._alive
         assert alive is not None
+        relevance = self._relevance(layer, hidden, alive)
+        keep = self._method.after_layer(
+            number, LayerTokens(alive.index, alive.video, alive.audio, relevance)
+        )
+        return self._keep(hidden, number, keep, self._method.layer_kind, relevance)
+
+    def _relevance(self, layer: Any, hidden: Tensor, alive: Alive) -> Tensor:
+        """Attention to each token alive, from those that the method lets ask: float32 (n,)."""
         assert alive.rotary is not None
         cos, sin = (part[0].to(hidden.device) for part in alive.rotary)
+        if self._question and self._entered is not None:
+            length = hidden.shape[1]
+            asking = torch.arange(length - self._question, length, device=hidden.device)
+            query, key = self._adapter.relevance_query_key(
+                layer, self._entered[0], (cos, sin), asking
+            )
+            return question_relevance(query, key, asking)
         text = ~(alive.video | alive.audio)
         last_text = int(text.nonzero()[-1])
         query, key = self._adapter.relevance_query_key(layer, hidden[0], (cos, sin), last_text)
-        relevance = last_query_relevance(query, key)
-        keep = self._method.after_layer(number, relevance, alive.video, alive.audio)
-        return self._keep(hidden, number, keep, "relevance", relevance)
+        return last_query_relevance(query, key)
 
     def _keep(
         self, hidden: Tensor, number: int, keep: Tensor, kind: str, scores: Tensor | None
@@ -286,6 +312,12 @@ class PrunedPrefill:
 def _cache_of(kwargs: dict[str, Any]) -> Any:
     """The KV cache argument under its newer or older name."""
     return kwargs.get("cache", kwargs.get("past_key_values"))
+
+
+def _trailing_text(alive: Alive) -> int:
+    """Text tokens behind the last audio-visual one."""
+    audiovisual = (alive.video | alive.audio).nonzero()[:, 0]
+    return len(alive.index) - 1 - int(audiovisual[-1]) if len(audiovisual) else len(alive.index)
 
 
 def _three_rows(positions: Tensor | None, embeddings: Tensor) -> Tensor:

@@ -132,9 +132,9 @@ class Adapter(ABC):
         """Encoder positions of a sound of that many mel frames."""
 
     def relevance_query_key(
-        self, layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], query_index: int
+        self, layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], query_index: int | Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Query of one token and keys of all, from a decoder layer's output states.
+        """Query of one token (or of some) and keys of all, from states of the sequence.
 
         The layer's own input norm, projections (with their norms, where the family has them)
         and rotary embedding are applied (arXiv 2605.20035, Stage II).
@@ -144,22 +144,23 @@ class Adapter(ABC):
         layer : decoder layer
         hidden : Tensor, shape (n, D)
         rotary : two Tensors (cos, sin), each (n, head_dim)
-        query_index : int
-            Which token asks.
+        query_index : int, or LongTensor of shape (q,)
+            Which tokens ask.
 
         Returns
         -------
-        query : Tensor, shape (heads, head_dim)
+        query : Tensor, shape (heads, head_dim), or (q, heads, head_dim)
         key : Tensor, shape (kv_heads, n, head_dim)
         """
         attention = layer.self_attn
         cos, sin = rotary
         normed = layer.input_layernorm(hidden)
-        query = attention.q_proj(normed[query_index]).view(-1, attention.head_dim)
+        asking = attention.q_proj(normed[query_index])
+        query = asking.view(*asking.shape[:-1], -1, attention.head_dim)
         key = attention.k_proj(normed).view(len(hidden), -1, attention.head_dim)
         if hasattr(attention, "q_norm"):
             query, key = attention.q_norm(query), attention.k_norm(key)
-        query = rotate(query, cos[query_index], sin[query_index])
+        query = rotate(query, cos[query_index].unsqueeze(-2), sin[query_index].unsqueeze(-2))
         key = rotate(key, cos[:, None], sin[:, None])
         return query, key.transpose(0, 1)
 

@@ -14,6 +14,7 @@ from seats_cli.selection.allocation import (
     reference_budgets,
     window_weights,
 )
+from seats_cli.selection.topk import keep_highest_in_runs
 from seats_cli.selection.windows import Runs, contiguous_runs, pair_windows
 
 ALLOCATIONS = ("reference", "adaptive")
@@ -81,18 +82,6 @@ def _window_budgets(
     )
 
 
-def _top_in_runs(scores: Tensor, run_of: Tensor, sizes: list[int], budgets: list[int]) -> Tensor:
-    """Mark the `budgets[w]` highest scores (n,) of each run w; ties to the lower index."""
-    order = scores.argsort(descending=True, stable=True)
-    order = order[run_of[order].argsort(stable=True)]
-    # Sorted by run, position i holds a token of run `run_of[i]`, as before the sort.
-    limits = torch.tensor([0, *sizes], device=scores.device).cumsum(0)[:-1]
-    limits = limits + torch.tensor(budgets, device=scores.device)
-    kept = torch.empty_like(run_of, dtype=torch.bool)
-    kept[order] = torch.arange(len(run_of), device=scores.device) < limits[run_of]
-    return kept
-
-
 def _as_one_run(runs: Runs) -> Runs:
     """The same tokens without borders between runs."""
     return Runs(runs.positions, torch.zeros_like(runs.index), [runs.total])
@@ -156,7 +145,7 @@ def select_by_relevance(
         budgets = _window_budgets(scores, video, audio, keep, temperature, allocation)
     kept = ~(video_mask | audio_mask)
     for runs, budget in zip((video, audio), zip(*budgets, strict=True), strict=True):
-        kept[runs.positions] = _top_in_runs(
-            scores[runs.positions], runs.index, runs.sizes, list(budget[: len(runs.sizes)])
+        kept[runs.positions] = keep_highest_in_runs(
+            scores[runs.positions], runs.index, runs.sizes, budget[: len(runs.sizes)]
         )
     return kept

@@ -84,25 +84,25 @@ def pool_mean(values: Tensor, size: int) -> Tensor:
 
     Parameters
     ----------
-    values : Tensor, shape (N,)
-        One value for each encoder position.
+    values : Tensor, shape (N,) or (N, d)
+        One value, or one vector, for each encoder position.
     size : int
         Positions that become one LLM token.
 
     Returns
     -------
-    Tensor, shape (N // size,)
-        One value for each LLM token.
+    Tensor, shape (N // size,) or (N // size, d)
+        The same for each LLM token.
 
     Raises
     ------
     ValueError
-        If `values` is not one-dimensional or `size` is below 1.
+        If `values` has more than two dimensions or none, or `size` is below 1.
     """
-    if values.ndim != 1 or size < 1:
+    if values.ndim not in (1, 2) or size < 1:
         raise ValueError(
-            f"values must be one-dimensional and size at least 1, "
+            f"values must have one or two dimensions and size must be at least 1, "
             f"got shape {tuple(values.shape)} and size {size}"
         )
-    groups = values.numel() // size
-    return values[: groups * size].view(groups, size).mean(1)
+    groups = values.shape[0] // size
+    return values[: groups * size].view(groups, size, *values.shape[1:]).mean(1)

@@ -1,76 +1,43 @@
-"""What a selection method sees and decides, and the registry of methods.
+"""The registry of methods.
 
-A method is one file in this package with a class of this shape and one line in `METHODS`.
-The engine owns positions, caches and the late block; a method only answers which tokens stay.
+A method is one file in this package with a subclass of `Method` and one line in `METHODS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-from torch import Tensor
+from functools import partial
+from typing import TYPE_CHECKING
 
 from seats_cli.errors import ConfigError
+from seats_cli.selection.base import Entry, LayerTokens, Method, PromptTokens
+from seats_cli.selection.divprune import DivPrune
+from seats_cli.selection.dycoke import DyCoke
+from seats_cli.selection.fastv import FastV
+from seats_cli.selection.full import Full
+from seats_cli.selection.omnidrop import OmniDrop
+from seats_cli.selection.omnizip import OmniZip
+from seats_cli.selection.random_tokens import Random
 from seats_cli.selection.seats import Seats
+from seats_cli.selection.visionzip import VisionZip
 
 if TYPE_CHECKING:
-    from seats_cli.config import PruningPlan
+    from seats_cli.plan import PruningPlan
 
-
-@dataclass(frozen=True, eq=False)
-class PromptTokens:
-    """The prompt as it enters the LLM (one sequence).
-
-    Parameters
-    ----------
-    embeddings : Tensor, shape (S, D)
-        Text embeddings and projected audio-visual tokens, in prompt order.
-    video_mask, audio_mask : BoolTensor, shape (S,)
-        Modality of each position; the rest is text.
-    video_importance, audio_importance : float32 Tensor, shape (n_video,) / (n_audio,), or None
-        Attention received in the last encoder layer, in prompt order.
-    video_lengths, video_windows : tuple of int
-        Tokens of each clip, and tokens of one selection window in it.
-    audio_lengths : tuple of int
-        Tokens of each sound track.
-    """
-
-    embeddings: Tensor
-    video_mask: Tensor
-    audio_mask: Tensor
-    video_importance: Tensor | None
-    audio_importance: Tensor | None
-    video_lengths: tuple[int, ...]
-    video_windows: tuple[int, ...]
-    audio_lengths: tuple[int, ...]
-
-
-class Method(Protocol):
-    """A selection method bound to a plan."""
-
-    needs_importance: bool
-
-    def before_llm(self, prompt: PromptTokens) -> Tensor:
-        """BoolTensor (S,): tokens that enter the LLM; text is always kept."""
-        ...
-
-    def drops_after(self, layer: int) -> bool:
-        """Whether `after_layer` is to be asked after this decoder layer (1-based)."""
-        ...
-
-    def after_layer(
-        self, layer: int, relevance: Tensor, video_mask: Tensor, audio_mask: Tensor
-    ) -> Tensor:
-        """BoolTensor (n,): of the n tokens alive, those that stay; text is always kept.
-
-        `relevance` (float32, shape (n,)) is the attention of the last text token to each.
-        """
-        ...
-
+__all__ = ["METHODS", "Entry", "LayerTokens", "Method", "PromptTokens", "method_for"]
 
 METHODS: dict[str, Callable[[PruningPlan], Method]] = {
+    "full": Full,
+    "random": Random,
+    "fastv": FastV,
+    "fastv-om": partial(FastV, omni=True),
+    "visionzip": VisionZip,
+    "visionzip-om": partial(VisionZip, omni=True),
+    "divprune": DivPrune,
+    "divprune-om": partial(DivPrune, omni=True),
+    "dycoke": DyCoke,
+    "omnizip": OmniZip,
+    "omnidrop": OmniDrop,
     "seats": Seats,
 }
 
@@ -81,7 +48,7 @@ def method_for(plan: PruningPlan) -> Method:
     Raises
     ------
     ConfigError
-        If there is no such method.
+        If there is no such method, or it cannot act in a model of that depth.
     """
     if plan.method not in METHODS:
         raise ConfigError(f"Unknown method '{plan.method}': choose from {', '.join(METHODS)}.")

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from seats_cli.selection.base import Entry, LayerTokens, Method, PromptTokens
 from seats_cli.selection.budget import select_by_relevance
 from seats_cli.selection.diversity import select_diverse_in_windows
 
 if TYPE_CHECKING:
-    from seats_cli.config import PruningPlan
-    from seats_cli.selection.method import PromptTokens
+    from seats_cli.plan import PruningPlan
 
 
-class Seats:
+class Seats(Method):
     """Stages I and II; Stage III (the late block) needs no choice and belongs to the engine.
 
     Parameters
@@ -25,9 +25,10 @@ class Seats:
     """
 
     needs_importance = True
+    entry_kind = "diversity"
 
     def __init__(self, plan: PruningPlan) -> None:
-        self.plan = plan
+        super().__init__(plan)
         self._ratios = {
             layer: (video, audio)
             for layer, video, audio in zip(
@@ -35,7 +36,7 @@ class Seats:
             )
         }
 
-    def before_llm(self, prompt: PromptTokens) -> Tensor:
+    def before_llm(self, prompt: PromptTokens) -> Entry:
         """Stage I: attention-weighted max-min diversity in each window of each clip."""
         plan, keep = self.plan, torch.ones_like(prompt.video_mask)
         audio_windows = (plan.audio_window,) * len(prompt.audio_lengths)
@@ -59,21 +60,19 @@ class Seats:
                 keep[mask] = select_diverse_in_windows(
                     prompt.embeddings[mask], importance, windows, ratio, lengths
                 )
-        return keep
+        return Entry(keep)
 
     def drops_after(self, layer: int) -> bool:
         """Whether `layer` is one of the plan's drop layers."""
         return layer in self._ratios
 
-    def after_layer(
-        self, layer: int, relevance: Tensor, video_mask: Tensor, audio_mask: Tensor
-    ) -> Tensor:
+    def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor:
         """Stage II: budgets per temporal window, then the most relevant tokens of each."""
         keep_video, keep_audio = self._ratios[layer]
         return select_by_relevance(
-            relevance,
-            video_mask,
-            audio_mask,
+            tokens.relevance,
+            tokens.video_mask,
+            tokens.audio_mask,
             keep_video,
             keep_audio,
             temperature=self.plan.temperature,

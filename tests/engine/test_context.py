@@ -14,6 +14,7 @@ from seats_cli.engine.choices import cache_argument
 from seats_cli.engine.kv import cache_bytes
 from seats_cli.engine.prune import prune
 from seats_cli.errors import ConfigError, UsageError
+from seats_cli.selection.base import Entry, Method
 from tests.engine import golden
 from tests.engine.golden import FAMILIES, Run
 
@@ -153,16 +154,14 @@ def replay(context: prune, stages: list[Any], length: int) -> None:
     kept = {stage.after_layer: stage.kept for stage in stages}
     alive = [torch.arange(length)]
 
-    class Replay:
-        needs_importance = False
-
-        def before_llm(self, prompt: Any) -> Tensor:
-            return self.mask(0)
+    class Replay(Method):
+        def before_llm(self, prompt: Any) -> Entry:
+            return Entry(self.mask(0))
 
         def drops_after(self, layer: int) -> bool:
             return layer in kept and layer != stages[-1].after_layer
 
-        def after_layer(self, layer: int, *_: Any) -> Tensor:
+        def after_layer(self, layer: int, tokens: Any) -> Tensor:
             return self.mask(layer)
 
         def mask(self, layer: int) -> Tensor:
@@ -171,7 +170,7 @@ def replay(context: prune, stages: list[Any], length: int) -> None:
             alive[0] = alive[0][mask]
             return mask
 
-    context._prefill._method = Replay()
+    context._prefill._method = Replay(context._run.plan)
 
 
 @torch.no_grad()

@@ -60,8 +60,8 @@ def test_shapes_are_checked() -> None:
         last_query_relevance(torch.zeros(4, 8), torch.zeros(2, 5, 6))
     with pytest.raises(ValueError, match="no multiple"):
         last_query_relevance(torch.zeros(4, 8), torch.zeros(3, 5, 8))
-    with pytest.raises(ValueError, match="one-dimensional"):
-        pool_mean(torch.zeros(2, 2), 2)
+    with pytest.raises(ValueError, match="dimensions"):
+        pool_mean(torch.zeros(2, 2, 2), 2)
 
 
 def test_pool_mean_drops_the_tail() -> None:
@@ -88,7 +88,9 @@ def _final_angles(case: Case, sections: list[int], name: str) -> Tensor:
     return torch.cat([part[index % 3] for index, part in enumerate(parts)], -1)[0]
 
 
-@pytest.mark.parametrize("family", ["top_down_layer", "top_down_layer_qwen3"])
+@pytest.mark.parametrize(
+    "family", ["top_down_layer", "top_down_layer_qwen3", "fastv", "fastv_qwen3"]
+)
 def test_golden_relevance(family: str) -> None:
     config = family_facts(family)["config"]
     layer, *cases = family_cases(family)

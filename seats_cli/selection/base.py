@@ -1,0 +1,141 @@
+"""What a selection method sees and what it answers.
+
+The engine owns positions, caches and the late block; a method only says which tokens stay and,
+where it merges tokens, what the merged ones become.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seats_cli.plan import PruningPlan
+
+
+@dataclass(frozen=True, eq=False)
+class PromptTokens:
+    """The prompt as it enters the LLM (one sequence).
+
+    Parameters
+    ----------
+    embeddings : Tensor, shape (S, D)
+        Text embeddings and projected audio-visual tokens, in prompt order.
+    video_mask, audio_mask : BoolTensor, shape (S,)
+        Modality of each position; the rest is text.
+    video_importance, audio_importance : float32 Tensor, shape (n_video,) / (n_audio,), or None
+        Attention received in the last encoder layer, in prompt order.
+    video_lengths, video_windows : tuple of int
+        Tokens of each clip, and tokens of one selection window in it.
+    audio_lengths : tuple of int
+        Tokens of each sound track.
+    video_grids : tuple of int
+        Tokens of one temporal grid of each clip.
+    video_keys, audio_keys : float32 Tensor, shape (n_video, d) / (n_audio, d), or None
+        Keys of the last encoder layer, averaged over heads and over the positions that become
+        one token.
+    """
+
+    embeddings: Tensor
+    video_mask: Tensor
+    audio_mask: Tensor
+    video_importance: Tensor | None
+    audio_importance: Tensor | None
+    video_lengths: tuple[int, ...]
+    video_windows: tuple[int, ...]
+    audio_lengths: tuple[int, ...]
+    video_grids: tuple[int, ...] = ()
+    video_keys: Tensor | None = None
+    audio_keys: Tensor | None = None
+
+    @property
+    def n_video(self) -> int:
+        """Video tokens of the prompt."""
+        return sum(self.video_lengths)
+
+    @property
+    def n_audio(self) -> int:
+        """Audio tokens of the prompt."""
+        return sum(self.audio_lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What enters the LLM.
+
+    Parameters
+    ----------
+    keep : BoolTensor, shape (S,)
+        Tokens that enter; text is always kept.
+    embeddings : Tensor, shape (S, D), or None
+        The prompt with merged tokens in place of kept ones; None if none changed.
+    """
+
+    keep: Tensor
+    embeddings: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTokens:
+    """The tokens alive after a decoder layer.
+
+    Parameters
+    ----------
+    index : LongTensor, shape (n,)
+        Positions in the unpruned prompt, ascending.
+    video_mask, audio_mask : BoolTensor, shape (n,)
+        Modality of each; the rest is text.
+    relevance : float32 Tensor, shape (n,)
+        Attention to each, from the tokens that the method's `asking` names.
+    """
+
+    index: Tensor
+    video_mask: Tensor
+    audio_mask: Tensor
+    relevance: Tensor
+
+
+class Method(ABC):
+    """A selection method bound to a plan; the defaults are those of one that acts once.
+
+    A method may remember facts of the prompt from `before_llm` to `after_layer`: prompts come
+    one at a time, and each starts with `before_llm`.
+
+    Attributes
+    ----------
+    needs_importance : bool
+        Whether `PromptTokens` must hold the encoders' received attention.
+    needs_keys : bool
+        Whether it must hold the encoders' keys.
+    asking : str
+        Whose attention `LayerTokens.relevance` is: "last", the last text token's query on the
+        layer's output states (arXiv 2605.20035, 2403.06764), or "question", the mean over all
+        text tokens behind the last audio-visual one, on the layer's input states: the attention
+        that this layer really computed (arXiv 2605.14458).
+    entry_kind, layer_kind : str
+        Names of the method's stages in the trace.
+    """
+
+    needs_importance: bool = False
+    needs_keys: bool = False
+    asking: ClassVar[str] = "last"
+    entry_kind: ClassVar[str] = "entry"
+    layer_kind: ClassVar[str] = "relevance"
+
+    def __init__(self, plan: PruningPlan) -> None:
+        self.plan = plan
+
+    @abstractmethod
+    def before_llm(self, prompt: PromptTokens) -> Entry:
+        """Choose, and perhaps merge, the tokens that enter the LLM."""
+
+    def drops_after(self, layer: int) -> bool:
+        """Whether `after_layer` is to be asked after this decoder layer (1-based)."""
+        return False
+
+    def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor:
+        """BoolTensor (n,): of the n tokens alive, those that stay; text is always kept."""
+        raise NotImplementedError

@@ -1,0 +1,47 @@
+"""DivPrune: the most diverse tokens before the LLM (arXiv 2503.02175).
+
+Taken from the paper: greedy max-min selection on the plain cosine distance between projected
+tokens, over the whole modality. Taken from the comparison in arXiv 2605.20035: the "-om" form
+selects in windows (two grids, 50 audio tokens) and treats audio like video. Chosen here: audio
+that must go is drawn at random, as for the other methods for vision. The whole-modality form
+holds a distance matrix of n x n float32 (285 MB for 8,448 tokens).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seats_cli.selection.base import PromptTokens
+from seats_cli.selection.budget import total_to_keep
+from seats_cli.selection.diversity import select_diverse, select_diverse_in_windows
+from seats_cli.selection.visual import VisualMethod
+
+
+class DivPrune(VisualMethod):
+    """`divprune` and, with `omni`, `divprune-om`.
+
+    Counts round half to even. Floor: one token of the modality, or of each window with `omni`.
+    """
+
+    name = "divprune"
+    entry_kind = "diversity"
+
+    def choose_video(self, prompt: PromptTokens, ratio: float) -> tuple[Tensor, None]:
+        """Over all clips at once, or per window of temporal grids."""
+        features = prompt.embeddings[prompt.video_mask]
+        if self.omni:
+            windows, lengths = prompt.video_windows, prompt.video_lengths
+            return select_diverse_in_windows(features, None, windows, ratio, lengths), None
+        keep = torch.zeros(len(features), dtype=torch.bool, device=features.device)
+        keep[select_diverse(features[None], None, total_to_keep(len(features), ratio))[0]] = True
+        return keep, None
+
+    def choose_audio(self, prompt: PromptTokens, ratio: float) -> tuple[Tensor, None]:
+        """Per window of audio tokens."""
+        features = prompt.embeddings[prompt.audio_mask]
+        windows = (self.plan.audio_window,) * len(prompt.audio_lengths)
+        return (
+            select_diverse_in_windows(features, None, windows, ratio, prompt.audio_lengths),
+            None,
+        )

@@ -1,0 +1,15 @@
+"""The unpruned model, as a method among the others."""
+
+from __future__ import annotations
+
+import torch
+
+from seats_cli.selection.base import Entry, Method, PromptTokens
+
+
+class Full(Method):
+    """Keeps every token in every layer, whatever the budget says."""
+
+    def before_llm(self, prompt: PromptTokens) -> Entry:
+        """Everything enters."""
+        return Entry(torch.ones_like(prompt.video_mask))
