@@ -1,0 +1,191 @@
+"""What reading a file would give, from its packets and one decoded frame: fast."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
+
+from seats_cli.errors import MediaError, UsageError
+from seats_cli.media.clip import FrameSizing, MediaFacts
+from seats_cli.media.opening import StrPath, open_media, shown
+from seats_cli.media.packets import ignore_errors, packets, select_only, stamp
+from seats_cli.media.pixels import FrameScaler
+from seats_cli.media.plan import FramePlan, plan_frames
+from seats_cli.media.probe import AudioTrack, Source, VideoTrack, probe
+from seats_cli.media.scan import PacketTable, scan_packets
+from seats_cli.media.timecode import check_range
+
+
+@dataclass(frozen=True)
+class ClipOutline:
+    """The facts of a `Clip` without its pixels and samples.
+
+    Parameters
+    ----------
+    facts : MediaFacts
+        As `read_clip` would give them for an undamaged file.
+    fps : float or None
+        Effective frames per second, None without a picture.
+    warnings : tuple of str
+        What of the file would not be used as it stands.
+    """
+
+    facts: MediaFacts
+    fps: float | None
+    warnings: tuple[str, ...] = ()
+
+
+def outline_clip(
+    path: StrPath,
+    *,
+    fps: float = 2.0,
+    max_frames: int = 768,
+    sizing: FrameSizing | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    audio: bool = True,
+    audio_track: int | None = None,
+) -> ClipOutline:
+    """Work out frames, their size and seconds of sound; parameters as for `read_clip`.
+
+    Raises
+    ------
+    MediaError
+        If the file cannot be read or holds neither picture nor sound in the range.
+    UsageError
+        If the range, the rate, the bounds or the track number make no sense.
+    """
+    source = probe(path)
+    check_range(start, end, source.duration_s)
+    track, chosen = source.video, _sound(source, audio_track) if audio else None
+    plan, scaler, warnings = None, None, list(source.notes)
+    if track is not None:
+        plan, scaler = _picture(path, source, track, fps, max_frames, sizing, start, end)
+    if track is not None and plan is not None and plan.fps < fps and plan.source_fps > plan.fps:
+        _warn_of_thinning(warnings, plan, fps, max_frames)
+    sound_s = 0.0 if chosen is None else _sound_seconds(path, source, chosen, start, end)
+    if plan is None and not sound_s:
+        raise MediaError(f"{shown(path)} holds no picture and no sound that could be used here.")
+    if not sound_s and audio:
+        warnings.append("There is no sound to use; only the picture is.")
+    begin, length = start or 0.0, source.duration_s
+    stop = min(value for value in (end, length, float("inf")) if value is not None)
+    facts = MediaFacts(
+        path=os.fspath(path),
+        container=source.container,
+        duration_s=length,
+        start_s=begin,
+        end_s=stop if stop < float("inf") else begin + sound_s,
+        video_codec=track.codec if track else None,
+        source_width=scaler.source_width if scaler else None,
+        source_height=scaler.source_height if scaler else None,
+        source_fps=plan.source_fps if plan else None,
+        rotation_deg=scaler.rotation_deg if scaler else 0,
+        frames_used=len(plan.times) if plan else 0,
+        width=scaler.width if scaler else None,
+        height=scaler.height if scaler else None,
+        audio_codec=chosen.codec if chosen and sound_s else None,
+        audio_tracks=len(source.audio),
+        audio_track=source.audio.index(chosen) if chosen and sound_s else None,
+        source_sample_rate=chosen.rate if chosen and sound_s else None,
+        source_channels=chosen.channels if chosen and sound_s else None,
+        audio_used_s=sound_s,
+    )
+    return ClipOutline(facts, plan.fps if plan else None, tuple(warnings))
+
+
+def _sound(source: Source, wanted: int | None) -> AudioTrack | None:
+    if wanted is None:
+        return source.audio[0] if source.audio else None
+    if not 0 <= wanted < len(source.audio):
+        raise UsageError(
+            f"There is no sound track {wanted}; the file has {len(source.audio)}, counted from 0."
+        )
+    return source.audio[wanted]
+
+
+def _picture(
+    path: StrPath,
+    source: Source,
+    track: VideoTrack,
+    fps: float,
+    max_frames: int,
+    sizing: FrameSizing | None,
+    start: float | None,
+    end: float | None,
+) -> tuple[FramePlan | None, FrameScaler | None]:
+    """Frames to take, and their size from the first one that decodes."""
+    with open_media(path) as container:
+        stream = container.streams[track.index]
+        assert isinstance(stream, VideoStream)
+        shift = source.origin_s
+        table = scan_packets(
+            container,
+            stream,
+            None if start is None else start + shift,
+            None if end is None else end + shift,
+        )
+    plan = _plan(table, source, track, fps, max_frames, start, end)
+    if plan is None:
+        return None, None
+    with open_media(path) as container:
+        stream = container.streams[track.index]
+        assert isinstance(stream, VideoStream)
+        select_only(container, stream)
+        frame = next(iter(container.decode(stream)), None)
+        if frame is None:
+            return None, None
+        return plan, FrameScaler.for_frame(frame, len(plan.times), sizing or FrameSizing())
+
+
+def _plan(
+    table: PacketTable,
+    source: Source,
+    track: VideoTrack,
+    fps: float,
+    max_frames: int,
+    start: float | None,
+    end: float | None,
+) -> FramePlan | None:
+    plan = plan_frames(
+        table.seconds() - (0.0 if table.counted else source.origin_s),
+        table.last_duration * float(table.time_base),
+        header_fps=track.rate,
+        start=start,
+        end=end,
+        fps=fps,
+        max_frames=max_frames,
+    )
+    return plan.with_fps(fps) if plan is not None and source.is_image else plan
+
+
+def _sound_seconds(
+    path: StrPath, source: Source, track: AudioTrack, start: float | None, end: float | None
+) -> float:
+    """Seconds of sound in the range, from the time stamps of its packets."""
+    last = 0.0
+    with open_media(path) as container:
+        stream = container.streams[track.index]
+        assert isinstance(stream, AudioStream)
+        select_only(container, stream)
+        for packet in packets(container, stream, ignore_errors):
+            when, base = stamp(packet), packet.time_base
+            if packet.size and when is not None and base is not None:
+                last = max(last, float((when + (packet.duration or 0)) * base))
+    heard_to = last - source.origin_s
+    stop = heard_to if end is None else min(end, heard_to)
+    return max(0.0, stop - (start or 0.0))
+
+
+def _warn_of_thinning(warnings: list[str], plan: FramePlan, fps: float, max_frames: int) -> None:
+    used = len(plan.times)
+    wanted = used / plan.fps * fps
+    if used + 2 > max_frames and wanted >= used + 2:
+        warnings.append(
+            f"The picture is sampled at {plan.fps:.2g} instead of {fps:g} frames per second, "
+            f"because no more than {used} frames are taken; choose a shorter part "
+            "(--start, --end) or allow more (--max-frames)."
+        )
