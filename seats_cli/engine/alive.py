@@ -44,3 +44,8 @@ class Alive:
             cos, sin = self.rotary
             self.rotary = (cos.index_select(-2, where), sin.index_select(-2, where))
         self.thinned = True
+
+    def trailing_text(self) -> int:
+        """How many of the tokens follow the last audio-visual one."""
+        audiovisual = (self.video | self.audio).nonzero()[:, 0]
+        return len(self.index) - (int(audiovisual[-1]) + 1 if len(audiovisual) else 0)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from seats_cli.engine.clock import Clock
     from seats_cli.models.adapter import Adapter
+    from seats_cli.plan import PruningPlan
+    from seats_cli.selection.base import Method
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class EncoderCall:
     lengths : tuple of int
         Tokens of each clip (or sound) of the call.
     windows : tuple of int
-        Tokens of a selection window in each clip; empty for sound.
+        Tokens of a selection window in each.
     grids : tuple of int
         Tokens of a temporal grid in each clip; empty for sound.
     keys : float32 Tensor, shape (n, d), or None
@@ -49,28 +51,21 @@ class EncoderStatistics:
     Parameters
     ----------
     adapter : Adapter
-    video_window : int
-        Temporal grids per window.
+    plan : PruningPlan
+        Sizes of the selection windows.
+    method : Method
+        What it needs; if nothing, the attention is left alone and only lengths are noted.
     clock : Clock
         Where the time spent here is added, as "select".
-    importance, keys : bool
-        What the method needs. With neither, the attention is left alone and only the lengths
-        are noted.
     """
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        video_window: int,
-        clock: Clock,
-        importance: bool,
-        keys: bool = False,
-    ) -> None:
+    def __init__(self, adapter: Adapter, plan: PruningPlan, method: Method, clock: Clock) -> None:
         self._adapter = adapter
-        self._video_window = video_window
+        self._video_window = plan.video_window
+        self._audio_window = plan.audio_window
         self._clock = clock
-        self._importance = importance
-        self._keys = keys
+        self._importance = method.needs_importance
+        self._keys = method.needs_keys
         self._grid_thw: Tensor | None = None
         self._mel_frames: list[int] = []
         self._video: list[EncoderCall] = []
@@ -151,12 +146,16 @@ class EncoderStatistics:
                 hidden = _argument(args, kwargs, "hidden_states", 0)
                 query, key = adapter.audio_query_key(module, hidden)
             if self._importance:
-                windows = [adapter.audio_statistics_window] * len(positions)
-                importance = pooled(received_attention(query, key, windows, positions))
+                importance = pooled(
+                    received_attention(
+                        query, key, [adapter.audio_statistics_window] * len(positions), positions
+                    )
+                )
             if self._keys:
                 keys = pooled(key.float().mean(1))
         lengths = tuple(n // pool for n in positions)
-        self._audio.append(EncoderCall(importance, lengths, (), (), keys))
+        windows = (self._audio_window,) * len(lengths)
+        self._audio.append(EncoderCall(importance, lengths, windows, (), keys))
 
 
 def _ordered(values: Tensor, order: Tensor | None) -> Tensor:

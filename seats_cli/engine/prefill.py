@@ -7,6 +7,7 @@ survivors keep their M-RoPE positions, and generated tokens continue the unprune
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.engine.alive import Alive
+from seats_cli.engine.arguments import cache_of, three_rows, unpadded
 from seats_cli.engine.kv import (
     cached_tokens,
     decode_mask,
@@ -22,7 +24,7 @@ from seats_cli.engine.kv import (
     require_dynamic,
 )
 from seats_cli.errors import UsageError
-from seats_cli.selection.base import LayerTokens, PromptTokens
+from seats_cli.selection.base import LayerTokens, Modality, PromptTokens
 from seats_cli.selection.relevance import last_query_relevance, question_relevance
 from seats_cli.selection.trace import SelectionTrace
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from seats_cli.config import PruningPlan
     from seats_cli.engine.clock import Clock
-    from seats_cli.engine.encoders import EncoderStatistics
+    from seats_cli.engine.encoders import EncoderCall, EncoderStatistics
     from seats_cli.models.adapter import Adapter
     from seats_cli.selection.base import Method
 
@@ -107,7 +109,7 @@ class PrunedPrefill:
     def _enter_decoder(
         self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self._cache = _cache_of(kwargs)
+        self._cache = cache_of(kwargs)
         if cached_tokens(self._cache):
             return args, self._continue(kwargs)
         require_dynamic(self._cache)
@@ -130,7 +132,7 @@ class PrunedPrefill:
             _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            alive, self._cache = self._alive, _cache_of(kwargs)
+            alive, self._cache = self._alive, cache_of(kwargs)
             if alive is None:  # decoding: every layer has a cache of its own length
                 cached = cached_tokens(self._cache, number - 1)
                 mask = decode_mask(
@@ -191,14 +193,14 @@ class PrunedPrefill:
         )
         self.trace = SelectionTrace(len(self._adapter.layers), video.cpu(), audio.cpu())
         self._stages = []
-        positions = _three_rows(kwargs.get("position_ids"), embeddings)
+        positions = three_rows(kwargs.get("position_ids"), embeddings)
         self._next_position = positions.max() + 1
         with self._clock.stage("select"):
             entry = self._method.before_llm(self._prompt_tokens(embeddings[0], video, audio))
             keep = entry.keep
             if entry.embeddings is not None:
                 embeddings = entry.embeddings[None]
-        keep &= _unpadded(kwargs.get("attention_mask"), keep)
+        keep &= unpadded(kwargs.get("attention_mask"), keep)
         self._alive = Alive(torch.arange(len(keep), device=keep.device), video, audio)
         deepstack = kwargs.get("deepstack_visual_embeds")
         if deepstack is not None:
@@ -209,7 +211,7 @@ class PrunedPrefill:
         self._alive.keep(where)
         self._alive.thinned = False  # the decoder makes mask and rotary for these tokens itself
         if self._method.asking == "question":
-            self._question = _trailing_text(self._alive)
+            self._question = self._alive.trailing_text()
         self._stages.append((self._method.entry_kind, 0, self._alive.index, None))
         return {
             **kwargs,
@@ -220,24 +222,25 @@ class PrunedPrefill:
 
     def _prompt_tokens(self, embeddings: Tensor, video: Tensor, audio: Tensor) -> PromptTokens:
         """Embeddings with what the encoders said about them."""
-        n_video, n_audio = (
-            int(count) for count in torch.stack([video.sum(), audio.sum()]).tolist()
-        )
-        seen = self._statistics.video_for(n_video) if n_video else None
-        heard = self._statistics.audio_for(n_audio) if n_audio else None
-        needed = self._method.needs_importance
+        counts = torch.stack([video.sum(), audio.sum()]).tolist()
+
+        def modality(mask: Tensor, count: int, of: Callable[[int], EncoderCall]) -> Modality:
+            if not count:
+                return Modality(mask)
+            call, device = of(count), embeddings.device
+            return Modality(
+                mask,
+                call.lengths,
+                call.windows,
+                call.grids,
+                call.importance.to(device) if self._method.needs_importance else None,
+                None if call.keys is None else call.keys.to(device),
+            )
+
         return PromptTokens(
             embeddings,
-            video,
-            audio,
-            seen.importance.to(embeddings.device) if seen and needed else None,
-            heard.importance.to(embeddings.device) if heard and needed else None,
-            seen.lengths if seen else (),
-            seen.windows if seen else (),
-            heard.lengths if heard else (),
-            seen.grids if seen else (),
-            seen.keys.to(embeddings.device) if seen and seen.keys is not None else None,
-            heard.keys.to(embeddings.device) if heard and heard.keys is not None else None,
+            modality(video, int(counts[0]), self._statistics.video_for),
+            modality(audio, int(counts[1]), self._statistics.audio_for),
         )
 
     def _drop_irrelevant(self, layer: Any, hidden: Tensor, number: int) -> Tensor:
@@ -305,39 +308,5 @@ class PrunedPrefill:
             steps = torch.arange(embeddings.shape[1], device=embeddings.device)
             positions = (first.to(embeddings.device) + steps).expand(3, len(embeddings), -1)
         elif positions is not None:
-            positions = _three_rows(positions, embeddings)
+            positions = three_rows(positions, embeddings)
         return {**kwargs, "position_ids": positions, "attention_mask": None}
-
-
-def _cache_of(kwargs: dict[str, Any]) -> Any:
-    """The KV cache argument under its newer or older name."""
-    return kwargs.get("cache", kwargs.get("past_key_values"))
-
-
-def _trailing_text(alive: Alive) -> int:
-    """Text tokens behind the last audio-visual one."""
-    audiovisual = (alive.video | alive.audio).nonzero()[:, 0]
-    return len(alive.index) - 1 - int(audiovisual[-1]) if len(audiovisual) else len(alive.index)
-
-
-def _three_rows(positions: Tensor | None, embeddings: Tensor) -> Tensor:
-    """M-RoPE positions (3, B, S) from what transformers passes on.
-
-    The text row that `generate` puts first is left out: after pruning its gaps would be read
-    as borders between packed sequences.
-    """
-    if positions is None:
-        steps = torch.arange(embeddings.shape[1], device=embeddings.device)
-        return steps.expand(3, len(embeddings), -1)
-    if positions.ndim == 2:
-        return positions.expand(3, *positions.shape)
-    return positions[-3:]
-
-
-def _unpadded(mask: Tensor | None, keep: Tensor) -> Tensor:
-    """BoolTensor (S,) of positions that are no padding; padding leaves with Stage I."""
-    if mask is None:
-        return torch.ones_like(keep)
-    if mask.ndim != 2:
-        raise UsageError("Pruning needs a padding mask of shape (1, S), not a prepared 4-D mask.")
-    return mask[0].to(keep.device).bool()

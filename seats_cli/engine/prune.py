@@ -110,13 +110,7 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         )
         self._clock = clock or Clock()
         method = method_for(plan)
-        self._statistics = EncoderStatistics(
-            self._adapter,
-            plan.video_window,
-            self._clock,
-            method.needs_importance,
-            method.needs_keys,
-        )
+        self._statistics = EncoderStatistics(self._adapter, plan, method, self._clock)
         self._prefill = PrunedPrefill(self._adapter, plan, method, self._statistics, self._clock)
         self._run = PrunedRun(plan, self._prefill)
         self._handles: list[RemovableHandle] = []

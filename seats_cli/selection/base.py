@@ -17,6 +17,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class Modality:
+    """The tokens of one modality in a prompt, in prompt order.
+
+    Parameters
+    ----------
+    mask : BoolTensor, shape (S,)
+        Where in the prompt they are.
+    lengths : tuple of int
+        Tokens of each clip or sound; empty where the modality is absent.
+    windows : tuple of int
+        Tokens of one selection window in each.
+    grids : tuple of int
+        Tokens of one temporal grid of each clip; empty for sound.
+    importance : float32 Tensor, shape (n,), or None
+        Attention received in the last encoder layer, where the method needs it.
+    keys : float32 Tensor, shape (n, d), or None
+        Keys of the last encoder layer, averaged over heads and over the positions that become
+        one token, where the method needs them.
+    """
+
+    mask: Tensor
+    lengths: tuple[int, ...] = ()
+    windows: tuple[int, ...] = ()
+    grids: tuple[int, ...] = ()
+    importance: Tensor | None = None
+    keys: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """Tokens n of the modality."""
+        return sum(self.lengths)
+
+
+@dataclass(frozen=True, eq=False)
 class PromptTokens:
     """The prompt as it enters the LLM (one sequence).
 
@@ -24,42 +58,17 @@ class PromptTokens:
     ----------
     embeddings : Tensor, shape (S, D)
         Text embeddings and projected audio-visual tokens, in prompt order.
-    video_mask, audio_mask : BoolTensor, shape (S,)
-        Modality of each position; the rest is text.
-    video_importance, audio_importance : float32 Tensor, shape (n_video,) / (n_audio,), or None
-        Attention received in the last encoder layer, in prompt order.
-    video_lengths, video_windows : tuple of int
-        Tokens of each clip, and tokens of one selection window in it.
-    audio_lengths : tuple of int
-        Tokens of each sound track.
-    video_grids : tuple of int
-        Tokens of one temporal grid of each clip.
-    video_keys, audio_keys : float32 Tensor, shape (n_video, d) / (n_audio, d), or None
-        Keys of the last encoder layer, averaged over heads and over the positions that become
-        one token.
+    video, audio : Modality
+        What belongs to either; the rest is text.
     """
 
     embeddings: Tensor
-    video_mask: Tensor
-    audio_mask: Tensor
-    video_importance: Tensor | None
-    audio_importance: Tensor | None
-    video_lengths: tuple[int, ...]
-    video_windows: tuple[int, ...]
-    audio_lengths: tuple[int, ...]
-    video_grids: tuple[int, ...] = ()
-    video_keys: Tensor | None = None
-    audio_keys: Tensor | None = None
+    video: Modality
+    audio: Modality
 
-    @property
-    def n_video(self) -> int:
-        """Video tokens of the prompt."""
-        return sum(self.video_lengths)
-
-    @property
-    def n_audio(self) -> int:
-        """Audio tokens of the prompt."""
-        return sum(self.audio_lengths)
+    def keep_all(self) -> Tensor:
+        """BoolTensor (S,), all True, to be thinned out."""
+        return self.video.mask.new_ones(len(self.embeddings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +116,9 @@ class Method(ABC):
     Attributes
     ----------
     needs_importance : bool
-        Whether `PromptTokens` must hold the encoders' received attention.
+        Whether `Modality` must hold the attention received in the encoder.
     needs_keys : bool
-        Whether it must hold the encoders' keys.
+        Whether it must hold the encoder's keys.
     asking : str
         Whose attention `LayerTokens.relevance` is: "last", the last text token's query on the
         layer's output states (arXiv 2605.20035, 2403.06764), or "question", the mean over all

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seats_cli.selection.base import PromptTokens
+from seats_cli.selection.base import Modality, PromptTokens
 from seats_cli.selection.budget import total_to_keep
 from seats_cli.selection.diversity import select_diverse, select_diverse_in_windows
 from seats_cli.selection.visual import VisualMethod
@@ -27,21 +27,12 @@ class DivPrune(VisualMethod):
     name = "divprune"
     entry_kind = "diversity"
 
-    def choose_video(self, prompt: PromptTokens, ratio: float) -> tuple[Tensor, None]:
-        """Over all clips at once, or per window of temporal grids."""
-        features = prompt.embeddings[prompt.video_mask]
+    def choose(self, prompt: PromptTokens, modality: Modality, ratio: float) -> tuple[Tensor, None]:
+        """Over the whole modality, or per window with `omni`."""
+        features = prompt.embeddings[modality.mask]
         if self.omni:
-            windows, lengths = prompt.video_windows, prompt.video_lengths
+            windows, lengths = modality.windows, modality.lengths
             return select_diverse_in_windows(features, None, windows, ratio, lengths), None
         keep = torch.zeros(len(features), dtype=torch.bool, device=features.device)
         keep[select_diverse(features[None], None, total_to_keep(len(features), ratio))[0]] = True
         return keep, None
-
-    def choose_audio(self, prompt: PromptTokens, ratio: float) -> tuple[Tensor, None]:
-        """Per window of audio tokens."""
-        features = prompt.embeddings[prompt.audio_mask]
-        windows = (self.plan.audio_window,) * len(prompt.audio_lengths)
-        return (
-            select_diverse_in_windows(features, None, windows, ratio, prompt.audio_lengths),
-            None,
-        )

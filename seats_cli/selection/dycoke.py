@@ -13,9 +13,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from seats_cli.errors import ConfigError
-from seats_cli.selection.base import PromptTokens
+from seats_cli.selection.base import Modality, PromptTokens
 from seats_cli.selection.budget import total_to_keep
-from seats_cli.selection.grids import Grids, anchor_grids, keep_changing, split_grids
+from seats_cli.selection.grids import anchor_tokens, keep_changing, split_grids
 from seats_cli.selection.ratios import VIDEO_FLOOR
 from seats_cli.selection.visual import VisualMethod
 
@@ -36,27 +36,17 @@ class DyCoke(VisualMethod):
 
     def video_floor(self, prompt: PromptTokens) -> float:
         """Share of the anchor grids."""
-        return max(VIDEO_FLOOR, self._anchor_tokens(self._grids(prompt)) / prompt.n_video)
+        grids = split_grids(prompt.video)
+        return max(VIDEO_FLOOR, anchor_tokens(grids, GROUP) / prompt.video.size)
 
-    def choose_video(self, prompt: PromptTokens, ratio: float) -> tuple[Tensor, None]:
+    def choose(self, prompt: PromptTokens, modality: Modality, ratio: float) -> tuple[Tensor, None]:
         """Anchors, and the share of the rest that changed most."""
-        grids = self._grids(prompt)
-        count, least = total_to_keep(prompt.n_video, ratio), self._anchor_tokens(grids)
+        grids = split_grids(modality)
+        count, least = total_to_keep(modality.size, ratio), anchor_tokens(grids, GROUP)
         if count < least:
             raise ConfigError(
                 f"This budget is out of reach for dycoke: the first of every {GROUP} grids stays "
-                f"whole, which is {least / prompt.n_video:.3g} of the video; ask for at least "
+                f"whole, which is {least / modality.size:.3g} of the video; ask for at least "
                 "that or use another method."
             )
-        features = prompt.embeddings[prompt.video_mask]
-        return keep_changing(features, grids, GROUP, count), None
-
-    @staticmethod
-    def _grids(prompt: PromptTokens) -> Grids:
-        device = prompt.embeddings.device
-        return split_grids(prompt.video_lengths, prompt.video_grids, device)
-
-    @staticmethod
-    def _anchor_tokens(grids: Grids) -> int:
-        anchors = anchor_grids(grids, GROUP)
-        return sum(size for size, first in zip(grids.sizes, anchors, strict=True) if first)
+        return keep_changing(prompt.embeddings[modality.mask], grids, GROUP, count), None

@@ -105,8 +105,8 @@ class FastV(Method):
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Everything enters; the fractions for layer K follow from the prompt's lengths."""
-        self._ratios = self._after_layer_ratios(prompt.n_video, prompt.n_audio)
-        return Entry(torch.ones_like(prompt.video_mask))
+        self._ratios = self._after_layer_ratios(prompt.video.size, prompt.audio.size)
+        return Entry(prompt.keep_all())
 
     def drops_after(self, layer: int) -> bool:
         """Only layer K drops, if anything is to go."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from seats_cli.selection.base import Entry, Method, PromptTokens
 
 
@@ -12,4 +10,4 @@ class Full(Method):
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Everything enters."""
-        return Entry(torch.ones_like(prompt.video_mask))
+        return Entry(prompt.keep_all())

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from seats_cli.selection.allocation import proportional_budgets
+from seats_cli.selection.base import Modality
 from seats_cli.selection.topk import keep_highest_in_runs
 
 
@@ -36,28 +37,16 @@ class Grids:
         return torch.tensor(list(values), device=self.index.device)[self.index]
 
 
-def split_grids(lengths: Sequence[int], grids: Sequence[int], device: torch.device) -> Grids:
-    """Cut clips into temporal grids.
-
-    Parameters
-    ----------
-    lengths, grids : sequence of int
-        Tokens of each clip, and of one of its grids.
-    device : torch.device
-        Where the index is wanted.
-
-    Returns
-    -------
-    Grids
-    """
+def split_grids(video: Modality) -> Grids:
+    """Cut the clips of a prompt into their temporal grids."""
     sizes: list[int] = []
     numbers: list[int] = []
-    for length, grid in zip(lengths, grids, strict=True):
+    for length, grid in zip(video.lengths, video.grids, strict=True):
         count = length // grid
         sizes += [grid] * count
         numbers += range(count)
     index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    return Grids(sizes, numbers, index.to(device))
+    return Grids(sizes, numbers, index.to(video.mask.device))
 
 
 def similarity_to_earlier(features: Tensor, back: Tensor) -> Tensor:
@@ -79,9 +68,11 @@ def similarity_to_earlier(features: Tensor, back: Tensor) -> Tensor:
     return cosine_similarity(features, earlier, dim=-1).nan_to_num(nan=0.0)
 
 
-def anchor_grids(grids: Grids, group: int) -> list[bool]:
-    """Which grids are the first of a group of `group` consecutive grids of their clip."""
-    return [number % group == 0 for number in grids.numbers]
+def anchor_tokens(grids: Grids, group: int) -> int:
+    """Tokens of the grids that are the first of `group` consecutive ones of their clip."""
+    return sum(
+        size for size, number in zip(grids.sizes, grids.numbers, strict=True) if number % group == 0
+    )
 
 
 @torch.no_grad()
@@ -103,16 +94,14 @@ def keep_changing(features: Tensor, grids: Grids, group: int, count: int) -> Ten
     -------
     BoolTensor, shape (n,)
     """
-    anchors = anchor_grids(grids, group)
-    others = [0 if first else size for first, size in zip(anchors, grids.sizes, strict=True)]
-    left = max(0, count - (sum(grids.sizes) - sum(others)))
+    since = [number % group for number in grids.numbers]  # 0 for an anchor
+    others = [size if steps else 0 for steps, size in zip(since, grids.sizes, strict=True)]
+    left = max(0, count - anchor_tokens(grids, group))
     shares = proportional_budgets(others, [float(size) for size in others], left)
     budgets = [
-        size if first else share
-        for first, size, share in zip(anchors, grids.sizes, shares, strict=True)
+        share if steps else size
+        for steps, size, share in zip(since, grids.sizes, shares, strict=True)
     ]
-    back = grids.per_token(
-        [number % group * size for number, size in zip(grids.numbers, grids.sizes, strict=True)]
-    )
+    back = grids.per_token([steps * size for steps, size in zip(since, grids.sizes, strict=True)])
     change = -similarity_to_earlier(features, back)
     return keep_highest_in_runs(change, grids.index, grids.sizes, budgets)

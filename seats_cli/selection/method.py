@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from seats_cli.errors import ConfigError
-from seats_cli.selection.base import Entry, LayerTokens, Method, PromptTokens
+from seats_cli.selection.base import Entry, LayerTokens, Method, Modality, PromptTokens
 from seats_cli.selection.divprune import DivPrune
 from seats_cli.selection.dycoke import DyCoke
 from seats_cli.selection.fastv import FastV
@@ -24,7 +24,7 @@ from seats_cli.selection.visionzip import VisionZip
 if TYPE_CHECKING:
     from seats_cli.plan import PruningPlan
 
-__all__ = ["METHODS", "Entry", "LayerTokens", "Method", "PromptTokens", "method_for"]
+__all__ = ["METHODS", "Entry", "LayerTokens", "Method", "Modality", "PromptTokens", "method_for"]
 
 METHODS: dict[str, Callable[[PruningPlan], Method]] = {
     "full": Full,

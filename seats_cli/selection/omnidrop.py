@@ -17,113 +17,24 @@ token, the closing marks of the turn included.
 
 from __future__ import annotations
 
-from math import exp
-
 import torch
 from torch import Tensor
 
-from seats_cli.errors import ConfigError
 from seats_cli.plan import PruningPlan
 from seats_cli.selection.base import Entry, LayerTokens, Method, PromptTokens
 from seats_cli.selection.budget import total_to_keep
+from seats_cli.selection.drop_schedule import entry_fractions, solve_drops
 from seats_cli.selection.dycoke import GROUP
-from seats_cli.selection.grids import anchor_grids, keep_changing, split_grids
+from seats_cli.selection.grids import anchor_tokens, keep_changing, split_grids
 from seats_cli.selection.topk import keep_highest
 from seats_cli.selection.windows import contiguous_runs
 
-ENTRY_VIDEO, ENTRY_AUDIO, ENTRY_PER_TARGET = 0.4, 0.7, 1.5
-STEEPNESS, MIDDLE = 20.0, 0.5
 DIVERSITY_WEIGHT, DIVERSITY_FROM = 0.2, 0.53  # layer 14 of 28, 19 of 36
-_BISECTIONS = 40
-
-
-def drop_counts(entering: int, num_layers: int, p_init: float, p_final: float) -> list[int]:
-    """Tokens that leave after each of the layers 1 to L - 2.
-
-    Parameters
-    ----------
-    entering : int
-        Audio-visual tokens that enter the LLM.
-    num_layers : int
-        Decoder layers L.
-    p_init, p_final : float
-        Fractions of the tokens alive that leave after early and after late layers.
-    """
-    alive, counts = entering, []
-    for layer in range(1, num_layers - 1):
-        rise = 1.0 / (1.0 + exp(-STEEPNESS * (layer / num_layers - MIDDLE)))
-        counts.append(min(int((p_init + (p_final - p_init) * rise) * alive), alive))
-        alive -= counts[-1]
-    return counts
-
-
-def layer_total(entering: int, num_layers: int, counts: list[int]) -> int:
-    """Tokens alive, summed over the layers, under `drop_counts`."""
-    total, alive = entering, entering
-    for count in [*counts, 0]:
-        alive -= count
-        total += alive
-    return total if num_layers > 1 else entering
-
-
-def initial_drop(retention: float) -> float:
-    """Published p_init: 0 from 30 % upwards, 0.02 at 20 % and below."""
-    return 0.02 * min(max((0.30 - retention) / 0.10, 0.0), 1.0)
-
-
-def solve_drops(entering: int, num_layers: int, target: float, retention: float) -> list[int]:
-    """Drop counts whose sum over the layers comes closest to a target from above.
-
-    Parameters
-    ----------
-    entering, num_layers : int
-        As for `drop_counts`.
-    target : float
-        Tokens alive wanted, summed over the layers.
-    retention : float
-        The same as a fraction of all tokens; decides p_init.
-
-    Returns
-    -------
-    list of int
-
-    Raises
-    ------
-    ConfigError
-        If the first layer alone exceeds the target.
-    """
-    start = initial_drop(retention)
-
-    def counts(strength: float) -> list[int]:
-        late = min(strength, 1.0)
-        early = max(strength - 1.0, 0.0)
-        return drop_counts(
-            entering, num_layers, start + early * (1.0 - start), start + late * (1.0 - start)
-        )
-
-    if layer_total(entering, num_layers, counts(2.0)) > target + 1.0:
-        least = retention * layer_total(entering, num_layers, counts(2.0)) / target
-        raise ConfigError(
-            "This budget is out of reach for omnidrop: every token that enters is seen by the "
-            f"first layer, which costs an average retention of {least:.3g}; ask for at least "
-            "that or use another method."
-        )
-    low, high = 0.0, 2.0
-    for _ in range(_BISECTIONS):
-        strength = (low + high) / 2
-        if layer_total(entering, num_layers, counts(strength)) > target:
-            low = strength
-        else:
-            high = strength
-    return min(
-        (counts(low), counts(high)),
-        key=lambda found: abs(layer_total(entering, num_layers, found) - target),
-    )
 
 
 @torch.no_grad()
 def keep_after_drop(scores: Tensor, window_of: Tensor, count: int, last_window: int) -> Tensor:
-    """Leave out the least important tokens, near ones of a pair of candidates first.
+    """Leave out the least important tokens.
 
     Parameters
     ----------
@@ -174,25 +85,24 @@ class OmniDrop(Method):
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """The mild pruning; what the layers will drop follows from the prompt's lengths."""
-        plan, n_video, n_audio = self.plan, prompt.n_video, prompt.n_audio
-        keep = torch.ones_like(prompt.video_mask)
+        plan, video, audio = self.plan, prompt.video, prompt.audio
+        keep = prompt.keep_all()
         self._counts = []
-        wanted = plan.retention_video * n_video + plan.retention_audio * n_audio
-        if wanted >= n_video + n_audio:
+        wanted = plan.retention_video * video.size + plan.retention_audio * audio.size
+        total = video.size + audio.size
+        if wanted >= total:
             return Entry(keep)
         assert plan.num_layers is not None
-        retention = wanted / (n_video + n_audio)
-        video, audio = entry_fractions(n_video, n_audio, retention)
-        if n_video:
-            keep[prompt.video_mask] = _thin_video(prompt, video)
-        if n_audio:
-            assert prompt.audio_importance is not None
-            keep[prompt.audio_mask] = keep_highest(
-                prompt.audio_importance, total_to_keep(n_audio, audio)
-            )
-        entering = int((keep & (prompt.video_mask | prompt.audio_mask)).sum())
-        self._counts = solve_drops(entering, plan.num_layers, wanted * plan.num_layers, retention)
-        runs = [contiguous_runs(mask) for mask in (prompt.video_mask, prompt.audio_mask)]
+        share_video, share_audio = entry_fractions(video.size, audio.size, wanted / total)
+        if video.size:
+            keep[video.mask] = _thin_video(prompt, share_video)
+        if audio.size:
+            assert audio.importance is not None
+            count = total_to_keep(audio.size, share_audio)
+            keep[audio.mask] = keep_highest(audio.importance, count)
+        entering = int((keep & (video.mask | audio.mask)).sum())
+        self._counts = solve_drops(entering, total, plan.num_layers, wanted / total)
+        runs = [contiguous_runs(modality.mask) for modality in (video, audio)]
         self._window_of = torch.zeros_like(keep, dtype=torch.long)
         for run in runs:
             self._window_of[run.positions] = run.index
@@ -218,30 +128,10 @@ class OmniDrop(Method):
         return keep
 
 
-def entry_fractions(n_video: int, n_audio: int, retention: float) -> tuple[float, float]:
-    """Fractions of video and audio that enter the LLM.
-
-    Parameters
-    ----------
-    n_video, n_audio : int
-    retention : float
-        Combined average retention wanted.
-    """
-    total = n_video + n_audio
-    published = (ENTRY_VIDEO * n_video + ENTRY_AUDIO * n_audio) / total
-    entering = max(published, min(1.0, ENTRY_PER_TARGET * retention))
-    more = (entering - published) / (1.0 - published)
-    return ENTRY_VIDEO + (1.0 - ENTRY_VIDEO) * more, ENTRY_AUDIO + (1.0 - ENTRY_AUDIO) * more
-
-
 def _thin_video(prompt: PromptTokens, fraction: float) -> Tensor:
     """Keep mask (n_video,): first grids of four whole, of the others the same share."""
-    features = prompt.embeddings[prompt.video_mask]
-    grids = split_grids(prompt.video_lengths, prompt.video_grids, features.device)
-    first = 1.0 / GROUP
-    share = (fraction - first) / (1.0 - first)
-    whole = sum(
-        size for size, anchor in zip(grids.sizes, anchor_grids(grids, GROUP), strict=True) if anchor
-    )
-    count = whole + round(share * (prompt.n_video - whole))
-    return keep_changing(features, grids, GROUP, count)
+    grids = split_grids(prompt.video)
+    share = (fraction - 1.0 / GROUP) / (1.0 - 1.0 / GROUP)
+    whole = anchor_tokens(grids, GROUP)
+    count = whole + round(share * (prompt.video.size - whole))
+    return keep_changing(prompt.embeddings[prompt.video.mask], grids, GROUP, count)

@@ -3,8 +3,8 @@
 Taken from the paper: audio tokens with the highest encoder attention stay, others are merged
 into evenly spaced anchors (`anchors.py`); the fraction of audio kept in a temporal window sets
 the drop ratio of its video, `0.75 - 0.40 s` within [0.35, 0.75], all but the smallest and the
-largest rescaled to the total; grids alternate between spatial (density peaks) and temporal
-(most changed since the grid before) selection; windows without audio use the overall ratio.
+largest rescaled to the total, windows without audio at the overall ratio; grids alternate
+between spatial (density peaks) and temporal (most changed since the grid before) selection.
 
 Chosen here: anchors count within the audio budget. Where the paper's clamp does not contain
 the overall drop ratio, where rescaling the windows in between cannot meet the total, or where
@@ -33,33 +33,17 @@ from seats_cli.selection.windows import contiguous_runs
 LEAST_DROP, MOST_DROP, DROP_SLOPE = 0.35, 0.75, 0.40
 
 
-def window_keep_fractions(audio_kept: Sequence[float | None], ratio: float) -> list[float]:
-    """Fraction of its video that each window keeps, before the total is met.
-
-    Parameters
-    ----------
-    audio_kept : sequence of float or None
-        Fraction of its audio that each window keeps; None without audio.
-    ratio : float
-        Overall fraction of video to keep, used where there is no audio.
-    """
-    return [
-        ratio if s is None else 1.0 - min(max(MOST_DROP - DROP_SLOPE * s, LEAST_DROP), MOST_DROP)
-        for s in audio_kept
-    ]
-
-
 def grid_budgets(
-    sizes: Sequence[int], window_of: Sequence[int], fractions: Sequence[float], total: int
+    sizes: Sequence[int], window_of: Sequence[int], audio_kept: Sequence[float | None], total: int
 ) -> list[int]:
     """Video tokens that each grid keeps.
 
     Parameters
     ----------
     sizes, window_of : sequence of int
-        Tokens of each grid, and the window that it lies in.
-    fractions : sequence of float
-        Kept fraction of each window, as `window_keep_fractions` gives it.
+        Tokens of each grid, and the temporal window that it lies in.
+    audio_kept : sequence of float or None
+        Fraction of its audio that each window keeps; None without audio.
     total : int
         Tokens to keep.
 
@@ -68,22 +52,32 @@ def grid_budgets(
     list of int
         Budgets that sum to `total`.
     """
-    used = sorted(set(window_of), key=lambda window: fractions[window])
-    lowest, highest = used[0], used[-1]
-    wanted = [fractions[w] * size for size, w in zip(sizes, window_of, strict=True)]
-    middle = [fractions[lowest] < fractions[w] < fractions[highest] for w in window_of]
-    outer = round(sum(want for want, inside in zip(wanted, middle, strict=True) if not inside))
-    capacity = sum(size for size, inside in zip(sizes, middle, strict=True) if inside)
     ratio = total / sum(sizes)
-    published = LEAST_DROP <= 1.0 - ratio <= MOST_DROP and 0 < total - outer <= capacity
-    if not published or not any(middle):
+    fractions: dict[int, float] = {}
+    guided: list[int] = []
+    for window in sorted(set(window_of)):
+        heard = audio_kept[window]
+        if heard is not None:
+            guided.append(window)
+            drop = min(max(MOST_DROP - DROP_SLOPE * heard, LEAST_DROP), MOST_DROP)
+        fractions[window] = ratio if heard is None else 1.0 - drop
+    guided.sort(key=fractions.__getitem__)
+    wanted = [fractions[window] * size for size, window in zip(sizes, window_of, strict=True)]
+    moves = [window in guided[1:-1] for window in window_of]
+    held = [0 if move else size for size, move in zip(sizes, moves, strict=True)]
+    free = [size if move else 0 for size, move in zip(sizes, moves, strict=True)]
+    fixed = round(sum(want for want, move in zip(wanted, moves, strict=True) if not move))
+    within = LEAST_DROP <= 1.0 - ratio <= MOST_DROP and 0 < total - fixed <= sum(free)
+    if not within:
         return proportional_budgets(sizes, wanted, total)
-    budgets = [0] * len(sizes)
-    for part, count in ((True, total - outer), (False, outer)):
-        held = [size if part == inside else 0 for size, inside in zip(sizes, middle, strict=True)]
-        shares = proportional_budgets(held, wanted, count)
-        budgets = [budget + share for budget, share in zip(budgets, shares, strict=True)]
-    return budgets
+    return [
+        a + b
+        for a, b in zip(
+            proportional_budgets(held, wanted, fixed),
+            proportional_budgets(free, wanted, total - fixed),
+            strict=True,
+        )
+    ]
 
 
 def grid_scores(features: Tensor, grids: Grids) -> Tensor:
@@ -121,41 +115,39 @@ class OmniZip(Method):
     @torch.no_grad()
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Audio first, then the video under its guidance."""
-        keep = torch.ones_like(prompt.video_mask)
-        embeddings: Tensor | None = None
-        audio, video = prompt.audio_mask, prompt.video_mask
-        count = total_to_keep(prompt.n_audio, self.plan.retention_audio)
-        if count < prompt.n_audio:
-            assert prompt.audio_importance is not None
-            keep[audio], merged = merge_into_anchors(
-                prompt.embeddings[audio],
-                prompt.audio_importance,
-                prompt.embeddings[video] if prompt.n_video else None,
+        keep, embeddings = prompt.keep_all(), None
+        audio, video = prompt.audio, prompt.video
+        count = total_to_keep(audio.size, self.plan.retention_audio)
+        if count < audio.size:
+            assert audio.importance is not None
+            keep[audio.mask], merged = merge_into_anchors(
+                prompt.embeddings[audio.mask],
+                audio.importance,
+                prompt.embeddings[video.mask] if video.size else None,
                 count,
             )
             embeddings = prompt.embeddings.clone()
-            embeddings[audio] = merged.to(embeddings.dtype)
-        if total_to_keep(prompt.n_video, self.plan.retention_video) < prompt.n_video:
-            keep[video] = self._choose_video(prompt, keep)
+            embeddings[audio.mask] = merged.to(embeddings.dtype)
+        count = total_to_keep(video.size, self.plan.retention_video)
+        if count < video.size:
+            grids = split_grids(video)
+            keep[video.mask] = keep_highest_in_runs(
+                grid_scores(prompt.embeddings[video.mask], grids),
+                grids.index,
+                grids.sizes,
+                self._budgets(prompt, keep, grids, count),
+            )
         return Entry(keep, embeddings)
 
-    def _choose_video(self, prompt: PromptTokens, keep: Tensor) -> Tensor:
-        """Keep mask (n_video,) given the audio that stays (keep, (S,))."""
-        ratio = self.plan.retention_video
-        features = prompt.embeddings[prompt.video_mask]
-        grids = split_grids(prompt.video_lengths, prompt.video_grids, features.device)
-        seen, heard = contiguous_runs(prompt.video_mask), contiguous_runs(prompt.audio_mask)
+    @staticmethod
+    def _budgets(prompt: PromptTokens, keep: Tensor, grids: Grids, count: int) -> list[int]:
+        """Video tokens of each grid, given the audio that stays (`keep`, (S,))."""
+        seen, heard = contiguous_runs(prompt.video.mask), contiguous_runs(prompt.audio.mask)
         kept = torch.zeros(len(heard.sizes), device=keep.device)
-        kept.index_add_(0, heard.index, keep[prompt.audio_mask].float())
+        kept.index_add_(0, heard.index, keep[prompt.audio.mask].float())
         audio_kept: list[float | None] = [
-            count / size for count, size in zip(kept.tolist(), heard.sizes, strict=True)
+            number / size for number, size in zip(kept.tolist(), heard.sizes, strict=True)
         ]
         audio_kept += [None] * (len(seen.sizes) - len(audio_kept))
         first = torch.tensor([0, *grids.sizes[:-1]]).cumsum(0).to(seen.index.device)
-        budgets = grid_budgets(
-            grids.sizes,
-            seen.index[first].tolist(),
-            window_keep_fractions(audio_kept, ratio),
-            total_to_keep(prompt.n_video, ratio),
-        )
-        return keep_highest_in_runs(grid_scores(features, grids), grids.index, grids.sizes, budgets)
+        return grid_budgets(grids.sizes, seen.index[first].tolist(), audio_kept, count)

@@ -51,8 +51,8 @@ class Random(Method):
         plan = self.plan
         return Entry(
             keep_random_modalities(
-                prompt.video_mask,
-                prompt.audio_mask,
+                prompt.video.mask,
+                prompt.audio.mask,
                 plan.retention_video,
                 plan.retention_audio,
                 plan.seed,

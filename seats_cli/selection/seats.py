@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from seats_cli.selection.base import Entry, LayerTokens, Method, PromptTokens
@@ -38,27 +37,18 @@ class Seats(Method):
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Stage I: attention-weighted max-min diversity in each window of each clip."""
-        plan, keep = self.plan, torch.ones_like(prompt.video_mask)
-        audio_windows = (plan.audio_window,) * len(prompt.audio_lengths)
-        for mask, ratio, importance, lengths, windows in (
-            (
-                prompt.video_mask,
-                plan.initial_video,
-                prompt.video_importance,
-                prompt.video_lengths,
-                prompt.video_windows,
-            ),
-            (
-                prompt.audio_mask,
-                plan.initial_audio,
-                prompt.audio_importance,
-                prompt.audio_lengths,
-                audio_windows,
-            ),
+        plan, keep = self.plan, prompt.keep_all()
+        for modality, ratio in (
+            (prompt.video, plan.initial_video),
+            (prompt.audio, plan.initial_audio),
         ):
-            if lengths and ratio < 1.0:
-                keep[mask] = select_diverse_in_windows(
-                    prompt.embeddings[mask], importance, windows, ratio, lengths
+            if modality.lengths and ratio < 1.0:
+                keep[modality.mask] = select_diverse_in_windows(
+                    prompt.embeddings[modality.mask],
+                    modality.importance,
+                    modality.windows,
+                    ratio,
+                    modality.lengths,
                 )
         return Entry(keep)
 

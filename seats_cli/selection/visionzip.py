@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from seats_cli.plan import PruningPlan
-from seats_cli.selection.base import PromptTokens
+from seats_cli.selection.base import Modality, PromptTokens
 from seats_cli.selection.ratios import floor_count
 from seats_cli.selection.visual import VisualMethod
 from seats_cli.selection.windows import fixed_windows
@@ -173,28 +173,17 @@ class VisionZip(VisualMethod):
         super().__init__(plan, omni)
         self.needs_keys = plan.contextual_ratio > 0.0
 
-    def choose_video(self, prompt: PromptTokens, ratio: float) -> tuple[Tensor, Tensor | None]:
-        """Per window of temporal grids."""
-        assert prompt.video_importance is not None
+    def choose(
+        self, prompt: PromptTokens, modality: Modality, ratio: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attended tokens of each window, and merged ones if the plan asks for them."""
+        assert modality.importance is not None
         return zip_tokens(
-            prompt.embeddings[prompt.video_mask],
-            prompt.video_importance,
-            prompt.video_keys,
-            prompt.video_windows,
+            prompt.embeddings[modality.mask],
+            modality.importance,
+            modality.keys,
+            modality.windows,
             ratio,
             self.plan.contextual_ratio,
-            prompt.video_lengths,
-        )
-
-    def choose_audio(self, prompt: PromptTokens, ratio: float) -> tuple[Tensor, Tensor | None]:
-        """Per window of audio tokens."""
-        assert prompt.audio_importance is not None
-        return zip_tokens(
-            prompt.embeddings[prompt.audio_mask],
-            prompt.audio_importance,
-            prompt.audio_keys,
-            (self.plan.audio_window,) * len(prompt.audio_lengths),
-            ratio,
-            self.plan.contextual_ratio,
-            prompt.audio_lengths,
+            modality.lengths,
         )

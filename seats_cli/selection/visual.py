@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.plan import PruningPlan
-from seats_cli.selection.base import Entry, Method, PromptTokens
+from seats_cli.selection.base import Entry, Method, Modality, PromptTokens
 from seats_cli.selection.ratios import VIDEO_FLOOR, floor_count, require_positive, spare_audio
 from seats_cli.selection.topk import keep_at_random
 
@@ -36,56 +36,61 @@ class VisualMethod(Method):
         self.omni = omni
 
     @abstractmethod
-    def choose_video(self, prompt: PromptTokens, ratio: float) -> tuple[Tensor, Tensor | None]:
-        """Keep mask (n_video,), and all video embeddings (n_video, D) if merging changed any."""
+    def choose(
+        self, prompt: PromptTokens, modality: Modality, ratio: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Choose in one modality: the video, or either with `omni`.
 
-    def choose_audio(self, prompt: PromptTokens, ratio: float) -> tuple[Tensor, Tensor | None]:
-        """The same for audio, asked for only with `omni`."""
-        raise NotImplementedError
+        Parameters
+        ----------
+        prompt : PromptTokens
+        modality : Modality
+            One of the prompt's.
+        ratio : float
+            Fraction of its tokens to keep, above 0 and below 1.
+
+        Returns
+        -------
+        keep : BoolTensor, shape (n,)
+        merged : Tensor, shape (n, D), or None
+            All embeddings of the modality, if merging changed any.
+        """
 
     def video_floor(self, prompt: PromptTokens) -> float:
-        """Fraction of the video that the method keeps at least."""
+        """Fraction of the video that the method keeps at least; asked for with video only."""
         return VIDEO_FLOOR
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Divide the budget, then choose in each modality."""
         video, audio = self._ratios(prompt)
-        keep = torch.ones_like(prompt.video_mask)
+        keep = prompt.keep_all()
         embeddings: Tensor | None = None
-        for mask, present, ratio, choose in (
-            (prompt.video_mask, prompt.n_video, video, self.choose_video),
-            (
-                prompt.audio_mask,
-                prompt.n_audio,
-                audio,
-                self.choose_audio if self.omni else self._draw_audio,
-            ),
+        choose_audio = self.choose if self.omni else self._draw
+        for modality, ratio, choose in (
+            (prompt.video, video, self.choose),
+            (prompt.audio, audio, choose_audio),
         ):
-            if not present or ratio >= 1.0:
+            if not modality.size or ratio >= 1.0:
                 continue
-            keep[mask], changed = choose(prompt, ratio)
-            if changed is not None:
+            keep[modality.mask], merged = choose(prompt, modality, ratio)
+            if merged is not None:
                 embeddings = prompt.embeddings.clone() if embeddings is None else embeddings
-                embeddings[mask] = changed.to(embeddings.dtype)
+                embeddings[modality.mask] = merged.to(embeddings.dtype)
         return Entry(keep, embeddings)
 
     def _ratios(self, prompt: PromptTokens) -> tuple[float, float]:
         """Fractions of video and audio to keep, both above 0."""
-        plan = self.plan
-        video, audio = plan.retention_video, plan.retention_audio
-        if self.omni:
+        video, audio = self.plan.retention_video, self.plan.retention_audio
+        n_video, n_audio = prompt.video.size, prompt.audio.size
+        if self.omni or not n_video or not n_audio:
             return video, audio
-        n_video, n_audio = prompt.n_video, prompt.n_audio
-        floor = self.video_floor(prompt) if n_video else 0.0
+        floor = self.video_floor(prompt)
         video, audio = spare_audio(video, audio, n_video, n_audio, floor)
-        if n_video and n_audio:
-            least = floor * n_video / (n_video + n_audio)
-            require_positive(self.name, video, audio, least)
+        require_positive(self.name, video, audio, floor * n_video / (n_video + n_audio))
         return video, audio
 
-    def _draw_audio(self, prompt: PromptTokens, ratio: float) -> tuple[Tensor, None]:
+    def _draw(self, prompt: PromptTokens, modality: Modality, ratio: float) -> tuple[Tensor, None]:
         """Audio that has to go, at random."""
         generator = torch.Generator().manual_seed(self.plan.seed)
-        size = prompt.n_audio
-        device = prompt.audio_mask.device
-        return keep_at_random(size, floor_count(size, ratio), generator, device), None
+        count = floor_count(modality.size, ratio)
+        return keep_at_random(modality.size, count, generator, modality.mask.device), None
