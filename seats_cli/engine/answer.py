@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from seats_cli.engine.account import account
 from seats_cli.engine.choices import score_choices
 from seats_cli.engine.clock import Clock
 from seats_cli.engine.generation import Stream, generate
+from seats_cli.engine.peaks import peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.models.inputs import build_inputs
@@ -145,7 +144,7 @@ def ask(
             plan=plan,
             decode_steps=max(len(token_ids) - 1, 0),
             bytes_per_value=loaded.model.dtype.itemsize,
-            peak_host_bytes=_peak_host_bytes(),
+            peak_host_bytes=peak_host_bytes(),
             device=loaded.model.device,
         ),
         seed=seed,
@@ -208,9 +207,3 @@ def _trace(run: PrunedRun | None, adapter: Adapter, inputs: dict[str, Any]) -> S
     return SelectionTrace(
         len(adapter.layers), ids == adapter.video_token_id, ids == adapter.audio_token_id
     )
-
-
-def _peak_host_bytes() -> int:
-    """Largest resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

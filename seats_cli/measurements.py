@@ -1,0 +1,201 @@
+"""What `seats profile` and `seats compare` measured; plain objects that reports draw from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from seats_cli.cost.latency import Spread
+
+if TYPE_CHECKING:
+    from seats_cli.architecture import Architecture
+    from seats_cli.config import SeatsConfig
+    from seats_cli.media.clip import MediaFacts
+    from seats_cli.results import Answer, Cost, ModelFacts
+
+# Stages of one run, none of which contains another, in the order in which they happen. "rest"
+# is what generate does between them up to the first token: positions, embeddings, LM head.
+STAGES = ("processor", "vision", "audio", "stage1", "prefill", "stage2", "rest")
+# Sums of stages, and what follows the first token.
+TOTALS = ("prefill_and_selection", "first_token", "decode_per_token", "total")
+READING = ("probe", "media_decode")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A labelled configuration to measure or compare; None runs the model unpruned."""
+
+    label: str
+    config: SeatsConfig | None
+
+    @property
+    def method(self) -> str:
+        """Selection method, "full" for the unpruned model."""
+        return "full" if self.config is None else self.config.method
+
+    @property
+    def retain(self) -> float | None:
+        """Overall share asked for."""
+        return None if self.config is None else self.config.retain
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring decoder layers, from behind one drop to the next.
+
+    Parameters
+    ----------
+    first_layer, last_layer : int
+        1-based, inclusive.
+    tokens : int
+        Tokens that the first of them processes.
+    time : Spread
+        Seconds of all of them together, without Stage II.
+    flops : float
+        Of all of them together.
+    """
+
+    first_layer: int
+    last_layer: int
+    tokens: int
+    time: Spread
+    flops: float
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRun:
+    """One setting, measured several times.
+
+    Parameters
+    ----------
+    label : str
+        How tables call it: "full", "seats 10%".
+    method : str
+        Selection method, "full" for the unpruned run.
+    retain : float or None
+        Overall share asked for; None for the unpruned run.
+    times : mapping of str to Spread
+        Of every name in `STAGES` and `TOTALS`.
+    segments : tuple of Segment
+        The prefill, split behind the drops of the setting that has most of them.
+    alive : tuple of (int, int, int)
+        Video, audio and text tokens in each decoder layer.
+    average_retention : float or None
+        Mean over the layers of the audio-visual share alive; None without such tokens.
+    cost : Cost
+        FLOPs and bytes; its peaks are the largest over the repetitions.
+    decode_tokens : int
+        Answer tokens after the first, over which decoding was measured.
+    """
+
+    label: str
+    method: str
+    retain: float | None
+    times: Mapping[str, Spread]
+    segments: tuple[Segment, ...]
+    alive: tuple[tuple[int, int, int], ...]
+    average_retention: float | None
+    cost: Cost
+    decode_tokens: int
+
+    def speed_up(self, full: MeasuredRun, stage: str) -> float | None:
+        """Median of the unpruned run over this one's; below 1 where this one is slower."""
+        own = self.times[stage].median_s
+        return full.times[stage].median_s / own if own > 0 else None
+
+    @property
+    def flops_ratio(self) -> float:
+        """How many times fewer FLOPs the LLM's prefill takes than unpruned."""
+        return self.cost.full_prefill_flops / self.cost.prefill_flops
+
+    @property
+    def achieved_flops_per_s(self) -> float | None:
+        """FLOPs per second of the LLM's layers in the prefill, selection not counted."""
+        seconds = self.times["prefill"].median_s
+        return self.cost.prefill_flops / seconds if seconds > 0 else None
+
+    @property
+    def encoder_share(self) -> float | None:
+        """Share of the encoders in the time to the first token."""
+        whole = self.times["first_token"].median_s
+        encoders = self.times["vision"].median_s + self.times["audio"].median_s
+        return encoders / whole if whole > 0 else None
+
+    @property
+    def selection_share(self) -> float | None:
+        """Share of Stage I and II in the prefill that contains them."""
+        whole = self.times["prefill_and_selection"].median_s
+        own = self.times["stage1"].median_s + self.times["stage2"].median_s
+        return own / whole if whole > 0 else None
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Everything `seats profile` found out; `runs[0]` is the unpruned model.
+
+    Parameters
+    ----------
+    reading : mapping of str to Spread
+        Of the names in `READING` that apply; the same for all runs.
+    failed : tuple of (str, str)
+        Label of each setting that could not run, and why.
+    threads : int
+        CPU threads that torch used.
+    """
+
+    question: str
+    media: MediaFacts
+    effective_fps: float | None
+    model: ModelFacts
+    architecture: Architecture
+    warm_ups: int
+    repeats: int
+    load_s: float
+    reading: Mapping[str, Spread]
+    runs: tuple[MeasuredRun, ...]
+    failed: tuple[tuple[str, str], ...]
+    threads: int
+    seed: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedRun:
+    """One method and budget beside the unpruned model; where it cannot run, only `error` is set.
+
+    Parameters
+    ----------
+    same_answer : bool or None
+        Whether the text equals that of the unpruned model.
+    same_first_token : bool or None
+        Whether the likeliest first token is the same.
+    first_token_kl_nats : float or None
+        Kullback-Leibler divergence of the first token's distribution from the unpruned one's.
+    token_agreement : float or None
+        Share of the positions of the longer answer that hold the same token.
+    """
+
+    label: str
+    method: str
+    retain: float | None
+    answer: Answer | None = None
+    same_answer: bool | None = None
+    same_first_token: bool | None = None
+    first_token_kl_nats: float | None = None
+    token_agreement: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Everything `seats compare` found out; `runs[0]` is the unpruned model."""
+
+    question: str
+    media: MediaFacts
+    effective_fps: float | None
+    model: ModelFacts
+    architecture: Architecture
+    runs: tuple[ComparedRun, ...]
+    seed: int
+    warnings: tuple[str, ...] = ()
