@@ -45,7 +45,7 @@ def split_grids(video: Modality) -> Grids:
         count = length // grid
         sizes += [grid] * count
         numbers += range(count)
-    index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.long))
     return Grids(sizes, numbers, index.to(video.mask.device))
 
 
