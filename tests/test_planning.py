@@ -1,0 +1,115 @@
+"""Plans agree with what the bundled model really does, and take no weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seats_cli.config import SeatsConfig
+from seats_cli.engine.answer import ask
+from seats_cli.errors import ModelError, UsageError
+from seats_cli.media.clip import MediaFacts
+from seats_cli.media.outline import ClipOutline, outline_clip
+from seats_cli.media.read import read_clip
+from seats_cli.models import load_model
+from seats_cli.named import named_config
+from seats_cli.planning import find_model, plan_run
+
+CLIP = Path(__file__).parents[1] / "assets" / "cards_words_beeps_12s.mp4"
+
+
+def outline(seconds: float, *, frames: int = 0, side: int = 280, audio: bool = True) -> ClipOutline:
+    facts = MediaFacts(
+        "clip.mp4",
+        "mp4",
+        seconds,
+        0.0,
+        seconds,
+        frames_used=frames,
+        width=side if frames else None,
+        height=side if frames else None,
+        audio_used_s=seconds if audio else 0.0,
+    )
+    return ClipOutline(facts, 2.0 if frames else None)
+
+
+@pytest.mark.parametrize("retain", [0.25, 0.10])
+def test_prediction_is_what_happens(retain: float) -> None:
+    loaded = load_model("bundled", device="cpu")
+    model = find_model("bundled")
+    assert model.architecture == loaded.architecture
+    assert model.sizing == loaded.sizing
+    config = SeatsConfig(retain=retain)
+    clip = read_clip(CLIP, sizing=loaded.sizing)
+    answer = ask(loaded, clip, "What?", config=config, max_new_tokens=1)
+    text = answer.trace.offered[2]
+    planned = plan_run(
+        outline_clip(CLIP, sizing=model.sizing), model, config, text_tokens=text, bytes_per_value=4
+    )
+    assert planned.offered == answer.trace.offered
+    assert planned.alive[0] == answer.trace.alive_per_layer()[0]
+    # The decoded sound is a few samples longer than its packets say: one more chunk of mel.
+    assert planned.encoder_flops == pytest.approx(answer.cost.encoder_flops, rel=0.02)
+    assert planned.full_prefill_flops == answer.cost.full_prefill_flops
+    # The published allocation may miss a drop's total by a few tokens.
+    assert planned.prefill_flops == pytest.approx(answer.cost.prefill_flops, rel=0.02)
+    assert planned.kv_bytes == pytest.approx(answer.cost.kv_bytes, rel=0.02)
+    assert planned.selection_flops == pytest.approx(answer.cost.selection_flops, rel=0.02)
+
+
+def test_unpruned_plan() -> None:
+    model = find_model("qwen2.5-omni-7b")
+    planned = plan_run(outline(8.0, frames=16), model, None)
+    assert planned.offered == (8 * 100, 200, 40)
+    assert planned.prefill_flops == planned.full_prefill_flops
+    assert planned.selection_flops == 0
+    assert planned.average_retention == 1.0
+
+
+def test_sound_alone_and_picture_alone() -> None:
+    model = find_model("qwen3-omni-30b-a3b")
+    sound = plan_run(outline(10.0), model, SeatsConfig(retain=0.25))
+    assert sound.offered == (0, 130, 40)
+    assert sound.video_windows == ()
+    picture = plan_run(outline(4.0, frames=8, side=320, audio=False), model, SeatsConfig())
+    assert picture.offered == (400, 0, 40)
+    assert picture.audio_windows == ()
+
+
+def test_context_overflow_is_told() -> None:
+    model = find_model("Qwen/Qwen2.5-Omni-7B")
+    planned = plan_run(outline(600.0, frames=768), model, SeatsConfig())
+    assert any("context holds 32,768" in sentence for sentence in planned.warnings)
+    assert not plan_run(outline(8.0, frames=16), model, SeatsConfig()).warnings
+
+
+def test_models_from_a_folder_and_unknown_ones(tmp_path: Path) -> None:
+    values = {"thinker_config": named_config("cpu-0.5b"), "model_type": "qwen2_5_omni"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert find_model(str(tmp_path)).architecture == find_model("cpu-0.5b").architecture
+    for name in ("no/such-model", "no such model"):
+        with pytest.raises(ModelError, match=r"qwen2\.5-omni-7b"):
+            find_model(name)
+    (tmp_path / "config.json").write_text("[")
+    with pytest.raises(ModelError, match=r"config\.json"):
+        find_model(str(tmp_path))
+
+
+def test_other_methods_are_refused() -> None:
+    with pytest.raises(UsageError, match="seats compare"):
+        plan_run(outline(4.0), find_model("cpu-0.5b"), SeatsConfig(method="random"))
+
+
+def test_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom seats_cli.planning import find_model, plan_run\n"
+        "from seats_cli.media.outline import outline_clip\n"
+        f"plan_run(outline_clip({str(CLIP)!r}), find_model('bundled'), None)\n"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
