@@ -1,0 +1,270 @@
+"""Fetching by http: what comes, what is refused, and that nothing takes forever."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from seats_cli.errors import MediaError
+from seats_cli.media import addresses, web
+from seats_cli.media.addresses import is_public
+from seats_cli.media.download import download, is_url
+from seats_cli.media.web import Patience
+
+BODY = bytes(range(256)) * 40
+HASTE = Patience(connect_s=2, silence_s=0.5, answer_s=1, total_s=1)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers by the path."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        getattr(self, self.path.split("?")[0].strip("/").partition("/")[0] or "file")()
+
+    def head(self, code: int = 200, **fields: object) -> None:
+        self.send_response(code)
+        for name, value in fields.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+
+    def file(self) -> None:
+        self.head(Content_Length=len(BODY), Content_Type="video/mp4")
+        self.wfile.write(BODY)
+
+    def unsized(self) -> None:
+        self.head()
+        self.wfile.write(BODY)
+
+    def short(self) -> None:
+        self.head(Content_Length=len(BODY) * 2)
+        self.wfile.write(BODY)
+
+    def claim(self) -> None:
+        self.head(Content_Length=10**15)
+
+    def endless(self) -> None:
+        self.head()
+        try:
+            while True:
+                self.wfile.write(BODY)
+        except OSError:
+            pass
+
+    def drip(self) -> None:
+        self.head()
+        try:
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+        except OSError:
+            pass
+
+    def drip_head(self) -> None:
+        try:
+            while True:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-A: b\r\n"[:1])
+                time.sleep(0.05)
+        except OSError:
+            pass
+
+    def stall(self) -> None:
+        time.sleep(2)
+
+    def page(self) -> None:
+        self.head(Content_Type="text/html; charset=utf-8")
+        self.wfile.write(b"<html>")
+
+    def packed(self) -> None:
+        self.head(Content_Encoding="gzip")
+
+    def missing(self) -> None:
+        self.send_error(404, "\x1b[31mNo")
+
+    def loop(self) -> None:
+        self.head(302, Location="/loop")
+
+    def nowhere(self) -> None:
+        self.head(302)
+
+    def away(self) -> None:
+        self.head(302, Location=self.path.partition("?")[2])
+
+    def babble(self) -> None:
+        self.wfile.write(b"220 mail server\r\n\r\n")
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def fetch(url: str, **options: object) -> bytes:
+    target = io.BytesIO()
+    arguments = {"allow_local": True, "patience": HASTE, **options}
+    download(url, target, **arguments)  # type: ignore[arg-type]
+    return target.getvalue()
+
+
+def refusal(url: str, **options: object) -> str:
+    began = time.monotonic()
+    with pytest.raises(MediaError) as caught:
+        fetch(url, **options)
+    assert time.monotonic() - began < 5
+    text = str(caught.value)
+    assert text.endswith(".")
+    assert text.isprintable()
+    return text
+
+
+@pytest.mark.parametrize("path", ["", "/file", "/unsized", "/file/ü b.mp4?x=ü y", "/away?/file"])
+def test_bytes_arrive(base: str, path: str) -> None:
+    told: list[tuple[int, int | None]] = []
+    assert fetch(base + path, on_progress=lambda *now: told.append(now)) == BODY
+    assert told[-1] == (len(BODY), None if path == "/unsized" else len(BODY))
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/short", "broke off after 10,240 of 20,480"),
+        ("/claim", "larger than"),
+        ("/endless", "larger than"),
+        ("/drip", "too slow"),
+        ("/drip_head", "too slow"),
+        ("/stall", "sent nothing"),
+        ("/page", "web page"),
+        ("/packed", "gzip"),
+        ("/missing", "404 Not Found"),
+        ("/loop", "more than 5 times"),
+        ("/nowhere", "without saying where"),
+        ("/away?file:///etc/passwd", "Only http"),
+        ("/away?ftp://example.org/x", "Only http"),
+        ("/babble", "does not answer as a web server"),
+    ],
+)
+def test_trouble_is_one_sentence_in_time(base: str, path: str, words: str) -> None:
+    assert words in refusal(base + path, limit=1_000_000)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://[::1",
+        "http://a:b@example.org/",
+        "http://example.org:99999/",
+        "http://\N{SNOWMAN}" + "x" * 300 + "/",
+        "http://nobody.invalid/x.mp4",
+        "ftp://example.org/x",
+    ],
+)
+def test_what_is_no_url(url: str) -> None:
+    refusal(url)
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert "cannot be reached" in refusal(f"http://127.0.0.1:{port}/")
+    # A plain server does not speak TLS.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        refusal(f"https://127.0.0.1:{server.getsockname()[1]}/")
+
+
+def test_local_addresses_need_permission(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = base.rpartition(":")[2]
+    for host in ("127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"):
+        text = refusal(f"http://{host}:{port}/file", allow_local=False)
+        assert "--allow-local-urls" in text or "not known" in text
+    # A public server that leads inside: only the first address is public.
+    public = {"public.example": ["127.0.0.1"]}
+    monkeypatch.setattr(web, "resolve", lambda host, _: public.get(host) or [host])
+    monkeypatch.setattr(web, "check_public", _first_is_public)
+    text = refusal(
+        f"http://public.example:{port}/away?http://127.0.0.1:{port}/file", allow_local=False
+    )
+    assert "--allow-local-urls" in text
+
+
+def _first_is_public(host: str, found: list[str]) -> None:
+    if host != "public.example":
+        addresses.check_public(host, found)
+
+
+def test_one_local_address_among_public_ones_is_enough() -> None:
+    with pytest.raises(MediaError, match="own network"):
+        addresses.check_public("two.example", ["8.8.8.8", "10.0.0.1"])
+    addresses.check_public("two.example", ["8.8.8.8", "2606:4700::1111"])
+
+
+def test_the_checked_address_is_the_one_connected_to(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name server that changes its mind after the check is never asked again."""
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def once(host: str, *rest: object, **more: object) -> object:
+        asked.append(host)
+        target = "127.0.0.1" if host == "rebind.example" else host
+        return real(target, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", once)
+    assert fetch(f"http://rebind.example:{base.rpartition(':')[2]}/file") == BODY
+    assert asked.count("rebind.example") == 1
+
+
+def test_a_name_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5) or [])
+    patience = Patience(connect_s=0.2)
+    assert "took over" in refusal("http://slow.example/", patience=patience)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0",
+        "10.1.2.3",
+        "100.64.0.1",
+        "127.9.9.9",
+        "169.254.169.254",
+        "172.16.0.1",
+        "192.168.1.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "fc00::1",
+        "fe80::1%eth0",
+        "ff02::1",
+        "::ffff:10.0.0.1",
+        "2002:7f00:1::",
+        "64:ff9b::7f00:1",
+        "nonsense",
+    ],
+)
+def test_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+def test_public_and_urls() -> None:
+    assert is_public("8.8.8.8")
+    assert is_public("2606:4700:4700::1111")
+    assert is_url("HTTP://x")
+    assert is_url("https://x")
+    assert not is_url("http:")
+    assert not is_url("movie.mp4")
