@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from seats_cli.media.clip import SAMPLE_RATE
 from seats_cli.media.frames import DecodedFrames
 from seats_cli.media.plan import FramePlan
 from seats_cli.media.probe import AudioTrack, Source, VideoTrack
@@ -67,9 +68,25 @@ def picture_notices(
 
 
 def sound_notices(
-    source: Source, track: AudioTrack, sound: DecodedSound, *, chosen: bool
+    source: Source,
+    track: AudioTrack,
+    sound: DecodedSound,
+    *,
+    chosen: bool,
+    begin_s: float,
+    end_s: float | None,
 ) -> list[str]:
-    """Sentences about the sound; `chosen` says that the user named the track."""
+    """Sentences about the sound.
+
+    Parameters
+    ----------
+    source, track, sound
+        What the header claims, the track that was read, and what came.
+    chosen : bool
+        Whether the user named the track.
+    begin_s, end_s : float, float or None
+        The range asked for, on the file's timeline.
+    """
     said = []
     if len(source.audio) > 1 and not chosen:
         which = source.audio.index(track)
@@ -88,11 +105,21 @@ def sound_notices(
             "the parts were joined, so sound and picture may not match after that."
         )
     if sound.cut:
-        said.append(
-            f"Only the first {MAX_AUDIO_S / 3600:g} hours of sound are read; "
-            "choose a part with --start and --end."
-        )
+        said.append(_cut(source, len(sound.samples) / SAMPLE_RATE, begin_s, end_s))
     return said
+
+
+def _cut(source: Source, used_s: float, begin_s: float, end_s: float | None) -> str:
+    """What was left out of the sound, and how to choose."""
+    stop = end_s if end_s is not None else source.duration_s
+    rest = f"its other {stop - begin_s - used_s:.1f} s" if stop is not None else "what follows"
+    choose = "choose a part with --start and --end"
+    if used_s < MAX_AUDIO_S - 1:
+        choose += ", or allow more with --max-audio"
+    return (
+        f"The sound is cut: only {used_s:.1f} s from {begin_s:.1f} s on are used and {rest} are "
+        f"left out; {choose}."
+    )
 
 
 def overall_notices(
@@ -105,6 +132,7 @@ def overall_notices(
     end: float | None,
     audio: bool,
     video: bool,
+    sound_cut: bool = False,
 ) -> list[str]:
     """Sentences about what is absent and where picture and sound part.
 
@@ -120,6 +148,8 @@ def overall_notices(
         The range asked for.
     audio, video : bool
         What was asked for.
+    sound_cut : bool
+        The sound's end is not the file's, and was told already.
     """
     said = []
     part = "" if not start and end is None else " in this range"
@@ -133,7 +163,7 @@ def overall_notices(
             said.append("The file has no sound track; only the picture is used.")
         else:
             said.append(f"No sound can be read{part}; only the picture is used.")
-    if picture_end_s is not None and sound_end_s is not None:
+    if picture_end_s is not None and sound_end_s is not None and not sound_cut:
         stop = float("inf") if end is None else end
         picture_end_s, sound_end_s = min(picture_end_s, stop), min(sound_end_s, stop)
         if sound_end_s - picture_end_s > NOTICEABLE_S:
@@ -144,7 +174,13 @@ def overall_notices(
         said.append(f"The sound starts {sound_start_s:.2f} s late; there is silence before it.")
     read_to = max(picture_end_s or 0.0, sound_end_s or 0.0)
     claimed = source.duration_s if end is None else None
-    if claimed and audio and video and claimed - read_to > max(NOTICEABLE_S, 0.02 * claimed):
+    if (
+        claimed
+        and audio
+        and video
+        and not sound_cut
+        and claimed - read_to > max(NOTICEABLE_S, 0.02 * claimed)
+    ):
         said.append(
             f"The file says that it lasts {claimed:.2f} s, "
             f"but only {read_to:.2f} s of it can be read."

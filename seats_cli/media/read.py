@@ -23,6 +23,7 @@ def read_clip(
     end: float | None = None,
     audio: bool = True,
     audio_track: int | None = None,
+    max_audio: float | None = None,
     video: bool = True,
     on_progress: Progress | None = None,
 ) -> Clip:
@@ -47,6 +48,8 @@ def read_clip(
         Whether to read the sound and the picture.
     audio_track : int or None
         Which sound track, from 0; None takes the first.
+    max_audio : float or None
+        Seconds of sound at most; what is left out is told.
     on_progress : callable or None
         Called with ``"picture"`` or ``"sound"`` and the fraction of it that is done.
 
@@ -65,11 +68,13 @@ def read_clip(
     source = probe(path)
     check_range(start, end, source.duration_s)
     chosen = _choose_track(source, audio_track, shown(path)) if audio else None
+    if max_audio is not None and not max_audio > 0:
+        raise UsageError(f"The longest sound must be above 0 s, not {max_audio:g}.")
     job = Reading(path, source, start, end, on_progress)
     if video and source.video is not None:
         job.read_picture(source.video, fps, max_frames, sizing or FrameSizing())
     if chosen is not None:
-        job.read_sound(chosen, asked=audio_track is not None)
+        job.read_sound(chosen, asked=audio_track is not None, max_s=max_audio)
     if job.picture is None and job.sound is None:
         raise MediaError(_nothing(job, audio=audio, video=video))
     job.warnings += overall_notices(
@@ -81,6 +86,7 @@ def read_clip(
         end=end,
         audio=audio,
         video=video,
+        sound_cut=job.sound is not None and job.sound.cut,
     )
     return _clip(job, chosen)
 

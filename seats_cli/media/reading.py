@@ -89,8 +89,8 @@ class Reading:
             track, table, plan, picture, fps=fps, max_frames=max_frames, whole=whole
         )
 
-    def read_sound(self, track: AudioTrack, *, asked: bool) -> None:
-        """Take the sound of the range, if any decodes."""
+    def read_sound(self, track: AudioTrack, *, asked: bool, max_s: float | None) -> None:
+        """Take the sound of the range, `max_s` seconds at most, if any decodes."""
         with open_media(self.path) as container:
             stream = container.streams[track.index]
             assert isinstance(stream, AudioStream)
@@ -101,10 +101,14 @@ class Reading:
                 start=self.start,
                 end=self.end,
                 length_s=self.source.duration_s,
+                max_s=max_s,
+                picture_end_s=self.picture_end_s,
                 on_progress=self._reporter("sound"),
             )
         if self.sound is not None:
-            self.warnings += sound_notices(self.source, track, self.sound, chosen=asked)
+            self.warnings += sound_notices(
+                self.source, track, self.sound, chosen=asked, begin_s=self.begin, end_s=self.end
+            )
 
     def _scan(self, track: VideoTrack) -> PacketTable:
         origin = self.source.origin_s

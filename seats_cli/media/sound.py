@@ -18,6 +18,11 @@ from seats_cli.media.packets import packets, seek_before, select_only
 from seats_cli.media.probe import SAMPLE_RATES
 
 MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, loudly
+# Silence in the time stamps that is believed: a pause in talk is left out by some recorders.
+# Longer is a damaged stamp, unless the picture goes on meanwhile.
+_PAUSE_S = 60.0
+_PAUSE_WITHOUT_PICTURE_S = 600.0
+_FIRST_BUFFER_S = 600.0
 _JUMP_S = 0.04  # time stamps in Matroska are rounded to 1 ms and some muxers are sloppier
 _LEAD_IN_S = 0.2  # decoded ahead of a range's start, because AAC and Opus need a run-up
 
@@ -37,7 +42,7 @@ class DecodedSound:
     joined : int
         Leaps in the time stamps too large to be silence, closed up.
     cut : bool
-        The sound went on beyond `MAX_AUDIO_S`.
+        The sound goes on, but only so much was wanted, or more than `MAX_AUDIO_S` was.
     """
 
     samples: npt.NDArray[np.float32]
@@ -55,6 +60,8 @@ def decode_sound(
     start: float | None,
     end: float | None,
     length_s: float | None,
+    max_s: float | None = None,
+    picture_end_s: float | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> DecodedSound | None:
     """Decode a sound track, or a range of it.
@@ -69,6 +76,10 @@ def decode_sound(
         Range in seconds on the file's timeline.
     length_s : float or None
         Seconds the file claims to last.
+    max_s : float or None
+        Seconds of sound wanted at most.
+    picture_end_s : float or None
+        Where the picture ends on the file's timeline, if it was read.
     on_progress : callable or None
         Called with the fraction done.
 
@@ -82,10 +93,11 @@ def decode_sound(
     if start is not None and stream.time_base is not None:
         ticks = int((origin_s + max(begin - _LEAD_IN_S, 0.0)) / stream.time_base)
         seek_before(container, stream, ticks)
-    stop = min(end if end is not None else np.inf, begin + MAX_AUDIO_S)
+    wanted_s = np.inf if end is None else end - begin
+    stop = begin + min(wanted_s, MAX_AUDIO_S, np.inf if max_s is None else max_s)
     expected = (min(stop, length_s) if length_s else min(stop, begin + 60.0)) - begin
     track = _Timeline(max(expected, 0.0), stop - begin)
-    placer = _Placer(track, length_s)
+    placer = _Placer(track, None if picture_end_s is None else picture_end_s - begin)
     broken = 0
 
     def count_error() -> None:
@@ -107,16 +119,16 @@ def decode_sound(
     placer.flush()
     if track.first is None:
         return None
-    cut = end is None and placer.at_s > MAX_AUDIO_S
+    cut = track.limit_s < wanted_s and placer.at_s > track.limit_s + _JUMP_S
     return DecodedSound(track.samples(), broken, track.first / SAMPLE_RATE, placer.joined, cut)
 
 
 class _Placer:
     """Turns decoded frames into runs of 16 kHz samples at the right place."""
 
-    def __init__(self, track: _Timeline, length_s: float | None) -> None:
+    def __init__(self, track: _Timeline, picture_end_s: float | None) -> None:
         self.track = track
-        self.length_s = length_s
+        self.picture_end_s = picture_end_s
         self.at_s = 0.0  # where the next frame is expected
         self.joined = 0
         self._shift_s = 0.0
@@ -128,7 +140,7 @@ class _Placer:
         if frame.samples == 0 or frame.sample_rate not in SAMPLE_RATES:
             return
         when = self.at_s if frame.time is None else frame.time - zero_s + self._shift_s
-        if self._mixer is not None and self._is_leap(when):
+        if self._is_leap(when):
             self.joined += 1
             self._shift_s += self.at_s - when
             when = self.at_s
@@ -151,9 +163,13 @@ class _Placer:
             self._mixer = None
 
     def _is_leap(self, when: float) -> bool:
-        # Silence longer than the file itself, or a step back, is a fault in the stamps.
-        limit = max(self.length_s or 0.0, 60.0)
-        return when - self.at_s > limit or self.at_s - when > 1.0
+        """Whether a time cannot be meant: back, or after more silence than is credible."""
+        gap = when - self.at_s
+        if gap < -1.0:
+            return self.track.first is not None  # a range is entered from before its start
+        if self.picture_end_s is None:
+            return gap > _PAUSE_WITHOUT_PICTURE_S
+        return gap > _PAUSE_S and when > self.picture_end_s + _PAUSE_S
 
     def _write(self, mixer: Mixer, frame: AudioFrame | None) -> None:
         for samples in mixer.push(frame):
@@ -168,8 +184,10 @@ class _Timeline:
         self.limit_s = limit_s
         self.first: int | None = None
         self._end = 0
-        # Zeroed memory is not touched until written, so a lying header costs nothing.
-        self._buffer = np.zeros(int(min(expected_s + 1.0, MAX_AUDIO_S) * SAMPLE_RATE), np.float32)
+        self._expected = int(min(expected_s + 1.0, MAX_AUDIO_S) * SAMPLE_RATE)
+        # A header's word is not worth gigabytes: the buffer follows what is decoded.
+        size = min(self._expected, int(_FIRST_BUFFER_S * SAMPLE_RATE))
+        self._buffer = np.zeros(size, np.float32)
 
     def write(self, position: int, samples: npt.NDArray[np.float32]) -> None:
         """Put samples at a position, less what lies before 0, over earlier ones or too late."""
@@ -181,12 +199,17 @@ class _Timeline:
             return
         if stop > len(self._buffer):
             # Grows in place where the system can; the new part is zero.
-            self._buffer.resize(min(max(stop, len(self._buffer) * 3 // 2), limit), refcheck=False)
+            self._buffer.resize(min(max(stop, self._next_size()), limit), refcheck=False)
         target = self._buffer[begin:stop]
         np.nan_to_num(samples[skip : skip + len(target)], copy=False, nan=0.0)
         np.clip(samples[skip : skip + len(target)], -1.0, 1.0, out=target)
         self.first = begin if self.first is None else self.first
         self._end = stop
+
+    def _next_size(self) -> int:
+        """Twice as much, but not beyond what is expected: that part would never be used."""
+        size = len(self._buffer)
+        return min(2 * size, self._expected) if size < self._expected else size * 5 // 4
 
     def samples(self) -> npt.NDArray[np.float32]:
         """Everything up to the last sample written, float32, shape (n,)."""
