@@ -17,7 +17,7 @@ from seats_cli.cli.console import (
     print_document,
     stdout_is_unicode,
 )
-from seats_cli.cli.question import find_question
+from seats_cli.cli.question import check_stdin_is_free, find_question
 from seats_cli.cli.session import InputOptions, ModelOptions, check_file, open_model, read_input
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def ask(
     max_pixels: opt.MaxPixels = None,
     audio: opt.Audio = True,
     audio_track: opt.AudioTrack = None,
+    max_audio: opt.MaxAudio = None,
+    allow_local_urls: opt.AllowLocalUrls = False,
     retain: opt.Retain = None,
     retain_video: opt.RetainVideo = None,
     retain_audio: opt.RetainAudio = None,
@@ -100,9 +102,11 @@ def ask(
     budget = BudgetOptions(retain, retain_video, retain_audio, full, kv, allocation, config)
     pruning = build_config(budget, context)
     options = values.split_choices(choices)
-    check_file(video)
+    longest = values.parse_seconds("--max-audio", max_audio)
+    check_stdin_is_free(video, question)
+    check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
     request = Request(
-        InputOptions(video, first, last, fps, max_frames, max_pixels, audio, audio_track),
+        InputOptions(video, first, last, fps, max_frames, max_pixels, audio, audio_track, longest),
         find_question(question, talk),
         pruning,
         ModelOptions(model, device, dtype.value, attn.value, revision, offline),

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
 
 
@@ -58,11 +59,20 @@ class Progress:
     def __init__(self, console: Console | None) -> None:
         self._console = console
         self._stack = contextlib.ExitStack()
+        self._status: Status | None = None
+        self._what = self._detail = ""
 
     def start(self, what: str) -> None:
         """Show the spinner with a text."""
+        self._what = what
         if self._console is not None:
-            self._stack.enter_context(self._console.status(Text(what)))
+            self._status = self._stack.enter_context(self._console.status(Text(what)))
+
+    def update(self, detail: str) -> None:
+        """Add how far it is; cheap enough to be called for every frame."""
+        if self._status is not None and detail != self._detail:
+            self._detail = detail
+            self._status.update(Text(f"{self._what}: {detail}"))
 
     def stop(self) -> None:
         """Remove the spinner; more calls do nothing."""

@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import typer
@@ -23,6 +23,15 @@ _OUT_OF_MEMORY = (
 )
 # What allocators say when they raise a plain RuntimeError.
 _ALLOCATOR_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+_at_end: list[Callable[[], None]] = []
+
+
+def at_end(action: Callable[[], None]) -> None:
+    """Have something done when the command ends, however it ends."""
+    if action not in _at_end:
+        _at_end.append(action)
 
 
 class GuardedGroup(TyperGroup):
@@ -60,6 +69,9 @@ class GuardedGroup(TyperGroup):
             result = run()
         except BaseException as error:
             leave(error, debug=wants_traceback(arguments))
+        finally:
+            while _at_end:
+                _at_end.pop()()
         if result == EXIT_INTERRUPTED:  # newer Typer hides Ctrl-C behind this result
             leave(KeyboardInterrupt(), debug=False)
         sys.exit(result if isinstance(result, int) else EXIT_OK)

@@ -20,7 +20,12 @@ _model = partial(typer.Option, rich_help_panel="Model")
 _output = partial(typer.Option, rich_help_panel="Output")
 
 Video = Annotated[
-    str, typer.Argument(metavar="VIDEO", show_default=False, help="Video or sound file.")
+    str,
+    typer.Argument(
+        metavar="VIDEO",
+        show_default=False,
+        help="Video, sound or picture: a file, an http(s) URL, or '-' for stdin.",
+    ),
 ]
 
 # Input
@@ -71,6 +76,19 @@ AudioTrack = Annotated[
         show_default="the file's default",
         help="Which audio track, counted from 0.",
     ),
+]
+MaxAudio = Annotated[
+    str | None,
+    _input(
+        "--max-audio",
+        metavar="TIME",
+        show_default="all of it",
+        help="At most this much sound; the rest is left out, with a warning.",
+    ),
+]
+AllowLocalUrls = Annotated[
+    bool,
+    _input("--allow-local-urls", help="Let a URL lead to this machine or its own network."),
 ]
 
 # Budget

@@ -55,6 +55,21 @@ def find_question(argument: str | None, talk: Talk, *, patience_s: float = PATIE
     return _read(stdin)
 
 
+def check_stdin_is_free(video: str, argument: str | None) -> None:
+    """Refuse to read both the video and the question from one pipe.
+
+    Raises
+    ------
+    UsageError
+        Both are to come from stdin.
+    """
+    if video == "-" and argument in (None, "-"):
+        raise UsageError(
+            "The video comes from stdin, so the question must be an argument: "
+            'seats ask - "What happens?" < clip.mp4.'
+        )
+
+
 def is_text(argument: str) -> bool:
     """Whether an argument was valid UTF-8; bytes that were not arrive as lone surrogates."""
     try:

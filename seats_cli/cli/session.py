@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seats_cli.cli.console import Talk
+from seats_cli.cli.source import local_path
 from seats_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,19 +40,30 @@ class InputOptions:
     max_pixels: int | None = None
     audio: bool = True
     audio_track: int | None = None
+    max_audio_s: float | None = None
 
 
-def check_file(path: str) -> None:
+def check_file(
+    path: str,
+    talk: Talk | None = None,
+    *,
+    allow_local_urls: bool = False,
+    offline: bool = False,
+) -> None:
     """Refuse a file that is no media before minutes are spent on loading a model.
+
+    A pipe ("-") or a URL is brought here for that, once: `read_input` finds it again.
 
     Raises
     ------
     MediaError
         As `seats_cli.media.probe.probe`: only the header is read here.
+    UsageError
+        As `seats_cli.cli.source.local_path`.
     """
     from seats_cli.media.probe import probe
 
-    probe(path)
+    probe(local_path(path, talk, allow_local_urls=allow_local_urls, offline=offline))
 
 
 def open_model(options: ModelOptions, talk: Talk) -> LoadedModel:
@@ -81,10 +93,11 @@ def read_input(options: InputOptions, sizing: FrameSizing, talk: Talk) -> tuple[
     """The clip and the seconds that reading it took; its warnings are told."""
     from seats_cli.media import read_clip
 
+    path = local_path(options.path, talk)
     began = time.perf_counter()
-    with talk.progress(f"Reading {Path(options.path).name}"):
+    with talk.progress(f"Reading {Path(path).name}") as progress:
         clip = read_clip(
-            options.path,
+            path,
             fps=options.fps,
             max_frames=options.max_frames,
             sizing=limit_pixels(sizing, options.max_pixels),
@@ -92,8 +105,12 @@ def read_input(options: InputOptions, sizing: FrameSizing, talk: Talk) -> tuple[
             end=options.end_s,
             audio=options.audio,
             audio_track=options.audio_track,
+            max_audio=options.max_audio_s,
+            on_progress=lambda what, done: progress.update(f"{what} {done:.0%}"),
         )
     read_s = time.perf_counter() - began
+    if path != options.path:  # the report names what was asked for, not the temporary file
+        clip = dataclasses.replace(clip, facts=dataclasses.replace(clip.facts, path=options.path))
     for warning in clip.warnings:
         talk.warning(warning)
     return clip, read_s

@@ -33,6 +33,7 @@ KEYS = (
     "fps",
     "max_frames",
     "max_pixels",
+    "max_audio",
     "retain",
     "retain_video",
     "retain_audio",

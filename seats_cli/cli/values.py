@@ -119,6 +119,21 @@ def parse_range(start: str | None, end: str | None) -> tuple[float | None, float
     return first, last
 
 
+def parse_seconds(option: str, text: str | None) -> float | None:
+    """A length of time above 0, written like `--start`."""
+    if text is None:
+        return None
+    from seats_cli.media import parse_time
+
+    try:
+        seconds = parse_time(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from error
+    if seconds <= 0:
+        raise UsageError(f"{option} must be above 0, not {text}.")
+    return seconds
+
+
 def _number(text: str) -> float:
     try:
         number = float(text)

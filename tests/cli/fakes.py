@@ -61,12 +61,15 @@ def load_model(model: str | None, **options: Any) -> SimpleNamespace:
     return SimpleNamespace(facts=facts, sizing=FrameSizing(), load_s=0.1)
 
 
-def read_clip(path: str, **options: Any) -> SimpleNamespace:
+def read_clip(path: str, **options: Any) -> Any:
     """A clip of nothing but facts and a warning."""
+    from seats_cli.media.clip import Clip
+
     CALLS["read_clip"] = {"path": path, **options}
     if path.endswith(".txt"):
         raise errors.MediaError(f"{path} holds neither video nor sound.")
-    return SimpleNamespace(facts=dataclasses.replace(FACTS, path=path), warnings=WARNINGS)
+    facts = dataclasses.replace(FACTS, path=path)
+    return Clip(None, None, None, None, facts, WARNINGS)
 
 
 def ask(loaded: Any, clip: Any, question: str, **options: Any) -> Any:

@@ -74,8 +74,9 @@ def test_bad_choices(run, clip, text):
 def test_options_reach_the_engine(run, clip):
     arguments = (
         "--start 1:15 --end 90.5 --fps 1.5 --max-frames 64 --max-pixels 50176 --no-audio "
-        "--audio-track 1 -m some/model --device cuda:1 --dtype bfloat16 --attn eager "
-        "--revision main --offline --max-new-tokens 5 --temperature 0.5 --top-p 0.9 --seed 3"
+        "--audio-track 1 --max-audio 1:00 -m some/model --device cuda:1 --dtype bfloat16 "
+        "--attn eager --revision main --offline --max-new-tokens 5 --temperature 0.5 --top-p 0.9 "
+        "--seed 3"
     )
     result = run("ask", clip, "What?", *arguments.split())
     assert result.exit_code == 0, result.stderr
@@ -88,6 +89,7 @@ def test_options_reach_the_engine(run, clip):
         "offline": True,
     }
     sizing = CALLS["read_clip"].pop("sizing")
+    assert callable(CALLS["read_clip"].pop("on_progress"))
     assert sizing.max_pixels == 50176
     assert sizing.min_pixels == 50176
     assert CALLS["read_clip"] == {
@@ -98,6 +100,7 @@ def test_options_reach_the_engine(run, clip):
         "max_frames": 64,
         "audio": False,
         "audio_track": 1,
+        "max_audio": 60.0,
     }
     asked = CALLS["ask"]
     assert (asked["max_new_tokens"], asked["temperature"]) == (5, 0.5)
@@ -170,6 +173,8 @@ def test_debug_shows_the_traceback(run, clip, monkeypatch, how):
         "--fps inf",
         "--max-frames 0",
         "--max-pixels 10",
+        "--max-audio 0",
+        "--max-audio x",
         "--temperature -1",
         "--top-p 0",
         "--top-p 1.1",

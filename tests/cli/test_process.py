@@ -19,7 +19,9 @@ COMMAND = [sys.executable, "-m", "tests.cli.fakes", "ask"]
 def start(*arguments: str, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
     pipe = subprocess.PIPE
-    folder = Path(arguments[0]).parent  # away from a seats.toml that lies in the repository
+    folder = (
+        options.pop("folder", None) or Path(arguments[0]).parent
+    )  # away from a seats.toml that lies in the repository
     return subprocess.Popen(
         [*COMMAND, *arguments], stdout=pipe, stderr=pipe, cwd=folder, env=environment, **options
     )

@@ -1,0 +1,139 @@
+"""Pipes and URLs as the video: brought here once, named as given, gone afterwards."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from seats_cli.cli.source import _file_name
+from tests.cli.fakes import CALLS, tiny_wav
+from tests.cli.test_process import start
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "my clip.wav").write_bytes(tiny_wav())
+    (tmp_path / "notes.mp4").write_text("nothing to see\n" * 9)
+    handler = partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_piped_video(run, temporary):
+    result = run("ask", "-", "What?", input=tiny_wav())
+    assert result.exit_code == 0, result.stderr
+    path = CALLS["read_clip"]["path"]
+    assert path.startswith(str(temporary))
+    assert path.endswith("/stdin")
+    assert os.listdir(temporary) == []
+
+
+def test_each_run_reads_its_own_pipe(run, temporary):
+    assert run("ask", "-", "What?", input=tiny_wav()).exit_code == 0
+    result = run("ask", "-", "What?", input=b"no media at all")
+    assert result.exit_code == 3
+    assert "stdin is not a video" in result.stderr
+    assert os.listdir(temporary) == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("-",)])
+def test_video_and_question_cannot_share_a_pipe(run, arguments):
+    result = run("ask", "-", *arguments, input=tiny_wav())
+    assert result.exit_code == 2
+    assert "question must be an argument" in result.stderr
+
+
+def test_an_empty_pipe(run):
+    result = run("ask", "-", "What?", input=b"")
+    assert result.exit_code == 3
+    assert "Nothing came" in result.stderr
+
+
+def test_too_much_on_the_pipe(run, monkeypatch, temporary):
+    import functools
+
+    from seats_cli.media import spool
+
+    small = functools.partial(spool.copy_bounded, limit=1000)
+    monkeypatch.setattr(spool, "copy_bounded", small)
+    result = run("ask", "-", "What?", input=tiny_wav())
+    assert result.exit_code == 3
+    assert "larger than 1000 bytes" in result.stderr
+    assert os.listdir(temporary) == []
+
+
+def test_a_url(run, url, temporary):
+    result = run("ask", f"{url}/my%20clip.wav", "What?", "--allow-local-urls")
+    assert result.exit_code == 0, result.stderr
+    assert CALLS["read_clip"]["path"].endswith("/my clip.wav")
+    assert os.listdir(temporary) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "flags", "code", "words"),
+    [
+        ("my%20clip.wav", (), 3, "--allow-local-urls"),
+        ("my%20clip.wav", ("--allow-local-urls", "--offline"), 2, "--offline"),
+        ("absent.mp4", ("--allow-local-urls",), 3, "404"),
+        ("notes.mp4", ("--allow-local-urls",), 3, "notes.mp4 is not a video"),
+    ],
+)
+def test_urls_that_are_refused(run, url, temporary, path, flags, code, words):
+    result = run("ask", f"{url}/{path}", "What?", *flags)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert "load_model" not in CALLS
+    assert os.listdir(temporary) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://a/b/talk.mp4?x=1#y", "talk.mp4"),
+        ("http://a/", "download"),
+        ("http://a", "download"),
+        ("http://a/..%2F..%2Fetc%2Fpasswd", "passwd"),
+        ("http://a/%2e%2e", "download"),
+        ("http://a/x%00%1b[31m.mp4", "x___31m.mp4"),
+        ("http://a/" + "ü" * 300 + ".mp4", "ü" * 48 + ".mp4"),
+    ],
+)
+def test_names_of_downloads_are_harmless(url, name):
+    assert _file_name(url) == name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_pipe_that_never_ends_can_be_ended(tmp_path, temporary, number):
+    environment = {"TMPDIR": str(temporary)}
+    process = start("-", "What?", folder=tmp_path, stdin=subprocess.PIPE, env=environment)
+    process.stdin.write(bytes(1000))
+    process.stdin.flush()
+    while not os.listdir(temporary):
+        assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(timeout=20) == (130 if number == signal.SIGINT else 143)
+    process.communicate()
+    assert os.listdir(temporary) == []
