@@ -348,3 +348,56 @@ def test_settings_do_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Other methods
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["random", "fastv-om", "visionzip", "omnidrop"])
+def test_the_schedule_is_for_seats_alone(family: str, method: str) -> None:
+    config = SeatsConfig(
+        retain=0.25, method=method, drop_layers=(3, 5), late_layer=8, encoder_scale=3.0, seed=7
+    )
+    plan = config.plan(architecture(family))
+    assert (plan.retention_video, plan.retention_audio) == PUBLISHED[family]["25%"]
+    assert (plan.initial_video, plan.initial_audio) == (1.0, 1.0)
+    assert plan.drop_layers == ()
+    assert plan.late_layer is None
+    assert plan.prunes
+    assert plan.seed == 7
+    assert not dataclasses.replace(config, retain=1.0).plan(architecture(family)).prunes
+
+
+def test_full_prunes_nothing_whatever_is_asked() -> None:
+    plan = SeatsConfig(retain=0.1, method="full").plan(architecture())
+    assert not plan.prunes
+    assert (plan.retention_video, plan.retention_audio) == (1.0, 1.0)
+
+
+def test_seats_plan_carries_its_targets() -> None:
+    plan = SeatsConfig(retain=0.25).plan(architecture())
+    assert (plan.retention_video, plan.retention_audio) == (0.20, 0.55)
+    assert PruningPlan(0.3, 0.6).retention_audio == 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("contextual_ratio", 1.0),
+        ("contextual_ratio", -0.1),
+        ("fastv_layer", 0),
+        ("fastv_layer", 1.5),
+        ("seed", -1),
+    ],
+)
+def test_options_of_methods_are_checked(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=name):
+        SeatsConfig(**{name: value})
+    with pytest.raises(ConfigError, match=name):
+        PruningPlan(0.5, 0.5, **{name: value})
+
+
+def test_targets_are_checked() -> None:
+    with pytest.raises(ConfigError, match="target_video"):
+        PruningPlan(0.5, 0.5, target_video=0.0)

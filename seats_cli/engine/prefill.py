@@ -248,9 +248,10 @@ class PrunedPrefill:
         alive = self._alive
         assert alive is not None
         relevance = self._relevance(layer, hidden, alive)
-        keep = self._method.after_layer(
-            number, LayerTokens(alive.index, alive.video, alive.audio, relevance)
+        tokens = LayerTokens(
+            alive.index, alive.video, alive.audio, relevance.to(alive.index.device)
         )
+        keep = self._method.after_layer(number, tokens)
         return self._keep(hidden, number, keep, self._method.layer_kind, relevance)
 
     def _relevance(self, layer: Any, hidden: Tensor, alive: Alive) -> Tensor:

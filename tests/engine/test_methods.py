@@ -50,8 +50,8 @@ OUT_OF_REACH = {("dycoke", "qwen3", "one window")}
 
 
 @cache
-def model(family: str) -> Any:
-    return golden.build(family)
+def model(family: str, attention: str = "sdpa") -> Any:
+    return golden.build(family, attention)
 
 
 @cache
@@ -201,3 +201,50 @@ def test_one_word_behind_the_media_asks(family: str, method: str) -> None:
     with torch.no_grad(), prune(net, config) as pruned:
         assert bool(net(**short).logits.isfinite().all())
     assert pruned.trace.stages[-1].text == pruned.trace.offered[2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_question_asks_with_the_attention_of_the_layer(family: str) -> None:
+    """OmniDrop's importance is what the layer computed, averaged over heads and question."""
+    net, seen = model(family, "eager"), []
+    handles = [
+        layer.self_attn.register_forward_hook(lambda _module, _args, output: seen.append(output[1]))
+        for layer in net.model.language_model.layers
+    ]
+    config = SeatsConfig(method="omnidrop", retain_video=0.15, retain_audio=0.15)
+    with torch.no_grad(), prune(net, config) as pruned:
+        net(**inputs(family, "audio and video"))
+    for handle in handles:
+        handle.remove()
+    trace = pruned.trace
+    media = (trace.video_mask | trace.audio_mask).nonzero()[-1]
+    question = trace.length - 1 - int(media)
+    drops = [stage for stage in trace.stages if stage.after_layer]
+    assert len(drops) > 3
+    for stage in drops:
+        weights = seen[stage.after_layer - 1][0]
+        expected = weights[:, -question:].mean((0, 1))
+        torch.testing.assert_close(stage.scores, expected, atol=1e-6, rtol=0)
+
+
+@cache
+def half(family: str) -> Any:
+    return golden.build(family).bfloat16()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision(family: str, method: str) -> None:
+    given = {
+        name: value.bfloat16() if torch.is_tensor(value) and value.is_floating_point() else value
+        for name, value in inputs(family, "audio and video").items()
+    }
+    config = SeatsConfig(
+        method=method, retain_video=0.4, retain_audio=0.4, contextual_ratio=0.05, seed=1
+    )
+    with torch.no_grad(), prune(half(family), config) as pruned:
+        logits = half(family)(**given).logits
+    assert logits.dtype == torch.bfloat16
+    assert bool(logits.isfinite().all())
+    if method != "full":
+        check_budget(method, pruned.trace, 0.4, 0.4)
