@@ -25,7 +25,7 @@ class DivPrune(VisualMethod):
     """
 
     name = "divprune"
-    entry_kind = "diversity"
+    entry_kind = "max-min"
 
     def choose(self, prompt: PromptTokens, modality: Modality, ratio: float) -> tuple[Tensor, None]:
         """Over the whole modality, or per window with `omni`."""

@@ -203,6 +203,30 @@ def test_one_word_behind_the_media_asks(family: str, method: str) -> None:
     assert pruned.trace.stages[-1].text == pruned.trace.offered[2]
 
 
+def two_clips(family: str, prompt: str) -> dict[str, Any]:
+    """The same prompt twice in one: two clips (or sounds), one after the other."""
+    once = inputs(family, prompt)
+    twice = {
+        name: torch.cat([value, value], 1 if name in ("input_ids", "attention_mask") else 0)
+        for name, value in once.items()
+        if torch.is_tensor(value)
+    }
+    return {**once, **twice}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("prompt", ["one window", "ragged", "video only", "audio only"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_clips(family: str, prompt: str, method: str) -> None:
+    config = SeatsConfig(method=method, retain_video=VIDEO, retain_audio=AUDIO)
+    if (method, family, prompt) in OUT_OF_REACH:
+        return
+    with torch.no_grad(), prune(model(family), config) as pruned:
+        assert bool(model(family)(**two_clips(family, prompt)).logits.isfinite().all())
+    if method != "full":
+        check_budget(method, pruned.trace, VIDEO, AUDIO)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_question_asks_with_the_attention_of_the_layer(family: str) -> None:
     """OmniDrop's importance is what the layer computed, averaged over heads and question."""
