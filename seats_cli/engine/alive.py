@@ -49,3 +49,18 @@ class Alive:
         """How many of the tokens follow the last audio-visual one."""
         audiovisual = (self.video | self.audio).nonzero()[:, 0]
         return len(self.index) - (int(audiovisual[-1]) + 1 if len(audiovisual) else 0)
+
+    def rotary_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rotary factors (cos, sin), each (n, head_dim); there are some once a layer has run."""
+        assert self.rotary is not None
+        cos, sin = self.rotary
+        return cos[0].to(device), sin[0].to(device)
+
+    def add_deepstack(self, hidden: Tensor, layer: int) -> Tensor:
+        """States (1, n, D) after the 1-based layer, with its features for visual tokens."""
+        if self.deepstack is None or layer > len(self.deepstack):
+            return hidden
+        assert self.visual is not None
+        hidden = hidden.clone()
+        hidden[0, self.visual] += self.deepstack[layer - 1].to(hidden.device, hidden.dtype)
+        return hidden

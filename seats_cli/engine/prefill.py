@@ -8,24 +8,23 @@ survivors keep their M-RoPE positions, and generated tokens continue the unprune
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from seats_cli.engine.alive import Alive
 from seats_cli.engine.arguments import cache_of, three_rows, unpadded
+from seats_cli.engine.continuations import Continuations
 from seats_cli.engine.kv import (
     cached_tokens,
     decode_mask,
     keep_in_layers,
     require_dynamic,
 )
+from seats_cli.engine.relevance import last_text_relevance, question_relevance
 from seats_cli.errors import UsageError
 from seats_cli.selection.base import LayerTokens, Modality, PromptTokens
-from seats_cli.selection.relevance import last_query_relevance, question_relevance
 from seats_cli.selection.trace import SelectionTrace
 
 if TYPE_CHECKING:
@@ -36,14 +35,6 @@ if TYPE_CHECKING:
     from seats_cli.engine.encoders import EncoderCall, EncoderStatistics
     from seats_cli.models.adapter import Adapter
     from seats_cli.selection.base import Method
-
-
-@dataclass(eq=False)
-class _Continuation:
-    """What decoding on a pruned cache must know: its length then, and the next position."""
-
-    cached: int
-    next_position: Tensor
 
 
 class PrunedPrefill:
@@ -80,7 +71,7 @@ class PrunedPrefill:
         self._entered: Tensor | None = None  # the current layer's input, where it is asked for
         self._cache: Any = None
         self._stages: list[tuple[str, int, Tensor, Tensor | None]] = []
-        self._continuations: WeakKeyDictionary[Any, _Continuation] = WeakKeyDictionary()
+        self._continuations = Continuations()
 
     # ---------------------------------------------------------------- hooks
 
@@ -111,7 +102,8 @@ class PrunedPrefill:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         self._cache = cache_of(kwargs)
         if cached_tokens(self._cache):
-            return args, self._continue(kwargs)
+            self._alive = None
+            return args, self._continuations.arguments(self._cache, kwargs, self._positions_given)
         require_dynamic(self._cache)
         return args, self._begin(kwargs)
 
@@ -123,9 +115,8 @@ class PrunedPrefill:
         for stage in self._stages:
             self.trace.add(*stage)
         self._statistics.clear()
-        cache = self._cache
-        if cache is not None:
-            self._continuations[cache] = _Continuation(cached_tokens(cache), self._next_position)
+        if self._cache is not None:
+            self._continuations.note(self._cache, self._next_position)
 
     def _enter_layer(self, number: int) -> Any:
         def hook(
@@ -145,7 +136,7 @@ class PrunedPrefill:
                 return args, {**kwargs, "attention_mask": mask}
             if alive.rotary is None:
                 alive.rotary = kwargs["position_embeddings"]
-            if self._method.asking == "question":
+            if self._question:
                 self._entered = hidden
             if not alive.thinned:
                 return None
@@ -163,7 +154,7 @@ class PrunedPrefill:
             if alive is None:
                 return None
             hidden = output[0] if isinstance(output, tuple) else output
-            hidden = self._add_deepstack(hidden, number)
+            hidden = alive.add_deepstack(hidden, number)
             if self._method.drops_after(number):
                 with self._clock.stage("select"):
                     hidden = self._drop_irrelevant(module, hidden, number)
@@ -210,8 +201,9 @@ class PrunedPrefill:
         where = keep.nonzero()[:, 0]
         self._alive.keep(where)
         self._alive.thinned = False  # the decoder makes mask and rotary for these tokens itself
-        if self._method.asking == "question":
-            self._question = self._alive.trailing_text()
+        asks = self._method.asking == "question"
+        self._question = self._alive.trailing_text() if asks else 0
+        self._entered = None
         self._stages.append((self._method.entry_kind, 0, self._alive.index, None))
         return {
             **kwargs,
@@ -247,28 +239,17 @@ class PrunedPrefill:
         """Stage II after decoder layer `number`."""
         alive = self._alive
         assert alive is not None
-        relevance = self._relevance(layer, hidden, alive)
+        if self._entered is None:
+            relevance = last_text_relevance(self._adapter, layer, hidden, alive)
+        else:
+            relevance = question_relevance(
+                self._adapter, layer, self._entered, alive, self._question
+            )
         tokens = LayerTokens(
             alive.index, alive.video, alive.audio, relevance.to(alive.index.device)
         )
         keep = self._method.after_layer(number, tokens)
         return self._keep(hidden, number, keep, self._method.layer_kind, relevance)
-
-    def _relevance(self, layer: Any, hidden: Tensor, alive: Alive) -> Tensor:
-        """Attention to each token alive, from those that the method lets ask: float32 (n,)."""
-        assert alive.rotary is not None
-        cos, sin = (part[0].to(hidden.device) for part in alive.rotary)
-        if self._question and self._entered is not None:
-            length = hidden.shape[1]
-            asking = torch.arange(length - self._question, length, device=hidden.device)
-            query, key = self._adapter.relevance_query_key(
-                layer, self._entered[0], (cos, sin), asking
-            )
-            return question_relevance(query, key, asking)
-        text = ~(alive.video | alive.audio)
-        last_text = int(text.nonzero()[-1])
-        query, key = self._adapter.relevance_query_key(layer, hidden[0], (cos, sin), last_text)
-        return last_query_relevance(query, key)
 
     def _keep(
         self, hidden: Tensor, number: int, keep: Tensor, kind: str, scores: Tensor | None
@@ -282,32 +263,3 @@ class PrunedPrefill:
         if self._plan.kv == "survivors" and self._cache is not None:
             keep_in_layers(self._cache, number, where)
         return hidden.index_select(1, where.to(hidden.device))
-
-    def _add_deepstack(self, hidden: Tensor, number: int) -> Tensor:
-        """DeepStack features join the surviving visual tokens after the first layers."""
-        alive = self._alive
-        assert alive is not None
-        if alive.deepstack is None or number > len(alive.deepstack):
-            return hidden
-        assert alive.visual is not None
-        features = alive.deepstack[number - 1].to(hidden.device, hidden.dtype)
-        hidden = hidden.clone()
-        hidden[0, alive.visual] += features
-        return hidden
-
-    # -------------------------------------------------------------- decode
-
-    def _continue(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Tokens behind a pruned prefill: true positions, and no mask of the unpruned length."""
-        self._alive = None
-        known = self._continuations.get(self._cache)
-        embeddings: Tensor = kwargs["inputs_embeds"]
-        positions = kwargs.get("position_ids")
-        if known is not None and not self._positions_given:
-            # transformers would count from the cache, which is shorter than the sequence
-            first = known.next_position + cached_tokens(self._cache) - known.cached
-            steps = torch.arange(embeddings.shape[1], device=embeddings.device)
-            positions = (first.to(embeddings.device) + steps).expand(3, len(embeddings), -1)
-        elif positions is not None:
-            positions = three_rows(positions, embeddings)
-        return {**kwargs, "position_ids": positions, "attention_mask": None}
