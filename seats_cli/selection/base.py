@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +130,7 @@ class Method(ABC):
 
     needs_importance: bool = False
     needs_keys: bool = False
-    asking: ClassVar[str] = "last"
+    asking: ClassVar[Literal["last", "question"]] = "last"
     entry_kind: ClassVar[str] = "entry"
     layer_kind: ClassVar[str] = "relevance"
 

@@ -12,7 +12,8 @@ layers is met; p_init follows the published pairs (0 from 30 %, 0.02 at 20 %, li
 and rises only where even p_final = 1 keeps too much; above 30 % more tokens enter (half as many
 again as the target, as the published 45 % for 30 %), each modality's share moving towards 1
 alike; t_mid is 0.5 for all models. The "question" is all text behind the last audio-visual
-token, the closing marks of the turn included.
+token, the closing marks of the turn included. Temporal windows are the contiguous runs of
+either modality, paired in order: with one run of each, importance alone decides.
 """
 
 from __future__ import annotations

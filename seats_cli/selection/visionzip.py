@@ -5,7 +5,8 @@ ones are averaged into evenly spaced targets by the similarity of their keys. Ta
 comparison in arXiv 2605.20035: windows (two grids, 50 audio tokens) for long clips, no
 contextual tokens by default, counts rounded per window, and the "-om" form that treats audio in
 the same way. That code rounds the dominant count down, so a window may fall short of its budget
-by less than one token. Chosen here: a clip's last, shorter window follows the same rule.
+by less than one token. Chosen here: the contextual ratio is capped by the target, and a clip's
+last, shorter window follows the same rule as the others.
 """
 
 from __future__ import annotations
@@ -184,6 +185,6 @@ class VisionZip(VisualMethod):
             modality.keys,
             modality.windows,
             ratio,
-            self.plan.contextual_ratio,
+            min(self.plan.contextual_ratio, ratio),
             modality.lengths,
         )

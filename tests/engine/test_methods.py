@@ -175,6 +175,13 @@ def test_refusals_name_what_can_be_reached() -> None:
     assert "fastv_layer is 8, but the model has 8 layers" in least("fastv", fastv_layer=8)
 
 
+@pytest.mark.parametrize("contextual", [0.1, 0.5])
+def test_merged_tokens_count_within_the_budget(contextual: float) -> None:
+    shares = {"retain_video": 0.4, "retain_audio": 0.2, "contextual_ratio": contextual}
+    trace, _ = run("qwen2_5", "audio and video", SeatsConfig(method="visionzip-om", **shares))
+    check_budget("visionzip-om", trace, 0.4, 0.2)
+
+
 @pytest.mark.parametrize("method", ["random", "fastv", "visionzip"])
 def test_seed_decides_what_is_drawn(method: str) -> None:
     def kept(seed: int) -> torch.Tensor:
