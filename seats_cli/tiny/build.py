@@ -182,7 +182,8 @@ def build_config(
         "temporal_patch_size": TEMPORAL_PATCH_SIZE,
         "window_size": 56,
         "out_hidden_size": width,
-        "fullatt_block_indexes": [encoder_layers - 1],
+        # Half of the blocks see the whole frame: small shapes often straddle two windows.
+        "fullatt_block_indexes": list(range(1, encoder_layers, 2)),
         "initializer_range": spread,
     }
     audio: dict[str, Any] = {

@@ -29,7 +29,8 @@ _COVERED = 0.06  # a cell with less of the shape counts as empty
 
 # Number of classes of every label. Encoder labels come from one token's own surroundings; context
 # labels need what came before or the other modality, and are read in the middle of the LLM.
-VIDEO_CLASSES = {"color": len(COLORS) + 1, "shape": len(SHAPES) + 2, "motion": len(MOTIONS) + 1}
+CARD_CLASS = len(SHAPES) + 1  # "shape" of a cell of a card
+VIDEO_CLASSES = {"color": len(COLORS) + 1, "shape": CARD_CLASS + 1, "motion": len(MOTIONS) + 1}
 AUDIO_CLASSES = {"kind": len(SOUND_KINDS), "pitch": len(PITCHES), "sweep": len(SWEEPS)}
 VIDEO_CONTEXT_CLASSES = {"segment": MAX_SEGMENTS, "screen_color": len(COLORS)}
 AUDIO_CONTEXT_CLASSES = {
@@ -92,7 +93,7 @@ def _video_labels(clip: TinyClip) -> tuple[dict[str, IntArray], dict[str, IntArr
     mixed = changes[:, None, None] & covered
     color = np.where(covered, screen["screen_color"][:, None, None] + 1, 0)
     if scene.style == "card":
-        shape = np.full(covered.shape, len(SHAPES) + 1)
+        shape = np.full(covered.shape, CARD_CLASS)
         motion = np.zeros(covered.shape)
     else:
         shape = np.where(covered, shapes["screen_shape"][:, None, None] + 1, 0)

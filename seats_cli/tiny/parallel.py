@@ -6,6 +6,8 @@ soon as a core is shared; processes meet once per step.
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Crew:
             gradients.append(parameter.grad)
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
-        pieces = (flat / self.size).split([gradient.numel() for gradient in gradients])
+        pieces = torch.split(flat / self.size, [gradient.numel() for gradient in gradients])
         for gradient, piece in zip(gradients, pieces, strict=True):
             gradient.copy_(piece.view_as(gradient))
 
@@ -75,4 +78,7 @@ def run_workers(size: int, folder: Path, task: Callable[[Crew, Any], None], opti
         return
     meeting = (folder / "meeting").resolve()
     meeting.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_work, (size, meeting, task, options), nprocs=size)  # type: ignore[attr-defined, no-untyped-call]
+    # Daemons end with this process, if it ends in an orderly way: so SIGTERM must be one. Workers
+    # left behind would go on training and overwrite the state of the next run.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    spawn(_work, (size, meeting, task, options), nprocs=size, daemon=True)  # type: ignore[no-untyped-call]

@@ -10,10 +10,10 @@ from seats_cli.tiny.layout import LayoutMix
 # How often a family is asked, relative to the others that a clip allows.
 FAMILY_WEIGHTS: Mapping[str, float] = {
     "color": 0.6,
-    "shape": 1.2,
-    "motion": 0.6,
+    "shape": 1.5,
+    "motion": 1.2,
     "sound_kind": 0.7,
-    "pitch": 0.6,
+    "pitch": 1.2,
     "sweep": 0.6,
     "beep_count": 2.5,
     "first_color": 0.8,
@@ -85,7 +85,7 @@ class Settings:
         Phase("joint", 6000, 95.0, 0.01, 1.5e-3, 96.0, 8, LayoutMix()),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
-    encoder_head_weight: float = 0.3
+    encoder_head_weight: float = 0.4
     context_head_weight: float = 0.3
     middle_layer: int = 5
     thin_from: float = 0.6

@@ -272,11 +272,13 @@ def _settings(joint_minutes: float | None) -> Settings:
 def _train(crew: Crew, options: argparse.Namespace) -> None:
     """The work of one process."""
     first = crew.rank == 0
-    handlers = [logging.StreamHandler(), logging.FileHandler(options.out / "log.txt")]
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if first:
+        handlers.append(logging.FileHandler(options.out / "log.txt"))
     logging.basicConfig(
         level=logging.INFO if first else logging.ERROR,
         format="%(asctime)s %(message)s",
-        handlers=handlers if first else None,
+        handlers=handlers,
     )
     torch.set_flush_denormal(True)
     settings = _settings(options.joint_minutes)

@@ -1,0 +1,130 @@
+"""How long the model looks at the clip, and the SEATS layers that follow from it.
+
+    python -m seats_cli.tiny.layer_curve seats_cli/models/bundled
+
+Hides all video and audio tokens from every layer after layer l, for each l, and measures what the
+answers lose. Where nothing is lost any more the late block may begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+from seats_cli.tiny.forward import Thinker, Thinning
+from seats_cli.tiny.packed_evaluation import accuracy_by_family, validation_batches
+
+log = logging.getLogger(__name__)
+
+TOLERATED_LOSS = 0.01  # of macro accuracy, by the late block
+_DEPTHS = (0.57, 0.64, 0.71)  # of the drop layers in the published settings
+_FIRST_LAYER = 3  # earlier cuts are hopeless
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Macro accuracy with the clip hidden after each layer.
+
+    Parameters
+    ----------
+    full : float
+        Nothing hidden.
+    after_layer : dict
+        Accuracy by layer, counted from 1.
+    questions : int
+        Number behind each value.
+    """
+
+    full: float
+    after_layer: Mapping[int, float]
+    questions: int
+
+
+def macro(table: Mapping[str, tuple[int, int]]) -> float:
+    """Mean over families of right / asked."""
+    return sum(right / asked for right, asked in table.values()) / len(table)
+
+
+def measure(model: Thinker, processor: Any, *, clips: int = 200) -> Curve:
+    """Accuracy for every layer after which the clip is hidden, on `clips` held-out clips."""
+    batches = validation_batches(processor, clips=10, count=-(-clips // 10))
+    full = accuracy_by_family(model, batches)
+    layers = len(model.model.language_model.layers)
+    after: dict[int, float] = {}
+    for layer in range(_FIRST_LAYER, layers):
+        after[layer] = macro(accuracy_by_family(model, batches, Thinning(cut_layer=layer)))
+        log.info("after layer %d: %.3f", layer, after[layer])
+    return Curve(macro(full), after, sum(asked for _, asked in full.values()))
+
+
+def seats_layers(curve: Curve, layers: int) -> tuple[tuple[int, ...], int]:
+    """Drop layers and first layer of the late block (both from 1) for a measured curve.
+
+    The late block starts where hiding the clip costs less than `TOLERATED_LOSS` from there on; the
+    drop layers are the published depths, moved down if they would reach into it.
+    """
+    late = layers
+    while late - 1 in curve.after_layer:
+        if curve.full - curve.after_layer[late - 1] >= TOLERATED_LOSS:
+            break
+        late -= 1
+    # Hiding after layer late - 1 cost too much (or was not measured): the block begins after it.
+    late = min(late + 1, layers)
+    drops = [round(depth * layers) for depth in _DEPTHS]
+    shift = max(0, drops[-1] - (late - 2))
+    return tuple(drop - shift for drop in drops), late
+
+
+def write_settings(folder: Path, curve: Curve, layers: int) -> dict[str, Any]:
+    """Put the layers into the model's config.json (for the adapter) and, with why, seats.json."""
+    drops, late = seats_layers(curve, layers)
+    entry: dict[str, Any] = {"drop_layers": list(drops), "late_layer": late}
+    why = (
+        f"Hiding all video and audio after layer {late - 1} of {layers} costs "
+        f"{100 * (curve.full - curve.after_layer[late - 1]):.1f} points of macro accuracy "
+        f"({curve.questions} held-out questions); drop layers at 57, 64 and 71 % of the depth."
+    )
+    config_path = folder / "config.json"
+    config = json.loads(config_path.read_text())
+    config["seats"] = {**config.get("seats", {}), **entry}
+    config_path.write_text(json.dumps(config, indent=2) + "\n")
+    record = {
+        **entry,
+        "why": why,
+        "accuracy_full": round(curve.full, 4),
+        "accuracy_hidden_after_layer": {
+            str(layer): round(value, 4) for layer, value in curve.after_layer.items()
+        },
+    }
+    (folder / "seats.json").write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="folder of the model; its settings are updated")
+    parser.add_argument("--clips", type=int, default=200)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        options.model, dtype=torch.float32
+    ).eval()
+    processor = Qwen2_5OmniProcessor.from_pretrained(options.model)
+    curve = measure(model, processor, clips=options.clips)
+    record = write_settings(options.model, curve, len(model.model.language_model.layers))
+    log.info("%s", json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()
