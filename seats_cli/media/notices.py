@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from seats_cli.media.clip import SAMPLE_RATE
 from seats_cli.media.frames import DecodedFrames
+from seats_cli.media.gaps import Gaps
 from seats_cli.media.plan import FramePlan
 from seats_cli.media.probe import AudioTrack, Source, VideoTrack
 from seats_cli.media.scan import PacketTable
@@ -12,6 +13,7 @@ from seats_cli.media.sound import MAX_AUDIO_S, DecodedSound
 # Encoders pad sound to whole packets and pictures to whole frames; below this it is that.
 NOTICEABLE_S = 0.5
 LATE_SOUND_S = 0.1
+_SQUARE = 1.04  # pixels less oblong than this are rounding, not a format
 
 
 def picture_notices(
@@ -59,12 +61,28 @@ def picture_notices(
         said.append(
             f"Parts of the picture are damaged: {_plural(picture.broken, 'error')} while decoding."
         )
+    if not 1 / _SQUARE < track.pixel_shape < _SQUARE:
+        said.append(
+            f"The file's pixels are {track.pixel_shape:.3g} times as wide as high; they are used "
+            "as they are stored, as the models were trained, so things look "
+            f"{'narrower' if track.pixel_shape > 1 else 'wider'} than a player shows them."
+        )
     if plan.held_s:
         said.append(
             f"The picture starts {plan.held_s:.2f} s after the sound; "
             "its first frame stands for that time."
         )
     return said
+
+
+def gap_notices(gaps: Gaps) -> list[str]:
+    """A sentence if time was taken out."""
+    if not len(gaps):
+        return []
+    return [
+        f"The file's time stamps leap {_plural(len(gaps), 'time')}, over "
+        f"{gaps.lengths.sum():,.0f} s without picture and sound; the parts were joined."
+    ]
 
 
 def sound_notices(

@@ -98,7 +98,12 @@ def plan_frames(
     if shown[0] > high or shown[-1] + last_s <= low:
         return None
     late = shown[0] - low
-    if len(inside) and is_steady(inside) and late <= ALIGNED_S and _fills(inside, low, rate, start):
+    if (
+        len(inside)
+        and is_steady(inside, fps)
+        and late <= ALIGNED_S
+        and _fills(inside, low, rate, start)
+    ):
         total = len(inside)
         count = frame_count(total, rate, fps, max_frames)
         times = inside[frame_indices(total, count)]
@@ -117,15 +122,16 @@ def plan_frames(
     )
 
 
-def is_steady(shown: npt.NDArray[np.float64]) -> bool:
+def is_steady(shown: npt.NDArray[np.float64], fps: float) -> bool:
     """Whether no frame is further than half a frame from an even grid.
 
-    Within that bound, choosing by index and choosing by time are the same choice.
+    Within that bound, choosing by index and choosing by time are the same choice. Half a frame
+    of slides is long, though: there the bound is half a frame at the rate wanted.
     """
     if len(shown) < 3:
         return True
     grid = np.linspace(shown[0], shown[-1], len(shown))
-    return bool(np.abs(shown - grid).max() <= 0.5 * (grid[1] - grid[0]))
+    return bool(np.abs(shown - grid).max() <= 0.5 * min(grid[1] - grid[0], 1 / fps))
 
 
 def source_rate(

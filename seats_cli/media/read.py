@@ -70,11 +70,11 @@ def read_clip(
     chosen = _choose_track(source, audio_track, shown(path)) if audio else None
     if max_audio is not None and not max_audio > 0:
         raise UsageError(f"The longest sound must be above 0 s, not {max_audio:g}.")
-    job = Reading(path, source, start, end, on_progress)
+    job = Reading(path, source, start, end, chosen, on_progress)
     if video and source.video is not None:
         job.read_picture(source.video, fps, max_frames, sizing or FrameSizing())
     if chosen is not None:
-        job.read_sound(chosen, asked=audio_track is not None, max_s=max_audio)
+        job.read_sound(asked=audio_track is not None, max_s=max_audio)
     if job.picture is None and job.sound is None:
         raise MediaError(_nothing(job, audio=audio, video=video))
     job.warnings += overall_notices(
@@ -88,7 +88,7 @@ def read_clip(
         video=video,
         sound_cut=job.sound is not None and job.sound.cut,
     )
-    return _clip(job, chosen)
+    return _clip(job)
 
 
 def _choose_track(source: Source, wanted: int | None, name: str) -> AudioTrack | None:
@@ -115,13 +115,13 @@ def _nothing(job: Reading, *, audio: bool, video: bool) -> str:
     return f"Nothing in {name} can be decoded; it is damaged or cut off."
 
 
-def _clip(job: Reading, chosen: AudioTrack | None) -> Clip:
+def _clip(job: Reading) -> Clip:
     """Put together what was read."""
     source, plan, picture, sound = job.source, job.plan, job.picture, job.sound
     track = source.video
     ends = [s for s in (job.picture_end_s, job.sound_end_s) if s is not None]
     end = max(ends) if job.end is None else min(job.end, max(ends))
-    used = chosen if sound is not None else None
+    used = job.listened if sound is not None else None
     facts = MediaFacts(
         path=os.fspath(job.path),
         container=source.container,

@@ -13,11 +13,12 @@ from av.video.stream import VideoStream
 
 from seats_cli.media.clip import SAMPLE_RATE, FrameSizing
 from seats_cli.media.frames import DecodedFrames, decode_frames
-from seats_cli.media.notices import picture_notices, sound_notices
+from seats_cli.media.gaps import NO_GAPS, Gaps, find_gaps, may_have_gaps
+from seats_cli.media.notices import gap_notices, picture_notices, sound_notices
 from seats_cli.media.opening import StrPath, open_media
 from seats_cli.media.plan import FramePlan, plan_frames
 from seats_cli.media.probe import AudioTrack, Source, VideoTrack
-from seats_cli.media.scan import PacketTable, scan_packets
+from seats_cli.media.scan import PacketTable, packet_times, scan_packets
 from seats_cli.media.sound import DecodedSound, decode_sound
 
 Progress = Callable[[str, float], None]
@@ -31,11 +32,13 @@ class Reading:
     source: Source
     start: float | None
     end: float | None
+    listened: AudioTrack | None
     on_progress: Progress | None = None
     warnings: list[str] = field(default_factory=list)
     plan: FramePlan | None = None
     picture: DecodedFrames | None = None
     picture_end_s: float | None = None
+    gaps: Gaps = NO_GAPS
     sound: DecodedSound | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +62,9 @@ class Reading:
         # Without time stamps the frames are counted from 0, whatever the container says.
         origin = 0.0 if table.counted else self.source.origin_s
         times = table.seconds() - origin
+        if may_have_gaps(times):
+            self.gaps = find_gaps(times, self._sound_times(), self.source.duration_s)
+            times = self.gaps.close(times)
         tick = float(table.time_base)
         plan = plan_frames(
             times,
@@ -73,7 +79,7 @@ class Reading:
             return
         if self.source.is_image:
             plan = plan.with_fps(fps)
-        wanted = np.rint((plan.times + origin) / tick).astype(np.int64)
+        wanted = np.rint((self.gaps.reopen(plan.times) + origin) / tick).astype(np.int64)
         picture = self._decode(track, table, wanted, sizing, "AUTO")
         if picture is None or picture.missing:
             # Frame threads lose good frames next to a broken one; slower, but keeps them.
@@ -85,12 +91,15 @@ class Reading:
         self.plan, self.picture = plan, picture
         self.picture_end_s = float(times[-1]) + (table.last_duration * tick or 1 / plan.source_fps)
         whole = self.start is None and self.end is None
+        self.warnings += gap_notices(self.gaps)
         self.warnings += picture_notices(
             track, table, plan, picture, fps=fps, max_frames=max_frames, whole=whole
         )
 
-    def read_sound(self, track: AudioTrack, *, asked: bool, max_s: float | None) -> None:
+    def read_sound(self, *, asked: bool, max_s: float | None) -> None:
         """Take the sound of the range, `max_s` seconds at most, if any decodes."""
+        track = self.listened
+        assert track is not None
         with open_media(self.path) as container:
             stream = container.streams[track.index]
             assert isinstance(stream, AudioStream)
@@ -102,6 +111,7 @@ class Reading:
                 end=self.end,
                 length_s=self.source.duration_s,
                 max_s=max_s,
+                gaps=self.gaps,
                 picture_end_s=self.picture_end_s,
                 on_progress=self._reporter("sound"),
             )
@@ -121,6 +131,15 @@ class Reading:
                 None if self.start is None else self.start + origin,
                 None if self.end is None else self.end + origin,
             )
+
+    def _sound_times(self) -> npt.NDArray[np.float64] | None:
+        """Seconds on the file's timeline at which the sound's packets are heard."""
+        if self.listened is None:
+            return None
+        with open_media(self.path) as container:
+            stream = container.streams[self.listened.index]
+            assert isinstance(stream, AudioStream)
+            return packet_times(container, stream) - self.source.origin_s
 
     def _decode(
         self,

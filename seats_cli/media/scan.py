@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
@@ -112,6 +113,17 @@ def scan_packets(
     return PacketTable(
         pts, keyframes, max(last_duration, 0), time_base, partial=partial, discarded=discarded
     )
+
+
+def packet_times(container: InputContainer, stream: AudioStream) -> npt.NDArray[np.float64]:
+    """Time stamps of all packets of a sound track in seconds, float64, shape (n,)."""
+    select_only(container, stream)
+    times = array("q")
+    for packet in packets(container, stream, ignore_errors):
+        when = stamp(packet)
+        if when is not None and packet.size and len(times) < MAX_PACKETS:
+            times.append(when)
+    return np.array(times, np.float64) * float(stream.time_base or 0)
 
 
 def _counted(stream: VideoStream, count: int, time_base: Fraction) -> PacketTable:

@@ -13,6 +13,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from seats_cli.media.clip import SAMPLE_RATE
+from seats_cli.media.gaps import NO_GAPS, Gaps
 from seats_cli.media.mixing import Mixer, kind_of
 from seats_cli.media.packets import packets, seek_before, select_only
 from seats_cli.media.probe import SAMPLE_RATES
@@ -61,6 +62,7 @@ def decode_sound(
     end: float | None,
     length_s: float | None,
     max_s: float | None = None,
+    gaps: Gaps = NO_GAPS,
     picture_end_s: float | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> DecodedSound | None:
@@ -78,6 +80,8 @@ def decode_sound(
         Seconds the file claims to last.
     max_s : float or None
         Seconds of sound wanted at most.
+    gaps : Gaps
+        Stretches of the file's timeline that were closed up for the picture.
     picture_end_s : float or None
         Where the picture ends on the file's timeline, if it was read.
     on_progress : callable or None
@@ -97,7 +101,7 @@ def decode_sound(
     stop = begin + min(wanted_s, MAX_AUDIO_S, np.inf if max_s is None else max_s)
     expected = (min(stop, length_s) if length_s else min(stop, begin + 60.0)) - begin
     track = _Timeline(max(expected, 0.0), stop - begin)
-    placer = _Placer(track, None if picture_end_s is None else picture_end_s - begin)
+    placer = _Placer(track, gaps, begin, None if picture_end_s is None else picture_end_s - begin)
     broken = 0
 
     def count_error() -> None:
@@ -111,7 +115,7 @@ def decode_sound(
             broken += 1
             continue
         for frame in frames:
-            placer.add(frame, origin_s + begin)
+            placer.add(frame, origin_s)
         if on_progress is not None and expected > 0:
             on_progress(min(placer.at_s / expected, 1.0))
         if placer.at_s > track.limit_s + _JUMP_S:
@@ -126,8 +130,12 @@ def decode_sound(
 class _Placer:
     """Turns decoded frames into runs of 16 kHz samples at the right place."""
 
-    def __init__(self, track: _Timeline, picture_end_s: float | None) -> None:
+    def __init__(
+        self, track: _Timeline, gaps: Gaps, begin_s: float, picture_end_s: float | None
+    ) -> None:
         self.track = track
+        self.gaps = gaps
+        self.begin_s = begin_s
         self.picture_end_s = picture_end_s
         self.at_s = 0.0  # where the next frame is expected
         self.joined = 0
@@ -135,11 +143,16 @@ class _Placer:
         self._mixer: Mixer | None = None
         self._position = 0
 
-    def add(self, frame: AudioFrame, zero_s: float) -> None:
-        """Place a frame; `zero_s` is the time stamp of sample 0 of the track."""
+    def add(self, frame: AudioFrame, origin_s: float) -> None:
+        """Place a frame; `origin_s` is the time stamp of the file's time 0."""
         if frame.samples == 0 or frame.sample_rate not in SAMPLE_RATES:
             return
-        when = self.at_s if frame.time is None else frame.time - zero_s + self._shift_s
+        when = self.at_s
+        if frame.time is not None:
+            when = frame.time - origin_s
+            if len(self.gaps):
+                when = float(self.gaps.close(np.array([when]))[0])
+            when += self._shift_s - self.begin_s
         if self._is_leap(when):
             self.joined += 1
             self._shift_s += self.at_s - when

@@ -89,10 +89,12 @@ def write(
     sounds: Sequence[Sound] = (),
     container_options: dict[str, str] | None = None,
     drop_between: tuple[float, float] | None = None,
+    leap: tuple[float, float] | None = None,
 ) -> Path:
     """Write a file; the container follows from the name.
 
-    `drop_between` leaves out the sound packets between two times.
+    `drop_between` leaves out the sound packets between two times; `leap` is a time from which
+    on the sound's stamps are so many seconds later.
     """
     with av.open(str(path), "w", options=container_options or {}) as container:
         jobs = []
@@ -107,6 +109,11 @@ def write(
                 for p in packets
                 if p.stream.type != "audio" or not low <= float(p.pts * p.time_base) < high
             ]
+        if leap is not None:
+            for p in packets:
+                if p.stream.type == "audio" and float(p.pts * p.time_base) >= leap[0]:
+                    p.pts += round(leap[1] / p.time_base)
+                    p.dts = p.pts
         # Muxers want streams interleaved by time.
         for packet in sorted(packets, key=lambda p: float(p.dts * p.time_base)):
             container.mux(packet)
