@@ -17,7 +17,7 @@ from seats_cli.errors import MediaError
 from seats_cli.media.clip import FrameSizing
 from seats_cli.media.packets import packets, seek_before, select_only
 from seats_cli.media.pixels import FrameScaler
-from seats_cli.media.probe import MAX_FRAME_PIXELS
+from seats_cli.media.probe import max_pixels
 from seats_cli.media.scan import PacketTable
 
 # Seeking costs flushing the decoder and a look at the index: worth it above this many frames.
@@ -82,7 +82,7 @@ def decode_frames(
         If the picture is too large or too thin.
     """
     select_only(container, stream)
-    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    stream.codec_context.options = {"max_pixels": str(max_pixels(container.format.name))}
     picker = _Picker(table, wanted, sizing, on_frame)
     reader = _Reader(container, stream, table)
     for frame in reader.frames(picker):
@@ -181,6 +181,7 @@ class _Reader:
         self.stream = stream
         self.table = table
         self.errors = 0
+        self._max_pixels = max_pixels(container.format.name)
         self._count = 0
         self._at: int | None = None  # stamp of the frame that came last
         self._may_seek = not table.counted and len(table.keyframes) > 0
@@ -207,7 +208,7 @@ class _Reader:
             self.errors += 1
             return
         for frame in frames:
-            if frame.width * frame.height > MAX_FRAME_PIXELS:
+            if frame.width * frame.height > self._max_pixels:
                 raise MediaError(
                     f"The picture has {frame.width} x {frame.height} pixels, more than can be "
                     "decoded safely; scale the video down first."

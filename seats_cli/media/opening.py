@@ -17,6 +17,7 @@ import av
 from av.container import InputContainer
 
 from seats_cli.errors import MediaError
+from seats_cli.media.png import check_png
 
 _READ_BYTES = 1 << 18  # each read is a call back into Python: fewer, larger ones
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
@@ -48,8 +49,10 @@ def open_media(path: StrPath) -> Iterator[InputContainer]:
     name = shown(path)
     _check_regular(path, name)
     try:
-        with open(path, "rb") as file, _demuxer(file, name) as container:
-            yield container
+        with open(path, "rb") as file:
+            check_png(file, name)
+            with _demuxer(file, name) as container:
+                yield container
     except av.error.FFmpegError as error:
         raise MediaError(f"{name} could not be read to the end: {_reason(error)}.") from error
     except PermissionError as error:
@@ -102,5 +105,7 @@ def _demuxer(file: object, name: str) -> InputContainer:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, av.error.MemoryError):
+        return "it claims to need more memory than there is"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text[:1].lower() + text[1:].rstrip(".")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,8 @@ from seats_cli.media.sampling import frame_size
 # Bicubic and averaging when shrinking, as in the official pipeline. Without the two flags
 # libswscale rounds such that white becomes 253.
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+_MATRIX = struct.Struct("=9i")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class FrameScaler:
         Size of the upright picture before scaling.
     quarter_turns : int
         Anticlockwise quarter turns, 0 to 3, that make the coded picture upright.
+    mirrored : bool
+        The coded picture is to be mirrored, left to right, before it is turned.
     """
 
     height: int
@@ -36,6 +43,7 @@ class FrameScaler:
     source_height: int
     source_width: int
     quarter_turns: int
+    mirrored: bool
     _reformatter: VideoReformatter = field(default_factory=VideoReformatter, repr=False)
 
     @classmethod
@@ -47,12 +55,12 @@ class FrameScaler:
         MediaError
             If the picture is too thin.
         """
-        turns = round(frame.rotation / 90) % 4
+        turns, mirrored = orientation(frame)
         height, width = frame.height, frame.width
         if turns % 2:
             height, width = width, height
         rows, columns = frame_size(height, width, count, sizing)
-        return cls(rows, columns, height, width, turns)
+        return cls(rows, columns, height, width, turns, mirrored)
 
     @property
     def rotation_deg(self) -> int:
@@ -81,7 +89,30 @@ class FrameScaler:
         pixels = scaled.to_ndarray().astype(np.uint8, copy=False)
         if clear:
             pixels = _on_white(pixels)
-        return np.rot90(pixels, self.quarter_turns)
+        return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.quarter_turns)
+
+
+def orientation(frame: VideoFrame) -> tuple[int, bool]:
+    """How to make a frame upright.
+
+    FFmpeg's own figure is about turns only and reads a mirrored picture (a selfie camera's,
+    or a scan by EXIF) as one on its head.
+
+    Returns
+    -------
+    (quarter turns anticlockwise, whether to mirror left to right before)
+    """
+    try:
+        attached: Any = frame.side_data
+        matrix = bytes(attached.get("DISPLAYMATRIX") or b"")
+    except ValueError:  # something attached that PyAV has no name for (a photo's EXIF)
+        matrix = b""
+    if len(matrix) >= _MATRIX.size:
+        # (x, y) is shown at (ax + cy, bx + dy), y pointing down.
+        a, b, _, c, d, *_ = _MATRIX.unpack(matrix[: _MATRIX.size])
+        if a * d - b * c < 0:
+            return round(-math.degrees(math.atan2(-b, -a)) / 90) % 4, True
+    return round(frame.rotation / 90) % 4, False
 
 
 def _on_white(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

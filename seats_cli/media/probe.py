@@ -14,8 +14,10 @@ from av.video.stream import VideoStream
 from seats_cli.errors import MediaError
 from seats_cli.media.opening import StrPath, open_media
 
-# 16,384 x 8,192: beyond every camera and screen, and still a bounded amount of memory.
-MAX_FRAME_PIXELS = 1 << 27
+# 16,384 x 8,192 for pictures and 8,192 x 8,192 for moving ones: beyond every camera and screen,
+# and still a bounded amount of memory. A video decoder holds many frames at a time.
+_MAX_STILL_PIXELS = 1 << 27
+_MAX_VIDEO_PIXELS = 1 << 26
 # A damaged header's 1 Hz would stretch a second of sound over hours.
 SAMPLE_RATES = range(1_000, 2_000_000)
 
@@ -24,7 +26,10 @@ _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
 @dataclass(frozen=True)
 class VideoTrack:
-    """One moving picture; `index` is the stream's number in the container."""
+    """One moving picture; `index` is the stream's number in the container.
+
+    `pixel_shape` is the width of a pixel over its height, 1 where nothing is said.
+    """
 
     index: int
     codec: str
@@ -32,6 +37,7 @@ class VideoTrack:
     height: int
     rate: float | None
     claimed_frames: int
+    pixel_shape: float
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,16 @@ class Source:
     @property
     def is_image(self) -> bool:
         """Whether this is a still picture, which lasts no time (PNG, JPEG and the like)."""
-        return self.container.endswith("_pipe")
+        return _is_still(self.container)
+
+
+def _is_still(container: str) -> bool:
+    return container.endswith("_pipe")
+
+
+def max_pixels(container: str) -> int:
+    """The most pixels that a picture in a container may have, by FFmpeg's name of the format."""
+    return _MAX_STILL_PIXELS if _is_still(container) else _MAX_VIDEO_PIXELS
 
 
 def probe(path: StrPath) -> Source:
@@ -124,7 +139,7 @@ def _describe(container: InputContainer) -> Source:
         elif isinstance(stream, AudioStream):
             sounds.append(stream)
     video = max(videos, key=lambda s: (s.width * s.height, -s.index)) if videos else None
-    if video is not None and video.width * video.height > MAX_FRAME_PIXELS:
+    if video is not None and video.width * video.height > max_pixels(container.format.name):
         raise MediaError(
             f"The picture claims {video.width} x {video.height} pixels, more than can be "
             "decoded safely; scale the video down first."
@@ -142,7 +157,7 @@ def _describe(container: InputContainer) -> Source:
         container=container.format.name,
         duration_s=duration if duration and duration > 0 else None,
         origin_s=origin,
-        video=_video_track(video) if video is not None else None,
+        video=_video_track(video, container.format.name) if video is not None else None,
         audio=tuple(map(_audio_track, sounds)),
         notes=tuple(notes),
     )
@@ -157,15 +172,18 @@ def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
     return None if ticks is None or time_base is None else float(ticks * time_base)
 
 
-def _video_track(stream: VideoStream) -> VideoTrack:
+def _video_track(stream: VideoStream, container: str) -> VideoTrack:
     rate = stream.average_rate
+    shape = stream.sample_aspect_ratio
     return VideoTrack(
         index=stream.index,
         codec=stream.codec_context.name,
         width=stream.width,
         height=stream.height,
         rate=float(rate) if rate else None,
-        claimed_frames=max(stream.frames, 0),
+        # AVI counts ticks: frames that were left out on purpose are in its number too.
+        claimed_frames=0 if container == "avi" else max(stream.frames, 0),
+        pixel_shape=float(shape) if shape else 1.0,
     )
 
 
