@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 # Stages of one run, none of which contains another, in the order in which they happen. "rest"
 # is what generate does between them up to the first token: positions, embeddings, LM head.
 STAGES = ("processor", "vision", "audio", "stage1", "prefill", "stage2", "rest")
-# Sums of stages, and what follows the first token.
+# Sums of stages, and what follows the first token; "total" begins with reading the file.
 TOTALS = ("prefill_and_selection", "first_token", "decode_per_token", "total")
 READING = ("probe", "media_decode")
+# What Stage I consists of: statistics inside the encoders, and the choice before the LLM.
+STAGE1_PARTS = ("stage1_statistics", "stage1_choice")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class MeasuredRun:
     retain : float or None
         Overall share asked for; None for the unpruned run.
     times : mapping of str to Spread
-        Of every name in `STAGES` and `TOTALS`.
+        Of every name in `STAGES`, `TOTALS` and `STAGE1_PARTS`.
     segments : tuple of Segment
         The prefill, split behind the drops of the setting that has most of them.
     alive : tuple of (int, int, int)
@@ -100,9 +102,12 @@ class MeasuredRun:
     decode_tokens: int
 
     def speed_up(self, full: MeasuredRun, stage: str) -> float | None:
-        """Median of the unpruned run over this one's; below 1 where this one is slower."""
-        own = self.times[stage].median_s
-        return full.times[stage].median_s / own if own > 0 else None
+        """Median of the unpruned run over this one's: below 1 where this one is slower.
+
+        None for a stage that only one of them has.
+        """
+        own, whole = self.times[stage].median_s, full.times[stage].median_s
+        return whole / own if own > 0 and whole > 0 else None
 
     @property
     def flops_ratio(self) -> float:

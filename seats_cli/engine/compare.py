@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -57,12 +58,13 @@ def compare(
     tell("warm-up")
     ask(loaded, clip, question, config=None, max_new_tokens=1)  # first calls allocate and load
     tell("full")
-    full, expected = _answer(loaded, clip, question, Setting("full", None), max_new_tokens, seed)
+    request = _Request(loaded, clip, question, max_new_tokens, seed, read_s)
+    full, expected = _answer(request, Setting("full", None))
     runs = [ComparedRun("full", "full", None, full, True, True, 0.0, 1.0)]
     for setting in settings:
         tell(setting.label)
         try:
-            answer, logits = _answer(loaded, clip, question, setting, max_new_tokens, seed)
+            answer, logits = _answer(request, setting)
         except UsageError as error:
             runs.append(
                 ComparedRun(setting.label, setting.method, setting.retain, error=str(error))
@@ -116,14 +118,19 @@ def agreement(expected: Sequence[int], found: Sequence[int]) -> float:
     return same / longer if longer else 1.0
 
 
-def _answer(
-    loaded: LoadedModel,
-    clip: Clip,
-    question: str,
-    setting: Setting,
-    max_new_tokens: int,
-    seed: int,
-) -> tuple[Answer, Tensor]:
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What is the same for all runs."""
+
+    loaded: LoadedModel
+    clip: Clip
+    question: str
+    max_new_tokens: int
+    seed: int
+    read_s: float
+
+
+def _answer(request: _Request, setting: Setting) -> tuple[Answer, Tensor]:
     """The answer, and the logits (V,) of its first token."""
     logits: list[Tensor] = []
 
@@ -131,14 +138,15 @@ def _answer(
         if not logits:
             logits.append(output[0, -1].detach().float().cpu())
 
-    reset_peaks(loaded.model.device)
+    reset_peaks(request.loaded.model.device)
     answer = ask(
-        loaded,
-        clip,
-        question,
+        request.loaded,
+        request.clip,
+        request.question,
         config=setting.config,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
+        max_new_tokens=request.max_new_tokens,
+        seed=request.seed,
+        read_s=request.read_s,
         on_logits=keep_first,
     )
     return answer, logits[0]

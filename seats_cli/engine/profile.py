@@ -129,7 +129,7 @@ def profile(
                 failed.append((subject.setting.label, str(error)))
                 continue
             if not warm:
-                _note(subject, watch, answer, len(borders))
+                _note(subject, watch, answer, len(borders), reading["media_decode"].median_s)
     return Profile(
         question=question,
         media=clip.facts,
@@ -182,7 +182,9 @@ def _first_layers(loaded: LoadedModel, subjects: Sequence[_Subject]) -> list[int
     return best
 
 
-def _note(subject: _Subject, watch: Stopwatch, answer: Answer, segments: int) -> None:
+def _note(
+    subject: _Subject, watch: Stopwatch, answer: Answer, segments: int, read_s: float
+) -> None:
     """Add one repetition: seconds by stage, none of them contained in another."""
     seconds, timing = watch.seconds, answer.timing
     inside = sum(seconds[f"select:{number}"] for number in range(segments))
@@ -196,10 +198,11 @@ def _note(subject: _Subject, watch: Stopwatch, answer: Answer, segments: int) ->
         "stage2": inside,
     }
     sample["rest"] = timing.first_token_s - sum(sample.values())
+    sample["stage1_statistics"], sample["stage1_choice"] = sample["stage1"] - entry, entry
     sample["prefill_and_selection"] = sample["stage1"] + sample["prefill"] + sample["stage2"]
     sample["first_token"] = timing.first_token_s
     sample["decode_per_token"] = timing.decode_s / max(timing.decode_tokens, 1)
-    sample["total"] = timing.first_token_s + timing.decode_s
+    sample["total"] = read_s + timing.first_token_s + timing.decode_s
     for number in range(segments):
         sample[f"layers:{number}"] = seconds[f"layers:{number}"] - seconds[f"select:{number}"]
     subject.samples.append(sample)

@@ -1,0 +1,166 @@
+"""Profiles, plans and comparisons as tables, sentences, documents, CSV, Markdown and pictures."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from seats_cli.config import SeatsConfig
+from seats_cli.errors import UsageError
+from seats_cli.media.outline import ClipOutline
+from seats_cli.planning import find_model, plan_run
+from seats_cli.report import measured_csv
+from seats_cli.report import measured_documents as documents
+from seats_cli.report.compare_table import comparison_markdown, comparison_report
+from seats_cli.report.document import dump_document
+from seats_cli.report.plan_table import plan_report, windows_line
+from seats_cli.report.plots import check_plot, plot_profile
+from seats_cli.report.profile_table import factor_words, profile_report, sentence
+from tests.report.measured import (
+    PRUNED_TIMES,
+    measured_run,
+    sample_comparison,
+    sample_profile,
+)
+from tests.report.sample import FACTS
+
+
+def text_of(report: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    console.print(report)
+    lines = console.file.getvalue().split("\n")  # type: ignore[attr-defined]
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def test_the_sentence() -> None:
+    full, pruned = sample_profile().runs
+    assert sentence(pruned, full) == (
+        "seats 25%: prefill 5.0x faster, 125 % of what the FLOPs allow; "
+        "first token 2.1x faster: the encoders are now 57 % of the time"
+    )
+
+
+def test_the_sentence_says_slower() -> None:
+    full, _ = sample_profile().runs
+    slow = {**PRUNED_TIMES, "prefill_and_selection": 2.6, "stage1": 2.1, "first_token": 3.6}
+    words = sentence(measured_run("seats 90%", slow, 0.9), full)
+    assert "prefill 1.3x slower" in words
+    assert "first token 1.2x slower" in words
+    assert words.endswith("and selection 82 % of the prefill")
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [(6.93, "6.9x faster"), (12.3, "12x faster"), (1.01, "as fast"), (0.5, "2.0x slower")],
+)
+def test_factor_words(factor: float, words: str) -> None:
+    assert factor_words(factor) == words
+
+
+@pytest.mark.parametrize("pruned", [0, 1, 2, 4])
+def test_profile_table(pruned: int) -> None:
+    shown = text_of(profile_report(sample_profile(pruned)))
+    assert "…" not in shown
+    for words in ("vision encoder", "Stage II", "first token", "1 to 16", "KV cache", "peak GPU"):
+        assert words in shown
+    assert ("p10 to p90" in shown) == (pruned < 2 or pruned == 4)
+    assert shown.count("of what the FLOPs allow") == pruned
+
+
+def test_failed_settings_are_in_the_table() -> None:
+    profile = sample_profile(failed=(("fastv 5%", "Out of reach."),))
+    assert "fastv 5%: could not run. Out of reach." in text_of(profile_report(profile))
+
+
+def test_comparison_table() -> None:
+    shown = text_of(comparison_report(sample_comparison()))
+    assert "0.012" in shown
+    assert "could not run: This budget is out of reach." in shown
+    assert "a blue | card" in shown
+
+
+def test_comparison_markdown() -> None:
+    lines = comparison_markdown(sample_comparison()).split("\n")
+    assert len(lines) == 6
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert "a blue \\| card or so" in lines[4]
+    assert "out of reach" in lines[5]
+
+
+def test_documents_are_plain_json() -> None:
+    for document in (
+        documents.profile_document(sample_profile(2)),
+        documents.comparison_document(sample_comparison()),
+    ):
+        again = json.loads(dump_document(document))
+        assert again["schema_version"] == "1"
+        assert again["versions"]["torch"]
+
+
+def test_profile_document() -> None:
+    document = documents.profile_document(sample_profile())
+    run = document["runs"][1]
+    assert run["stages"]["prefill"]["median_s"] == 0.3
+    assert run["speed_up"]["prefill_and_selection"] == pytest.approx(5.0)
+    assert run["speed_up"]["stage1"] is None
+    assert run["prefill_flops_ratio"] == 4.0
+    assert run["prefill_segments"][1]["first_layer"] == 17
+    assert len(run["alive_per_layer"]) == 28
+    assert document["reading"]["media_decode"]["p90_s"] == 0.6
+
+
+def test_csv() -> None:
+    rows = list(csv.DictReader(io.StringIO(measured_csv.profile_csv(sample_profile()))))
+    assert {row["label"] for row in rows} == {"full", "seats 25%"}
+    assert {row["stage"] for row in rows} >= {"probe", "media_decode", "prefill", "first_token"}
+    compared = list(csv.DictReader(io.StringIO(measured_csv.comparison_csv(sample_comparison()))))
+    assert compared[2]["answer"] == "a blue | card\nor so"
+    assert compared[3]["error"] == "This budget is out of reach."
+    assert compared[3]["prefill_s"] == ""
+    assert measured_csv.csv_text([]) == ""
+
+
+def test_plan_table_and_document() -> None:
+    outline = ClipOutline(FACTS, 2.0, ("Something was lost.",))
+    for config in (SeatsConfig(retain=0.1), None):
+        planned = plan_run(outline, find_model("qwen2.5-omni-7b"), config)
+        shown = text_of(plan_report(planned))
+        assert "about 40 text" in shown
+        assert "selection FLOPs" in shown
+        document = documents.plan_document(planned)
+        assert json.loads(dump_document(document))["warnings"] == ["Something was lost."]
+        assert document["tokens"]["offered"]["video"] == 12 * 9 * 16
+        assert len(document["tokens"]["alive_per_layer"]) == 28
+
+
+def test_windows_line() -> None:
+    assert windows_line([], "video") == "no video tokens"
+    assert windows_line([30, 30, 7], "audio") == "3 windows of audio tokens: 2 of 30, 1 of 7"
+
+
+class TestPlot:
+    def test_writes_a_picture(self, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        path = tmp_path / "a.png"
+        plot_profile(sample_profile(4), path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+        silent = dataclasses.replace(sample_profile(0), runs=sample_profile(0).runs)
+        plot_profile(silent, tmp_path / "b.svg")
+        assert (tmp_path / "b.svg").stat().st_size > 1000
+
+    def test_refusals(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(UsageError, match="must end in"):
+            check_plot(tmp_path / "a.jpeg")
+        with pytest.raises(UsageError, match="does not exist"):
+            check_plot(tmp_path / "none" / "a.png")
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(UsageError, match="matplotlib"):
+            check_plot(tmp_path / "a.png")
