@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from seats_cli import __version__
+from seats_cli.cli import compare, plan, profile
 from seats_cli.cli.ask import EPILOG, ask
 from seats_cli.cli.config import config
 from seats_cli.cli.console import prepare_streams
@@ -30,6 +31,9 @@ app = typer.Typer(
     ),
 )
 app.command(cls=SettingsCommand, epilog=EPILOG)(ask)
+app.command(cls=SettingsCommand, epilog=plan.EPILOG)(plan.plan)
+app.command(cls=SettingsCommand, epilog=profile.EPILOG)(profile.profile)
+app.command(cls=SettingsCommand, epilog=compare.EPILOG)(compare.compare)
 app.command()(doctor)
 app.command()(config)
 

@@ -48,6 +48,7 @@ def outline_clip(
     end: float | None = None,
     audio: bool = True,
     audio_track: int | None = None,
+    max_audio: float | None = None,
 ) -> ClipOutline:
     """Work out frames, their size and seconds of sound; parameters as for `read_clip`.
 
@@ -67,6 +68,9 @@ def outline_clip(
     if track is not None and plan is not None and plan.fps < fps and plan.source_fps > plan.fps:
         _warn_of_thinning(warnings, plan, fps, max_frames)
     sound_s = 0.0 if chosen is None else _sound_seconds(path, source, chosen, start, end)
+    if max_audio is not None and sound_s > max_audio:
+        warnings.append(f"Only the first {max_audio:g} of {sound_s:.1f} s of sound are used.")
+        sound_s = max_audio
     if plan is None and not sound_s:
         raise MediaError(f"{shown(path)} holds no picture and no sound that could be used here.")
     if not sound_s and audio:

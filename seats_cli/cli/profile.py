@@ -1,0 +1,184 @@
+"""`seats profile`: where the time goes, and what pruning buys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seats_cli.cli import options as opt
+from seats_cli.cli import subject, sweep, values
+from seats_cli.cli.console import (
+    Talk,
+    calm_libraries,
+    print_document,
+    stdout_is_unicode,
+)
+from seats_cli.cli.output import print_report
+from seats_cli.cli.session import InputOptions, ModelOptions, check_file
+from seats_cli.cli.settings import from_command_line
+from seats_cli.cli.source import local_path
+
+if TYPE_CHECKING:
+    from seats_cli.measurements import Profile
+
+EPILOG = (
+    "Examples: seats profile talk.mp4 --retain 35%,25%,15%,10% --plot talk.png, "
+    "seats profile --random-weights cpu-0.5b --synthetic 10 --retain 10%."
+)
+QUESTION = "What happens in this clip?"
+
+
+def profile(
+    context: typer.Context,
+    video: sweep.OptionalVideo = None,
+    synthetic: sweep.Synthetic = None,
+    question: Annotated[
+        str,
+        typer.Option("--question", metavar="TEXT", rich_help_panel="Input", help="What is asked."),
+    ] = QUESTION,
+    start: opt.Start = None,
+    end: opt.End = None,
+    fps: opt.Fps = 2.0,
+    max_frames: opt.MaxFrames = 768,
+    max_pixels: opt.MaxPixels = None,
+    audio: opt.Audio = True,
+    audio_track: opt.AudioTrack = None,
+    max_audio: opt.MaxAudio = None,
+    allow_local_urls: opt.AllowLocalUrls = False,
+    retain: sweep.Retains = None,
+    method: sweep.Methods = None,
+    kv: opt.KvPolicy = None,
+    allocation: opt.AllocationPolicy = None,
+    config: opt.ConfigFile = None,
+    model: opt.Model = None,
+    random_weights: sweep.RandomWeights = None,
+    layers: sweep.Layers = None,
+    hidden: sweep.Hidden = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = values.Dtype.AUTO,
+    attn: opt.Attn = values.Attention.SDPA,
+    revision: opt.Revision = None,
+    offline: opt.Offline = False,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "--repeats", metavar="N", min=1, rich_help_panel="Output", help="Measured runs of each."
+        ),
+    ] = 5,
+    warm_ups: Annotated[
+        int,
+        typer.Option(
+            "--warm-ups", metavar="N", min=0, rich_help_panel="Output", help="Runs before those."
+        ),
+    ] = 1,
+    new_tokens: Annotated[
+        int,
+        typer.Option(
+            "--new-tokens",
+            metavar="N",
+            min=1,
+            rich_help_panel="Output",
+            help="Answer tokens of each run, so that all decode alike.",
+        ),
+    ] = 16,
+    seed: opt.Seed = 0,
+    as_json: opt.Json = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel="Output",
+            help="Also write every run and stage as CSV.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            show_default=False,
+            rich_help_panel="Output",
+            help="Also draw it: .png, .svg or .pdf; needs matplotlib.",
+        ),
+    ] = None,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Measure each stage without and with pruning, in turn, on this machine.
+
+    The report goes to stdout.
+    """
+    talk = Talk(quiet=quiet)
+    first, last = values.parse_range(start, end)
+    longest = values.parse_seconds("--max-audio", max_audio)
+    chosen = ModelOptions(model, device, dtype.value, attn.value, revision, offline)
+    random = subject.RandomOptions(random_weights, layers, hidden, seed)
+    subject.check_source(video, synthetic)
+    subject.check_random(random, chosen, model_typed=from_command_line(context, "model"))
+    if video is not None:
+        check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
+    if plot is not None:
+        from seats_cli.report.plots import check_plot
+
+        check_plot(plot)
+    calm_libraries(debug=debug, quiet=quiet)
+    settings = sweep.build_settings(context, retain, method, kv, allocation, config, seed)
+    source = InputOptions(
+        video or "", first, last, fps, max_frames, max_pixels, audio, audio_track, longest
+    )
+
+    from seats_cli.engine.profile import profile as measure
+    from seats_cli.media.probe import probe
+
+    loaded = subject.open_any(chosen, random, talk)
+    reader = Talk(quiet=True)  # reading is repeated: its warnings once, its spinner never
+    with talk.progress("Measuring") as progress:
+        result = measure(
+            loaded,
+            lambda: subject.any_clip(source, synthetic, loaded, reader)[0],
+            question,
+            settings,
+            probe=None if video is None else lambda: probe(local_path(video)),
+            repeats=repeats,
+            warm_ups=warm_ups,
+            new_tokens=new_tokens,
+            seed=seed,
+            on_progress=progress.update,
+        )
+    show(result, as_json=as_json)
+    write(result, csv, plot, talk)
+
+
+def show(result: Profile, *, as_json: bool) -> None:
+    """The report, or the document, on stdout."""
+    if as_json:
+        from seats_cli.report.document import dump_document
+        from seats_cli.report.measured_documents import profile_document
+
+        print_document(dump_document(profile_document(result), ascii_only=not stdout_is_unicode()))
+        return
+    from seats_cli.report.profile_table import profile_report
+
+    print_report(profile_report(result))
+
+
+def write(result: Profile, csv: Path | None, plot: Path | None, talk: Talk) -> None:
+    """The files that were asked for."""
+    if csv is not None:
+        from seats_cli.errors import UsageError
+        from seats_cli.report.measured_csv import profile_csv
+
+        try:
+            csv.write_text(profile_csv(result) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--csv {csv} cannot be written: {error.strerror}.") from error
+        talk.notice(f"Wrote {csv}.")
+    if plot is not None:
+        from seats_cli.report.plots import plot_profile
+
+        plot_profile(result, plot)
+        talk.notice(f"Wrote {plot}.")

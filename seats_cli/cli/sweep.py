@@ -1,0 +1,168 @@
+"""Options that `seats profile` and `seats compare` share, and the settings they lead to."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from seats_cli.cli.budget import BudgetOptions, build_config
+from seats_cli.cli.values import Allocation, Kv, parse_ratio
+from seats_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from seats_cli.config import SeatsConfig
+    from seats_cli.measurements import Setting
+
+_input = partial(typer.Option, rich_help_panel="Input")
+_budget = partial(typer.Option, rich_help_panel="Budget")
+_model = partial(typer.Option, rich_help_panel="Model")
+
+ALL = "all"
+
+OptionalVideo = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="VIDEO",
+        show_default=False,
+        help="Video, sound or picture: a file, an http(s) URL, or '-' for stdin.",
+    ),
+]
+Synthetic = Annotated[
+    float | None,
+    _input(
+        "--synthetic",
+        metavar="SECONDS",
+        show_default=False,
+        help="A clip of this length made in memory instead of a file.",
+    ),
+]
+Retains = Annotated[
+    str | None,
+    _budget(
+        "--retain",
+        metavar="SHARE,...",
+        show_default="25%",
+        help="Shares of audio and video tokens to keep, each one setting: 35%,25%,15%,10%.",
+    ),
+]
+Methods = Annotated[
+    str | None,
+    _budget(
+        "--method",
+        "--methods",
+        metavar="NAME,...",
+        show_default="seats",
+        help="Selection methods, or 'all': seats,random,fastv.",
+    ),
+]
+RandomWeights = Annotated[
+    str | None,
+    _model(
+        "--random-weights",
+        metavar="ARCH",
+        show_default=False,
+        help=(
+            "Measure a real architecture with random weights: qwen2.5-omni-3b, "
+            "qwen2.5-omni-7b, qwen3-omni-30b-a3b or cpu-0.5b."
+        ),
+    ),
+]
+Layers = Annotated[
+    int | None,
+    _model(
+        "--layers",
+        metavar="N",
+        min=1,
+        show_default="the real number",
+        help="Decoder layers of --random-weights.",
+    ),
+]
+Hidden = Annotated[
+    int | None,
+    _model(
+        "--hidden",
+        metavar="N",
+        min=1,
+        show_default="the real width",
+        help="Decoder width of --random-weights; heads and MLP follow.",
+    ),
+]
+
+
+def parse_shares(text: str | None) -> tuple[float, ...]:
+    """The shares of `--retain 35%,0.25`, without repetitions; nothing when it was not given.
+
+    Raises
+    ------
+    BadParameter
+        A part is no share of the tokens.
+    """
+    if text is None:
+        return ()
+    return tuple(dict.fromkeys(parse_ratio(part) for part in str(text).split(",")))
+
+
+def build_settings(
+    context: typer.Context,
+    retain: str | None,
+    methods: str | None,
+    kv: Kv | None,
+    allocation: Allocation | None,
+    config_file: Path | None,
+    seed: int,
+) -> list[Setting]:
+    """Every method with every share; without shares, the file's or the default budget.
+
+    Raises
+    ------
+    UsageError
+        If a method is unknown.
+    ConfigError
+        If the file cannot be read.
+    """
+    from seats_cli.measurements import Setting
+
+    shares = parse_shares(retain)
+    base = build_config(
+        BudgetOptions(kv=kv, allocation=allocation, config_file=config_file), context
+    )
+    assert base is not None
+    settings = []
+    for method in _methods(methods, base.method):
+        for share in shares or (None,):
+            config = dataclasses.replace(base, method=method, seed=seed)
+            if share is not None:
+                config = dataclasses.replace(
+                    config, retain=share, retain_video=None, retain_audio=None
+                )
+            settings.append(Setting(_label(config, named=share is not None), config))
+    return settings
+
+
+def _methods(text: str | None, default: str) -> Sequence[str]:
+    if text is None:
+        return (default,)
+    from seats_cli.selection.method import METHODS
+
+    known = [name for name in METHODS if name != "full"]  # the unpruned model always runs
+    if text.strip().lower() == ALL:
+        return known
+    wanted = list(dict.fromkeys(part.strip().lower() for part in text.split(",")))
+    for name in wanted:
+        if name != "full" and name not in METHODS:
+            raise UsageError(
+                f"--method {name!r} is no selection method: choose from {', '.join(known)}, or all."
+            )
+    return [name for name in wanted if name != "full"]
+
+
+def _label(config: SeatsConfig, *, named: bool) -> str:
+    if config.retain is None or not (named or config.retain_video is None):
+        return f"{config.method} as configured"
+    return f"{config.method} {100 * config.retain:.4g}%"

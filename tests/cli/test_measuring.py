@@ -1,0 +1,171 @@
+"""`seats plan`, `profile` and `compare` on the bundled model and a real clip; no times asserted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from seats_cli.cli.main import app
+from seats_cli.cli.sweep import parse_shares
+
+ASSETS = Path(__file__).parents[2] / "assets"
+CLIP = str(ASSETS / "sees_cat_says_dog.mp4")
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("SEATS_DEBUG", "SEATS_MODEL", "SEATS_RETAIN", "SEATS_FPS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home" / ".config"))
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    monkeypatch.chdir(tmp_path)
+
+
+def seats(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def quick(*arguments: str) -> Result:
+    return seats(
+        "profile", CLIP, "--repeats", "1", "--warm-ups", "0", "--new-tokens", "2", *arguments
+    )
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", ["plan", "profile", "compare"])
+    def test_fits_and_has_panels(self, command: str) -> None:
+        result = seats(command, "--help")
+        assert result.exit_code == 0
+        assert max(len(line) for line in result.stdout.splitlines()) <= 80
+        assert "…" not in result.stdout
+        for panel in ("Input", "Budget", "Model", "Output"):
+            assert panel in result.stdout
+
+
+class TestPlan:
+    def test_report_on_stdout(self) -> None:
+        result = seats("plan", CLIP, "--model", "qwen2.5-omni-7b", "--retain", "10%")
+        assert result.exit_code == 0, result.stderr
+        assert "in layers 1 to 16" in result.stdout
+        assert result.stderr == ""
+
+    def test_json(self) -> None:
+        result = seats("plan", CLIP, "--full", "--json", "--text-tokens", "10")
+        document = json.loads(result.stdout)
+        assert document["kind"] == "plan"
+        assert document["tokens"]["offered"]["text"] == 10
+        assert document["plan"] is None
+        assert document["cost"]["prefill_flops"] == document["cost"]["full_prefill_flops"]
+
+    def test_warns_of_thin_sampling_and_overflow(self) -> None:
+        result = seats("plan", CLIP, "--max-frames", "2", "--text-tokens", "5000")
+        assert result.exit_code == 0
+        assert "--max-frames" in result.stderr
+        assert "context holds 4,096" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            ((CLIP, "--model", "no/such"), 4),
+            ((CLIP, "--retain", "2"), 2),
+            ((CLIP, "--max-pixels", "3"), 2),
+            (("missing.mp4",), 3),
+        ],
+    )
+    def test_refusals(self, arguments: tuple[str, ...], code: int) -> None:
+        result = seats("plan", *arguments)
+        assert result.exit_code == code
+        assert result.stderr.startswith("Error: ")
+
+
+class TestProfile:
+    def test_report_csv_and_picture(self, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        result = quick("--retain", "25%,10%", "--csv", "a.csv", "--plot", "a.png")
+        assert result.exit_code == 0, result.stderr
+        assert "seats 10%: prefill" in result.stdout
+        assert max(len(line) for line in result.stdout.splitlines()) <= 80
+        rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+        assert {row["label"] for row in rows} == {"full", "seats 25%", "seats 10%"}
+        assert (tmp_path / "a.png").stat().st_size > 10_000
+
+    def test_json_with_methods(self) -> None:
+        result = quick("--method", "random,seats", "--retain", "0.25", "--json", "-q")
+        document = json.loads(result.stdout)
+        assert [run["method"] for run in document["runs"]] == ["full", "random", "seats"]
+        assert document["runs"][2]["cost"]["selection_flops"] > 0
+
+    def test_random_weights_and_synthetic_clip(self) -> None:
+        line = (
+            "profile --random-weights cpu-0.5b --layers 2 --hidden 64 --synthetic 2 --json "
+            "--max-pixels 12544 --repeats 1 --warm-ups 0 --new-tokens 1"
+        )
+        result = seats(*line.split())
+        assert result.exit_code == 0, result.stderr
+        document = json.loads(result.stdout)
+        assert document["media"]["frames_used"] == 4
+        assert document["architecture"]["num_layers"] == 2
+        assert "probe" not in document["reading"]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (),
+            (CLIP, "--synthetic", "3"),
+            ("--synthetic", "3", "--layers", "2"),
+            ("--synthetic", "3", "--random-weights", "gpt"),
+            ("--synthetic", "3", "--random-weights", "cpu-0.5b", "-m", "x"),
+            (CLIP, "--method", "guess"),
+            (CLIP, "--retain", "10%,200%"),
+            (CLIP, "--plot", "a.bmp"),
+        ],
+    )
+    def test_refusals(self, arguments: tuple[str, ...]) -> None:
+        result = seats("profile", *arguments)
+        assert result.exit_code == 2
+        assert len(result.stderr.splitlines()) == 1
+
+
+class TestCompare:
+    def compare(self, *arguments: str) -> Result:
+        fixed = ("compare", CLIP, "What is shown?", "--max-new-tokens", "3")
+        return seats(*fixed, *arguments)
+
+    def test_table(self) -> None:
+        result = self.compare("--retain", "25%")
+        assert result.exit_code == 0, result.stderr
+        assert max(len(line) for line in result.stdout.splitlines()) <= 80
+        assert "seats 25%" in result.stdout
+
+    def test_unreachable_budget_is_a_row(self) -> None:
+        result = self.compare("--methods", "fastv,seats", "--retain", "1%", "--format", "csv")
+        assert result.exit_code == 0, result.stderr
+        rows = {row["method"]: row for row in csv.DictReader(io.StringIO(result.stdout))}
+        assert rows["full"]["same_answer"] == "True"
+        assert "reach" in rows["fastv"]["error"]
+        assert rows["fastv"]["answer"] == ""
+
+    def test_all_methods_as_json_and_markdown(self) -> None:
+        from seats_cli.selection.method import METHODS
+
+        document = json.loads(self.compare("--methods", "all", "--json").stdout)
+        assert [run["method"] for run in document["runs"]] == list(METHODS)
+        assert all(run["answer"] is not None or run["error"] for run in document["runs"])
+        lines = self.compare("--format", "md").stdout.splitlines()
+        assert [line[0] for line in lines] == ["|"] * 4
+
+    def test_refusals(self) -> None:
+        assert self.compare("--methods", "guess").exit_code == 2
+        assert seats("compare", CLIP, " ").exit_code == 2
+        assert seats("compare", "missing.mp4", "What?").exit_code == 3
+
+
+def test_parse_shares() -> None:
+    assert parse_shares(None) == ()
+    assert parse_shares("10%, 0.25,0.10") == (0.1, 0.25)
