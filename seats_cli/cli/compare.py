@@ -73,7 +73,7 @@ def compare(
     revision: opt.Revision = None,
     offline: opt.Offline = False,
     max_new_tokens: opt.MaxNewTokens = 128,
-    seed: opt.Seed = 0,
+    seed: sweep.Seed = 0,
     form: Annotated[
         Format,
         typer.Option(
@@ -81,7 +81,7 @@ def compare(
         ),
     ] = Format.TABLE,
     as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
+    quiet: sweep.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
     """Answer without pruning and with each method and budget, and say how far they agree.

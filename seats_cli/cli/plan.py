@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -86,7 +85,7 @@ def plan(
     from seats_cli.media.outline import outline_clip
     from seats_cli.planning import BUNDLED, find_model, plan_run
 
-    found = find_model(model or os.environ.get("SEATS_MODEL") or BUNDLED, revision)
+    found = find_model(model or BUNDLED, revision)
     outline = outline_clip(
         local_path(video, talk, allow_local_urls=allow_local_urls),
         fps=fps,

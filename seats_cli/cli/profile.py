@@ -83,7 +83,7 @@ def profile(
             help="Answer tokens of each run, so that all decode alike.",
         ),
     ] = 16,
-    seed: opt.Seed = 0,
+    seed: sweep.Seed = 0,
     as_json: opt.Json = False,
     csv: Annotated[
         Path | None,
@@ -105,7 +105,7 @@ def profile(
             help="Also draw it: .png, .svg or .pdf; needs matplotlib.",
         ),
     ] = None,
-    quiet: opt.Quiet = False,
+    quiet: sweep.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
     """Measure each stage without and with pruning, in turn, on this machine.

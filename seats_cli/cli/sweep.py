@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seats_cli.cli.budget import BudgetOptions, build_config
-from seats_cli.cli.values import Allocation, Kv, parse_ratio
+from seats_cli.cli.values import Allocation, Kv, parse_ratio, parse_seed
 from seats_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _input = partial(typer.Option, rich_help_panel="Input")
 _budget = partial(typer.Option, rich_help_panel="Budget")
 _model = partial(typer.Option, rich_help_panel="Model")
+_output = partial(typer.Option, rich_help_panel="Output")
 
 ALL = "all"
 
@@ -92,6 +93,19 @@ Hidden = Annotated[
         show_default="the real width",
         help="Decoder width of --random-weights; heads and MLP follow.",
     ),
+]
+Seed = Annotated[
+    int,
+    _output(
+        "--seed",
+        metavar="N",
+        parser=parse_seed,
+        help="Seed of methods that draw at random, and of random weights.",
+    ),
+]
+Quiet = Annotated[
+    bool,
+    _output("--quiet", "-q", help="No notices or progress; warnings about lost input stay."),
 ]
 
 

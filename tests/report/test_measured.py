@@ -20,6 +20,7 @@ from seats_cli.report import measured_csv
 from seats_cli.report import measured_documents as documents
 from seats_cli.report.compare_table import comparison_markdown, comparison_report
 from seats_cli.report.document import dump_document
+from seats_cli.report.paper_table import paper_markdown
 from seats_cli.report.plan_table import plan_report, windows_line
 from seats_cli.report.plots import check_plot, plot_profile
 from seats_cli.report.profile_table import factor_words, profile_report, sentence
@@ -144,6 +145,12 @@ def test_plan_table_and_document() -> None:
 def test_windows_line() -> None:
     assert windows_line([], "video") == "no video tokens"
     assert windows_line([30, 30, 7], "audio") == "3 windows of audio tokens: 2 of 30, 1 of 7"
+
+
+def test_paper_markdown() -> None:
+    lines = paper_markdown().split("\n")
+    assert len(lines) == 2 + 10
+    assert "| qwen2.5-omni-7b | full | 111.0 | 111.00 | -0.0 % |" in lines
 
 
 class TestPlot:
