@@ -3,7 +3,9 @@
 The numbers are those of the published config.json files. They are written out in full: the
 defaults of the configuration classes differ from the checkpoints in places (transformers 5.24
 gives Qwen2.5-Omni's vision encoder a width of 3,584 instead of 1,280, and Qwen3-Omni 28 layers).
-`cpu-0.5b` has the decoder of Qwen2.5-0.5B with small encoders, for machines without a GPU.
+`cpu-0.5b` is for machines without a GPU: the decoder of Qwen2.5-0.5B, a quarter as wide as the
+7B's, with encoders a quarter as wide and half as deep as the 7B's, which leaves about the same
+share of the work to them.
 """
 
 from __future__ import annotations
@@ -137,18 +139,18 @@ NAMED: dict[str, dict[str, Any]] = {
         },
         {
             **_VISION_2_5,
-            "depth": 8,
-            "hidden_size": 512,
-            "intermediate_size": 1368,
-            "num_heads": 8,
-            "fullatt_block_indexes": [3, 7],
+            "depth": 16,
+            "hidden_size": 320,
+            "intermediate_size": 855,
+            "num_heads": 4,
+            "fullatt_block_indexes": [7, 15],
         },
         {
             **_AUDIO,
-            "encoder_layers": 8,
-            "encoder_attention_heads": 8,
-            "encoder_ffn_dim": 2048,
-            "d_model": 512,
+            "encoder_layers": 16,
+            "encoder_attention_heads": 5,
+            "encoder_ffn_dim": 1280,
+            "d_model": 320,
         },
         tied=True,
     ),

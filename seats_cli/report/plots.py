@@ -23,7 +23,8 @@ _STAGE_COLOURS = {
     "stage2": "#d55e00",
     "rest": "#dddddd",
 }
-_RUN_COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_SHARE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_METHOD_LINES = ("-", "--", ":", "-.")
 
 
 def check_plot(path: Path) -> None:
@@ -64,7 +65,7 @@ def plot_profile(profile: Profile, path: Path) -> None:
     from matplotlib.figure import Figure
 
     runs = len(profile.runs)
-    figure = Figure(figsize=(11, 5.4 + 0.34 * runs), layout="constrained")
+    figure = Figure(figsize=(11, 5.6 + 0.34 * runs), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=[0.9 + 0.3 * runs, 3])
     _stages(figure.add_subplot(grid[0, :]), profile)
     _alive(figure.add_subplot(grid[1, 0]), profile)
@@ -75,6 +76,17 @@ def plot_profile(profile: Profile, path: Path) -> None:
         figure.savefig(path, dpi=150)
     except OSError as error:
         raise UsageError(f"--plot {path} cannot be written: {error.strerror}.") from error
+
+
+def _styles(profile: Profile) -> list[tuple[str, str]]:
+    """Colour by share and line by method of each run; black for the unpruned one."""
+    shares = list(dict.fromkeys(run.retain for run in profile.runs[1:]))
+    methods = list(dict.fromkeys(run.method for run in profile.runs[1:]))
+    styles = [("#000000", "-")]
+    for run in profile.runs[1:]:
+        colour = _SHARE_COLOURS[shares.index(run.retain) % len(_SHARE_COLOURS)]
+        styles.append((colour, _METHOD_LINES[methods.index(run.method) % len(_METHOD_LINES)]))
+    return styles
 
 
 def _stages(axes: Any, profile: Profile) -> None:
@@ -104,28 +116,29 @@ def _alive(axes: Any, profile: Profile) -> None:
     """Tokens that each decoder layer processes."""
     from matplotlib.ticker import MaxNLocator
 
-    for number, run in enumerate(profile.runs):
+    for run, (colour, line) in zip(profile.runs, _styles(profile), strict=True):
         totals = [sum(counts) for counts in run.alive]
         axes.step(
             range(1, len(totals) + 1),
             totals,
             where="mid",
             label=run.label,
-            color=_RUN_COLOURS[number % len(_RUN_COLOURS)],
+            color=colour,
+            linestyle=line,
         )
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("decoder layer")
     axes.set_ylabel("tokens alive")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(ncols=4, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def _pareto(axes: Any, profile: Profile) -> None:
     """Times with their p10 to p90 against the audio-visual tokens kept."""
     full = profile.runs[0]
     for stage, marker in (("first_token", "o"), ("prefill_and_selection", "s")):
-        for number, run in enumerate(profile.runs):
+        for run, (colour, line) in zip(profile.runs, _styles(profile), strict=True):
             value = run.times[stage]
             kept = 100 * (1.0 if run.average_retention is None else run.average_retention)
             axes.errorbar(
@@ -133,7 +146,8 @@ def _pareto(axes: Any, profile: Profile) -> None:
                 value.median_s,
                 yerr=[[value.median_s - value.p10_s], [value.p90_s - value.median_s]],
                 marker=marker,
-                color=_RUN_COLOURS[number % len(_RUN_COLOURS)],
+                color=colour,
+                markerfacecolor=colour if line == "-" else "white",
                 linestyle="none",
                 capsize=3,
                 label=LABELS[stage] if run is full else None,
@@ -143,4 +157,4 @@ def _pareto(axes: Any, profile: Profile) -> None:
     axes.set_xlabel("audio-visual tokens kept, mean over layers (%)")
     axes.set_ylabel("seconds")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.legend(ncols=2, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
