@@ -13,7 +13,7 @@ from seats_cli.cost.flops import prefill_flops
 from seats_cli.cost.memory import activation_bytes, cached_tokens, kv_bytes
 from seats_cli.cost.paper import paper_prefill_macs
 from seats_cli.cost.prediction import Counts, average_retention, predicted_counts
-from seats_cli.cost.selection import selection_flops
+from seats_cli.cost.selection import selection_flops, stage1_windows
 from seats_cli.cost.sizes import MediaSizes, audio_windows, token_counts, video_windows
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.families import describe_config, read_config
@@ -230,7 +230,15 @@ def _selection(
     if not plan.prunes:
         return 0
     scored = [lengths[layer - 1] for layer in plan.drop_layers]
-    return selection_flops(architecture, sizes, plan, scored, importance=True, diversity=True)
+    video, audio = plan.initial_video < 1.0, plan.initial_audio < 1.0
+    return selection_flops(
+        architecture,
+        sizes,
+        plan,
+        importance=True,
+        compared=stage1_windows(architecture, sizes, plan, video=video, audio=audio),
+        scored=scored,
+    )
 
 
 def _context_warning(prompt: int, new: int, architecture: Architecture) -> tuple[str, ...]:

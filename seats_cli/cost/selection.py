@@ -54,8 +54,8 @@ def importance_flops(windows: Iterable[int], hidden_size: int, projections: int 
     return 2 * hidden_size * sum(size**2 + projections * hidden_size * size for size in sizes)
 
 
-def relevance_flops(architecture: Architecture, tokens: int) -> int:
-    """Stage II at one drop layer: keys of all tokens, one query, one row of scores.
+def relevance_flops(architecture: Architecture, tokens: int, queries: int = 1) -> int:
+    """Stage II at one drop layer: keys of all tokens, a few queries, their scores.
 
     Parameters
     ----------
@@ -63,6 +63,8 @@ def relevance_flops(architecture: Architecture, tokens: int) -> int:
         Shapes of the LLM.
     tokens : int
         Tokens alive before the drop.
+    queries : int
+        Tokens that ask: the last text token for SEATS.
 
     Returns
     -------
@@ -71,18 +73,19 @@ def relevance_flops(architecture: Architecture, tokens: int) -> int:
     """
     query_width = architecture.num_heads * architecture.head_dim
     key_width = architecture.num_kv_heads * architecture.head_dim
-    projections = architecture.hidden_size * (tokens * key_width + query_width)
-    return 2 * (projections + tokens * query_width)
+    projections = architecture.hidden_size * (tokens * key_width + queries * query_width)
+    return 2 * (projections + queries * tokens * query_width)
 
 
 def selection_flops(
     architecture: Architecture,
     sizes: MediaSizes,
     plan: PruningPlan,
-    scored: Iterable[int],
     *,
     importance: bool,
-    diversity: bool,
+    compared: Iterable[int],
+    scored: Iterable[int],
+    queries: int = 1,
 ) -> int:
     """Everything that choosing tokens adds to one prefill.
 
@@ -93,23 +96,27 @@ def selection_flops(
     sizes : MediaSizes
         What the encoders were given.
     plan : PruningPlan
-        Its windows, and which modalities Stage I touches.
-    scored : iterable of int
-        Tokens alive before each drop inside the LLM that asked for relevance.
+        Its windows.
     importance : bool
         Whether the method reads the attention received in the encoders' last layers.
-    diversity : bool
-        Whether it compares all tokens of each window with each other (SEATS).
+    compared : iterable of int
+        Tokens of each group that is compared pair by pair before the LLM (`stage1_windows`
+        for SEATS).
+    scored : iterable of int
+        Tokens alive before each drop inside the LLM that asked for relevance.
+    queries : int
+        Tokens whose attention counts as relevance.
 
     Returns
     -------
     int
         FLOPs.
     """
-    total = sum(relevance_flops(architecture, tokens) for tokens in scored)
-    windows = video_windows(architecture, sizes, plan.video_window)
+    total = diversity_flops(compared, architecture.hidden_size)
+    total += sum(relevance_flops(architecture, tokens, queries) for tokens in scored)
     if importance:
         unit = architecture.vision.merge_size**2
+        windows = video_windows(architecture, sizes, plan.video_window)
         total += importance_flops(
             (unit * size for size in windows),
             architecture.vision.hidden_size,
@@ -119,9 +126,19 @@ def selection_flops(
         total += importance_flops(
             audio_statistics_windows(architecture, sizes), architecture.audio.hidden_size
         )
-    if diversity and plan.initial_video < 1.0:
-        total += diversity_flops(windows, architecture.hidden_size)
-    if diversity and plan.initial_audio < 1.0:
-        sound = audio_windows(architecture, sizes, plan.audio_window)
-        total += diversity_flops(sound, architecture.hidden_size)
     return total
+
+
+def stage1_windows(
+    architecture: Architecture,
+    sizes: MediaSizes,
+    plan: PruningPlan,
+    *,
+    video: bool,
+    audio: bool,
+) -> list[int]:
+    """Tokens of each window that Stage I chooses from, in the modalities it touches."""
+    windows = video_windows(architecture, sizes, plan.video_window) if video else []
+    if audio:
+        windows += audio_windows(architecture, sizes, plan.audio_window)
+    return windows

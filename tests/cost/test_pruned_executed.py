@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from seats_cli.config import PruningPlan
+from seats_cli.config import PruningPlan, SeatsConfig
 from seats_cli.cost.encoders import encoder_flops
 from seats_cli.cost.flops import prefill_flops
 from seats_cli.engine.account import account, media_sizes
 from seats_cli.engine.prune import prune
+from seats_cli.errors import ConfigError
 from seats_cli.models.registry import adapter_for
+from seats_cli.selection.method import METHODS
 from seats_cli.selection.trace import SelectionTrace
 from tests.engine.golden import FAMILIES, Run, build, index, inputs, plan
 
@@ -77,3 +79,20 @@ def test_pruned_run(subject: tuple[Any, Run], change: dict[str, Any]) -> None:
     assert executed == pytest.approx(expected, rel=0.01)
     assert found.selection_flops > 0
     assert found.prefill_flops < found.full_prefill_flops
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(subject: tuple[Any, Run], method: str) -> None:
+    model, run = subject
+    given, config = inputs(run), SeatsConfig(retain=0.35, method=method)
+    try:
+        with prune(model, config) as pruning:
+            executed = counted(model, given)
+    except ConfigError:
+        pytest.skip("this budget is out of its reach on this prompt")
+    shape, trace = adapter_for(model).architecture(), pruning.trace
+    found = cost(model, given, trace, config.plan(shape))
+    survivors = len(trace.stages[-1].kept)
+    head = 2 * (survivors - 1) * shape.hidden_size * shape.vocab_size
+    expected = found.encoder_flops + found.prefill_flops + found.selection_flops + head
+    assert executed == pytest.approx(expected, rel=0.01)
