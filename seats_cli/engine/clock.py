@@ -22,7 +22,7 @@ class Clock:
     Parameters
     ----------
     device : torch.device or None
-        CUDA devices are synchronised at every mark; None (the default) measures nothing, so
+        CUDA and MPS devices are synchronised at every mark; None (the default) measures nothing, so
         that library users pay for no synchronisation.
     """
 
@@ -34,6 +34,8 @@ class Clock:
         """Seconds on a monotonic clock, after pending device work."""
         if self.device is not None and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device is not None and self.device.type == "mps":
+            torch.mps.synchronize()
         return time.perf_counter()
 
     @contextmanager

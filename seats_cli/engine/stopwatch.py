@@ -25,7 +25,7 @@ class Stopwatch(Clock):
     Parameters
     ----------
     device : torch.device
-        CUDA devices are synchronised at every mark.
+        CUDA and MPS devices are synchronised at every mark.
     first_layers : sequence of int
         1-based first layer of each segment, ascending from 1.
     """
