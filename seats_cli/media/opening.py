@@ -17,6 +17,7 @@ import av
 from av.container import InputContainer
 
 from seats_cli.errors import MediaError
+from seats_cli.media.memory import bound_allocations
 from seats_cli.media.png import check_png
 
 _READ_BYTES = 1 << 18  # each read is a call back into Python: fewer, larger ones
@@ -48,6 +49,7 @@ def open_media(path: StrPath) -> Iterator[InputContainer]:
     """
     name = shown(path)
     _check_regular(path, name)
+    bound_allocations()
     try:
         with open(path, "rb") as file:
             check_png(file, name)
