@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import struct
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +15,6 @@ from seats_cli.media.sampling import frame_size
 # Bicubic and averaging when shrinking, as in the official pipeline. Without the two flags
 # libswscale rounds such that white becomes 253.
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-
-_MATRIX = struct.Struct("=9i")
 
 
 @dataclass(frozen=True)
@@ -47,15 +42,24 @@ class FrameScaler:
     _reformatter: VideoReformatter = field(default_factory=VideoReformatter, repr=False)
 
     @classmethod
-    def for_frame(cls, frame: VideoFrame, count: int, sizing: FrameSizing) -> FrameScaler:
+    def for_frame(
+        cls,
+        frame: VideoFrame,
+        count: int,
+        sizing: FrameSizing,
+        mirrored_turns: int | None = None,
+    ) -> FrameScaler:
         """The scaler for a video of which `count` frames like `frame` are taken.
+
+        `mirrored_turns` are the turns of a picture that is to be mirrored first.
 
         Raises
         ------
         MediaError
             If the picture is too thin.
         """
-        turns, mirrored = orientation(frame)
+        mirrored = mirrored_turns is not None
+        turns = round(frame.rotation / 90) % 4 if mirrored_turns is None else mirrored_turns
         height, width = frame.height, frame.width
         if turns % 2:
             height, width = width, height
@@ -90,29 +94,6 @@ class FrameScaler:
         if clear:
             pixels = _on_white(pixels)
         return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.quarter_turns)
-
-
-def orientation(frame: VideoFrame) -> tuple[int, bool]:
-    """How to make a frame upright.
-
-    FFmpeg's own figure is about turns only and reads a mirrored picture (a selfie camera's,
-    or a scan by EXIF) as one on its head.
-
-    Returns
-    -------
-    (quarter turns anticlockwise, whether to mirror left to right before)
-    """
-    try:
-        attached: Any = frame.side_data
-        matrix = bytes(attached.get("DISPLAYMATRIX") or b"")
-    except ValueError:  # something attached that PyAV has no name for (a photo's EXIF)
-        matrix = b""
-    if len(matrix) >= _MATRIX.size:
-        # (x, y) is shown at (ax + cy, bx + dy), y pointing down.
-        a, b, _, c, d, *_ = _MATRIX.unpack(matrix[: _MATRIX.size])
-        if a * d - b * c < 0:
-            return round(-math.degrees(math.atan2(-b, -a)) / 90) % 4, True
-    return round(frame.rotation / 90) % 4, False
 
 
 def _on_white(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
+from seats_cli.media.mirror import mirrored_turns
 from seats_cli.media.opening import StrPath, open_media
 
 # 16,384 x 8,192 for pictures and 8,192 x 8,192 for moving ones: beyond every camera and screen,
@@ -28,7 +29,8 @@ _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 class VideoTrack:
     """One moving picture; `index` is the stream's number in the container.
 
-    `pixel_shape` is the width of a pixel over its height, 1 where nothing is said.
+    `pixel_shape` is the width of a pixel over its height, 1 where nothing is said;
+    `mirrored_turns` is as in `seats_cli.media.mirror`.
     """
 
     index: int
@@ -38,6 +40,7 @@ class VideoTrack:
     rate: float | None
     claimed_frames: int
     pixel_shape: float
+    mirrored_turns: int | None
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,10 @@ def probe(path: StrPath) -> Source:
         If the file cannot be opened or claims a picture too large to decode safely.
     """
     with open_media(path) as container:
-        return _describe(container)
+        return _describe(container, path)
 
 
-def _describe(container: InputContainer) -> Source:
+def _describe(container: InputContainer, path: StrPath) -> Source:
     notes = []
     videos, sounds = [], []
     for stream in container.streams:
@@ -157,7 +160,7 @@ def _describe(container: InputContainer) -> Source:
         container=container.format.name,
         duration_s=duration if duration and duration > 0 else None,
         origin_s=origin,
-        video=_video_track(video, container.format.name) if video is not None else None,
+        video=_video_track(video, container.format.name, path) if video is not None else None,
         audio=tuple(map(_audio_track, sounds)),
         notes=tuple(notes),
     )
@@ -172,7 +175,9 @@ def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
     return None if ticks is None or time_base is None else float(ticks * time_base)
 
 
-def _video_track(stream: VideoStream, container: str) -> VideoTrack:
+def _video_track(stream: VideoStream, container: str, path: StrPath) -> VideoTrack:
+    with open(path, "rb") as file:
+        mirrored = mirrored_turns(file, container, stream.id)
     rate = stream.average_rate
     shape = stream.sample_aspect_ratio
     return VideoTrack(
@@ -184,6 +189,7 @@ def _video_track(stream: VideoStream, container: str) -> VideoTrack:
         # AVI counts ticks: frames that were left out on purpose are in its number too.
         claimed_frames=0 if container == "avi" else max(stream.frames, 0),
         pixel_shape=float(shape) if shape else 1.0,
+        mirrored_turns=mirrored,
     )
 
 

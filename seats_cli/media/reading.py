@@ -154,7 +154,9 @@ class Reading:
             assert isinstance(stream, VideoStream)
             stream.thread_type = threads
             report = self._reporter("picture")
-            return decode_frames(container, stream, table, wanted, sizing, report)
+            return decode_frames(
+                container, stream, table, wanted, sizing, report, track.mirrored_turns
+            )
 
     def _reporter(self, what: str) -> Callable[[float], None] | None:
         report = self.on_progress

@@ -9,6 +9,7 @@ import time
 import zlib
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -164,6 +165,26 @@ def test_time_stamps_that_leap(tmp_path: Path) -> None:
         assert clip.frames is not None
         assert len(clip.frames) <= 768
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("late_s", [2, 6, 10_000])
+def test_one_frame_out_of_place_is_not_ten_lost(tmp_path: Path, late_s: int) -> None:
+    """The offset from decoding to showing of one frame of an MP4 is damaged."""
+    options = {"qp": "8", "preset": "ultrafast", "bf": "2", "g": "50"}
+    path = write(tmp_path / "a.mp4", steady(200, options=options))
+    whole = read_clip(path, sizing=SMALL)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"ctts") + 12 + 8 * 40  # the 41st entry: how many frames, their offset
+    with av.open(str(path)) as container:
+        ticks = round(late_s / container.streams.video[0].time_base)
+    data[at + 4 : at + 8] = struct.pack(">i", ticks)
+    path.write_bytes(data)
+    clip = read_clip(path, sizing=SMALL)
+    assert whole.frames is not None
+    assert clip.frames is not None
+    seen, wanted = ([number_of(f) for f in c.frames] for c in (clip, whole))  # type: ignore[union-attr]
+    assert len(seen) == len(wanted)
+    assert sum(abs(a - b) > 1 for a, b in zip(seen, wanted, strict=True)) <= 1
 
 
 def test_mutants_give_a_clip_or_a_sentence(tmp_path: Path, movie: Path) -> None:

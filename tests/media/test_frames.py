@@ -12,7 +12,7 @@ import pytest
 
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.media import FrameSizing, read_clip
-from seats_cli.media.frames import _Reader
+from seats_cli.media.decoding import FrameReader
 from tests.media.build import Picture, Sound, number_of, numbered, plain, steady, tone, turn, write
 
 SMALL = FrameSizing(28, 28 * 28, 112 * 112, None)
@@ -55,13 +55,13 @@ def test_seeking_gives_the_frames_that_decoding_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = []
-    plainly = _Reader._decode
+    plainly = FrameReader._decode
 
-    def counting(reader: _Reader, packet: Any) -> Any:
+    def counting(reader: FrameReader, packet: Any) -> Any:
         decoded.append(packet)
         return plainly(reader, packet)
 
-    monkeypatch.setattr(_Reader, "_decode", counting)
+    monkeypatch.setattr(FrameReader, "_decode", counting)
     options = {"qp": "8", "preset": "ultrafast", "g": "20", "bf": "2"}
     path = write(tmp_path / "a.mp4", steady(600, options=options))
     clip = read_clip(path, sizing=SMALL, fps=0.3, max_frames=6)
