@@ -114,7 +114,11 @@ def fake_modules() -> dict[str, ModuleType]:
 
 
 if __name__ == "__main__":
-    sys.modules.update(fake_modules())
+    stand_ins = fake_modules()
+    if "--real-media" in sys.argv:
+        sys.argv.remove("--real-media")
+        del stand_ins["seats_cli.media"]
+    sys.modules.update(stand_ins)
     from seats_cli.cli.main import main
 
     main()
