@@ -117,7 +117,10 @@ def profile(
     longest = values.parse_seconds("--max-audio", max_audio)
     chosen = ModelOptions(model, device, dtype.value, attn.value, revision, offline)
     random = subject.RandomOptions(random_weights, layers, hidden, seed)
-    subject.check_source(video, synthetic)
+    source = InputOptions(
+        video or "", first, last, fps, max_frames, max_pixels, audio, audio_track, longest
+    )
+    subject.check_source(source, synthetic)
     subject.check_random(random, chosen, model_typed=from_command_line(context, "model"))
     if video is not None:
         check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
@@ -127,9 +130,6 @@ def profile(
         check_plot(plot)
     calm_libraries(debug=debug, quiet=quiet)
     settings = sweep.build_settings(context, retain, method, kv, allocation, config, seed)
-    source = InputOptions(
-        video or "", first, last, fps, max_frames, max_pixels, audio, audio_track, longest
-    )
 
     from seats_cli.engine.profile import profile as measure
     from seats_cli.media.probe import probe

@@ -25,15 +25,21 @@ class RandomOptions:
     seed: int = 0
 
 
-def check_source(video: str | None, synthetic: float | None) -> None:
-    """Refuse a file and a synthetic clip together, or neither.
+def check_source(source: InputOptions, synthetic: float | None) -> None:
+    """Refuse a file and a synthetic clip together, neither, or a part of a synthetic one.
 
     Raises
     ------
     UsageError
     """
-    if (video is None) == (synthetic is None):
+    if (not source.path) == (synthetic is None):
         raise UsageError("Give either a VIDEO or --synthetic SECONDS.")
+    parts = (source.start_s, source.end_s, source.audio_track, source.max_audio_s)
+    if synthetic is not None and any(part is not None for part in parts):
+        raise UsageError(
+            "--start, --end, --audio-track and --max-audio choose a part of a file; "
+            "--synthetic makes a clip of just the length it says."
+        )
 
 
 def check_random(random: RandomOptions, model: ModelOptions, *, model_typed: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seats_cli.cli.budget import BudgetOptions, build_config
-from seats_cli.cli.values import Allocation, Kv, parse_ratio, parse_seed
+from seats_cli.cli.values import Allocation, Kv, parse_positive, parse_ratio, parse_seed
 from seats_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ Synthetic = Annotated[
     _input(
         "--synthetic",
         metavar="SECONDS",
+        parser=parse_positive,
         show_default=False,
         help="A clip of this length made in memory instead of a file.",
     ),

@@ -119,6 +119,8 @@ class TestProfile:
             (),
             (CLIP, "--synthetic", "3"),
             ("--synthetic", "3", "--layers", "2"),
+            ("--synthetic", "3", "--start", "1"),
+            ("--synthetic", "-3"),
             ("--synthetic", "3", "--random-weights", "gpt"),
             ("--synthetic", "3", "--random-weights", "cpu-0.5b", "-m", "x"),
             (CLIP, "--method", "guess"),
