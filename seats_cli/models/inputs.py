@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from seats_cli.errors import UsageError
+from seats_cli.cost.sizes import MediaSizes, token_counts
+from seats_cli.errors import ResourceError, UsageError
 from seats_cli.media.clip import SAMPLE_RATE, Clip
 
 if TYPE_CHECKING:
+    from seats_cli.architecture import Architecture
     from seats_cli.models.load import LoadedModel
 
 HOP = SAMPLE_RATE // 100  # samples per mel frame: 100 frames per second
@@ -43,11 +46,14 @@ def build_inputs(loaded: LoadedModel, clip: Clip, question: str) -> dict[str, An
     ------
     UsageError
         If the question is empty or the clip holds neither picture nor sound.
+    ResourceError
+        If the clip alone is more than the model's context holds.
     """
     if not question.strip():
         raise UsageError("The question is empty.")
     if clip.frames is None and clip.audio is None:
         raise UsageError("The clip has neither picture nor sound to ask about.")
+    _check_size(loaded.architecture, clip)
     content: list[dict[str, str]] = []
     if clip.frames is not None:
         content.append({"type": "video", "video": "clip"})
@@ -66,6 +72,29 @@ def build_inputs(loaded: LoadedModel, clip: Clip, question: str) -> dict[str, An
         for name, value in inputs.items()
     }
     return {**tensors, "use_audio_in_video": both}
+
+
+def _check_size(architecture: Architecture, clip: Clip) -> None:
+    """Refuse hours of sound before minutes are spent on turning them into features."""
+    vision = architecture.vision
+    sizes = MediaSizes()
+    if clip.frames is not None:
+        frames, height, width, _ = clip.frames.shape
+        grid = (
+            frames // vision.temporal_patch_size,
+            height // vision.patch_size,
+            width // vision.patch_size,
+        )
+        sizes = MediaSizes(grids=(grid,))
+    if clip.audio is not None:
+        sizes = replace(sizes, mel_frames=(max(len(clip.audio), MIN_AUDIO) // HOP,))
+    video, audio = token_counts(architecture, sizes)
+    if video + audio > architecture.max_positions:
+        raise ResourceError(
+            f"The clip has {video:,} tokens of picture and {audio:,} of sound, but the model's "
+            f"context holds {architecture.max_positions:,}: use --start/--end, a lower --fps, "
+            "--max-frames or --max-pixels, or --max-audio."
+        )
 
 
 def _with_question(ids: torch.Tensor, tokenizer: Any, question: str) -> torch.Tensor:
@@ -90,8 +119,9 @@ def _media(processor: Any, clip: Clip) -> dict[str, Any]:
         videos_kwargs = {"do_resize": False, "do_sample_frames": False, "fps": clip.fps}
     if clip.audio is not None:
         samples = max(len(clip.audio), MIN_AUDIO)
-        padded = np.pad(clip.audio, (0, samples - len(clip.audio)))
-        arguments["audio"] = [padded]
+        short = samples - len(clip.audio)
+        # No copy where nothing is added: this may be hours of sound.
+        arguments["audio"] = [np.pad(clip.audio, (0, short)) if short else clip.audio]
         arguments["audio_kwargs"] = {
             "truncation": False,
             "padding": "max_length",

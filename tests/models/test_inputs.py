@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seats_cli.errors import ResourceError, UsageError
+from seats_cli.media import SAMPLE_RATE
 from seats_cli.models import LoadedModel, build_inputs, load_model
 from tests.models.checkpoints import write_checkpoint
 from tests.models.test_load import FAMILIES, noise_clip
@@ -67,3 +73,50 @@ def test_effective_rate_and_interleaving(loaded: LoadedModel) -> None:
     audio = (ids == loaded.adapter.audio_token_id).nonzero()[:, 0]
     # Sound of the first seconds comes before the picture of the last: one timeline, interleaved
     assert video[0] < audio[0] < video[-1] < audio[-1]
+
+
+def test_a_clip_beyond_the_context_is_refused_at_once(loaded: LoadedModel) -> None:
+    clip = noise_clip(loaded.sizing.factor)
+    hours = np.zeros(2 * 3600 * SAMPLE_RATE, np.float32)
+    began = time.monotonic()
+    with pytest.raises(ResourceError, match=r"of sound, but .* --max-audio") as caught:
+        build_inputs(loaded, dataclasses.replace(clip, audio=hours), "What?")
+    assert time.monotonic() - began < 1
+    assert caught.value.exit_code == 5
+
+
+def test_the_size_is_known_before_the_features(loaded: LoadedModel) -> None:
+    """The early check counts what the processor makes; else it would refuse what fits."""
+    clip = noise_clip(loaded.sizing.factor)
+    ids = build_inputs(loaded, clip, "What?")["input_ids"][0]
+    video = int((ids == loaded.adapter.video_token_id).sum())
+    audio = int((ids == loaded.adapter.audio_token_id).sum())
+    for limit, fits in ((video + audio, True), (video + audio - 1, False)):
+        small = dataclasses.replace(loaded.architecture, max_positions=limit)
+        tight = dataclasses.replace(loaded, architecture=small)
+        if fits:
+            build_inputs(tight, clip, "What?")
+        else:
+            with pytest.raises(ResourceError):
+                build_inputs(tight, clip, "What?")
+
+
+@pytest.mark.parametrize("question", ["", " \n\t"])
+def test_an_empty_question(loaded: LoadedModel, question: str) -> None:
+    with pytest.raises(UsageError, match="empty"):
+        build_inputs(loaded, noise_clip(loaded.sizing.factor), question)
+
+
+def test_the_whole_sound_arrives(loaded: LoadedModel) -> None:
+    """Longer than the 30 s and 300 s at which feature extractors cut in silence."""
+    clip = noise_clip(loaded.sizing.factor, seconds=2)
+    long = np.zeros(310 * SAMPLE_RATE, np.float32)
+    roomy = dataclasses.replace(loaded.architecture, max_positions=1 << 20)
+    inputs = build_inputs(
+        dataclasses.replace(loaded, architecture=roomy),
+        dataclasses.replace(clip, frames=None, audio=long),
+        "What?",
+    )
+    per_second = loaded.architecture.audio.tokens_per_second
+    audio = int((inputs["input_ids"] == loaded.adapter.audio_token_id).sum())
+    assert audio == pytest.approx(310 * per_second, abs=1)
