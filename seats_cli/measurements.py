@@ -179,6 +179,8 @@ class ComparedRun:
         Kullback-Leibler divergence of the first token's distribution from the unpruned one's.
     token_agreement : float or None
         Share of the positions of the longer answer that hold the same token.
+    prefill_and_selection_s : float or None
+        Seconds of the LLM's prefill with all of the selection, also that inside the encoders.
     """
 
     label: str
@@ -189,6 +191,7 @@ class ComparedRun:
     same_first_token: bool | None = None
     first_token_kl_nats: float | None = None
     token_agreement: float | None = None
+    prefill_and_selection_s: float | None = None
     error: str | None = None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seats_cli.engine.answer import ask
 from seats_cli.engine.peaks import reset_peaks
+from seats_cli.engine.stopwatch import Stopwatch
 from seats_cli.errors import UsageError
 from seats_cli.measurements import ComparedRun, Comparison, Setting
 
@@ -59,12 +60,12 @@ def compare(
     ask(loaded, clip, question, config=None, max_new_tokens=1)  # first calls allocate and load
     tell("full")
     request = _Request(loaded, clip, question, max_new_tokens, seed, read_s)
-    full, expected = _answer(request, Setting("full", None))
-    runs = [ComparedRun("full", "full", None, full, True, True, 0.0, 1.0)]
+    full, expected, seconds = _answer(request, Setting("full", None))
+    runs = [ComparedRun("full", "full", None, full, True, True, 0.0, 1.0, seconds)]
     for setting in settings:
         tell(setting.label)
         try:
-            answer, logits = _answer(request, setting)
+            answer, logits, seconds = _answer(request, setting)
         except UsageError as error:
             runs.append(
                 ComparedRun(setting.label, setting.method, setting.retain, error=str(error))
@@ -80,6 +81,7 @@ def compare(
                 same_first_token=bool(logits.argmax() == expected.argmax()),
                 first_token_kl_nats=divergence(expected, logits),
                 token_agreement=agreement(full.token_ids, answer.token_ids),
+                prefill_and_selection_s=seconds,
             )
         )
     return Comparison(
@@ -130,14 +132,15 @@ class _Request:
     read_s: float
 
 
-def _answer(request: _Request, setting: Setting) -> tuple[Answer, Tensor]:
-    """The answer, and the logits (V,) of its first token."""
+def _answer(request: _Request, setting: Setting) -> tuple[Answer, Tensor, float]:
+    """The answer, the logits (V,) of its first token, and seconds of prefill with selection."""
     logits: list[Tensor] = []
 
     def keep_first(output: Tensor) -> None:
         if not logits:
             logits.append(output[0, -1].detach().float().cpu())
 
+    watch = Stopwatch(request.loaded.model.device, (1,))
     reset_peaks(request.loaded.model.device)
     answer = ask(
         request.loaded,
@@ -147,6 +150,8 @@ def _answer(request: _Request, setting: Setting) -> tuple[Answer, Tensor]:
         max_new_tokens=request.max_new_tokens,
         seed=request.seed,
         read_s=request.read_s,
+        clock=watch,
         on_logits=keep_first,
     )
-    return answer, logits[0]
+    inside_encoders = watch.seconds["select:vision"] + watch.seconds["select:audio"]
+    return answer, logits[0], watch.seconds["prefill"] + inside_encoders

@@ -127,6 +127,7 @@ def compared_row(run: ComparedRun) -> dict[str, Any]:
         "same_first_token": run.same_first_token,
         "first_token_kl_nats": run.first_token_kl_nats,
         "token_agreement": run.token_agreement,
+        "prefill_and_selection_s": run.prefill_and_selection_s,
         **_answer_numbers(run.answer),
         "error": run.error,
     }

@@ -130,6 +130,7 @@ def test_comparison(compared: Comparison) -> None:
         assert run.same_answer == (run.answer.text == full.answer.text)  # type: ignore[union-attr]
         assert (run.first_token_kl_nats or 0) > 0
         assert run.error is None
+        assert (run.prefill_and_selection_s or 0) >= run.answer.timing.prefill_s
     assert unknown.answer is None
     assert "guess" in (unknown.error or "")
 

@@ -106,9 +106,9 @@ def sample_comparison() -> Comparison:
         model=MODEL,
         architecture=ARCHITECTURE,
         runs=(
-            ComparedRun("full", "full", None, answer, True, True, 0.0, 1.0),
-            ComparedRun("seats 25%", "seats", 0.25, answer, True, True, 0.0123, 1.0),
-            ComparedRun("random 10%", "random", 0.1, other, False, False, 2.5, 0.5),
+            ComparedRun("full", "full", None, answer, True, True, 0.0, 1.0, 0.4),
+            ComparedRun("seats 25%", "seats", 0.25, answer, True, True, 0.0123, 1.0, 0.1),
+            ComparedRun("random 10%", "random", 0.1, other, False, False, 2.5, 0.5, 0.1),
             ComparedRun("fastv 5%", "fastv", 0.05, error="This budget is out of reach."),
         ),
         seed=0,
