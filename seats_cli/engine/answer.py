@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seats_cli.engine.account import account
+from seats_cli.engine.checks import refuse_nan
 from seats_cli.engine.choices import score_choices
 from seats_cli.engine.clock import Clock
 from seats_cli.engine.generation import Stream, generate
@@ -81,6 +82,8 @@ def ask(
         For an empty question or impossible settings.
     ResourceError
         If the prompt does not fit the model's context.
+    ModelError
+        If the model's output is not numbers.
     """
     _check(max_new_tokens, temperature, top_p, choices)
     adapter, architecture = loaded.adapter, loaded.architecture
@@ -185,6 +188,7 @@ def _watched(
     handles = clock.watch(adapter)
     head = adapter.thinker.lm_head
     handles.append(head.register_forward_pre_hook(_last_position))
+    handles.append(head.register_forward_hook(refuse_nan))
     if on_logits is not None:
         handles.append(head.register_forward_hook(lambda _module, _args, out: on_logits(out)))
     try:
