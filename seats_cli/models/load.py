@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ BUNDLED = "bundled"
 BUNDLED_PATH = Path(__file__).parent / "bundled"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
+_ALLOCATION = re.compile("out of memory|allocate memory", re.IGNORECASE)
 # Checkpoint sizes on the hub, to warn before a download that seats never starts by itself
 HUB_GIGABYTES = {
     "Qwen/Qwen2.5-Omni-3B": 12,
@@ -156,9 +158,9 @@ def _read_config(folder: Path, name: str) -> Any:
 
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # broken JSON fails in as many ways as there are types
         raise ModelError(
-            f"'{name}' has no readable config of a supported model: {_first_line(error)}"
+            f"'{name}' has no readable config of a supported model: {_first_sentence(error)}."
         ) from error
 
 
@@ -167,11 +169,13 @@ def _read(
 ) -> tuple[Any, Any]:
     """Processor and thinker of a checkpoint folder."""
     import transformers
-    from safetensors import SafetensorError
 
     try:
         processor = getattr(transformers, family.processor_class).from_pretrained(
-            folder, local_files_only=True
+            folder,
+            # Not left to the default, which asks on the terminal whether to run the folder's code.
+            trust_remote_code=False,
+            local_files_only=True,
         )
         net, info = getattr(transformers, family.thinker_class).from_pretrained(
             folder,
@@ -182,11 +186,11 @@ def _read(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        if "out of memory" in str(error).lower():
+    except Exception as error:  # the tokenizers library raises nothing more special
+        if isinstance(error, MemoryError) or _ALLOCATION.search(str(error)):
             raise
         raise ModelError(
-            f"The checkpoint '{name}' cannot be read ({_first_line(error)}); "
+            f"The checkpoint '{name}' cannot be read ({_first_sentence(error)}); "
             "a missing or cut-off file is the usual cause: fetch it again."
         ) from error
     # transformers would fill these with random numbers; only this pair is never used
@@ -237,5 +241,6 @@ def _check_attention(attention: str, where: torch.device) -> None:
             raise UsageError("The package flash-attn is not installed: use --attn sdpa.")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+def _first_sentence(error: Exception) -> str:
+    line = str(error).strip().split("\n", 1)[0].split(". ", 1)[0]
+    return line[:200].rstrip(".:") or type(error).__name__
