@@ -46,6 +46,8 @@ def read_table(path: Path) -> dict[str, Any]:
         If the file cannot be read, is malformed, or holds no table.
     """
     suffix = _suffix(path)
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is not a regular file.")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -53,7 +55,7 @@ def read_table(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {reason}.") from error
     try:
         table = json.loads(text) if suffix == ".json" else _parse_toml(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path} is not valid {suffix[1:].upper()}: {error}.") from error

@@ -22,7 +22,12 @@ _OUT_OF_MEMORY = (
     "--max-frames 64, --max-pixels 150000, --retain 0.1 or --dtype bfloat16."
 )
 # What allocators say when they raise a plain RuntimeError.
-_ALLOCATOR_PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_ALLOCATOR_PHRASES = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "_alloc_failed",
+)
 
 
 _at_end: list[Callable[[], None]] = []

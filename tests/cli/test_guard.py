@@ -1,0 +1,44 @@
+"""Real exceptions of the libraries, as the user reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from seats_cli.cli.guard import explain
+
+
+def caught(action) -> Exception:
+    with pytest.raises((RuntimeError, MemoryError)) as info:
+        action()
+    return info.value
+
+
+@pytest.mark.parametrize(
+    ("action", "place"),
+    [
+        (lambda: torch.empty(1 << 55, dtype=torch.uint8), "host"),
+        (lambda: np.empty(1 << 55, np.uint8), "host"),
+    ],
+)
+def test_out_of_memory_for_real(action, place):
+    sentence, code = explain(caught(action))
+    assert code == 5
+    assert f"memory on the {place}" in sentence
+    for flag in ("--max-frames", "--max-pixels", "--retain", "--dtype"):
+        assert flag in sentence
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "MPS backend out of memory (MPS allocated: 9 GB)",
+    ],
+)
+def test_out_of_memory_in_other_words(text):
+    sentence, code = explain(RuntimeError(text))
+    assert code == 5
+    assert "GPU" in sentence
