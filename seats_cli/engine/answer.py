@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,7 +59,7 @@ def ask(
     temperature, top_p : float
         Sampling; temperature 0 is greedy.
     seed : int
-        Seed of sampling and of methods that draw at random.
+        Seed of sampling and, in place of `config.seed`, of methods that draw at random.
     choices : sequence of str
         If given, the options are scored by likelihood instead of generating freely.
     on_text : callable, optional
@@ -87,6 +88,7 @@ def ask(
     """
     _check(max_new_tokens, temperature, top_p, choices)
     adapter, architecture = loaded.adapter, loaded.architecture
+    config = None if config is None else replace(config, seed=seed)
     plan = None if config is None else config.plan(architecture)
     clock = clock or Clock(loaded.model.device)
     torch.manual_seed(seed)

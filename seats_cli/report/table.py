@@ -102,7 +102,8 @@ def stage_label(stage: Stage) -> str:
         return f"drop after layer {stage.after_layer}"
     if stage.kind == "late":
         return f"late block, from layer {stage.after_layer + 1}"
-    return f"{stage.kind}, after layer {stage.after_layer}"
+    where = f"after layer {stage.after_layer}" if stage.after_layer else "before the LLM"
+    return f"{stage.kind}, {where}"
 
 
 def _facts(answer: Answer) -> Table:

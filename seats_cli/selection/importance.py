@@ -12,8 +12,14 @@ from torch import Tensor
 
 from seats_cli.selection.windows import fixed_windows
 
-# Attention weights held at once (float32: 64 MiB, twice that while the softmax runs).
+# Attention weights held at once, in float32 (twice that while the softmax runs). A GPU wants few
+# large calls: 64 MiB. On a CPU what does not stay in its cache costs 2.5 times as long: 4 MiB.
 MAX_WEIGHTS = 1 << 24
+MAX_WEIGHTS_CPU = 1 << 20
+
+
+def _max_weights(tensor: Tensor) -> int:
+    return MAX_WEIGHTS_CPU if tensor.device.type == "cpu" else MAX_WEIGHTS
 
 
 def _received_in_windows(query: Tensor, key: Tensor) -> Tensor:
@@ -23,7 +29,7 @@ def _received_in_windows(query: Tensor, key: Tensor) -> Tensor:
     query_rows = query.permute(0, 2, 1, 3).float().mul(width**-0.5)
     received = query_rows.new_zeros(windows, size)
     # A window of patches can be thousands of positions long: take its queries in blocks.
-    block = max(1, MAX_WEIGHTS // (windows * heads * size))
+    block = max(1, _max_weights(query) // (windows * heads * size))
     for start in range(0, size, block):
         scores = torch.matmul(query_rows[:, :, start : start + block], key_columns)
         received += scores.softmax(-1).sum((1, 2))
@@ -71,7 +77,7 @@ def received_attention(
     total, heads, _ = query.shape
     received = torch.empty(total, dtype=torch.float32, device=query.device)
     for size, starts in fixed_windows(total, window, lengths).items():
-        at_once = max(1, MAX_WEIGHTS // (heads * size * size))
+        at_once = max(1, _max_weights(query) // (heads * size * size))
         for first in range(0, len(starts), at_once):
             offsets = torch.tensor(starts[first : first + at_once], device=query.device)
             positions = offsets.unsqueeze(1) + torch.arange(size, device=query.device)

@@ -23,11 +23,11 @@ class Seats(Method):
         Retention after Stage I, keep ratio per drop layer, windows, temperature, allocation.
     """
 
-    needs_importance = True
     entry_kind = "diversity"
 
     def __init__(self, plan: PruningPlan) -> None:
         super().__init__(plan)
+        self.needs_importance = min(plan.initial_video, plan.initial_audio) < 1.0
         self._ratios = {
             layer: (video, audio)
             for layer, video, audio in zip(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from seats_cli.engine.choices import cache_argument
 from seats_cli.engine.prune import prune
 from tests.engine import golden
 from tests.engine.golden import Run
@@ -53,9 +54,10 @@ def test_run_equals_reference(run: Run) -> None:
                 output.logits[0, -4:], golden.expected(run, "logits_tail"), **LOGITS
             )
 
-        cache = output.get("cache", output.get("past_key_values"))
+        name = cache_argument(net)
+        cache = output[name]
         for step, token in enumerate(golden.expected(run, "decode_tokens").tolist()):
-            output = net(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            output = net(input_ids=torch.tensor([[token]]), use_cache=True, **{name: cache})
             torch.testing.assert_close(
                 output.logits[0, -1], golden.expected(run, "decode_logits")[step], **LOGITS
             )
