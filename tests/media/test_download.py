@@ -24,6 +24,8 @@ HASTE = Patience(connect_s=2, silence_s=0.5, answer_s=1, total_s=1)
 class Handler(BaseHTTPRequestHandler):
     """Answers by the path."""
 
+    protocol_version = "HTTP/1.1"
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -32,6 +34,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def head(self, code: int = 200, **fields: object) -> None:
         self.send_response(code)
+        self.close_connection = True
         for name, value in fields.items():
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
@@ -43,6 +46,13 @@ class Handler(BaseHTTPRequestHandler):
     def unsized(self) -> None:
         self.head()
         self.wfile.write(BODY)
+
+    def chunked(self) -> None:
+        self.head(Transfer_Encoding="chunked")
+        for begin in range(0, len(BODY), 4096):
+            piece = BODY[begin : begin + 4096]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        self.wfile.write(b"0\r\n\r\n" if "whole" in self.path else b"")
 
     def short(self) -> None:
         self.head(Content_Length=len(BODY) * 2)
@@ -130,17 +140,20 @@ def refusal(url: str, **options: object) -> str:
     return text
 
 
-@pytest.mark.parametrize("path", ["", "/file", "/unsized", "/file/ü b.mp4?x=ü y", "/away?/file"])
+@pytest.mark.parametrize(
+    "path", ["", "/file", "/unsized", "/chunked?whole", "/file/ü b.mp4?x=ü y", "/away?/file"]
+)
 def test_bytes_arrive(base: str, path: str) -> None:
     told: list[tuple[int, int | None]] = []
     assert fetch(base + path, on_progress=lambda *now: told.append(now)) == BODY
-    assert told[-1] == (len(BODY), None if path == "/unsized" else len(BODY))
+    assert told[-1] == (len(BODY), len(BODY) if "file" in path or not path else None)
 
 
 @pytest.mark.parametrize(
     ("path", "words"),
     [
         ("/short", "broke off after 10,240 of 20,480"),
+        ("/chunked", "broke off"),
         ("/claim", "larger than"),
         ("/endless", "larger than"),
         ("/drip", "too slow"),
