@@ -173,3 +173,28 @@ def test_picture_longer_or_shorter_than_the_sound_is_said(tmp_path: Path) -> Non
     assert [w for w in clip.warnings if w.startswith("The picture ends at 1.00 s")]
     clip = read_clip(write(tmp_path / "b.mp4", steady(75), [Sound(tone(1))]))
     assert [w for w in clip.warnings if w.startswith("The sound ends at 1.")]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.wav"])
+def test_a_wanted_length_is_kept_and_told(tmp_path: Path, name: str) -> None:
+    codec = "pcm_s16le" if name.endswith("wav") else "aac"
+    picture = None if name.endswith("wav") else steady(150)
+    path = write(tmp_path / name, picture, [Sound(tone(6), codec=codec)])
+    whole = sound_of(path)
+    for options, length, left in (
+        ({"max_audio": 2.5}, 2.5, 3.5),
+        ({"max_audio": 2.5, "start": 1.0}, 2.5, 2.5),
+        ({"max_audio": 1.0, "start": 1.0, "end": 4.0}, 1.0, 2.0),
+    ):
+        clip = read_clip(path, **options)  # type: ignore[arg-type]
+        assert clip.audio_s == pytest.approx(length, abs=1e-3)
+        told = [w for w in clip.warnings if w.startswith("The sound is cut")]
+        assert len(told) == 1
+        assert "--max-audio" in told[0]
+        assert "--start and --end" in told[0]
+        assert float(told[0].split("other ")[1].split(" s")[0]) == pytest.approx(left, abs=0.1)
+        assert not [w for w in clip.warnings if w.startswith("The sound ends")]
+    assert np.array_equal(sound_of(path, max_audio=100), whole)
+    assert not [w for w in read_clip(path, max_audio=100).warnings if "cut" in w]
+    with pytest.raises(UsageError, match="above 0"):
+        read_clip(path, max_audio=0)
