@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from seats_cli.cli.interrupt import noting_interrupts
 from seats_cli.errors import ResourceError, SeatsError
 
 EXIT_OK, EXIT_UNEXPECTED, EXIT_INTERRUPTED = 0, 1, 130
@@ -71,7 +72,8 @@ class GuardedGroup(TyperGroup):
         if not standalone_mode:
             return run()
         try:
-            result = run()
+            with noting_interrupts():
+                result = run()
         except BaseException as error:
             leave(error, debug=wants_traceback(arguments))
         finally:

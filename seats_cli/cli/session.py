@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seats_cli.cli.console import Talk
+from seats_cli.cli.interrupt import stop_if_interrupted
 from seats_cli.cli.source import local_path
 from seats_cli.errors import UsageError
 
@@ -96,6 +97,11 @@ def read_input(options: InputOptions, sizing: FrameSizing, talk: Talk) -> tuple[
     path = local_path(options.path, talk)
     began = time.perf_counter()
     with talk.progress(f"Reading {Path(path).name}") as progress:
+
+        def report(what: str, done: float) -> None:
+            stop_if_interrupted()
+            progress.update(f"{what} {done:.0%}")
+
         clip = read_clip(
             path,
             fps=options.fps,
@@ -106,8 +112,9 @@ def read_input(options: InputOptions, sizing: FrameSizing, talk: Talk) -> tuple[
             audio=options.audio,
             audio_track=options.audio_track,
             max_audio=options.max_audio_s,
-            on_progress=lambda what, done: progress.update(f"{what} {done:.0%}"),
+            on_progress=report,
         )
+    stop_if_interrupted()
     read_s = time.perf_counter() - began
     if path != options.path:  # the report names what was asked for, not the temporary file
         clip = dataclasses.replace(clip, facts=dataclasses.replace(clip.facts, path=options.path))

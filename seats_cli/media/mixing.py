@@ -52,6 +52,8 @@ class Mixer:
             # Samples are counted here; the stamps' rounding must not stretch the sound.
             frame.pts = None
         self._graph.push(frame)
+        # A frame gives one piece at most, so that it takes no exception (slow in PyAV) to see
+        # that there is no second. Should one be late, it comes with the next frame or the end.
         while True:
             try:
                 piece = self._graph.pull()
@@ -59,6 +61,8 @@ class Mixer:
                 return
             assert isinstance(piece, AudioFrame)
             yield piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+            if frame is not None:
+                return
 
 
 def _graph(frame: AudioFrame, pan: str | None) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import select
@@ -13,6 +14,8 @@ import wave
 from pathlib import Path
 
 import pytest
+
+from seats_cli.cli.interrupt import noting_interrupts, stop_if_interrupted
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,3 +77,15 @@ def test_interrupt_while_reading(long_sound: Path) -> None:
     assert "Traceback" not in text
     assert "ignored" not in text
     assert took < 2
+
+
+def test_an_interrupt_that_a_library_swallows_is_raised_again() -> None:
+    with noting_interrupts():
+        stop_if_interrupted()
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stop_if_interrupted()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with noting_interrupts():
+        stop_if_interrupted()
