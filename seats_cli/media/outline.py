@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
-from seats_cli.errors import MediaError, UsageError
+from seats_cli.errors import MediaError
 from seats_cli.media.clip import FrameSizing, MediaFacts
 from seats_cli.media.opening import StrPath, open_media, shown
 from seats_cli.media.packets import ignore_errors, packets, select_only, stamp
@@ -61,7 +61,7 @@ def outline_clip(
     """
     source = probe(path)
     check_range(start, end, source.duration_s)
-    track, chosen = source.video, _sound(source, audio_track) if audio else None
+    track, chosen = source.video, source.sound_track(audio_track, shown(path)) if audio else None
     plan, scaler, warnings = None, None, list(source.notes)
     if track is not None:
         plan, scaler = _picture(path, source, track, fps, max_frames, sizing, start, end)
@@ -99,16 +99,6 @@ def outline_clip(
         audio_used_s=sound_s,
     )
     return ClipOutline(facts, plan.fps if plan else None, tuple(warnings))
-
-
-def _sound(source: Source, wanted: int | None) -> AudioTrack | None:
-    if wanted is None:
-        return source.audio[0] if source.audio else None
-    if not 0 <= wanted < len(source.audio):
-        raise UsageError(
-            f"There is no sound track {wanted}; the file has {len(source.audio)}, counted from 0."
-        )
-    return source.audio[wanted]
 
 
 def _picture(

@@ -11,7 +11,7 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from seats_cli.errors import MediaError
+from seats_cli.errors import MediaError, UsageError
 from seats_cli.media.mirror import mirrored_turns
 from seats_cli.media.opening import StrPath, open_media
 
@@ -53,6 +53,7 @@ class AudioTrack:
     channels: int
     layout: str
     language: str | None
+    is_default: bool
 
     def describe(self) -> str:
         """A few words by which a person recognises the track."""
@@ -91,6 +92,32 @@ class Source:
     def is_image(self) -> bool:
         """Whether this is a still picture, which lasts no time (PNG, JPEG and the like)."""
         return _is_still(self.container)
+
+    def sound_track(self, wanted: int | None, name: str) -> AudioTrack | None:
+        """The sound track to use.
+
+        Parameters
+        ----------
+        wanted : int or None
+            Its number, from 0; None for the one that the file marks as default (players
+            take that one), else the first.
+        name : str
+            The file's name in messages.
+
+        Raises
+        ------
+        UsageError
+            If there is no such track.
+        """
+        count = len(self.audio)
+        if wanted is None:
+            marked = [track for track in self.audio if track.is_default]
+            return next(iter(marked or self.audio), None)
+        if not 0 <= wanted < count:
+            has = "no sound" if not count else "only track 0"
+            has = f"tracks 0 to {count - 1}" if count > 1 else has
+            raise UsageError(f"There is no sound track {wanted}: {name} has {has}.")
+        return self.audio[wanted]
 
 
 def _is_still(container: str) -> bool:
@@ -202,4 +229,5 @@ def _audio_track(stream: AudioStream) -> AudioTrack:
         channels=stream.channels,
         layout=stream.layout.name,
         language=None if language in (None, "", "und") else language,
+        is_default=bool(stream.disposition & Disposition.default),
     )

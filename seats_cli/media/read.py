@@ -8,7 +8,7 @@ from seats_cli.errors import MediaError, UsageError
 from seats_cli.media.clip import SAMPLE_RATE, Clip, FrameSizing, MediaFacts
 from seats_cli.media.notices import overall_notices
 from seats_cli.media.opening import StrPath, shown
-from seats_cli.media.probe import AudioTrack, Source, probe
+from seats_cli.media.probe import probe
 from seats_cli.media.reading import Progress, Reading
 from seats_cli.media.timecode import check_range
 
@@ -47,7 +47,7 @@ def read_clip(
     audio, video : bool
         Whether to read the sound and the picture.
     audio_track : int or None
-        Which sound track, from 0; None takes the first.
+        Which sound track, from 0; None takes the one the file marks as default, else the first.
     max_audio : float or None
         Seconds of sound at most; what is left out is told.
     on_progress : callable or None
@@ -67,7 +67,7 @@ def read_clip(
     """
     source = probe(path)
     check_range(start, end, source.duration_s)
-    chosen = _choose_track(source, audio_track, shown(path)) if audio else None
+    chosen = source.sound_track(audio_track, shown(path)) if audio else None
     if max_audio is not None and not max_audio > 0:
         raise UsageError(f"The longest sound must be above 0 s, not {max_audio:g}.")
     job = Reading(path, source, start, end, chosen, on_progress)
@@ -89,16 +89,6 @@ def read_clip(
         sound_cut=job.sound is not None and job.sound.cut,
     )
     return _clip(job)
-
-
-def _choose_track(source: Source, wanted: int | None, name: str) -> AudioTrack | None:
-    count = len(source.audio)
-    if wanted is None:
-        return source.audio[0] if count else None
-    if not 0 <= wanted < count:
-        has = f"tracks 0 to {count - 1}" if count > 1 else "only track 0" if count else "no sound"
-        raise UsageError(f"There is no sound track {wanted}: {name} has {has}.")
-    return source.audio[wanted]
 
 
 def _nothing(job: Reading, *, audio: bool, video: bool) -> str:

@@ -108,6 +108,20 @@ def test_several_tracks(tmp_path: Path) -> None:
         read_clip(path, audio_track=2)
 
 
+def test_the_default_track_is_the_one_marked_as_such(tmp_path: Path) -> None:
+    """A film whose first track is a commentary; `--audio-track 0` still means the first."""
+    path = write(tmp_path / "a.mkv", steady(50), [Sound(tone(2, 300)), Sound(tone(2, 1200))])
+    assert read_clip(path).facts.audio_track == 0
+    data = bytearray(path.read_bytes())
+    flags = [at for at in range(len(data)) if data[at : at + 3] == b"\x88\x81\0"]  # FlagDefault
+    data[flags[-1] + 2] = 1
+    path.write_bytes(data)
+    clip = read_clip(path)
+    assert clip.facts.audio_track == 1
+    assert [w for w in clip.warnings if "track 1" in w and "--audio-track" in w]
+    assert read_clip(path, audio_track=0).facts.audio_track == 0
+
+
 def test_no_sound_track(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", steady(25))
     clip = read_clip(path)
