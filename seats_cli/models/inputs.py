@@ -47,13 +47,16 @@ def build_inputs(loaded: LoadedModel, clip: Clip, question: str) -> dict[str, An
     UsageError
         If the question is empty or the clip holds neither picture nor sound.
     ResourceError
-        If the clip alone is more than the model's context holds.
+        If clip and question alone are more than the model's context holds.
     """
     if not question.strip():
         raise UsageError("The question is empty.")
     if clip.frames is None and clip.audio is None:
         raise UsageError("The clip has neither picture nor sound to ask about.")
-    _check_size(loaded.architecture, clip)
+    asked = loaded.processor.tokenizer.encode(
+        question, add_special_tokens=False, split_special_tokens=True
+    )
+    _check_size(loaded.architecture, clip, len(asked))
     content: list[dict[str, str]] = []
     if clip.frames is not None:
         content.append({"type": "video", "video": "clip"})
@@ -64,7 +67,7 @@ def build_inputs(loaded: LoadedModel, clip: Clip, question: str) -> dict[str, An
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
     inputs = loaded.processor(text=[text], return_tensors="pt", **_media(loaded.processor, clip))
-    ids = _with_question(inputs["input_ids"][0], loaded.processor.tokenizer, question)
+    ids = _with_question(inputs["input_ids"][0], loaded.processor.tokenizer, asked)
     inputs["input_ids"], inputs["attention_mask"] = ids[None], torch.ones_like(ids)[None]
     both = clip.frames is not None and clip.audio is not None
     tensors = {
@@ -74,8 +77,11 @@ def build_inputs(loaded: LoadedModel, clip: Clip, question: str) -> dict[str, An
     return {**tensors, "use_audio_in_video": both}
 
 
-def _check_size(architecture: Architecture, clip: Clip) -> None:
-    """Refuse hours of sound before minutes are spent on turning them into features."""
+def _check_size(architecture: Architecture, clip: Clip, text: int) -> None:
+    """Refuse hours of sound before minutes are spent on turning them into features.
+
+    `text` are the question's tokens.
+    """
     vision = architecture.vision
     sizes = MediaSizes()
     if clip.frames is not None:
@@ -89,16 +95,17 @@ def _check_size(architecture: Architecture, clip: Clip) -> None:
     if clip.audio is not None:
         sizes = replace(sizes, mel_frames=(max(len(clip.audio), MIN_AUDIO) // HOP,))
     video, audio = token_counts(architecture, sizes)
-    if video + audio > architecture.max_positions:
+    if video + audio + text > architecture.max_positions:
+        remedy = "use --start/--end, a lower --fps, --max-frames or --max-pixels, or --max-audio"
         raise ResourceError(
-            f"The clip has {video:,} tokens of picture and {audio:,} of sound, but the model's "
-            f"context holds {architecture.max_positions:,}: use --start/--end, a lower --fps, "
-            "--max-frames or --max-pixels, or --max-audio."
+            f"The clip has {video:,} tokens of picture and {audio:,} of sound and the question "
+            f"{text:,}, but the model's context holds {architecture.max_positions:,}: "
+            f"{'shorten the question' if text > video + audio else remedy}."
         )
 
 
-def _with_question(ids: torch.Tensor, tokenizer: Any, question: str) -> torch.Tensor:
-    """Put the question in place of its stand-in, its characters read as text only.
+def _with_question(ids: torch.Tensor, tokenizer: Any, question: list[int]) -> torch.Tensor:
+    """Put the question's tokens, its characters read as text only, in place of its stand-in.
 
     A question may contain the spelling of a control token ("<|im_end|>", "<|VIDEO|>"): it must
     neither end the turn nor count as a piece of the clip.
@@ -106,8 +113,7 @@ def _with_question(ids: torch.Tensor, tokenizer: Any, question: str) -> torch.Te
     stand_in = torch.tensor(tokenizer.encode(_STAND_IN, add_special_tokens=False))
     width = len(stand_in)
     start = int((ids.unfold(0, width, 1) == stand_in).all(1).nonzero()[0])
-    encoded = tokenizer.encode(question, add_special_tokens=False, split_special_tokens=True)
-    return torch.cat([ids[:start], torch.tensor(encoded), ids[start + width :]])
+    return torch.cat([ids[:start], ids.new_tensor(question), ids[start + width :]])
 
 
 def _media(processor: Any, clip: Clip) -> dict[str, Any]:

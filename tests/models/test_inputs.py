@@ -79,7 +79,7 @@ def test_a_clip_beyond_the_context_is_refused_at_once(loaded: LoadedModel) -> No
     clip = noise_clip(loaded.sizing.factor)
     hours = np.zeros(2 * 3600 * SAMPLE_RATE, np.float32)
     began = time.monotonic()
-    with pytest.raises(ResourceError, match=r"of sound, but .* --max-audio") as caught:
+    with pytest.raises(ResourceError, match=r"of sound .* but .* --max-audio") as caught:
         build_inputs(loaded, dataclasses.replace(clip, audio=hours), "What?")
     assert time.monotonic() - began < 1
     assert caught.value.exit_code == 5
@@ -91,7 +91,8 @@ def test_the_size_is_known_before_the_features(loaded: LoadedModel) -> None:
     ids = build_inputs(loaded, clip, "What?")["input_ids"][0]
     video = int((ids == loaded.adapter.video_token_id).sum())
     audio = int((ids == loaded.adapter.audio_token_id).sum())
-    for limit, fits in ((video + audio, True), (video + audio - 1, False)):
+    text = len(loaded.processor.tokenizer.encode("What?", add_special_tokens=False))
+    for limit, fits in ((video + audio + text, True), (video + audio + text - 1, False)):
         small = dataclasses.replace(loaded.architecture, max_positions=limit)
         tight = dataclasses.replace(loaded, architecture=small)
         if fits:
@@ -99,6 +100,11 @@ def test_the_size_is_known_before_the_features(loaded: LoadedModel) -> None:
         else:
             with pytest.raises(ResourceError):
                 build_inputs(tight, clip, "What?")
+
+
+def test_a_book_as_the_question(loaded: LoadedModel) -> None:
+    with pytest.raises(ResourceError, match="shorten the question"):
+        build_inputs(loaded, noise_clip(loaded.sizing.factor), "What is shown? " * 50_000)
 
 
 @pytest.mark.parametrize("question", ["", " \n\t"])
