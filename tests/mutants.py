@@ -22,6 +22,13 @@ def sources(folder: Path) -> list[Path]:
         write(folder / "a.mkv", steady(40), [Sound(tone(1.6))]),
         write(folder / "a.ts", steady(40), [Sound(tone(1.6))]),
         write(folder / "a.mov", steady(40), [Sound(tone(1.6)), Sound(tone(1.6, 880))]),
+        write(
+            folder / "fragments.mp4",
+            steady(40),
+            [Sound(tone(1.6))],
+            {"movflags": "frag_keyframe+empty_moov"},
+        ),
+        write(folder / "a.wmv", steady(40, codec="wmv2", options={}), [_mp3(1.6)]),
         write(folder / "a.avi", steady(40, codec="mpeg4", options={}), [_mp3(1.6)]),
         write(folder / "a.flv", steady(40, codec="flv", options={}), [_mp3(1.6)]),
         write(
@@ -36,6 +43,7 @@ def sources(folder: Path) -> list[Path]:
         write(folder / "a.mp3", sounds=[_mp3(1.0)]),
         write(folder / "a.flac", sounds=[Sound(tone(1.0, 440, 16_000), 16_000, codec="flac")]),
         write(folder / "a.ogg", sounds=[Sound(tone(1.0), codec="libopus")]),
+        write(folder / "a.aac", sounds=[Sound(tone(1.0))]),
         write(folder / "a.m4a", sounds=[Sound(tone(1.0))]),
     ]
     shipped = [path for path in sorted(ASSETS.iterdir()) if path.suffix in (".mp4", ".wav")]

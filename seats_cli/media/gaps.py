@@ -60,7 +60,7 @@ NO_GAPS = Gaps(np.empty(0), np.empty(0))
 
 def may_have_gaps(picture: Times) -> bool:
     """Whether it is worth looking at the sound's time stamps, too."""
-    return len(picture) > 1 and float(np.diff(picture).max()) > DEAD_S
+    return len(picture) > 0 and float(np.diff(picture, prepend=0.0).max()) > DEAD_S
 
 
 def find_gaps(picture: Times, sound: Times | None, length_s: float | None) -> Gaps:

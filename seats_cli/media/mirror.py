@@ -39,7 +39,7 @@ def mirrored_turns(file: IO[bytes], container: str, number: int) -> int | None:
         or does not say so.
     """
     size = file.seek(0, 2)
-    with suppress(struct.error, IndexError):
+    with suppress(struct.error, LookupError):  # damaged: then it does not say so
         if "mp4" in container.split(","):
             return _in_mp4(file, size, number)
         if container == "jpeg_pipe":

@@ -21,6 +21,7 @@ _MAX_STILL_PIXELS = 1 << 27
 _MAX_VIDEO_PIXELS = 1 << 26
 # A damaged header's 1 Hz would stretch a second of sound over hours.
 SAMPLE_RATES = range(1_000, 2_000_000)
+_RIFF_UNKNOWN = 0x7FFFFF00
 
 _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 
@@ -152,7 +153,7 @@ def probe(path: StrPath) -> Source:
 
 
 def _describe(container: InputContainer, path: StrPath) -> Source:
-    notes = []
+    notes = _cut_off(path)
     videos, sounds = [], []
     for stream in container.streams:
         if stream.type not in ("video", "audio") or stream.disposition & _NOT_A_VIDEO:
@@ -191,6 +192,21 @@ def _describe(container: InputContainer, path: StrPath) -> Source:
         audio=tuple(map(_audio_track, sounds)),
         notes=tuple(notes),
     )
+
+
+def _cut_off(path: StrPath) -> list[str]:
+    """A sentence if a RIFF file (WAV, AVI) is shorter than it says.
+
+    FFmpeg takes such a file's length from what is there, so that nothing would seem amiss.
+    """
+    with open(path, "rb") as file:
+        head = file.read(8)
+        size = file.seek(0, 2)
+    claimed = int.from_bytes(head[4:], "little") + 8
+    # Programs that write into a pipe leave the largest number or 0 there.
+    if not head.startswith(b"RIFF") or size + 1 >= claimed or claimed > _RIFF_UNKNOWN:
+        return []
+    return [f"The file is cut off: it should have {claimed:,} bytes, but only {size:,} are there."]
 
 
 def _decoder_missing(stream: Stream) -> bool:

@@ -101,6 +101,19 @@ def test_cut_off_files_give_what_is_there(tmp_path: Path, movie: Path) -> None:
     assert [w for w in clip.warnings if "lasts 4.0" in w]
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.avi"])
+def test_cut_off_files_that_seem_whole(tmp_path: Path, name: str) -> None:
+    """FFmpeg reads the length of these from the size of the file."""
+    picture = steady(25, codec="mpeg4", options={}) if name == "a.avi" else None
+    path = write(tmp_path / name, picture, [Sound(tone(1), codec="pcm_s16le")])
+    assert not [w for w in read_clip(path, sizing=SMALL).warnings if "cut off" in w]
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    clip = read_clip(path, sizing=SMALL)
+    assert 0.2 < clip.audio_s < 0.8
+    assert [w for w in clip.warnings if f"should have {len(data):,} bytes" in w]
+
+
 def test_an_index_that_is_missing(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", steady(50))
     data = (tmp_path / "a.mp4").read_bytes()

@@ -45,6 +45,18 @@ def test_one_wild_stamp(tmp_path: Path) -> None:
     assert clip.fps == pytest.approx(2.0, rel=0.01)
 
 
+def test_a_picture_that_claims_to_start_a_month_after_the_sound(tmp_path: Path) -> None:
+    month = 30 * 86_400.0
+    times = [month + k / 25 for k in range(100)]
+    path = write(tmp_path / "a.mkv", leaping(times), [Sound(tone(4))])
+    clip = read_clip(path, sizing=SMALL)
+    assert clip.frames is not None
+    assert len(clip.frames) < 20
+    assert {number_of(f) // 25 for f in clip.frames} == {0, 1, 2, 3}
+    assert clip.audio_s == pytest.approx(4, abs=0.1)
+    assert [w for w in clip.warnings if "leap 1 time" in w]
+
+
 def test_slides_over_a_talk_are_no_gap(tmp_path: Path) -> None:
     times = [0.0, 100.0, 400.0, 490.0]
     path = write(tmp_path / "a.mkv", leaping(times), [Sound(tone(500, 300, 8_000), 8_000)])
