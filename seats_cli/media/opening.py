@@ -81,7 +81,9 @@ def _check_regular(path: StrPath, name: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise MediaError(f"{name} is a folder; name one video or sound file.")
     if not stat.S_ISREG(status.st_mode):
-        raise MediaError(f"{name} is not a regular file; save the video to a file first.")
+        raise MediaError(
+            f"{name} is not a regular file; save the video to a file, or pipe it in and name '-'."
+        )
     if status.st_size == 0:
         raise MediaError(f"{name} is empty (0 bytes); copy or download it again.")
 

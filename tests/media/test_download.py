@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import socket
 import threading
@@ -80,6 +81,15 @@ def test_bytes_arrive(base: str, path: str) -> None:
 )
 def test_trouble_is_one_sentence_in_time(base: str, path: str, words: str) -> None:
     assert words in refusal(base + path, limit=1_000_000)
+
+
+def test_a_full_disk(base: str) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(MediaError, match="TMPDIR"):
+        download(base + "/file", Full(), allow_local=True, patience=HASTE)
 
 
 @pytest.mark.parametrize(

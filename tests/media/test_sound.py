@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.media import SAMPLE_RATE, read_clip
+from seats_cli.media import SAMPLE_RATE, notices, read_clip, sound
 from tests.media.build import Picture, Sound, click, plain, steady, tone, write
 
 
@@ -212,3 +212,14 @@ def test_a_wanted_length_is_kept_and_told(tmp_path: Path, name: str) -> None:
     assert not [w for w in read_clip(path, max_audio=100).warnings if "cut" in w]
     with pytest.raises(UsageError, match="above 0"):
         read_clip(path, max_audio=0)
+
+
+def test_the_longest_sound_there_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight hours, here two seconds: also that cut is told."""
+    for module in (sound, notices):
+        monkeypatch.setattr(module, "MAX_AUDIO_S", 2.0)
+    path = write(tmp_path / "a.wav", sounds=[Sound(tone(5), codec="pcm_s16le")])
+    clip = read_clip(path)
+    assert clip.audio_s == pytest.approx(2.0, abs=1e-3)
+    assert [w for w in clip.warnings if "its other 3.0 s" in w and "--max-audio" not in w]
+    assert not [w for w in read_clip(path, start=3.5).warnings if "cut" in w]
