@@ -180,6 +180,8 @@ class _Placer:
         gap = when - self.at_s
         if gap < -1.0:
             return self.track.first is not None  # a range is entered from before its start
+        if when >= self.track.limit_s and self.track.limit_s < MAX_AUDIO_S:
+            return False  # behind the range: not to be pulled into it
         if self.picture_end_s is None:
             return gap > _PAUSE_WITHOUT_PICTURE_S
         return gap > _PAUSE_S and when > self.picture_end_s + _PAUSE_S

@@ -88,6 +88,19 @@ def test_a_speaker_muted_for_long_stays_in_step(tmp_path: Path) -> None:
     assert loud[0] / SAMPLE_RATE == pytest.approx(125.0, abs=0.05)
 
 
+def test_sound_behind_the_range_stays_there(tmp_path: Path) -> None:
+    picture = Picture([plain(90)] * 200, [float(k) for k in range(200)])
+    sound = Sound(tone(20, 440, 8_000), 8_000, start_s=150.0)
+    path = write(tmp_path / "a.mkv", picture, [sound])
+    early = read_clip(path, sizing=SMALL, end=5.0)
+    assert early.audio is None
+    assert [w for w in early.warnings if "No sound can be read in this range" in w]
+    late = read_clip(path, sizing=SMALL, start=140.0, end=160.0)
+    assert late.audio_s == pytest.approx(20.0, abs=0.05)
+    assert np.abs(late.audio[: 9 * SAMPLE_RATE]).max() == 0
+    assert read_clip(path, sizing=SMALL, max_audio=5.0).audio is None
+
+
 def test_sound_alone_is_not_padded_by_hours(tmp_path: Path) -> None:
     sound = Sound(np.concatenate([tone(2, 440, 8_000), tone(2, 440, 8_000)], axis=1), 8_000)
     path = write(tmp_path / "a.mkv", sounds=[sound], leap=(2.0, 5_940.0))
