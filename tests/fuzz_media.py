@@ -96,7 +96,8 @@ def serve(memory_mib: int) -> None:
     """The worker's side: a path per line in, a report per line out."""
     from seats_cli.media import read_clip
 
-    limit = memory_mib << 20
+    # The stacks of the decoders' threads count as address space, used or not.
+    limit = (memory_mib + 20 * (os.cpu_count() or 1)) << 20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     print("ready", flush=True)
     for line in sys.stdin:
