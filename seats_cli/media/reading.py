@@ -12,6 +12,7 @@ from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from seats_cli.media.clip import SAMPLE_RATE, FrameSizing
+from seats_cli.media.effort import check_effort
 from seats_cli.media.frames import DecodedFrames, decode_frames
 from seats_cli.media.gaps import NO_GAPS, Gaps, find_gaps, may_have_gaps
 from seats_cli.media.notices import gap_notices, picture_notices, sound_notices
@@ -59,6 +60,7 @@ class Reading:
     ) -> None:
         """Take the sampled frames, if any is on screen in the range and decodes."""
         table = self._scan(track)
+        check_effort(self.path, track, len(table.pts))
         # Without time stamps the frames are counted from 0, whatever the container says.
         origin = 0.0 if table.counted else self.source.origin_s
         times = table.seconds() - origin

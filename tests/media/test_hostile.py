@@ -58,6 +58,20 @@ def test_notes_that_unpack_to_gigabytes(tmp_path: Path, kind: bytes) -> None:
     assert read_clip(tmp_path / "b.png", sizing=SMALL).frames is not None
 
 
+@pytest.mark.parametrize(("frames", "fine"), [(20, True), (3_000, False)])
+def test_a_large_picture_thousands_of_times(tmp_path: Path, frames: int, fine: bool) -> None:
+    """A GIF of 8192 x 8192 pixels in which one pixel changes at a time."""
+    data = b"GIF89a" + struct.pack("<HHBBB", 8192, 8192, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
+    for number in range(frames):
+        data += b"!\xf9\x04\x04\x02\0\0\0"
+        data += b"," + struct.pack("<HHHHB", number, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    (tmp_path / "a.gif").write_bytes(data + b";")
+    if fine:
+        assert read_clip(tmp_path / "a.gif", sizing=SMALL).frames is not None
+    else:
+        assert "3,000 frames of 8192 x 8192" in refusal(tmp_path / "a.gif")
+
+
 @pytest.mark.parametrize("side", [11_586, 50_000, 1_000_000_000])
 def test_pictures_of_absurd_size(tmp_path: Path, side: int) -> None:
     (tmp_path / "a.png").write_bytes(png(width=side, height=side))
