@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-_seen = threading.Event()
+_pending: list[BaseException] = []
 
 
 @contextlib.contextmanager
@@ -23,9 +23,9 @@ def noting_interrupts() -> Iterator[None]:
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
-    _seen.clear()
+    _pending.clear()
     if usual:
-        signal.signal(signal.SIGINT, _note)
+        signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
@@ -34,11 +34,12 @@ def noting_interrupts() -> Iterator[None]:
 
 
 def stop_if_interrupted() -> None:
-    """Raise a KeyboardInterrupt that came before and was lost."""
-    if _seen.is_set():
-        raise KeyboardInterrupt
+    """Raise what a signal raised before, if that was lost."""
+    if _pending:
+        raise _pending[0]
 
 
-def _note(_number: int, _frame: FrameType | None) -> None:
-    _seen.set()
-    raise KeyboardInterrupt
+def note(number: int, _frame: FrameType | None) -> None:
+    """A signal handler: ends the command, with 130 for Ctrl-C."""
+    _pending.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
+    raise _pending[-1]

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from seats_cli.cli.console import Progress, Talk
 from seats_cli.cli.guard import at_end
+from seats_cli.cli.interrupt import note
 from seats_cli.errors import MediaError, UsageError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _end_on_sigterm() -> None:
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     ):
-        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+        signal.signal(signal.SIGTERM, note)
 
 
 def _file_name(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import fakes
+from tests.media.build import Sound, steady, tone, write
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tests.cli.fakes", "ask"]
@@ -40,6 +42,21 @@ def test_answer_and_newline_and_nothing_else(clip):
     assert process.returncode == 0, err
     assert out == b"a red card\n"
     assert b"\x1b" not in err
+
+
+def test_what_was_lost_is_in_the_document(tmp_path):
+    """The real reader behind the command line: a cut-off film is answered, and says so."""
+    path = write(tmp_path / "a.avi", steady(50, codec="mpeg4", options={}), [Sound(tone(2))])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    process = start(str(path), "What?", "--json", "--real-media", stdin=subprocess.DEVNULL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    document = json.loads(out)
+    assert document["media"]["frames_used"] >= 2
+    assert 0.5 < document["media"]["audio_used_s"] < 1.9
+    told = [w for w in document["warnings"] if "cut off" in w]
+    assert len(told) == 1
+    assert told[0].encode() in err
 
 
 def test_no_question_and_no_stdin_does_not_hang(clip):
