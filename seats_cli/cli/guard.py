@@ -151,8 +151,10 @@ def _one_line(text: str) -> str:
 
 def _out_of_memory_on(error: BaseException) -> str | None:
     """The device that ran out of memory, or None; never imports torch to find out."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return "host"
+    if isinstance(error, ImportError) and "failed to map segment" in str(error):
+        return "host"  # not even the libraries fit
     if isinstance(error, RuntimeError):
         message = str(error).lower()
         is_torch_error = type(error).__name__ == "OutOfMemoryError"

@@ -42,3 +42,16 @@ def test_out_of_memory_in_other_words(text):
     sentence, code = explain(RuntimeError(text))
     assert code == 5
     assert "GPU" in sentence
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(12, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_out_of_memory_of_the_system(error):
+    sentence, code = explain(error)
+    assert code == 5
+    assert "memory on the host" in sentence
