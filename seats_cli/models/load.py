@@ -23,7 +23,7 @@ BUNDLED = "bundled"
 BUNDLED_PATH = Path(__file__).parent / "bundled"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
-_ALLOCATION = re.compile("out of memory|allocate memory", re.IGNORECASE)
+_ALLOCATION = re.compile("out of memory|allocate memory|map segment", re.IGNORECASE)
 # Checkpoint sizes on the hub, to warn before a download that seats never starts by itself
 HUB_GIGABYTES = {
     "Qwen/Qwen2.5-Omni-3B": 12,
@@ -159,6 +159,8 @@ def _read_config(folder: Path, name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # broken JSON fails in as many ways as there are types
+        if isinstance(error, MemoryError) or _ALLOCATION.search(str(error)):
+            raise
         raise ModelError(
             f"'{name}' has no readable config of a supported model: {_first_sentence(error)}."
         ) from error
