@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import numpy as np
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
 from seats_cli.media.clip import FrameSizing, MediaFacts
+from seats_cli.media.gaps import NO_GAPS, Gaps, Times
+from seats_cli.media.notices import gap_notices
 from seats_cli.media.opening import StrPath, open_media, shown
 from seats_cli.media.packets import ignore_errors, packets, select_only, stamp
 from seats_cli.media.pixels import FrameScaler
@@ -17,6 +20,7 @@ from seats_cli.media.plan import FramePlan, plan_frames
 from seats_cli.media.probe import AudioTrack, Source, VideoTrack, probe
 from seats_cli.media.scan import PacketTable, scan_packets
 from seats_cli.media.timecode import check_range
+from seats_cli.media.timeline import picture_times
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,15 @@ def outline_clip(
     source = probe(path)
     check_range(start, end, source.duration_s)
     track, chosen = source.video, source.sound_track(audio_track, shown(path)) if audio else None
-    plan, scaler, warnings = None, None, list(source.notes)
+    plan, scaler, gaps, warnings = None, None, NO_GAPS, list(source.notes)
     if track is not None:
-        plan, scaler = _picture(path, source, track, fps, max_frames, sizing, start, end)
+        plan, scaler, gaps = _picture(
+            path, source, track, chosen, fps, max_frames, sizing, start, end
+        )
+        warnings += gap_notices(gaps)
     if track is not None and plan is not None and plan.fps < fps and plan.source_fps > plan.fps:
         _warn_of_thinning(warnings, plan, fps, max_frames)
-    sound_s = 0.0 if chosen is None else _sound_seconds(path, source, chosen, start, end)
+    sound_s = 0.0 if chosen is None else _sound_seconds(path, source, chosen, gaps, start, end)
     if max_audio is not None and sound_s > max_audio:
         warnings.append(f"Only the first {max_audio:g} of {sound_s:.1f} s of sound are used.")
         sound_s = max_audio
@@ -105,12 +112,13 @@ def _picture(
     path: StrPath,
     source: Source,
     track: VideoTrack,
+    listened: AudioTrack | None,
     fps: float,
     max_frames: int,
     sizing: FrameSizing | None,
     start: float | None,
     end: float | None,
-) -> tuple[FramePlan | None, FrameScaler | None]:
+) -> tuple[FramePlan | None, FrameScaler | None, Gaps]:
     """Frames to take, and their size from the first one that decodes."""
     with open_media(path) as container:
         stream = container.streams[track.index]
@@ -122,20 +130,22 @@ def _picture(
             None if start is None else start + shift,
             None if end is None else end + shift,
         )
-    plan = _plan(table, source, track, fps, max_frames, start, end)
+    times, gaps = picture_times(path, source, table, listened)
+    plan = _plan(times, table, source, track, fps, max_frames, start, end)
     if plan is None:
-        return None, None
+        return None, None, gaps
     with open_media(path) as container:
         stream = container.streams[track.index]
         assert isinstance(stream, VideoStream)
         select_only(container, stream)
         frame = next(iter(container.decode(stream)), None)
         if frame is None:
-            return None, None
-        return plan, FrameScaler.for_frame(frame, len(plan.times), sizing or FrameSizing())
+            return None, None, gaps
+        return plan, FrameScaler.for_frame(frame, len(plan.times), sizing or FrameSizing()), gaps
 
 
 def _plan(
+    times: Times,
     table: PacketTable,
     source: Source,
     track: VideoTrack,
@@ -145,7 +155,7 @@ def _plan(
     end: float | None,
 ) -> FramePlan | None:
     plan = plan_frames(
-        table.seconds() - (0.0 if table.counted else source.origin_s),
+        times,
         table.last_duration * float(table.time_base),
         header_fps=track.rate,
         start=start,
@@ -157,7 +167,12 @@ def _plan(
 
 
 def _sound_seconds(
-    path: StrPath, source: Source, track: AudioTrack, start: float | None, end: float | None
+    path: StrPath,
+    source: Source,
+    track: AudioTrack,
+    gaps: Gaps,
+    start: float | None,
+    end: float | None,
 ) -> float:
     """Seconds of sound in the range, from the time stamps of its packets."""
     last = 0.0
@@ -169,7 +184,7 @@ def _sound_seconds(
             when, base = stamp(packet), packet.time_base
             if packet.size and when is not None and base is not None:
                 last = max(last, float((when + (packet.duration or 0)) * base))
-    heard_to = last - source.origin_s
+    heard_to = float(gaps.close(np.array([last - source.origin_s]))[0])
     stop = heard_to if end is None else min(end, heard_to)
     return max(0.0, stop - (start or 0.0))
 

@@ -14,13 +14,14 @@ from av.video.stream import VideoStream
 from seats_cli.media.clip import SAMPLE_RATE, FrameSizing
 from seats_cli.media.effort import check_effort
 from seats_cli.media.frames import DecodedFrames, decode_frames
-from seats_cli.media.gaps import NO_GAPS, Gaps, find_gaps, may_have_gaps
+from seats_cli.media.gaps import NO_GAPS, Gaps
 from seats_cli.media.notices import gap_notices, picture_notices, sound_notices
 from seats_cli.media.opening import StrPath, open_media
 from seats_cli.media.plan import FramePlan, plan_frames
 from seats_cli.media.probe import AudioTrack, Source, VideoTrack
-from seats_cli.media.scan import PacketTable, packet_times, scan_packets
+from seats_cli.media.scan import PacketTable, scan_packets
 from seats_cli.media.sound import DecodedSound, decode_sound
+from seats_cli.media.timeline import picture_times, stamps_at
 
 Progress = Callable[[str, float], None]
 
@@ -61,12 +62,7 @@ class Reading:
         """Take the sampled frames, if any is on screen in the range and decodes."""
         table = self._scan(track)
         check_effort(self.path, track, len(table.pts))
-        # Without time stamps the frames are counted from 0, whatever the container says.
-        origin = 0.0 if table.counted else self.source.origin_s
-        times = table.seconds() - origin
-        if may_have_gaps(times):
-            self.gaps = find_gaps(times, self._sound_times(), self.source.duration_s)
-            times = self.gaps.close(times)
+        times, self.gaps = picture_times(self.path, self.source, table, self.listened)
         tick = float(table.time_base)
         plan = plan_frames(
             times,
@@ -81,7 +77,7 @@ class Reading:
             return
         if self.source.is_image:
             plan = plan.with_fps(fps)
-        wanted = np.rint((self.gaps.reopen(plan.times) + origin) / tick).astype(np.int64)
+        wanted = stamps_at(plan.times, self.source, table, self.gaps)
         picture = self._decode(track, table, wanted, sizing, "AUTO")
         if picture is None or picture.missing:
             # Frame threads lose good frames next to a broken one; slower, but keeps them.
@@ -133,15 +129,6 @@ class Reading:
                 None if self.start is None else self.start + origin,
                 None if self.end is None else self.end + origin,
             )
-
-    def _sound_times(self) -> npt.NDArray[np.float64] | None:
-        """Seconds on the file's timeline at which the sound's packets are heard."""
-        if self.listened is None:
-            return None
-        with open_media(self.path) as container:
-            stream = container.streams[self.listened.index]
-            assert isinstance(stream, AudioStream)
-            return packet_times(container, stream) - self.source.origin_s
 
     def _decode(
         self,

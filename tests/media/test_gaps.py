@@ -9,6 +9,7 @@ import pytest
 
 from seats_cli.media import SAMPLE_RATE, FrameSizing, read_clip
 from seats_cli.media.gaps import Gaps, find_gaps, may_have_gaps
+from seats_cli.media.outline import outline_clip
 from tests.media.build import Picture, Sound, click, number_of, numbered, plain, tone, write
 from tests.media.test_alignment import check, flash
 
@@ -32,6 +33,10 @@ def test_a_recording_strung_together(tmp_path: Path) -> None:
     assert clip.frames is not None
     assert len(clip.frames) == 16
     assert [w for w in clip.warnings if "leap 1 time" in w]
+    outline = outline_clip(path, sizing=SMALL)  # what `seats plan` counts with
+    assert outline.facts.frames_used == 16
+    assert outline.facts.audio_used_s == pytest.approx(clip.audio_s, abs=0.1)
+    assert [w for w in outline.warnings if "leap 1 time" in w]
 
 
 def test_one_wild_stamp(tmp_path: Path) -> None:
