@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from seats_cli.tiny.clip import Layout, TinyClip, make_clip
 from seats_cli.tiny.labels import audio_token_count, dense_labels
 from seats_cli.tiny.layout import LayoutMix, sample_layout
 from seats_cli.tiny.questions import Question, every_question, sample_questions
-from seats_cli.tiny.vocabulary import AUDIO_TOKENS_PER_SECOND, IGNORE
+from seats_cli.tiny.vocabulary import AUDIO_TOKENS_PER_SECOND, IGNORE, SOUND_KINDS
 
 _OTHER_SYSTEM_PROMPT = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
@@ -40,6 +41,9 @@ class Batch:
     question_ids, question_number, position, target : int64 tensors, shape (B, Q)
         Packed questions with answers: tokens, running number from 1 (-1 = padding), position
         counted from the end of the prefix, next-token target (`IGNORE` outside the answers).
+    lookup, lookup_kind : int64 tensors, shape (B, Q)
+        At words that name a picture: the index of its segment, and the kind of sound that was
+        heard during it. `IGNORE` elsewhere.
     labels : dict of dicts of int64 tensors, shape (B, tokens)
         `DenseLabels` as tensors.
     questions : list of lists of Question
@@ -54,6 +58,8 @@ class Batch:
     question_number: torch.Tensor
     position: torch.Tensor
     target: torch.Tensor
+    lookup: torch.Tensor
+    lookup_kind: torch.Tensor
     labels: dict[str, dict[str, torch.Tensor]]
     questions: list[list[Question]] = field(default_factory=list)
 
@@ -112,19 +118,31 @@ def prefix_text(layout: Layout, processor: Qwen2_5OmniProcessor, system: str) ->
     return f"{opening}{processor.vision_bos_token}{content}{processor.vision_eos_token}"
 
 
+def _name_tokens(tokenizer: Any, question: Question, asked: list[int]) -> list[int]:
+    """Index of the picture at the token that names it, `IGNORE` at all others."""
+    line = [IGNORE] * len(asked)
+    for name in question.names:
+        token = tokenizer.encode(f" {name}")
+        if question.picture is not None and len(token) == 1 and token[0] in asked:
+            line[asked.index(token[0])] = question.picture
+    return line
+
+
 def _packed(
     processor: Qwen2_5OmniProcessor, rows: Sequence[Sequence[Question]]
 ) -> tuple[torch.Tensor, ...]:
-    """Question ids, numbers, positions and targets, each (B, Q)."""
+    """Question ids, numbers, positions, targets, lookups and their kinds, each (B, Q)."""
     tokenizer = processor.tokenizer
     closing = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    packed: list[tuple[list[int], list[int], list[int], list[int]]] = []
+    packed: list[tuple[list[int], ...]] = []
     for questions in rows:
         ids: list[int] = []
         numbers: list[int] = []
         positions: list[int] = []
         targets: list[int] = []
+        lookups: list[int] = []
+        kinds: list[int] = []
         for number, question in enumerate(questions, start=1):
             asked = tokenizer.encode(question.text) + closing
             answer = [*tokenizer.encode(question.answer), end]
@@ -133,9 +151,16 @@ def _packed(
             length = len(asked) + len(answer) - 1
             numbers += [number] * length
             positions += range(length)
-        packed.append((ids, numbers, positions, targets))
+            named = _name_tokens(tokenizer, question, asked)
+            named += [IGNORE] * (length - len(asked))
+            lookups += named
+            kinds += [
+                IGNORE if picture == IGNORE else SOUND_KINDS.index(question.answer)
+                for picture in named
+            ]
+        packed.append((ids, numbers, positions, targets, lookups, kinds))
     longest = max(len(row[0]) for row in packed)
-    filling = (0, -1, 0, IGNORE)
+    filling = (0, -1, 0, IGNORE, IGNORE, IGNORE)
     return tuple(
         torch.tensor([row[part] + [fill] * (longest - len(row[part])) for row in packed])
         for part, fill in enumerate(filling)
@@ -161,7 +186,7 @@ def assemble(
         }
         for part in ("video", "audio", "video_context", "audio_context")
     }
-    ids, numbers, positions, targets = _packed(processor, rows)
+    ids, numbers, positions, targets, lookups, kinds = _packed(processor, rows)
     return Batch(
         layout=layout,
         pixel_values=patches_of(np.stack(frames), processor) if frames else None,
@@ -171,6 +196,8 @@ def assemble(
         question_number=numbers,
         position=positions,
         target=targets,
+        lookup=lookups,
+        lookup_kind=kinds,
         labels=labels,
         questions=[list(row) for row in rows],
     )

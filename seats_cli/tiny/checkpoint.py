@@ -18,6 +18,7 @@ def export(model: Thinker, processor: Any, folder: Path) -> None:
     half = copy.deepcopy(model).half().eval()
     half.save_pretrained(folder)
     processor.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # written for the owner only
 
 
 def export_state(state_file: Path, folder: Path) -> None:

@@ -9,10 +9,13 @@ import torch
 
 from seats_cli.tiny.batch import Batch
 from seats_cli.tiny.heads import CLASSES
+from seats_cli.tiny.lookup import attention_loss, end_to_word, word_to_sound
 from seats_cli.tiny.vocabulary import IGNORE
 
 # A Qwen2_5OmniThinkerForConditionalGeneration; transformers is not followed by the type checker.
 Thinker: TypeAlias = Any
+
+_LOOKUP_LAYERS = 2  # layers from the middle in which a word fetches what it names
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,19 @@ class PackedOutput:
         labels (B, P), `IGNORE` at other tokens.
     logits : float tensor, shape (answer tokens, vocabulary)
         In the order of `target[target != IGNORE]`.
+    lookup : float tensor, shape ()
+        Loss of the taught heads (see `lookup`), 0 unless the model is in training mode.
+    named : float tensor, shape (k * names, width)
+        States of the words that name a picture, some layers later, in the order of
+        `lookup[lookup != IGNORE]`; in training mode also of the ends of their questions (k = 2).
     """
 
     video: torch.Tensor | None
     audio: torch.Tensor | None
     middle: dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]
     logits: torch.Tensor
+    lookup: torch.Tensor
+    named: torch.Tensor
 
 
 def encode(model: Thinker, batch: Batch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -171,7 +181,25 @@ def packed_forward(
     middle_states = states[:, :prefix_length]
     middle = {part: (middle_states, labels[part]) for part in labels}
     cut = layer_count if thinning.cut_layer is None else thinning.cut_layer
-    states = _run_layers(model, states, positions, mask, range(middle_layer, cut))
+    read = min(middle_layer + _LOOKUP_LAYERS, cut)
+    before = states
+    states = _run_layers(model, states, positions, mask, range(middle_layer, read))
+    named = states[:, prefix_length:][batch.lookup != IGNORE]
+    lookup = states.new_zeros(())
+    if model.training and read < cut:
+        rotary = language.rotary_emb(states, positions)
+        segment = labels["audio_context"]["segment"]
+        first = word_to_sound(segment, batch.lookup)
+        second = end_to_word(prefix_length, batch.lookup, batch.question_number, batch.target)
+        layers = language.layers
+        lookup = attention_loss(layers[middle_layer], before, rotary, mask, *first, head=0)
+        last = config.text_config.num_attention_heads - 1
+        lookup = lookup + attention_loss(layers[read], states, rotary, mask, *second, head=last)
+        states = _run_layers(model, states, positions, mask, range(read, read + 1))
+        read += 1
+        # What the word fetched is to arrive at the end of the question as well.
+        named = torch.cat([named, states[second[0]]])
+    states = _run_layers(model, states, positions, mask, range(read, cut))
     if cut < layer_count:
         # Nothing looks at the clip any more, so its tokens need not be computed either.
         text = is_text[kept]
@@ -183,7 +211,8 @@ def packed_forward(
         prefix_length = int(text[0].sum())
         states = _run_layers(model, states, positions, mask, range(cut, layer_count))
     answers = states[:, prefix_length:][batch.target != IGNORE]
-    return PackedOutput(video, audio, middle, model.lm_head(language.norm(answers)))
+    logits = model.lm_head(language.norm(answers))
+    return PackedOutput(video, audio, middle, logits, lookup, named)
 
 
 def _prefix_labels(

@@ -91,3 +91,19 @@ class DenseHeads(nn.Module):
                 right = scores.argmax(-1)[counted] == truth[known][counted]
                 accuracy[f"{part}.{name}"] = right.float().mean().item()
         return loss, accuracy
+
+    def named_sound(self, states: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        """Loss of reading, at words that name a picture, the sound heard during it.
+
+        The read-out is that of the sound tokens themselves ("segment_kind"): the word is to fetch
+        what they hold, as it is.
+
+        Parameters
+        ----------
+        states : float tensor, shape (names, width)
+        kinds : int64 tensor, shape (names,)
+        """
+        if not len(kinds):
+            return states.new_zeros(())
+        normed = rms_norm(states, states.shape[-1:])
+        return cross_entropy(self.heads["audio_context_segment_kind"](normed), kinds)

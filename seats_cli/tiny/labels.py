@@ -38,6 +38,7 @@ AUDIO_CONTEXT_CLASSES = {
     "screen_color": len(COLORS),
     "screen_shape": len(SHAPES),
     "beeps": MAX_BEEPS + 1,
+    "segment_kind": len(SOUND_KINDS),
 }
 
 
@@ -121,6 +122,16 @@ def _segment_at(clip: TinyClip, times: np.ndarray) -> IntArray:
     return np.where(sure, shown[before], IGNORE).astype(np.int64)
 
 
+def _kind_in_segment(clip: TinyClip, times: np.ndarray, kind: IntArray) -> IntArray:
+    """Latest kind of sound since the picture last changed, "silence" (0) if there was none yet."""
+    assert clip.scene is not None
+    segment = np.array([clip.scene.segment_index(float(time)) for time in times], dtype=np.int64)
+    sounding = np.where(kind > 0, np.arange(len(kind)), -1)
+    latest = np.maximum.accumulate(sounding)
+    same = (latest >= 0) & (segment[latest] == segment)
+    return np.where(same, kind[latest], 0)
+
+
 def _audio_labels(clip: TinyClip) -> tuple[dict[str, IntArray], dict[str, IntArray]]:
     count = audio_token_count(clip.layout.audio_samples) if clip.audio is not None else 0
     times = (np.arange(count) + 0.5) / AUDIO_TOKENS_PER_SECOND
@@ -139,8 +150,11 @@ def _audio_labels(clip: TinyClip) -> tuple[dict[str, IntArray], dict[str, IntArr
             beeps += times >= end
     context = {"beeps": beeps}
     if clip.scene is not None:
-        screen, shapes = _screen_labels(clip, _segment_at(clip, times))
+        segment = _segment_at(clip, times)
+        screen, shapes = _screen_labels(clip, segment)
+        heard = _kind_in_segment(clip, times, kind)
         context.update(**screen, **shapes)
+        context["segment_kind"] = np.where(segment == IGNORE, IGNORE, heard)
     nothing = np.full(count, IGNORE, dtype=np.int64)
     context = {name: context.get(name, nothing) for name in AUDIO_CONTEXT_CLASSES}
     return {"kind": kind, "pitch": pitch, "sweep": sweep}, context

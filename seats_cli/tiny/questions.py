@@ -34,11 +34,16 @@ _PARTIAL = 0.4  # a shorter overlap of a sound and a picture is not worth an ans
 
 @dataclass(frozen=True)
 class Question:
-    """A question in words with its only right answer."""
+    """A question in words with its only right answer.
+
+    `picture` is the index of the segment that the question names, by one of `names`.
+    """
 
     family: str
     text: str
     answer: str
+    picture: int | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Fact:
 
     answer: str
     slots: Mapping[str, tuple[str, ...]]
+    picture: int | None = None
+    names: tuple[str, ...] = ()
 
 
 def _is_inside(sound: Sound, segment: Segment) -> bool:
@@ -141,7 +148,7 @@ def _cross_facts(clip: TinyClip) -> dict[str, list[Fact]]:
         facts.setdefault("color_at_sound", []).append(Fact(home.color, slots))
         if shapes_differ and home.shape is not None:
             facts.setdefault("shape_at_sound", []).append(Fact(home.shape, slots))
-    for segment in segments:
+    for index, segment in enumerate(segments):
         kind = _heard_during(segment, clip.sounds)
         if kind is None:
             continue
@@ -153,7 +160,8 @@ def _cross_facts(clip: TinyClip) -> dict[str, list[Fact]]:
             if shapes_differ:
                 scenes = (*scenes, f"{segment.shape}")
         slots = {"scene": scenes, "color": (segment.color,)}
-        facts.setdefault("sound_at_picture", []).append(Fact(kind, slots))
+        names = tuple(name for name in (segment.color, segment.shape) if name)
+        facts.setdefault("sound_at_picture", []).append(Fact(kind, slots, index, names))
     return facts
 
 
@@ -180,7 +188,8 @@ def ask(
     fitting = [fact for fact in facts if fact.answer == answer]
     fact = fitting[int(rng.integers(len(fitting)))]
     slots = {name: str(rng.choice(choices)) for name, choices in fact.slots.items()}
-    return Question(family, phrase_question(rng, family, slots, variants=variants), fact.answer)
+    text = phrase_question(rng, family, slots, variants=variants)
+    return Question(family, text, fact.answer, fact.picture, fact.names)
 
 
 def sample_questions(

@@ -186,7 +186,7 @@ def sample_scene(
         style=style,
         motion=motion,
         speed=float(rng.uniform(0.22, 0.42)) if motion != "still" else 0.0,
-        radius=float(rng.uniform(0.17, 0.27)),
+        radius=float(rng.uniform(0.2, 0.32)),
         start=(float(start[0]), float(start[1])),
         texture=_background(rng),
         softness=float(rng.uniform(0.6, 2.2)),

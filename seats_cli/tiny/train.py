@@ -18,20 +18,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 from seats_cli.tiny.attention import batched_windows
 from seats_cli.tiny.batch import Batch, training_batch
 from seats_cli.tiny.build import build_config, build_model, build_processor, build_tokenizer
 from seats_cli.tiny.checkpoint import export
-from seats_cli.tiny.forward import Thinker, Thinning, encode, packed_forward
+from seats_cli.tiny.forward import Thinker, Thinning
 from seats_cli.tiny.heads import DenseHeads
+from seats_cli.tiny.objective import Figures, draw_thinning, encoder_loss, joint_loss
 from seats_cli.tiny.optim import split_parameters
 from seats_cli.tiny.packed_evaluation import accuracy_by_family, validation_batches
 from seats_cli.tiny.parallel import Crew, run_workers
 from seats_cli.tiny.questions import FAMILIES
 from seats_cli.tiny.settings import Phase, Settings
-from seats_cli.tiny.vocabulary import IGNORE
 
 log = logging.getLogger(__name__)
 
@@ -100,58 +99,15 @@ class Trainer:
         for group in self.adam.param_groups:
             group["lr"] = self.phase.adam_rate * scale
 
-    def _thinning(self, rng: np.random.Generator) -> Thinning:
-        """Drops of this step: rare and mild at first, usual from `thin_from` on."""
-        strength = min(1.0, self.progress() / self.settings.thin_from) ** 2
-        if rng.random() > 0.65 * strength:
-            return Thinning()
-        cut = int(rng.choice(self.settings.cut_layers)) if rng.random() < 0.65 else None
-        if rng.random() < 0.3:
-            return Thinning(cut_layer=cut)
-        return Thinning(
-            video_drop=float(rng.uniform(0, self.settings.max_video_drop)) * strength,
-            audio_drop=float(rng.uniform(0, self.settings.max_audio_drop)) * strength,
-            cut_layer=cut,
-        )
-
-    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, Figures]:
         """Loss of a batch in the current phase, with figures for the log."""
-        settings = self.settings
         if self.phase.name == "encoders":
-            video, audio = encode(self.model, batch)
-            loss, figures = self._head_losses({"video": video, "audio": audio}, batch.labels)
-            return loss, {"loss": loss.item(), **figures}
-        rng = np.random.default_rng([settings.seed, 7, self.step, self.crew.rank])
-        output = packed_forward(
-            self.model, batch, thinning=self._thinning(rng), middle_layer=settings.middle_layer
-        )
-        truth = batch.target[batch.target != IGNORE]
-        answer_loss = cross_entropy(output.logits, truth)
-        encoder_loss, figures = self._head_losses(
-            {"video": output.video, "audio": output.audio}, batch.labels
-        )
-        context_loss = output.logits.new_zeros(())
-        for part, (states, labels) in output.middle.items():
-            part_loss, part_figures = self.heads(part, states, labels)
-            context_loss = context_loss + part_loss
-            figures.update(part_figures)
-        loss = answer_loss + settings.encoder_head_weight * encoder_loss
-        loss = loss + settings.context_head_weight * context_loss
-        return loss, {"answer": answer_loss.item(), **figures}
+            return encoder_loss(self.model, self.heads, batch)
+        rng = np.random.default_rng([self.settings.seed, 7, self.step, self.crew.rank])
+        thinning = draw_thinning(rng, self.progress(), self.settings)
+        return joint_loss(self.model, self.heads, batch, thinning, self.settings)
 
-    def _head_losses(
-        self, states: dict[str, torch.Tensor | None], labels: dict[str, dict[str, torch.Tensor]]
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        total = torch.zeros(())
-        figures: dict[str, float] = {}
-        for part, hidden in states.items():
-            if hidden is not None:
-                loss, accuracy = self.heads(part, hidden, labels[part])
-                total = total + loss
-                figures.update(accuracy)
-        return total, figures
-
-    def update(self, batch: Batch) -> dict[str, float]:
+    def update(self, batch: Batch) -> Figures:
         """One optimiser step; a batch with a broken gradient is skipped."""
         self._set_rates()
         with batched_windows(self.model):
