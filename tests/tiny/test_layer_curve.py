@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from seats_cli.tiny.layer_curve import Curve, seats_layers, write_settings
+from seats_cli.tiny.layer_curve import Curve, first_blind_layer, seats_layers, write_settings
 
 
 @pytest.mark.parametrize(
     ("last_bad_layer", "drops", "late"),
-    [(10, (8, 9, 10), 12), (11, (8, 9, 10), 13), (8, (6, 7, 8), 10), (13, (8, 9, 10), 14)],
+    [(10, (8, 9, 10), 12), (11, (8, 9, 10), 13), (7, (8, 9, 10), 12), (13, (8, 9, 10), 14)],
 )
 def test_late_block_begins_where_nothing_is_lost(
     last_bad_layer: int, drops: tuple[int, ...], late: int
@@ -22,6 +22,7 @@ def test_late_block_begins_where_nothing_is_lost(
     assert found == (drops, late)
     assert list(found[0]) == sorted(set(found[0]))
     assert found[0][-1] < found[1]
+    assert first_blind_layer(Curve(0.95, after, 100), 14) == min(last_bad_layer + 2, 14)
 
 
 def test_settings_go_into_both_files(tmp_path: Path) -> None:
