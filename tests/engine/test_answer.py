@@ -57,7 +57,11 @@ def test_unpruned_run_has_no_stages_and_full_cost(loaded: LoadedModel) -> None:
 
 def test_pruned_run_costs_less(loaded: LoadedModel) -> None:
     answer = ask(
-        loaded, cards("red", "blue"), "Which?", config=SeatsConfig.preset("10%"), max_new_tokens=1
+        loaded,
+        cards("red", "blue"),
+        "List the colors in the order shown.",
+        config=SeatsConfig.preset("10%"),
+        max_new_tokens=1,
     )
     assert answer.cost.prefill_flops < 0.5 * answer.cost.full_prefill_flops
     assert answer.finish_reason == "length"
