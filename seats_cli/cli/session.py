@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +88,20 @@ def open_model(options: ModelOptions, talk: Talk) -> LoadedModel:
             "and sounds only (see seats doctor). For real answers use "
             "--model Qwen/Qwen2.5-Omni-7B on a GPU."
         )
+        _spare_threads()
     return loaded
+
+
+def _spare_threads() -> None:
+    """One thread for the demonstration model, unless the user has chosen a number.
+
+    Its matrices are so small that threads gain little, and on a busy machine waiting for each
+    other costs them a hundredfold.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def read_input(options: InputOptions, sizing: FrameSizing, talk: Talk) -> tuple[Clip, float]:
