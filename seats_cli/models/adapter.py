@@ -101,15 +101,24 @@ class Adapter(ABC):
         return replace(official, **limits)
 
     @property
-    @abstractmethod
     def vision_attention(self) -> nn.Module:
         """The last vision block's attention."""
+        attention: nn.Module = self.visual.blocks[-1].attn
+        return attention
 
     @abstractmethod
+    def project_vision(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys before rotation, each (N, heads, head_dim), of N patches."""
+
     def vision_query_key(
         self, attention: Any, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Rotated queries and keys, each (N, heads, head_dim), of N patches."""
+        query, key = self.project_vision(attention, hidden)
+        return (
+            rotate_float32(query, *position_embeddings),
+            rotate_float32(key, *position_embeddings),
+        )
 
     @abstractmethod
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:

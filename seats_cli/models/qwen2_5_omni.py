@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
 from seats_cli.architecture import Architecture
 from seats_cli.families import QWEN2_5, describe_qwen2_5
-from seats_cli.models.adapter import Adapter, rotate_float32
+from seats_cli.models.adapter import Adapter
 
 
 class Qwen25Omni(Adapter):
@@ -28,20 +28,10 @@ class Qwen25Omni(Adapter):
         """Shapes of a `Qwen2_5OmniThinkerConfig` as plain numbers."""
         return describe_qwen2_5(config)
 
-    @property
-    def vision_attention(self) -> nn.Module:
-        attention: nn.Module = self.visual.blocks[-1].attn
-        return attention
-
-    def vision_query_key(
-        self, attention: Any, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def project_vision(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Separate projections."""
         shape = (hidden.shape[0], attention.num_heads, -1)
-        query, key = attention.q(hidden).view(shape), attention.k(hidden).view(shape)
-        return (
-            rotate_float32(query, *position_embeddings),
-            rotate_float32(key, *position_embeddings),
-        )
+        return attention.q(hidden).view(shape), attention.k(hidden).view(shape)
 
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
         """The encoder works in the order of its attention windows: undo that permutation."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from seats_cli.architecture import Architecture
 from seats_cli.families import QWEN3, describe_qwen3
-from seats_cli.models.adapter import Adapter, rotate_float32
+from seats_cli.models.adapter import Adapter
 
 
 class Qwen3OmniMoe(Adapter):
@@ -26,20 +26,10 @@ class Qwen3OmniMoe(Adapter):
         """Shapes of a `Qwen3OmniMoeThinkerConfig` as plain numbers."""
         return describe_qwen3(config)
 
-    @property
-    def vision_attention(self) -> nn.Module:
-        attention: nn.Module = self.visual.blocks[-1].attn
-        return attention
-
-    def vision_query_key(
-        self, attention: Any, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def project_vision(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """One projection for queries, keys and values."""
         projected = attention.qkv(hidden).view(hidden.shape[0], 3, attention.num_heads, -1)
-        query, key, _ = projected.unbind(1)
-        return (
-            rotate_float32(query, *position_embeddings),
-            rotate_float32(key, *position_embeddings),
-        )
+        return projected[:, 0], projected[:, 1]
 
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
         """The encoder already works in raster order."""
