@@ -67,13 +67,3 @@ def decode_mask(
         return visible[None, None]
     hidden = torch.zeros(visible.shape, dtype=dtype, device=device)
     return hidden.masked_fill(~visible, torch.finfo(dtype).min)[None, None]
-
-
-def cache_bytes(cache: Any) -> int:
-    """Bytes of all keys and values held."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for layer in cache.layers
-        for tensor in (layer.keys, layer.values)
-        if isinstance(tensor, Tensor)
-    )

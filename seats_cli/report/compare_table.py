@@ -10,7 +10,6 @@ from rich.text import Text
 
 from seats_cli.report.format import (
     format_bytes,
-    format_count,
     format_percent,
     format_seconds,
     format_si,
@@ -88,14 +87,6 @@ def comparison_markdown(comparison: Comparison) -> str:
             numbers = [run.label, "no", *["-"] * (len(HEADERS) - 2)]
         lines.append(_markdown_row([*numbers, answer_text(run).plain]))
     return "\n".join(lines)
-
-
-def tokens_line(comparison: Comparison) -> str:
-    """How long the prompt is."""
-    answer = comparison.runs[0].answer
-    assert answer is not None
-    video, audio, text = (format_count(count) for count in answer.trace.offered)
-    return f"{video} video, {audio} audio and {text} text tokens"
 
 
 def _yes(value: bool | None) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from seats_cli.config import PruningPlan, SeatsConfig
 from seats_cli.engine.choices import cache_argument
-from seats_cli.engine.kv import cache_bytes
 from seats_cli.engine.prune import prune
 from seats_cli.errors import ConfigError, UsageError
 from seats_cli.selection.base import Entry, Method
@@ -99,6 +98,11 @@ def test_eager_attention_gives_the_same(family: str) -> None:
     torch.testing.assert_close(sdpa[1], eager[1], atol=1e-4, rtol=0)
     for one, other in zip(trace.stages, eager_trace.stages, strict=True):
         assert torch.equal(one.kept, other.kept)
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of all keys and values held."""
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
 def continue_greedily(net: Any, run: Run, steps: int) -> tuple[list[int], Tensor, Any]:
