@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from seats_cli.cli.console import Progress, Talk
 from seats_cli.cli.guard import at_end
-from seats_cli.cli.interrupt import note
+from seats_cli.cli.interrupt import note, stop_if_interrupted
 from seats_cli.errors import MediaError, UsageError
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def _file_name(url: str) -> str:
 def _spool(target: IO[bytes], progress: Progress) -> None:
     from seats_cli.media.spool import copy_bounded
 
+    stop_if_interrupted()  # the import brings in PyAV, which may lose a signal; reading would wait
     stdin = sys.stdin
     if stdin is None or stdin.closed:
         raise UsageError("There is no stdin to read the video from.")
