@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 import signal
 import sys
@@ -91,9 +92,10 @@ def _temporary(name: str) -> Path:
     """A place for a file, removed when the command ends, however it ends."""
     at_end(forget)
     _end_on_sigterm()
-    folder = tempfile.mkdtemp(prefix="seats-")
-    _folders.append(folder)
-    return Path(folder) / name
+    folder = Path(tempfile.gettempdir()) / f"seats-{secrets.token_hex(8)}"
+    _folders.append(str(folder))  # before it exists: a signal may come right after
+    folder.mkdir(mode=0o700)
+    return folder / name
 
 
 def _end_on_sigterm() -> None:
