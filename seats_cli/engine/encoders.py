@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seats_cli.errors import UsageError
 from seats_cli.selection.importance import pool_mean, received_attention
@@ -68,28 +69,30 @@ class EncoderStatistics:
         self._keys = method.needs_keys
         self._grid_thw: Tensor | None = None
         self._mel_frames: list[int] = []
+        self._projected: dict[nn.Module, Tensor] = {}
         self._video: list[EncoderCall] = []
         self._audio: list[EncoderCall] = []
 
     def install(self) -> list[RemovableHandle]:
         """Register the hooks; they act until the handles are removed."""
         adapter = self._adapter
-
-        def hook(module: Any, function: Any) -> RemovableHandle:
-            handle: RemovableHandle = module.register_forward_pre_hook(function, with_kwargs=True)
-            return handle
-
-        return [
-            hook(adapter.visual, self._enter_vision),
-            hook(adapter.vision_attention, self._vision_attention),
-            hook(adapter.audio_tower, self._enter_audio),
-            hook(adapter.audio_attention, self._audio_attention),
-        ]
+        handles: list[RemovableHandle] = []
+        for encoder, enter, attention, leave in (
+            (adapter.visual, self._enter_vision, adapter.vision_attention, self._leave_vision),
+            (adapter.audio_tower, self._enter_audio, adapter.audio_attention, self._leave_audio),
+        ):
+            handles.append(encoder.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(attention.register_forward_hook(leave, with_kwargs=True))
+        if self._importance or self._keys:
+            for projection in (*adapter.vision_projections, *adapter.audio_projections):
+                handles.append(projection.register_forward_hook(self._note_projection))
+        return handles
 
     def clear(self) -> None:
         """Forget all calls."""
         self._video.clear()
         self._audio.clear()
+        self._projected.clear()
 
     def video_for(self, tokens: int) -> EncoderCall:
         """The latest vision call that produced that many tokens (images are encoded apart)."""
@@ -102,8 +105,15 @@ class EncoderStatistics:
     def _enter_vision(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._grid_thw = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
 
+    def _note_projection(self, module: Any, _args: Any, output: Tensor) -> None:
+        self._projected[module] = output
+
+    def _taken(self, projections: Sequence[nn.Module]) -> list[Tensor]:
+        """What these layers of the attention gave, which need not be computed again."""
+        return [self._projected.pop(layer) for layer in projections]
+
     @torch.no_grad()
-    def _vision_attention(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def _leave_vision(self, _module: Any, _args: Any, kwargs: dict[str, Any], _output: Any) -> None:
         assert self._grid_thw is not None
         grid_thw, unit = self._grid_thw, self._adapter.merge_unit
         grids = [(int(t), int(h) * int(w)) for t, h, w in grid_thw.tolist()]
@@ -112,9 +122,8 @@ class EncoderStatistics:
         importance, keys = torch.zeros(0), None
         with self._clock.stage("select"):
             if self._importance or self._keys:
-                hidden = _argument(args, kwargs, "hidden_states", 0)
                 query, key = self._adapter.vision_query_key(
-                    module, hidden, kwargs["position_embeddings"]
+                    self._taken(self._adapter.vision_projections), kwargs["position_embeddings"]
                 )
                 order = self._adapter.vision_raster_order(grid_thw)
                 order = None if order is None else order.to(query.device)
@@ -132,7 +141,7 @@ class EncoderStatistics:
         self._mel_frames = _argument(args, kwargs, "feature_lens", 1).tolist()
 
     @torch.no_grad()
-    def _audio_attention(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def _leave_audio(self, _module: Any, _args: Any, _kwargs: Any, _output: Any) -> None:
         adapter, pool = self._adapter, self._adapter.audio_pool
         positions = [adapter.audio_positions(int(frames)) for frames in self._mel_frames]
         importance, keys = torch.zeros(0), None
@@ -143,8 +152,7 @@ class EncoderStatistics:
 
         with self._clock.stage("select"):
             if self._importance or self._keys:
-                hidden = _argument(args, kwargs, "hidden_states", 0)
-                query, key = adapter.audio_query_key(module, hidden)
+                query, key = adapter.audio_query_key(self._taken(adapter.audio_projections))
             if self._importance:
                 importance = pooled(
                     received_attention(

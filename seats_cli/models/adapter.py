@@ -7,6 +7,7 @@ that selection needs from them. It never changes the model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -106,15 +107,21 @@ class Adapter(ABC):
         attention: nn.Module = self.visual.blocks[-1].attn
         return attention
 
+    @property
     @abstractmethod
-    def project_vision(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys before rotation, each (N, heads, head_dim), of N patches."""
+    def vision_projections(self) -> tuple[nn.Module, ...]:
+        """The layers of `vision_attention` whose outputs contain its queries and keys."""
+
+    @abstractmethod
+    def split_vision(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Queries and keys before rotation, each (N, D), from those outputs for N patches."""
 
     def vision_query_key(
-        self, attention: Any, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor]
+        self, projected: Sequence[Tensor], position_embeddings: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Rotated queries and keys, each (N, heads, head_dim), of N patches."""
-        query, key = self.project_vision(attention, hidden)
+        heads = self.config.vision_config.num_heads
+        query, key = (part.view(len(part), heads, -1) for part in self.split_vision(projected))
         return (
             rotate_float32(query, *position_embeddings),
             rotate_float32(key, *position_embeddings),
@@ -130,10 +137,17 @@ class Adapter(ABC):
         attention: nn.Module = self.audio_tower.layers[-1].self_attn
         return attention
 
-    def audio_query_key(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def audio_projections(self) -> tuple[nn.Module, ...]:
+        """The layers of `audio_attention` that give its queries and keys."""
+        attention: Any = self.audio_attention
+        return attention.q_proj, attention.k_proj
+
+    def audio_query_key(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Queries and keys, each (N, heads, head_dim), of N encoder positions."""
-        shape = (hidden.shape[0], attention.num_heads, -1)
-        return attention.q_proj(hidden).view(shape), attention.k_proj(hidden).view(shape)
+        heads = self.config.audio_config.encoder_attention_heads
+        query, key = (part.view(len(part), heads, -1) for part in projected)
+        return query, key
 
     @staticmethod
     @abstractmethod

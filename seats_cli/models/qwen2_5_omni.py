@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
 from seats_cli.architecture import Architecture
@@ -28,10 +29,16 @@ class Qwen25Omni(Adapter):
         """Shapes of a `Qwen2_5OmniThinkerConfig` as plain numbers."""
         return describe_qwen2_5(config)
 
-    def project_vision(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Separate projections."""
-        shape = (hidden.shape[0], attention.num_heads, -1)
-        return attention.q(hidden).view(shape), attention.k(hidden).view(shape)
+    @property
+    def vision_projections(self) -> tuple[nn.Module, ...]:
+        """Separate layers for queries and keys."""
+        attention: Any = self.vision_attention
+        return attention.q, attention.k
+
+    def split_vision(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """They come apart."""
+        query, key = projected
+        return query, key
 
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
         """The encoder works in the order of its attention windows: undo that permutation."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from seats_cli.architecture import Architecture
 from seats_cli.families import QWEN3, describe_qwen3
@@ -26,10 +27,16 @@ class Qwen3OmniMoe(Adapter):
         """Shapes of a `Qwen3OmniMoeThinkerConfig` as plain numbers."""
         return describe_qwen3(config)
 
-    def project_vision(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """One projection for queries, keys and values."""
-        projected = attention.qkv(hidden).view(hidden.shape[0], 3, attention.num_heads, -1)
-        return projected[:, 0], projected[:, 1]
+    @property
+    def vision_projections(self) -> tuple[nn.Module, ...]:
+        """One layer for queries, keys and values."""
+        attention: Any = self.vision_attention
+        return (attention.qkv,)
+
+    def split_vision(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Queries, keys and values lie side by side."""
+        query, key, _ = projected[0].chunk(3, dim=-1)
+        return query, key
 
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
         """The encoder already works in raster order."""
