@@ -5,6 +5,8 @@ Source: arXiv 2605.20035, Stage II (top-down budget, query-guided choice).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,23 @@ from seats_cli.selection.topk import keep_highest_in_runs
 from seats_cli.selection.windows import Runs, contiguous_runs, pair_windows
 
 ALLOCATIONS = ("reference", "adaptive")
+
+
+@dataclass(frozen=True, eq=False)
+class Allocated:
+    """How many tokens of each temporal window stay.
+
+    Parameters
+    ----------
+    video, audio : Runs
+        The windows' tokens, window w being run w of both.
+    budgets : list of (int, int)
+        Video and audio tokens that stay of each window.
+    """
+
+    video: Runs
+    audio: Runs
+    budgets: list[Window]
 
 
 def total_to_keep(size: int, ratio: float) -> int:
@@ -51,8 +70,16 @@ def _validate(
         raise ValueError(f"allocation must be one of {ALLOCATIONS}, got {allocation!r}")
 
 
-def _window_means(scores: Tensor, runs: Runs, windows: int) -> Tensor:
-    """Mean score of each window, float64 (W,) on the host; 0 for windows without a run."""
+def window_means(scores: Tensor, runs: Runs, windows: int) -> Tensor:
+    """Mean score of each window, float64 (W,) on the host; 0 for windows without a run.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (S,)
+    runs : Runs
+    windows : int
+        Windows W, at least as many as runs.
+    """
     sums = torch.zeros(windows, dtype=torch.float64, device=scores.device)
     sums.index_add_(0, runs.index, scores[runs.positions].double())
     sizes = torch.ones(windows, dtype=torch.float64)
@@ -70,8 +97,8 @@ def _window_budgets(
 ) -> list[Window]:
     """Video and audio budget of each temporal window."""
     windows = pair_windows(video, audio)
-    video_means = _window_means(scores, video, len(windows))
-    audio_means = _window_means(scores, audio, len(windows))
+    video_means = window_means(scores, video, len(windows))
+    audio_means = window_means(scores, audio, len(windows))
     if allocation == "adaptive":
         return adaptive_budgets(windows, video_means.tolist(), audio_means.tolist(), *keep)
     return reference_budgets(
@@ -85,6 +112,41 @@ def _window_budgets(
 def _as_one_run(runs: Runs) -> Runs:
     """The same tokens without borders between runs."""
     return Runs(runs.positions, torch.zeros_like(runs.index), [runs.total])
+
+
+@torch.no_grad()
+def allocate(
+    scores: Tensor,
+    video_mask: Tensor,
+    audio_mask: Tensor,
+    keep_video: float,
+    keep_audio: float,
+    *,
+    temperature: float,
+    allocation: str = "reference",
+) -> Allocated:
+    """The budgets that `select_by_relevance` follows; parameters and errors are the same.
+
+    Where nothing is to be dropped, every window keeps its tokens.
+    """
+    ratios = {"keep_video": keep_video, "keep_audio": keep_audio}
+    _validate(scores, video_mask, audio_mask, ratios, temperature, allocation)
+    video, audio = contiguous_runs(video_mask), contiguous_runs(audio_mask)
+    keep = (total_to_keep(video.total, keep_video), total_to_keep(audio.total, keep_audio))
+    if keep == (video.total, audio.total):
+        return Allocated(video, audio, pair_windows(video, audio))
+    one_window = max(len(video.sizes), len(audio.sizes)) <= 1
+    if one_window or not video.total or not audio.total:
+        return Allocated(_as_one_run(video), _as_one_run(audio), [keep])
+    finite = _finite(scores)
+    budgets = _window_budgets(finite, video, audio, keep, temperature, allocation)
+    return Allocated(video, audio, budgets)
+
+
+def _finite(scores: Tensor) -> Tensor:
+    """Float32 scores in which NaN counts as lowest."""
+    limit = torch.finfo(torch.float32).max
+    return scores.float().nan_to_num(nan=-limit, posinf=limit, neginf=-limit)
 
 
 @torch.no_grad()
@@ -129,23 +191,20 @@ def select_by_relevance(
     ValueError
         If a shape or dtype does not fit or a number is out of range.
     """
-    ratios = {"keep_video": keep_video, "keep_audio": keep_audio}
-    _validate(scores, video_mask, audio_mask, ratios, temperature, allocation)
-    limit = torch.finfo(torch.float32).max
-    scores = scores.float().nan_to_num(nan=-limit, posinf=limit, neginf=-limit)
-    video, audio = contiguous_runs(video_mask), contiguous_runs(audio_mask)
-    keep = (total_to_keep(video.total, keep_video), total_to_keep(audio.total, keep_audio))
-    if keep == (video.total, audio.total):
-        return torch.ones_like(video_mask)
-    one_window = max(len(video.sizes), len(audio.sizes)) <= 1
-    if one_window or not video.total or not audio.total:
-        video, audio = _as_one_run(video), _as_one_run(audio)
-        budgets = [keep]
-    else:
-        budgets = _window_budgets(scores, video, audio, keep, temperature, allocation)
+    allocated = allocate(
+        scores,
+        video_mask,
+        audio_mask,
+        keep_video,
+        keep_audio,
+        temperature=temperature,
+        allocation=allocation,
+    )
     kept = ~(video_mask | audio_mask)
-    for runs, budget in zip((video, audio), zip(*budgets, strict=True), strict=True):
+    finite = _finite(scores)
+    for modality, runs in enumerate((allocated.video, allocated.audio)):
+        budgets = [window[modality] for window in allocated.budgets[: len(runs.sizes)]]
         kept[runs.positions] = keep_highest_in_runs(
-            scores[runs.positions], runs.index, runs.sizes, budget[: len(runs.sizes)]
+            finite[runs.positions], runs.index, runs.sizes, budgets
         )
     return kept
