@@ -1,0 +1,245 @@
+"""From an answer to its record, with the budgets and mean relevance of every window.
+
+The windows and budgets come from the functions that select the tokens, fed with the scores of
+the trace: there is no second way to compute them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from seats_cli.config import DEFAULT_RETAIN
+from seats_cli.plan import SEATS
+from seats_cli.report.document import jsonable, versions
+from seats_cli.selection.budget import allocate, window_means
+from seats_cli.selection.diversity import window_keep_count
+from seats_cli.selection.windows import Runs, contiguous_runs, fixed_windows
+from seats_cli.show.record import (
+    AUDIO,
+    TEXT,
+    VIDEO,
+    Grid,
+    Part,
+    ReadingOptions,
+    Record,
+    RecordedStage,
+    Window,
+)
+
+if TYPE_CHECKING:
+    from seats_cli.plan import PruningPlan
+    from seats_cli.results import Answer
+    from seats_cli.selection.trace import SelectionTrace, Stage
+
+
+def record_of(
+    answer: Answer,
+    reading: ReadingOptions,
+    *,
+    label: str | None = None,
+    full_answer: str | None = None,
+) -> Record:
+    """What a picture of an answer needs.
+
+    Parameters
+    ----------
+    answer : Answer
+    reading : ReadingOptions
+        How its clip was read.
+    label : str, optional
+        How the run is called; by default its method and share.
+    full_answer : str, optional
+        What the unpruned model answers.
+    """
+    trace, plan = answer.trace, answer.plan
+    modality = torch.full((trace.length,), TEXT)
+    modality[trace.video_mask], modality[trace.audio_mask] = VIDEO, AUDIO
+    grid = _grid(answer)
+    config = None if answer.config is None else jsonable(answer.config.to_dict())
+    return Record(
+        label=label or _label(answer),
+        question=answer.question,
+        answer=answer.text,
+        full_answer=full_answer,
+        media=answer.media,
+        effective_fps=answer.effective_fps,
+        reading=reading,
+        model=answer.model,
+        architecture=answer.architecture,
+        config=config,
+        plan=None if plan is None else jsonable(dataclasses.asdict(plan)),
+        modality=modality.numpy(),
+        stages=tuple(
+            RecordedStage(
+                stage.kind,
+                stage.after_layer,
+                stage.kept.numpy(),
+                None if stage.scores is None else stage.scores.numpy(),
+                stage_windows(trace, number, plan, grid),
+            )
+            for number, stage in enumerate(trace.stages)
+        ),
+        grid=grid,
+        audio_tokens_per_s=answer.architecture.audio.tokens_per_second,
+        warnings=answer.warnings,
+        versions=versions(),
+    )
+
+
+def stage_windows(
+    trace: SelectionTrace, number: int, plan: PruningPlan | None, grid: Grid | None
+) -> tuple[Window, ...]:
+    """The windows in which a stage chose, and what it left of each.
+
+    Parameters
+    ----------
+    trace : SelectionTrace
+    number : int
+        Stage, counted from 0.
+    plan : PruningPlan or None
+        Of the run.
+    grid : Grid or None
+        Raster of the video tokens.
+
+    Returns
+    -------
+    tuple of Window
+        Those of SEATS with their budgets; other methods are shown in the same temporal
+        windows without any. None for the late block, which removes everything.
+    """
+    stage = trace.stages[number]
+    if stage.kind == "late":
+        return ()
+    before = trace.stages[number - 1].kept if number else torch.arange(trace.length)
+    video_mask, audio_mask = trace.video_mask[before], trace.audio_mask[before]
+    if plan is None or plan.method != SEATS:
+        chosen = _Chosen(contiguous_runs(video_mask), contiguous_runs(audio_mask))
+    elif stage.scores is None:
+        chosen = _before_llm(video_mask, audio_mask, plan, grid)
+    else:
+        chosen = _inside_llm(stage, video_mask, audio_mask, plan)
+    stays = torch.isin(before, stage.kept)
+    modalities = (
+        (chosen.video, chosen.video_budgets, trace.video_mask),
+        (chosen.audio, chosen.audio_budgets, trace.audio_mask),
+    )
+    parts = [
+        _parts(runs, budgets, stage.scores, stays, mask.cumsum(0)[before] - 1)
+        for runs, budgets, mask in modalities
+    ]
+    return tuple(Window(video, audio) for video, audio in zip_longest(*parts))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Windows of a stage and their budgets; window w is run w of both modalities."""
+
+    video: Runs
+    audio: Runs
+    video_budgets: Sequence[int] | None = None
+    audio_budgets: Sequence[int] | None = None
+
+
+def _before_llm(video: Tensor, audio: Tensor, plan: PruningPlan, grid: Grid | None) -> _Chosen:
+    """Stage I: windows of a fixed number of tokens, each modality for itself."""
+    runs = (
+        _fixed_runs(video, plan.video_window * (grid.size if grid else 1)),
+        _fixed_runs(audio, plan.audio_window),
+    )
+    budgets = (
+        [window_keep_count(size, ratio) for size in modality.sizes]
+        for modality, ratio in zip(runs, (plan.initial_video, plan.initial_audio), strict=True)
+    )
+    return _Chosen(*runs, *budgets)
+
+
+def _fixed_runs(mask: Tensor, window: int) -> Runs:
+    positions = mask.nonzero().squeeze(1)
+    starts_of = fixed_windows(len(positions), window)
+    sizes = [size for _, size in sorted((s, size) for size, at in starts_of.items() for s in at)]
+    index = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.long))
+    return Runs(positions, index, sizes)
+
+
+def _inside_llm(stage: Stage, video: Tensor, audio: Tensor, plan: PruningPlan) -> _Chosen:
+    """Stage II: the temporal windows and budgets that the selection itself computes."""
+    assert stage.scores is not None
+    at = plan.drop_layers.index(stage.after_layer)
+    allocated = allocate(
+        stage.scores,
+        video,
+        audio,
+        plan.keep_video[at],
+        plan.keep_audio[at],
+        temperature=plan.temperature,
+        allocation=plan.allocation,
+    )
+    return _Chosen(
+        allocated.video,
+        allocated.audio,
+        [video_budget for video_budget, _ in allocated.budgets],
+        [audio_budget for _, audio_budget in allocated.budgets],
+    )
+
+
+def _parts(
+    runs: Runs,
+    budgets: Sequence[int] | None,
+    scores: Tensor | None,
+    stays: Tensor,
+    ordinal: Tensor,
+) -> list[Part]:
+    """Each run in numbers.
+
+    Tensors hold a value for each token alive: its score, whether it stays, and how many of
+    its modality stand before it in the unpruned prompt.
+    """
+    if not runs.total:
+        return []
+    count = len(runs.sizes)
+    kept = torch.zeros(count, dtype=torch.long)
+    kept.index_add_(0, runs.index, stays[runs.positions].long())
+    means = None if scores is None else window_means(scores, runs, count).tolist()
+    ends = torch.tensor(runs.sizes).cumsum(0)
+    first, last = (
+        ordinal[runs.positions[at]].tolist() for at in (ends - torch.tensor(runs.sizes), ends - 1)
+    )
+    return [
+        Part(
+            offered=runs.sizes[w],
+            kept=int(kept[w]),
+            budget=None if budgets is None else budgets[w],
+            mean_relevance=None if means is None else means[w],
+            first=first[w],
+            last=last[w],
+        )
+        for w in range(count)
+    ]
+
+
+def _grid(answer: Answer) -> Grid | None:
+    """The raster that the vision encoder makes of the clip's frames."""
+    media, vision, fps = answer.media, answer.architecture.vision, answer.effective_fps
+    if not (answer.trace.offered[0] and media.height and media.width and fps):
+        return None
+    side = vision.patch_size * vision.merge_size
+    frames = vision.temporal_patch_size
+    return Grid(
+        media.frames_used // frames, media.height // side, media.width // side, frames, frames / fps
+    )
+
+
+def _label(answer: Answer) -> str:
+    config = answer.config
+    if config is None:
+        return "full"
+    share = config.retain
+    if share is None and config.retain_video is None and config.retain_audio is None:
+        share = DEFAULT_RETAIN
+    return config.method if share is None else f"{config.method} {100 * share:g}%"

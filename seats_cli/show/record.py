@@ -1,0 +1,211 @@
+"""The record of a run: everything that a picture of it needs but the clip itself.
+
+Plain numbers and numpy arrays; nothing here imports torch, so that a saved record can be drawn
+where no model is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seats_cli.media.clip import FrameSizing
+
+if TYPE_CHECKING:
+    from seats_cli.architecture import Architecture
+    from seats_cli.media.clip import MediaFacts
+    from seats_cli.results import ModelFacts
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+TEXT, VIDEO, AUDIO = 0, 1, 2  # values of `Record.modality`
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How the clip was read, so that it can be read again.
+
+    Parameters
+    ----------
+    start_s, end_s : float or None
+        Range in seconds.
+    fps : float
+        Frames per second asked for.
+    max_frames : int
+    sizing : FrameSizing
+        Bounds on the size of a frame, a user's limit included.
+    audio : bool
+        Whether the sound was read.
+    audio_track : int or None
+    max_audio_s : float or None
+    """
+
+    start_s: float | None = None
+    end_s: float | None = None
+    fps: float = 2.0
+    max_frames: int = 768
+    sizing: FrameSizing = field(default_factory=FrameSizing)
+    audio: bool = True
+    audio_track: int | None = None
+    max_audio_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One modality of one window at one stage.
+
+    Parameters
+    ----------
+    offered, kept : int
+        Tokens before and after the stage.
+    budget : int or None
+        Tokens that the method allots; None where it knows no budget for the window.
+    mean_relevance : float or None
+        Mean score of the tokens offered; None where the stage has no scores.
+    first, last : int
+        Where the offered tokens lie among all of the modality, counted from 0, inclusive.
+    """
+
+    offered: int
+    kept: int
+    budget: int | None
+    mean_relevance: float | None
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of a stage; a modality that it lacks is None."""
+
+    video: Part | None
+    audio: Part | None
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedStage:
+    """One reduction of the sequence, as `seats_cli.selection.trace.Stage`, with its windows."""
+
+    kind: str
+    after_layer: int
+    kept: Ints
+    scores: npt.NDArray[np.float32] | None = None
+    windows: tuple[Window, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The raster of the video tokens: `grids` times `rows` times `columns`.
+
+    `seconds` is what one temporal grid covers, `frames` how many frames it consists of.
+    """
+
+    grids: int
+    rows: int
+    columns: int
+    frames: int
+    seconds: float
+
+    @property
+    def size(self) -> int:
+        """Tokens of one temporal grid."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One answered question.
+
+    Parameters
+    ----------
+    label : str
+        How the run is called: "seats 25%", "full".
+    question, answer : str
+    full_answer : str or None
+        What the unpruned model answers, where it was asked.
+    media : MediaFacts
+    effective_fps : float or None
+    reading : ReadingOptions
+    model : ModelFacts
+    architecture : Architecture
+    config, plan : dict or None
+        As they were set; None for an unpruned run.
+    modality : int64 array, shape (S,)
+        `TEXT`, `VIDEO` or `AUDIO` of each position of the unpruned prompt.
+    stages : tuple of RecordedStage
+        In order of `after_layer`.
+    grid : Grid or None
+        None without video tokens.
+    audio_tokens_per_s : float
+    warnings : tuple of str
+    versions : dict
+        Of the software that ran the model.
+    """
+
+    label: str
+    question: str
+    answer: str
+    full_answer: str | None
+    media: MediaFacts
+    effective_fps: float | None
+    reading: ReadingOptions
+    model: ModelFacts
+    architecture: Architecture
+    config: dict[str, Any] | None
+    plan: dict[str, Any] | None
+    modality: Ints
+    stages: tuple[RecordedStage, ...]
+    grid: Grid | None
+    audio_tokens_per_s: float
+    warnings: tuple[str, ...] = ()
+    versions: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers L."""
+        return self.architecture.num_layers
+
+    @property
+    def offered(self) -> tuple[int, int, int]:
+        """Video, audio and text tokens of the unpruned prompt."""
+        counts = np.bincount(self.modality, minlength=3)
+        return int(counts[VIDEO]), int(counts[AUDIO]), int(counts[TEXT])
+
+    def counts(self, stage: RecordedStage) -> tuple[int, int, int]:
+        """Video, audio and text tokens alive after a stage."""
+        counts = np.bincount(self.modality[stage.kept], minlength=3)
+        return int(counts[VIDEO]), int(counts[AUDIO]), int(counts[TEXT])
+
+    def layers_lived(self) -> Ints:
+        """How many decoder layers process each position of the prompt, int64 (S,)."""
+        lived = np.full(len(self.modality), self.num_layers, np.int64)
+        alive = np.ones(len(self.modality), bool)
+        for stage in self.stages:
+            after = np.zeros_like(alive)
+            after[stage.kept] = True
+            lived[alive & ~after] = stage.after_layer
+            alive = after
+        return lived
+
+    def alive_per_layer(self) -> list[tuple[int, int, int]]:
+        """(video, audio, text) tokens that each of the L layers processes."""
+        lived = self.layers_lived()
+        alive = []
+        for layer in range(1, self.num_layers + 1):
+            counts = np.bincount(self.modality[lived >= layer], minlength=3)
+            alive.append((int(counts[VIDEO]), int(counts[AUDIO]), int(counts[TEXT])))
+        return alive
+
+    def video_seconds(self, first: int, last: int) -> tuple[float, float]:
+        """Seconds of the clip that video tokens `first` to `last` cover."""
+        assert self.grid is not None
+        size, seconds = self.grid.size, self.grid.seconds
+        return first // size * seconds, (last // size + 1) * seconds
+
+    def audio_seconds(self, first: int, last: int) -> tuple[float, float]:
+        """Seconds of the clip that audio tokens `first` to `last` cover."""
+        return first / self.audio_tokens_per_s, (last + 1) / self.audio_tokens_per_s
