@@ -15,21 +15,9 @@ from typer.core import TyperGroup
 
 from seats_cli.cli.interrupt import noting_interrupts
 from seats_cli.errors import ResourceError, SeatsError
+from seats_cli.out_of_memory import ADVICE, out_of_memory_on
 
 EXIT_OK, EXIT_UNEXPECTED, EXIT_INTERRUPTED = 0, 1, 130
-
-_OUT_OF_MEMORY = (
-    "Out of memory on the {where}. A smaller input or budget helps, for example "
-    "--max-frames 64, --max-pixels 150000, --retain 0.1 or --dtype bfloat16."
-)
-# What allocators say when they raise a plain RuntimeError.
-_ALLOCATOR_PHRASES = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "_alloc_failed",
-)
-
 
 _at_end: list[Callable[[], None]] = []
 
@@ -119,9 +107,9 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "Interrupted.", EXIT_INTERRUPTED
     if isinstance(error, SeatsError):
         return f"Error: {_one_line(str(error))}", error.exit_code
-    place = _out_of_memory_on(error)
+    place = out_of_memory_on(error)
     if place is not None:
-        return f"Error: {_OUT_OF_MEMORY.format(where=place)}", ResourceError.exit_code
+        return f"Error: Out of memory on the {place}. {ADVICE}", ResourceError.exit_code
     if hasattr(error, "format_message"):  # click's exceptions, wherever Typer keeps them
         return _usage(error)
     return _unexpected(error)
@@ -147,20 +135,6 @@ def _unexpected(error: BaseException) -> tuple[str, int]:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _out_of_memory_on(error: BaseException) -> str | None:
-    """The device that ran out of memory, or None; never imports torch to find out."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        return "host"
-    if isinstance(error, ImportError) and "failed to map segment" in str(error):
-        return "host"  # not even the libraries fit
-    if isinstance(error, RuntimeError):
-        message = str(error).lower()
-        is_torch_error = type(error).__name__ == "OutOfMemoryError"
-        if is_torch_error or any(phrase in message for phrase in _ALLOCATOR_PHRASES):
-            return "host" if "cpu" in message and not is_torch_error else "GPU"
-    return None
 
 
 def _is_closed_pipe(error: BaseException) -> bool:

@@ -47,6 +47,7 @@ def test_out_of_memory_in_other_words(text):
 @pytest.mark.parametrize(
     "error",
     [
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
         OSError(12, "Cannot allocate memory"),
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],
