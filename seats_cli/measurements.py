@@ -20,6 +20,8 @@ STAGES = ("processor", "vision", "audio", "stage1", "prefill", "stage2", "rest")
 # Sums of stages, and what follows the first token; "total" begins with reading the file.
 TOTALS = ("prefill_and_selection", "first_token", "decode_per_token", "total")
 READING = ("probe", "media_decode")
+# Why there are times, but nothing to divide them by.
+NO_RATIO = "unpruned does not fit: no ratio"
 # What Stage I consists of: statistics inside the encoders, and the choice before the LLM.
 STAGE1_PARTS = ("stage1_statistics", "stage1_choice")
 
@@ -101,11 +103,13 @@ class MeasuredRun:
     cost: Cost
     decode_tokens: int
 
-    def speed_up(self, full: MeasuredRun, stage: str) -> float | None:
+    def speed_up(self, full: MeasuredRun | None, stage: str) -> float | None:
         """Median of the unpruned run over this one's: below 1 where this one is slower.
 
-        None for a stage that only one of them has.
+        None for a stage that only one of them has, and where the unpruned model did not fit.
         """
+        if full is None:
+            return None
         own, whole = self.times[stage].median_s, full.times[stage].median_s
         return whole / own if own > 0 and whole > 0 else None
 
@@ -135,16 +139,34 @@ class MeasuredRun:
         return own / whole if whole > 0 else None
 
 
+@dataclass(frozen=True)
+class FailedRun:
+    """A setting that could not be measured, and why."""
+
+    label: str
+    method: str
+    retain: float | None
+    error: str
+
+
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """Everything `seats profile` found out; `runs[0]` is the unpruned model.
+    """Everything `seats profile` found out.
 
     Parameters
     ----------
+    offered : (int, int, int)
+        Video, audio and text tokens of the prompt.
+    clock : str
+        How stages were timed: by CUDA events, or by the host's clock.
     reading : mapping of str to Spread
         Of the names in `READING` that apply; the same for all runs.
-    failed : tuple of (str, str)
-        Label of each setting that could not run, and why.
+    full : MeasuredRun or None
+        The unpruned model; None if memory ran out in it, and then it is in `failed`.
+    pruned : tuple of MeasuredRun
+        The others; not empty if `full` is None.
+    failed : tuple of FailedRun
+        Settings that could not run.
     threads : int
         CPU threads that torch used.
     """
@@ -154,20 +176,31 @@ class Profile:
     effective_fps: float | None
     model: ModelFacts
     architecture: Architecture
+    offered: tuple[int, int, int]
+    clock: str
     warm_ups: int
     repeats: int
     load_s: float
     reading: Mapping[str, Spread]
-    runs: tuple[MeasuredRun, ...]
-    failed: tuple[tuple[str, str], ...]
+    full: MeasuredRun | None
+    pruned: tuple[MeasuredRun, ...]
+    failed: tuple[FailedRun, ...]
     threads: int
     seed: int
     warnings: tuple[str, ...] = ()
 
+    @property
+    def runs(self) -> tuple[MeasuredRun, ...]:
+        """All that were measured, the unpruned one first."""
+        return self.pruned if self.full is None else (self.full, *self.pruned)
+
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """One method and budget beside the unpruned model; where it cannot run, only `error` is set.
+    """One method and budget beside the unpruned model.
+
+    Where it cannot run, only `error` is set. Where the unpruned model cannot, nothing is known
+    about how far they agree.
 
     Parameters
     ----------
@@ -197,7 +230,7 @@ class ComparedRun:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Everything `seats compare` found out; `runs[0]` is the unpruned model."""
+    """Everything `seats compare` found out; `runs[0]` is the unpruned model, fit or not."""
 
     question: str
     media: MediaFacts
@@ -207,3 +240,8 @@ class Comparison:
     runs: tuple[ComparedRun, ...]
     seed: int
     warnings: tuple[str, ...] = ()
+
+    @property
+    def unpruned_fits(self) -> bool:
+        """Whether the unpruned model answered."""
+        return self.runs[0].error is None

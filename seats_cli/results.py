@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall-clock seconds of each stage (device synchronised at the marks).
+    """Seconds of each stage: by CUDA events on a GPU, else with the device synchronised.
 
     `prefill_s` is the LLM's prefill without the encoders; `select_s` (Stage I and II, with
     the encoder statistics) is contained in the stages it runs in and shown for itself.

@@ -14,6 +14,7 @@ from seats_cli.engine.checks import refuse_nan
 from seats_cli.engine.choices import score_choices
 from seats_cli.engine.clock import Clock
 from seats_cli.engine.generation import Stream, generate
+from seats_cli.engine.marks import devices_of
 from seats_cli.engine.peaks import peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
 from seats_cli.errors import ResourceError, UsageError
@@ -69,7 +70,7 @@ def ask(
     min_new_tokens : int
         The answer does not end before this many tokens, so that runs can be compared.
     clock : Clock, optional
-        Measures the stages; a new one by default. It must know the model's device.
+        Measures the stages; a new one by default. It must know the model's devices.
     on_logits : callable, optional
         Receives what the LM head gives at every step, shape (1, 1, V).
 
@@ -90,7 +91,7 @@ def ask(
     adapter, architecture = loaded.adapter, loaded.architecture
     config = None if config is None else replace(config, seed=seed)
     plan = None if config is None else config.plan(architecture)
-    clock = clock or Clock(loaded.model.device)
+    clock = clock or Clock(devices_of(loaded.model))
     torch.manual_seed(seed)
     start = clock.now()
     inputs = build_inputs(loaded, clip, question)

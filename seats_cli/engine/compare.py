@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from seats_cli.engine.answer import ask
+from seats_cli.engine.marks import devices_of
 from seats_cli.engine.peaks import reset_peaks
+from seats_cli.engine.shortage import Shortage, unless_out_of_memory
 from seats_cli.engine.stopwatch import Stopwatch
-from seats_cli.errors import UsageError
+from seats_cli.errors import ResourceError, UsageError
 from seats_cli.measurements import ComparedRun, Comparison, Setting
+from seats_cli.out_of_memory import ADVICE
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import Clip
@@ -53,36 +57,30 @@ def compare(
     Returns
     -------
     Comparison
-        A setting that cannot run has its reason in place of an answer.
+        A setting that cannot run has its reason in place of an answer, and so has the unpruned
+        model if memory runs out in it.
+
+    Raises
+    ------
+    ResourceError
+        If the prompt does not fit the model's context, or memory runs out in the unpruned model
+        and no other setting can run.
     """
     tell = on_progress or (lambda _words: None)
-    tell("warm-up")
-    ask(loaded, clip, question, config=None, max_new_tokens=1)  # first calls allocate and load
-    tell("full")
     request = _Request(loaded, clip, question, max_new_tokens, seed, read_s)
-    full, expected, seconds = _answer(request, Setting("full", None))
-    runs = [ComparedRun("full", "full", None, full, True, True, 0.0, 1.0, seconds)]
+    whole = Setting("full", None)
+    tell("warm-up")
+    impossible = _warm_up(request, [whole, *settings])
+    tell(whole.label)
+    reference = impossible.get(whole.label) or _answer(request, whole)
+    runs = [_compared(whole, reference, reference)]
     for setting in settings:
         tell(setting.label)
-        try:
-            answer, logits, seconds = _answer(request, setting)
-        except UsageError as error:
-            runs.append(
-                ComparedRun(setting.label, setting.method, setting.retain, error=str(error))
-            )
-            continue
-        runs.append(
-            ComparedRun(
-                setting.label,
-                setting.method,
-                setting.retain,
-                answer,
-                same_answer=answer.text == full.text,
-                same_first_token=bool(logits.argmax() == expected.argmax()),
-                first_token_kl_nats=divergence(expected, logits),
-                token_agreement=agreement(full.token_ids, answer.token_ids),
-                prefill_and_selection_s=seconds,
-            )
+        outcome = impossible.get(setting.label) or _answer(request, setting)
+        runs.append(_compared(setting, outcome, reference))
+    if isinstance(reference, str) and all(run.error is not None for run in runs):
+        raise ResourceError(
+            f"No setting could run, the unpruned model neither: {reference} {ADVICE}"
         )
     return Comparison(
         question=question,
@@ -132,15 +130,48 @@ class _Request:
     read_s: float
 
 
-def _answer(request: _Request, setting: Setting) -> tuple[Answer, Tensor, float]:
-    """The answer, the logits (V,) of its first token, and seconds of prefill with selection."""
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """An answer, the logits (V,) of its first token, and seconds of prefill with selection."""
+
+    answer: Answer
+    logits: Tensor
+    prefill_s: float
+
+
+def _warm_up(request: _Request, settings: Sequence[Setting]) -> dict[str, str]:
+    """Let the first calls allocate and load; what cannot even do that, and why."""
+    impossible: dict[str, str] = {}
+    for setting in settings:
+        outcome = _answer(replace(request, max_new_tokens=1), setting)
+        if not isinstance(outcome, str):
+            break
+        impossible[setting.label] = outcome
+    return impossible
+
+
+def _answer(request: _Request, setting: Setting) -> _Outcome | str:
+    """What a setting leads to, or why it cannot run."""
+    devices = devices_of(request.loaded.model)
+    try:
+        outcome = unless_out_of_memory(partial(_run, request, setting), devices)
+    except UsageError as error:
+        if setting.config is None:
+            raise
+        return str(error)
+    if isinstance(outcome, Shortage):
+        return f"Out of memory on the {outcome.place}."
+    return outcome
+
+
+def _run(request: _Request, setting: Setting) -> _Outcome:
     logits: list[Tensor] = []
 
     def keep_first(output: Tensor) -> None:
         if not logits:
             logits.append(output[0, -1].detach().float().cpu())
 
-    watch = Stopwatch(request.loaded.model.device, (1,))
+    watch = Stopwatch(devices_of(request.loaded.model), (1,))
     reset_peaks(request.loaded.model.device)
     answer = ask(
         request.loaded,
@@ -154,4 +185,26 @@ def _answer(request: _Request, setting: Setting) -> tuple[Answer, Tensor, float]
         on_logits=keep_first,
     )
     inside_encoders = watch.seconds["select:vision"] + watch.seconds["select:audio"]
-    return answer, logits[0], watch.seconds["prefill"] + inside_encoders
+    return _Outcome(answer, logits[0], watch.seconds["prefill"] + inside_encoders)
+
+
+def _compared(setting: Setting, own: _Outcome | str, full: _Outcome | str) -> ComparedRun:
+    """One row; how far it agrees is known if both have run."""
+    if isinstance(own, str):
+        return ComparedRun(setting.label, setting.method, setting.retain, error=own)
+    run = ComparedRun(
+        setting.label,
+        setting.method,
+        setting.retain,
+        own.answer,
+        prefill_and_selection_s=own.prefill_s,
+    )
+    if isinstance(full, str):
+        return run
+    return replace(
+        run,
+        same_answer=own.answer.text == full.answer.text,
+        same_first_token=bool(own.logits.argmax() == full.logits.argmax()),
+        first_token_kl_nats=divergence(full.logits, own.logits),
+        token_agreement=agreement(full.answer.token_ids, own.answer.token_ids),
+    )

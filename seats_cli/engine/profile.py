@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from seats_cli.cost.flops import layer_flops
-from seats_cli.cost.latency import Spread, spread
+from seats_cli.cost.latency import spread
 from seats_cli.engine.answer import ask
+from seats_cli.engine.marks import devices_of, marks_for
 from seats_cli.engine.peaks import reset_peaks
+from seats_cli.engine.samples import Subject
+from seats_cli.engine.shortage import Shortage, unless_out_of_memory
 from seats_cli.engine.stopwatch import Stopwatch
-from seats_cli.errors import UsageError
-from seats_cli.measurements import MeasuredRun, Profile, Segment, Setting
+from seats_cli.errors import ResourceError, UsageError
+from seats_cli.measurements import FailedRun, Profile, Setting
+from seats_cli.out_of_memory import ADVICE
 from seats_cli.selection.method import method_for
 
 if TYPE_CHECKING:
@@ -27,17 +30,7 @@ Result = TypeVar("Result")
 
 # Reading is repeated like everything else, unless that alone would take minutes.
 MAX_READING_S = 10.0
-
-
-@dataclass(eq=False)
-class _Subject:
-    """A setting under measurement."""
-
-    setting: Setting
-    samples: list[dict[str, float]] = field(default_factory=list)
-    last: Answer | None = None
-    host_peak: int = 0
-    gpu_peak: int | None = None
+_FULL = Setting("full", None)
 
 
 def profile(
@@ -80,12 +73,16 @@ def profile(
     Returns
     -------
     Profile
-        A setting that cannot run is listed as failed with the reason.
+        A setting that cannot run is listed as failed with the reason, and so is the unpruned
+        model if memory runs out in it.
 
     Raises
     ------
     UsageError
         If a number is out of range.
+    ResourceError
+        If the prompt does not fit the model's context, or memory runs out in the unpruned model
+        and no other setting can run.
     """
     if repeats < 1 or warm_ups < 0 or new_tokens < 1:
         raise UsageError("--repeats and --new-tokens must be at least 1, --warm-ups at least 0.")
@@ -94,58 +91,81 @@ def profile(
     reading = {} if probe is None else {"probe": spread(_timed(probe, repeats)[1])}
     clip, seconds = _timed(read, repeats)
     reading["media_decode"] = spread(seconds)
-    subjects, failed = [_Subject(Setting("full", None))], []
-    for setting in settings:
-        reason = _refusal(loaded, setting)
-        if reason is None:
-            subjects.append(_Subject(setting))
-        else:
-            failed.append((setting.label, reason))
-    borders = _first_layers(loaded, subjects)
+    subjects, failed = _eligible(loaded, settings)
+    devices = devices_of(loaded.model)
+    run = partial(_run, loaded, clip, question, new_tokens, seed)
+    offered = (0, 0, 0)
     for number in range(warm_ups + repeats):
+        warm = number < warm_ups
+        turn = "warm-up" if warm else f"run {number - warm_ups + 1} of {repeats}"
         for subject in list(subjects):
-            warm = number < warm_ups
-            tell(
-                f"{'Warm-up' if warm else f'Run {number - warm_ups + 1} of {repeats}'}: "
-                f"{subject.setting.label}"
-            )
-            watch = Stopwatch(loaded.model.device, borders)
-            reset_peaks(loaded.model.device)
-            try:
-                answer = ask(
-                    loaded,
-                    clip,
-                    question,
-                    config=subject.setting.config,
-                    max_new_tokens=new_tokens,
-                    min_new_tokens=new_tokens,
-                    seed=seed,
-                    clock=watch,
-                )
-            except UsageError as error:
-                if subject.setting.config is None:
-                    raise
-                subjects.remove(subject)  # a budget that turns out to be out of reach
-                failed.append((subject.setting.label, str(error)))
+            tell(f"{turn.capitalize()}: {subject.setting.label}")
+            outcome = unless_out_of_memory(partial(run, subject), devices)
+            if isinstance(outcome, Shortage):
+                outcome = f"Out of memory on the {outcome.place} in {'the ' * warm}{turn}."
+            if isinstance(outcome, str):
+                subjects.remove(subject)
+                failed.append(_failed(subject.setting, outcome))
                 continue
+            watch, answer = outcome
+            offered = answer.trace.offered
             if not warm:
-                _note(subject, watch, answer, len(borders), reading["media_decode"].median_s)
+                subject.note(watch, answer, reading["media_decode"].median_s)
+    if not subjects:
+        first = next(run for run in failed if run.label == _FULL.label)
+        raise ResourceError(
+            f"No setting could run, the unpruned model neither: {first.error} {ADVICE}"
+        )
+    runs = [subject.measured() for subject in subjects]
+    full = runs.pop(0) if subjects[0].setting is _FULL else None
     return Profile(
         question=question,
         media=clip.facts,
         effective_fps=clip.fps,
         model=loaded.facts,
         architecture=loaded.architecture,
+        offered=offered,
+        clock=marks_for(devices).name,
         warm_ups=warm_ups,
         repeats=repeats,
         load_s=loaded.load_s,
         reading=reading,
-        runs=tuple(_measured(subject, borders) for subject in subjects),
+        full=full,
+        pruned=tuple(runs),
         failed=tuple(failed),
         threads=torch.get_num_threads(),
         seed=seed,
         warnings=clip.warnings,
     )
+
+
+def _run(
+    loaded: LoadedModel, clip: Clip, question: str, new_tokens: int, seed: int, subject: Subject
+) -> tuple[Stopwatch, Answer] | str:
+    """One repetition, or why this setting cannot run."""
+    devices = devices_of(loaded.model)
+    watch = Stopwatch(devices, subject.borders)
+    reset_peaks(loaded.model.device)
+    try:
+        answer = ask(
+            loaded,
+            clip,
+            question,
+            config=subject.setting.config,
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            seed=seed,
+            clock=watch,
+        )
+    except UsageError as error:
+        if subject.setting.config is None:
+            raise
+        return str(error)  # a budget that turns out to be out of reach
+    return watch, answer
+
+
+def _failed(setting: Setting, reason: str) -> FailedRun:
+    return FailedRun(setting.label, setting.method, setting.retain, reason)
 
 
 def _timed(call: Callable[[], Result], repeats: int) -> tuple[Result, list[float]]:
@@ -159,6 +179,23 @@ def _timed(call: Callable[[], Result], repeats: int) -> tuple[Result, list[float
             return result, seconds
 
 
+def _eligible(
+    loaded: LoadedModel, settings: Sequence[Setting]
+) -> tuple[list[Subject], list[FailedRun]]:
+    """The unpruned model and what nothing speaks against, and the others."""
+    subjects, failed = [Subject(_FULL)], []
+    for setting in settings:
+        reason = _refusal(loaded, setting)
+        if reason is None:
+            subjects.append(Subject(setting))
+        else:
+            failed.append(_failed(setting, reason))
+    borders = _first_layers(loaded, subjects)
+    for subject in subjects:
+        subject.borders = borders
+    return subjects, failed
+
+
 def _refusal(loaded: LoadedModel, setting: Setting) -> str | None:
     """Why a setting cannot run on this model, None if nothing speaks against it."""
     try:
@@ -169,7 +206,7 @@ def _refusal(loaded: LoadedModel, setting: Setting) -> str | None:
     return None
 
 
-def _first_layers(loaded: LoadedModel, subjects: Sequence[_Subject]) -> list[int]:
+def _first_layers(loaded: LoadedModel, subjects: Sequence[Subject]) -> list[int]:
     """Where the prefill is split: behind the drops of the setting that has most of them."""
     depth, best = loaded.architecture.num_layers, [1]
     for subject in subjects[1:]:
@@ -180,63 +217,3 @@ def _first_layers(loaded: LoadedModel, subjects: Sequence[_Subject]) -> list[int
         late = [] if plan.late_layer is None else [plan.late_layer]
         best = max(best, sorted({1, *(layer + 1 for layer in drops), *late}), key=len)
     return best
-
-
-def _note(
-    subject: _Subject, watch: Stopwatch, answer: Answer, segments: int, read_s: float
-) -> None:
-    """Add one repetition: seconds by stage, none of them contained in another."""
-    seconds, timing = watch.seconds, answer.timing
-    inside = sum(seconds[f"select:{number}"] for number in range(segments))
-    entry = seconds["select:entry"]
-    sample = {
-        "processor": timing.preprocess_s,
-        "vision": seconds["vision"] - seconds["select:vision"],
-        "audio": seconds["audio"] - seconds["select:audio"],
-        "stage1": seconds["select:vision"] + seconds["select:audio"] + entry,
-        "prefill": seconds["prefill"] - entry - inside,
-        "stage2": inside,
-    }
-    sample["rest"] = timing.first_token_s - sum(sample.values())
-    sample["stage1_statistics"], sample["stage1_choice"] = sample["stage1"] - entry, entry
-    sample["prefill_and_selection"] = sample["stage1"] + sample["prefill"] + sample["stage2"]
-    sample["first_token"] = timing.first_token_s
-    sample["decode_per_token"] = timing.decode_s / max(timing.decode_tokens, 1)
-    sample["total"] = read_s + timing.first_token_s + timing.decode_s
-    for number in range(segments):
-        sample[f"layers:{number}"] = seconds[f"layers:{number}"] - seconds[f"select:{number}"]
-    subject.samples.append(sample)
-    subject.last = answer
-    subject.host_peak = max(subject.host_peak, answer.cost.peak_host_bytes)
-    if answer.cost.peak_gpu_bytes is not None:
-        subject.gpu_peak = max(subject.gpu_peak or 0, answer.cost.peak_gpu_bytes)
-
-
-def _measured(subject: _Subject, borders: Sequence[int]) -> MeasuredRun:
-    answer = subject.last
-    assert answer is not None
-    times = {name: spread([s[name] for s in subject.samples]) for name in subject.samples[0]}
-    alive = tuple(answer.trace.alive_per_layer())
-    return MeasuredRun(
-        label=subject.setting.label,
-        method=subject.setting.method,
-        retain=subject.setting.retain,
-        times={name: value for name, value in times.items() if not name.startswith("layers:")},
-        segments=tuple(_segments(answer, [sum(counts) for counts in alive], borders, times)),
-        alive=alive,
-        average_retention=answer.trace.average_retention()[2],
-        cost=replace(
-            answer.cost, peak_host_bytes=subject.host_peak, peak_gpu_bytes=subject.gpu_peak
-        ),
-        decode_tokens=answer.timing.decode_tokens,
-    )
-
-
-def _segments(
-    answer: Answer, alive: Sequence[int], borders: Sequence[int], times: dict[str, Spread]
-) -> Iterator[Segment]:
-    ends = [*(layer - 1 for layer in borders[1:]), len(alive)]
-    for number, (first, last) in enumerate(zip(borders, ends, strict=True)):
-        tokens = alive[first - 1]
-        flops = sum(layer_flops(answer.architecture, count) for count in alive[first - 1 : last])
-        yield Segment(first, last, tokens, times[f"layers:{number}"], flops)

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from seats_cli.engine.clock import Clock
+from seats_cli.engine.clock import Clock, is_prefill
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.hooks import RemovableHandle
 
+    from seats_cli.engine.marks import Marks
     from seats_cli.models.adapter import Adapter
 
 
@@ -24,27 +25,31 @@ class Stopwatch(Clock):
 
     Parameters
     ----------
-    device : torch.device
-        CUDA and MPS devices are synchronised at every mark.
+    devices : sequence of torch.device
+        Where the model runs.
     first_layers : sequence of int
         1-based first layer of each segment, ascending from 1.
+    marks : Marks, optional
+        How instants are marked, by default what suits the devices.
     """
 
-    def __init__(self, device: torch.device, first_layers: Sequence[int]) -> None:
-        super().__init__(device)
+    def __init__(
+        self,
+        devices: Sequence[torch.device],
+        first_layers: Sequence[int],
+        marks: Marks | None = None,
+    ) -> None:
+        super().__init__(devices, marks)
         self._segment_of = {layer: number for number, layer in enumerate(first_layers)}
         self._place = "entry"
         self._segment: int | None = None
-        self._segment_began = 0.0
+        self._segment_began: Any = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time spent inside to `name` and to `name:place`."""
-        before = self.seconds[name]
-        place = self._place
-        with super().stage(name):
+        with self._measured(name, f"{name}:{self._place}"):
             yield
-        self.seconds[f"{name}:{place}"] += self.seconds[name] - before
 
     def watch(self, adapter: Adapter) -> list[RemovableHandle]:
         """Time the encoders, the prefill and its segments until the handles are removed."""
@@ -69,9 +74,8 @@ class Stopwatch(Clock):
         return handles
 
     def _enter_decoder(self, _module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        embeds = kwargs.get("inputs_embeds")
         self._place = "entry"
-        self._segment = -1 if embeds is not None and embeds.shape[1] > 1 else None
+        self._segment = -1 if is_prefill(kwargs) else None
 
     def _enter_segment(self, number: int) -> Any:
         def hook(_module: Any, _args: Any, _kwargs: Any) -> None:
@@ -88,7 +92,7 @@ class Stopwatch(Clock):
 
     def _close_segment(self) -> None:
         """End the segment under way, if there is one, and start the next at the same instant."""
-        now = self.now()
+        now = self._mark()
         if self._segment is not None and self._segment >= 0:
-            self.seconds[f"layers:{self._segment}"] += now - self._segment_began
+            self._add(f"layers:{self._segment}", self._segment_began, now)
         self._segment_began = now

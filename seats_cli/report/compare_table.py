@@ -24,6 +24,7 @@ MEANINGS = (
     "KL: divergence of the first token's distribution, in nats. agree: share of equal tokens. "
     "kept: audio-visual tokens, mean over layers. FLOPs: LLM prefill. prefill: with selection."
 )
+NOTHING_TO_COMPARE = "The unpruned model does not fit: there is no answer to compare with."
 
 
 def comparison_report(comparison: Comparison) -> RenderableType:
@@ -32,17 +33,17 @@ def comparison_report(comparison: Comparison) -> RenderableType:
     for number, header in enumerate(HEADERS):
         numbers.add_column(header, justify="left" if number == 0 else "right", no_wrap=True)
     for run in comparison.runs:
-        if run.error is None:
-            numbers.add_row(*(Text(cell) for cell in cells(run)))
-        else:
-            numbers.add_row(Text(run.label), Text("no"), *[Text("-")] * (len(HEADERS) - 2))
+        numbers.add_row(*(Text(cell) for cell in cells(run)))
     answers = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     answers.add_column("", no_wrap=True)
     answers.add_column("Answer", overflow="fold")
     for run in comparison.runs:
         answers.add_row(Text(run.label), answer_text(run))
     heading = Text(f"{comparison.question}  ({comparison.model.id})", style="bold")
-    return Group(heading, Text(), numbers, Text(), answers, Text(), Text(MEANINGS, style="dim"))
+    parts: list[RenderableType] = [heading, Text(), numbers, Text(), answers, Text()]
+    if not comparison.unpruned_fits:
+        parts += [Text(NOTHING_TO_COMPARE, style="yellow")]
+    return Group(*parts, Text(MEANINGS, style="dim"))
 
 
 def answer_text(run: ComparedRun) -> Text:
@@ -54,9 +55,10 @@ def answer_text(run: ComparedRun) -> Text:
 
 
 def cells(run: ComparedRun) -> list[str]:
-    """The numbers of a run that could be carried out, one for each of `HEADERS`."""
+    """The numbers of a run, one for each of `HEADERS`; dashes where it could not run."""
     answer = run.answer
-    assert answer is not None
+    if answer is None:
+        return [run.label, *["-"] * (len(HEADERS) - 1)]
     cost = answer.cost
     peak = cost.peak_host_bytes if cost.peak_gpu_bytes is None else cost.peak_gpu_bytes
     return [
@@ -81,11 +83,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         _markdown_row(["---", *["---:"] * (len(HEADERS) - 1), "---"]),
     ]
     for run in comparison.runs:
-        if run.error is None:
-            numbers = cells(run)
-        else:
-            numbers = [run.label, "no", *["-"] * (len(HEADERS) - 2)]
-        lines.append(_markdown_row([*numbers, answer_text(run).plain]))
+        lines.append(_markdown_row([*cells(run), answer_text(run).plain]))
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def profile_csv(profile: Profile) -> str:
-    """One line for each run and stage, with a header."""
+    """One line for each run and stage, with a header; a run that failed has one line."""
     rows: list[dict[str, Any]] = []
     for run in profile.runs:
         times = {**profile.reading, **run.times}
@@ -26,9 +27,7 @@ def profile_csv(profile: Profile) -> str:
                     "retain": run.retain,
                     "stage": stage,
                     **spread_values(value),
-                    "speed_up": run.speed_up(profile.runs[0], stage)
-                    if stage in run.times
-                    else None,
+                    "speed_up": run.speed_up(profile.full, stage) if stage in run.times else None,
                     "average_retention": run.average_retention,
                     "prefill_flops": run.cost.prefill_flops,
                     "selection_flops": run.cost.selection_flops,
@@ -36,8 +35,11 @@ def profile_csv(profile: Profile) -> str:
                     "kv_bytes": run.cost.kv_bytes,
                     "peak_host_bytes": run.cost.peak_host_bytes,
                     "peak_gpu_bytes": run.cost.peak_gpu_bytes,
+                    "error": None,
                 }
             )
+    empty = dict.fromkeys(rows[0])
+    rows += [{**empty, **dataclasses.asdict(run)} for run in profile.failed]
     return csv_text(rows)
 
 

@@ -69,7 +69,6 @@ def plan_document(planned: PlannedRun) -> dict[str, Any]:
 
 def profile_document(profile: Profile) -> dict[str, Any]:
     """What `seats profile --json` prints."""
-    full = profile.runs[0]
     return _document(
         {
             "kind": "profile",
@@ -80,6 +79,8 @@ def profile_document(profile: Profile) -> dict[str, Any]:
             },
             "model": dataclasses.asdict(profile.model),
             "architecture": _architecture(profile.architecture),
+            "tokens": {"offered": _counts(profile.offered)},
+            "clock": profile.clock,
             "warm_ups": profile.warm_ups,
             "repeats": profile.repeats,
             "cpu_threads": profile.threads,
@@ -87,8 +88,9 @@ def profile_document(profile: Profile) -> dict[str, Any]:
             "reading": {name: spread_values(value) for name, value in profile.reading.items()},
             "flops_convention": FLOPS_CONVENTION,
             "paper_convention": PAPER_CONVENTION,
-            "runs": [_measured(run, full) for run in profile.runs],
-            "failed": [{"label": label, "error": error} for label, error in profile.failed],
+            "unpruned_fits": profile.full is not None,
+            "runs": [_measured(run, profile.full) for run in profile.runs],
+            "failed": [dataclasses.asdict(run) for run in profile.failed],
             "seed": profile.seed,
             "warnings": list(profile.warnings),
         }
@@ -109,6 +111,7 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
             "architecture": _architecture(comparison.architecture),
             "flops_convention": FLOPS_CONVENTION,
             "paper_convention": PAPER_CONVENTION,
+            "unpruned_fits": comparison.unpruned_fits,
             "runs": [compared_row(run) for run in comparison.runs],
             "seed": comparison.seed,
             "warnings": list(comparison.warnings),
@@ -162,7 +165,7 @@ def _answer_numbers(answer: Answer | None) -> dict[str, Any]:
     }
 
 
-def _measured(run: MeasuredRun, full: MeasuredRun) -> dict[str, Any]:
+def _measured(run: MeasuredRun, full: MeasuredRun | None) -> dict[str, Any]:
     times = {name: run.times[name] for name in (*STAGES, *STAGE1_PARTS, *TOTALS)}
     return {
         "label": run.label,

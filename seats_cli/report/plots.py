@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.errors import UsageError
-from seats_cli.measurements import STAGES
+from seats_cli.measurements import NO_RATIO, STAGES
 from seats_cli.report.profile_table import LABELS, format_factor, time_words
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def plot_profile(profile: Profile, path: Path) -> None:
     check_plot(path)
     from matplotlib.figure import Figure
 
-    runs = len(profile.runs)
+    runs = len(profile.runs) + (profile.full is None)
     figure = Figure(figsize=(11, 5.6 + 0.34 * runs), layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=[0.9 + 0.3 * runs, 3])
     _stages(figure.add_subplot(grid[0, :]), profile)
@@ -80,10 +80,10 @@ def plot_profile(profile: Profile, path: Path) -> None:
 
 def _styles(profile: Profile) -> list[tuple[str, str]]:
     """Colour by share and line by method of each run; black for the unpruned one."""
-    shares = list(dict.fromkeys(run.retain for run in profile.runs[1:]))
-    methods = list(dict.fromkeys(run.method for run in profile.runs[1:]))
-    styles = [("#000000", "-")]
-    for run in profile.runs[1:]:
+    shares = list(dict.fromkeys(run.retain for run in profile.pruned))
+    methods = list(dict.fromkeys(run.method for run in profile.pruned))
+    styles = [] if profile.full is None else [("#000000", "-")]
+    for run in profile.pruned:
         colour = _SHARE_COLOURS[shares.index(run.retain) % len(_SHARE_COLOURS)]
         styles.append((colour, _METHOD_LINES[methods.index(run.method) % len(_METHOD_LINES)]))
     return styles
@@ -100,9 +100,12 @@ def _stages(axes: Any, profile: Profile) -> None:
     longest = max(left)
     for row, (run, end) in enumerate(zip(profile.runs, left, strict=True)):
         text = time_words(run.times["first_token"].median_s)
-        factor = run.speed_up(profile.runs[0], "first_token")
-        text += f", {format_factor(factor)}" if row else ""
+        factor = run.speed_up(profile.full, "first_token")
+        text += f", {format_factor(factor)}" if factor and run is not profile.full else ""
         axes.text(end + 0.008 * longest, row, text, va="center", fontsize=8)
+    if profile.full is None:
+        axes.barh(["full"], [0.0])
+        axes.text(0.008 * longest, len(labels), NO_RATIO, va="center", fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * longest)
     axes.set_xlabel("seconds to the first token, medians")
@@ -136,7 +139,6 @@ def _alive(axes: Any, profile: Profile) -> None:
 
 def _pareto(axes: Any, profile: Profile) -> None:
     """Times with their p10 to p90 against the audio-visual tokens kept."""
-    full = profile.runs[0]
     for stage, marker in (("first_token", "o"), ("prefill_and_selection", "s")):
         for run, (colour, line) in zip(profile.runs, _styles(profile), strict=True):
             value = run.times[stage]
@@ -150,7 +152,7 @@ def _pareto(axes: Any, profile: Profile) -> None:
                 markerfacecolor=colour if line == "-" else "white",
                 linestyle="none",
                 capsize=3,
-                label=LABELS[stage] if run is full else None,
+                label=LABELS[stage] if run is profile.runs[0] else None,
             )
     axes.set_xlim(0, 105)
     axes.set_ylim(bottom=0)

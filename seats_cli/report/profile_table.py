@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seats_cli.measurements import READING, STAGES, TOTALS
+from seats_cli.measurements import NO_RATIO, READING, STAGES, TOTALS
 from seats_cli.report.format import (
     NOT_AVAILABLE,
     format_bytes,
@@ -42,19 +42,33 @@ _EVEN = 0.02
 RUNS_PER_TABLE = 3  # beside the unpruned one, in 80 columns
 
 
-def sentence(run: MeasuredRun, full: MeasuredRun) -> str:
+def sentence(run: MeasuredRun, full: MeasuredRun | None) -> str:
     """What a run gains over the unpruned one, and what is left: one line."""
-    prefill = run.speed_up(full, "prefill_and_selection")
-    first = run.speed_up(full, "first_token")
-    parts = [f"{run.label}: prefill {factor_words(prefill)}"]
-    if prefill is not None and run.flops_ratio > 1:
-        parts[0] += f", {100 * prefill / run.flops_ratio:.0f} % of what the FLOPs allow"
-    rest = f"first token {factor_words(first)}"
+    if full is None:
+        parts = [f"{run.label}: prefill {_seconds(run, 'prefill_and_selection')}"]
+        rest = f"first token {_seconds(run, 'first_token')}"
+        share = "the encoders are {:.0f} % of the time"
+    else:
+        prefill = run.speed_up(full, "prefill_and_selection")
+        parts = [f"{run.label}: prefill {factor_words(prefill)}"]
+        if prefill is not None and run.flops_ratio > 1:
+            parts[0] += f", {100 * prefill / run.flops_ratio:.0f} % of what the FLOPs allow"
+        rest = f"first token {factor_words(run.speed_up(full, 'first_token'))}"
+        share = "the encoders are now {:.0f} % of the time"
     if run.encoder_share is not None:
-        rest += f": the encoders are now {100 * run.encoder_share:.0f} % of the time"
-    if prefill is not None and prefill < 1 - _EVEN and run.selection_share is not None:
+        rest += ": " + share.format(100 * run.encoder_share)
+    if full is not None and _is_slower(run, full) and run.selection_share is not None:
         rest += f", and selection {100 * run.selection_share:.0f} % of the prefill"
-    return "; ".join([*parts, rest])
+    return "; ".join([*parts, rest, *([NO_RATIO] if full is None else [])])
+
+
+def _seconds(run: MeasuredRun, stage: str) -> str:
+    return time_words(run.times[stage].median_s)
+
+
+def _is_slower(run: MeasuredRun, full: MeasuredRun) -> bool:
+    prefill = run.speed_up(full, "prefill_and_selection")
+    return prefill is not None and prefill < 1 - _EVEN
 
 
 def factor_words(factor: float | None) -> str:
@@ -78,16 +92,16 @@ def format_factor(factor: float | None) -> str:
 def profile_report(profile: Profile) -> RenderableType:
     """Facts, stages, prefill by layers, cost, and one sentence for each pruned run."""
     parts: list[RenderableType] = [_facts(profile)]
-    full, others = profile.runs[0], profile.runs[1:]
-    # Every table is the unpruned run beside as many others as fit.
-    for start in range(0, max(len(others), 1), RUNS_PER_TABLE):
-        group = (full, *others[start : start + RUNS_PER_TABLE])
+    first = () if profile.full is None else (profile.full,)
+    # Every table is the unpruned run, if it fits, beside as many others as there is room for.
+    for start in range(0, max(len(profile.pruned), 1), RUNS_PER_TABLE):
+        group = (*first, *profile.pruned[start : start + RUNS_PER_TABLE])
         parts += [Text(), _stages(profile, group), Text(), _segments(group)]
         parts += [Text(), _costs(group)]
     parts.append(Text())
-    parts += [Text(sentence(run, full), style="bold") for run in others]
+    parts += [Text(sentence(run, profile.full), style="bold") for run in profile.pruned]
     parts += [
-        Text(f"{label}: could not run. {why}", style="yellow") for label, why in profile.failed
+        Text(f"{run.label}: could not run. {run.error}", style="yellow") for run in profile.failed
     ]
     return Group(*parts)
 
@@ -101,7 +115,7 @@ def _facts(profile: Profile) -> Table:
     if media.frames_used:
         frames = f"{media.frames_used} frames {media.width}x{media.height}"
     sound = f"{media.audio_used_s:.1f} s of sound" if media.audio_used_s else "no sound"
-    video, audio, text = profile.runs[0].alive[0]
+    video, audio, text = profile.offered
     size = format_si(model.parameters).replace(" ", "")
     threads = f", {profile.threads} threads" if model.device == "cpu" else ""
     for name, line in (
@@ -112,7 +126,11 @@ def _facts(profile: Profile) -> Table:
             f"{model.id} ({size} parameters), {model.device}{threads}, {model.dtype}, "
             f"{model.attention}, loaded in {format_seconds(profile.load_s)}",
         ),
-        ("Runs", f"median of {profile.repeats} in turn after {profile.warm_ups} to warm up"),
+        (
+            "Runs",
+            f"median of {profile.repeats} in turn after {profile.warm_ups} to warm up, "
+            f"stages by {profile.clock}",
+        ),
     ):
         grid.add_row(name, Text(line))
     return grid
@@ -121,14 +139,13 @@ def _facts(profile: Profile) -> Table:
 def _stages(profile: Profile, group: tuple[MeasuredRun, ...]) -> Table:
     """Medians and speed-ups; with a single run beside the unpruned one, also p10 to p90."""
     table = _table("Stage")
-    detailed = len(group) <= 2
+    detailed, full = len(group) <= 2, profile.full
     for run in group:
         table.add_column(run.label, justify="right", no_wrap=True)
         if detailed:
             table.add_column("p10 to p90", justify="right", no_wrap=True, style="dim")
-        if run is not group[0]:
+        if full is not None and run is not full:
             table.add_column("", justify="right", no_wrap=True)
-    full = group[0]
     for name in (*(name for name in READING if name in profile.reading), *STAGES, *TOTALS):
         cells = []
         for run in group:
@@ -136,7 +153,7 @@ def _stages(profile: Profile, group: tuple[MeasuredRun, ...]) -> Table:
             cells.append(time_words(value.median_s))
             if detailed:
                 cells.append(_range(value))
-            if run is not full:
+            if full is not None and run is not full:
                 factor = run.speed_up(full, name) if name in run.times else None
                 cells.append(format_factor(factor) if factor else "")
         style = "bold" if name in _SUMS else None

@@ -62,8 +62,11 @@ def compared(loaded: LoadedModel, clip: Clip) -> Comparison:
 
 def test_every_setting_and_stage_is_there(measured: Profile) -> None:
     assert [run.label for run in measured.runs] == ["full", "seats 25%", "fastv 25%"]
-    assert [label for label, _ in measured.failed] == ["unknown"]
-    assert "guess" in measured.failed[0][1]
+    assert [(run.label, run.method) for run in measured.failed] == [("unknown", "guess")]
+    assert "guess" in measured.failed[0].error
+    assert measured.full is measured.runs[0]
+    assert measured.pruned == measured.runs[1:]
+    assert sum(measured.offered) == sum(measured.runs[0].alive[0])
     assert set(measured.reading) == set(READING)
     for run in measured.runs:
         assert set(run.times) == {*STAGES, *STAGE1_PARTS, *TOTALS}

@@ -10,6 +10,7 @@ from seats_cli.measurements import (
     STAGE1_PARTS,
     ComparedRun,
     Comparison,
+    FailedRun,
     MeasuredRun,
     Profile,
     Segment,
@@ -75,24 +76,51 @@ def measured_run(label: str, times: dict[str, float], share: float, **changes: A
 def sample_profile(pruned: int = 1, **changes: Any) -> Profile:
     """The unpruned run and some pruned ones."""
     shares = (0.25, 0.35, 0.15, 0.10)[:pruned]
-    runs = [measured_run("full", FULL_TIMES, 1.0)]
-    runs += [measured_run(f"seats {100 * s:.0f}%", PRUNED_TIMES, s) for s in shares]
+    runs = [measured_run(f"seats {100 * s:.0f}%", PRUNED_TIMES, s) for s in shares]
     profile = Profile(
         question="What happens?",
         media=FACTS,
         effective_fps=2.0,
         model=MODEL,
         architecture=ARCHITECTURE,
+        offered=(750, 200, 50),
+        clock="CUDA events",
         warm_ups=1,
         repeats=5,
         load_s=4.5,
         reading={"probe": Spread(0.001, 0.001, 0.002), "media_decode": Spread(0.5, 0.4, 0.6)},
-        runs=tuple(runs),
+        full=measured_run("full", FULL_TIMES, 1.0),
+        pruned=tuple(runs),
         failed=(),
         threads=2,
         seed=0,
     )
     return dataclasses.replace(profile, **changes)
+
+
+UNPRUNED_FAILED = FailedRun("full", "full", None, "Out of memory on the GPU in the warm-up.")
+
+
+def sample_without_full(pruned: int = 2) -> Profile:
+    """The unpruned model did not fit."""
+    return sample_profile(pruned, full=None, failed=(UNPRUNED_FAILED,))
+
+
+def sample_comparison_without_full() -> Comparison:
+    """The same where the unpruned model did not fit."""
+    whole = sample_comparison()
+    alone = [
+        dataclasses.replace(
+            run,
+            same_answer=None,
+            same_first_token=None,
+            first_token_kl_nats=None,
+            token_agreement=None,
+        )
+        for run in whole.runs[1:]
+    ]
+    full = ComparedRun("full", "full", None, error="Out of memory on the GPU.")
+    return dataclasses.replace(whole, runs=(full, *alone))
 
 
 def sample_comparison() -> Comparison:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 
 from seats_cli.config import SeatsConfig
 from seats_cli.errors import UsageError
+from seats_cli.measurements import FailedRun
 from seats_cli.media.outline import ClipOutline
 from seats_cli.planning import find_model, plan_run
 from seats_cli.report import measured_csv
@@ -28,7 +29,9 @@ from tests.report.measured import (
     PRUNED_TIMES,
     measured_run,
     sample_comparison,
+    sample_comparison_without_full,
     sample_profile,
+    sample_without_full,
 )
 from tests.report.sample import FACTS
 
@@ -77,8 +80,40 @@ def test_profile_table(pruned: int) -> None:
 
 
 def test_failed_settings_are_in_the_table() -> None:
-    profile = sample_profile(failed=(("fastv 5%", "Out of reach."),))
+    profile = sample_profile(failed=(FailedRun("fastv 5%", "fastv", 0.05, "Out of reach."),))
     assert "fastv 5%: could not run. Out of reach." in text_of(profile_report(profile))
+
+
+@pytest.mark.parametrize("pruned", [1, 2, 4])
+def test_profile_table_without_the_unpruned_run(pruned: int) -> None:
+    shown = text_of(profile_report(sample_without_full(pruned)))
+    assert "750 video, 200 audio, 50 text" in shown
+    assert "full: could not run. Out of memory on the GPU in the warm-up." in shown
+    assert " ".join(shown.split()).count("unpruned does not fit: no ratio") == pruned
+    assert "faster" not in shown
+    assert not re.search(r"\dx\b", shown)
+
+
+def test_the_sentence_without_the_unpruned_run() -> None:
+    assert sentence(sample_profile().pruned[0], None) == (
+        "seats 25%: prefill 0.40 s; first token 1.40 s: the encoders are 57 % of the time; "
+        "unpruned does not fit: no ratio"
+    )
+
+
+def test_comparison_without_the_unpruned_answer() -> None:
+    comparison = sample_comparison_without_full()
+    shown = text_of(comparison_report(comparison))
+    assert "could not run: Out of memory on the GPU." in shown
+    assert "The unpruned model does not fit" in shown
+    row = next(line for line in shown.split("\n") if line.startswith("seats 25%"))
+    assert row.split()[2:6] == ["-"] * 4
+    document = documents.comparison_document(comparison)
+    assert document["unpruned_fits"] is False
+    assert document["runs"][0]["error"] == "Out of memory on the GPU."
+    for key in ("same_answer", "same_first_token", "first_token_kl_nats", "token_agreement"):
+        assert all(run[key] is None for run in document["runs"])
+    assert len(comparison_markdown(comparison).split("\n")) == 6
 
 
 def test_comparison_table() -> None:
@@ -116,6 +151,32 @@ def test_profile_document() -> None:
     assert run["prefill_segments"][1]["first_layer"] == 17
     assert len(run["alive_per_layer"]) == 28
     assert document["reading"]["media_decode"]["p90_s"] == 0.6
+
+
+def test_profile_document_without_the_unpruned_run() -> None:
+    document = documents.profile_document(sample_without_full())
+    assert document["unpruned_fits"] is False
+    assert document["tokens"]["offered"]["total"] == 1000
+    assert [run["label"] for run in document["runs"]] == ["seats 25%", "seats 35%"]
+    for run in document["runs"]:
+        assert set(run["speed_up"].values()) == {None}
+        assert run["stages"]["prefill"]["median_s"] == 0.3
+    assert document["failed"] == [
+        {
+            "label": "full",
+            "method": "full",
+            "retain": None,
+            "error": "Out of memory on the GPU in the warm-up.",
+        }
+    ]
+
+
+def test_csv_without_the_unpruned_run() -> None:
+    rows = list(csv.DictReader(io.StringIO(measured_csv.profile_csv(sample_without_full()))))
+    assert {row["speed_up"] for row in rows} == {""}
+    assert [row["label"] for row in rows if row["error"]] == ["full"]
+    assert rows[-1]["error"] == "Out of memory on the GPU in the warm-up."
+    assert rows[-1]["median_s"] == ""
 
 
 def test_csv() -> None:
@@ -159,9 +220,10 @@ class TestPlot:
         path = tmp_path / "a.png"
         plot_profile(sample_profile(4), path)
         assert path.read_bytes().startswith(b"\x89PNG")
-        silent = dataclasses.replace(sample_profile(0), runs=sample_profile(0).runs)
-        plot_profile(silent, tmp_path / "b.svg")
+        plot_profile(sample_profile(0), tmp_path / "b.svg")
         assert (tmp_path / "b.svg").stat().st_size > 1000
+        plot_profile(sample_without_full(), tmp_path / "c.svg")
+        assert "unpruned does not fit: no ratio" in (tmp_path / "c.svg").read_text()
 
     def test_refusals(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UsageError, match="must end in"):
