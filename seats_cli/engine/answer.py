@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,13 @@ from seats_cli.engine.marks import devices_of
 from seats_cli.engine.peaks import peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
 from seats_cli.errors import ResourceError, UsageError
-from seats_cli.models.inputs import build_inputs
+from seats_cli.models.inputs import PreparedClip, build_inputs
 from seats_cli.results import Answer, ChoiceScore, Timing
 from seats_cli.selection.trace import SelectionTrace
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
+    from seats_cli.engine.memory import EncoderMemory
     from seats_cli.media.clip import Clip
     from seats_cli.models.adapter import Adapter
     from seats_cli.models.load import LoadedModel
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 def ask(
     loaded: LoadedModel,
-    clip: Clip,
+    clip: Clip | PreparedClip,
     question: str,
     *,
     config: SeatsConfig | None,
@@ -45,13 +46,15 @@ def ask(
     min_new_tokens: int = 0,
     clock: Clock | None = None,
     on_logits: Callable[[torch.Tensor], None] | None = None,
+    memory: EncoderMemory | None = None,
 ) -> Answer:
     """Answer a question about a clip.
 
     Parameters
     ----------
     loaded : LoadedModel
-    clip : Clip
+    clip : Clip or PreparedClip
+        Prepared by `prepare_clip`, where several questions are asked about it.
     question : str
     config : SeatsConfig or None
         What to keep; None runs the model unpruned.
@@ -73,6 +76,9 @@ def ask(
         Measures the stages; a new one by default. It must know the model's devices.
     on_logits : callable, optional
         Receives what the LM head gives at every step, shape (1, 1, V).
+    memory : EncoderMemory, optional
+        Of this clip: it is encoded once for all questions that share it. The timing of later ones
+        then has no encoders in it.
 
     Returns
     -------
@@ -95,10 +101,15 @@ def ask(
     torch.manual_seed(seed)
     start = clock.now()
     inputs = build_inputs(loaded, clip, question)
+    media = clip.clip if isinstance(clip, PreparedClip) else clip
     prepared = clock.now()
     _check_context(inputs["input_ids"].shape[1], max_new_tokens, architecture.max_positions)
 
-    pruning = nullcontext() if plan is None else prune(loaded.model, plan, clock=clock)
+    pruning: AbstractContextManager[PrunedRun | None] = nullcontext()
+    if plan is not None:
+        pruning = prune(loaded.model, plan, clock=clock, memory=memory)
+    elif memory is not None:
+        pruning = memory.attach(adapter, None)
     scores: tuple[ChoiceScore, ...] = ()
     token_ids: tuple[int, ...] = ()
     with torch.inference_mode(), _watched(clock, adapter, on_logits), pruning as run:
@@ -135,8 +146,8 @@ def ask(
         text=text,
         token_ids=token_ids,
         finish_reason=finish,
-        media=clip.facts,
-        effective_fps=clip.fps,
+        media=media.facts,
+        effective_fps=media.fps,
         model=loaded.facts,
         architecture=architecture,
         config=config,
@@ -155,7 +166,7 @@ def ask(
         ),
         seed=seed,
         choices=scores,
-        warnings=clip.warnings,
+        warnings=media.warnings,
     )
 
 

@@ -58,15 +58,25 @@ class EncoderStatistics:
         What it needs; if nothing, the attention is left alone and only lengths are noted.
     clock : Clock
         Where the time spent here is added, as "select".
+    everything : bool
+        Note what any method may need, for an `EncoderMemory` that serves several.
     """
 
-    def __init__(self, adapter: Adapter, plan: PruningPlan, method: Method, clock: Clock) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        plan: PruningPlan,
+        method: Method,
+        clock: Clock,
+        *,
+        everything: bool = False,
+    ) -> None:
         self._adapter = adapter
         self._video_window = plan.video_window
         self._audio_window = plan.audio_window
         self._clock = clock
-        self._importance = method.needs_importance
-        self._keys = method.needs_keys
+        self._importance = everything or method.needs_importance
+        self._keys = everything or method.needs_keys
         self._grid_thw: Tensor | None = None
         self._mel_frames: list[int] = []
         self._projected: dict[nn.Module, Tensor] = {}
@@ -93,6 +103,14 @@ class EncoderStatistics:
         self._video.clear()
         self._audio.clear()
         self._projected.clear()
+
+    def calls(self, modality: str) -> list[EncoderCall]:
+        """What has been noted of "video" or "audio" so far, in order."""
+        return self._video if modality == "video" else self._audio
+
+    def window(self, modality: str) -> int:
+        """Size of a selection window: grids of "video", tokens of "audio"."""
+        return self._video_window if modality == "video" else self._audio_window
 
     def video_for(self, tokens: int) -> EncoderCall:
         """The latest vision call that produced that many tokens (images are encoded apart)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from seats_cli.selection.method import method_for
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
+    from seats_cli.engine.memory import EncoderMemory
     from seats_cli.selection.trace import SelectionTrace
 
 
@@ -79,6 +81,8 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         What to keep.
     clock : Clock, optional
         Receives the seconds of each stage.
+    memory : EncoderMemory, optional
+        Of the clip in the prompt: its media are encoded once for all runs that share it.
 
     Raises
     ------
@@ -100,6 +104,7 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         plan_or_config: PruningPlan | SeatsConfig,
         *,
         clock: Clock | None = None,
+        memory: EncoderMemory | None = None,
     ) -> None:
         self._adapter = adapter_for(model)
         architecture = self._adapter.architecture()
@@ -110,15 +115,21 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         )
         self._clock = clock or Clock()
         method = method_for(plan)
-        self._statistics = EncoderStatistics(self._adapter, plan, method, self._clock)
+        self._memory = memory
+        self._statistics = EncoderStatistics(
+            self._adapter, plan, method, self._clock, everything=memory is not None
+        )
         self._prefill = PrunedPrefill(self._adapter, plan, method, self._statistics, self._clock)
         self._run = PrunedRun(plan, self._prefill)
         self._handles: list[RemovableHandle] = []
+        self._remembered = ExitStack()
 
     def __enter__(self) -> PrunedRun:
         if self._handles:
             raise UsageError("This prune(...) is already active; make a new one.")
         try:
+            if self._memory is not None:
+                self._remembered.enter_context(self._memory.attach(self._adapter, self._statistics))
             self._handles += self._statistics.install()
             self._handles += self._prefill.install()
         except BaseException:
@@ -137,3 +148,4 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
     def _remove(self) -> None:
         while self._handles:
             self._handles.pop().remove()
+        self._remembered.close()

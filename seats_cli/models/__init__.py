@@ -1,7 +1,16 @@
 """Loading, and one adapter per model family."""
 
-from seats_cli.models.inputs import build_inputs
+from seats_cli.models.inputs import PreparedClip, build_inputs, prepare_clip
 from seats_cli.models.load import BUNDLED, LoadedModel, default_model, load_model
 from seats_cli.models.registry import adapter_for
 
-__all__ = ["BUNDLED", "LoadedModel", "adapter_for", "build_inputs", "default_model", "load_model"]
+__all__ = [
+    "BUNDLED",
+    "LoadedModel",
+    "PreparedClip",
+    "adapter_for",
+    "build_inputs",
+    "default_model",
+    "load_model",
+    "prepare_clip",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,17 +21,69 @@ _STAND_IN = "\ue000"  # a private-use character, which no chat template contains
 MIN_AUDIO = 10 * HOP  # samples; shorter sounds would give the encoder no token at all
 
 
-def build_inputs(loaded: LoadedModel, clip: Clip, question: str) -> dict[str, Any]:
-    """Tokens and features for `model(**inputs)` or `model.generate(**inputs)`.
+@dataclass(frozen=True, eq=False)
+class PreparedClip:
+    """A clip as the processor hands it to a model, ready for any number of questions.
+
+    Parameters
+    ----------
+    clip : Clip
+    template : LongTensor, shape (S,), on CPU
+        The prompt's ids with a stand-in where the question goes.
+    features : dict
+        What of the model's inputs does not depend on the question, on the model's device.
+    """
+
+    clip: Clip
+    template: torch.Tensor
+    features: dict[str, Any]
+
+
+def prepare_clip(loaded: LoadedModel, clip: Clip) -> PreparedClip:
+    """Features of a clip, through the family's own processor.
 
     The processor gets the frames as they are (already resized by the reader), the effective
     frame rate, and the whole sound: no truncation, and padding to the sound's own length
     instead of the 300 s that the Whisper feature extractor defaults to.
 
+    Raises
+    ------
+    UsageError
+        If the clip holds neither picture nor sound.
+    ResourceError
+        If the clip alone is more than the model's context holds.
+    """
+    if clip.frames is None and clip.audio is None:
+        raise UsageError("The clip has neither picture nor sound to ask about.")
+    _check_size(loaded.architecture, clip, 0)
+    content: list[dict[str, str]] = []
+    if clip.frames is not None:
+        content.append({"type": "video", "video": "clip"})
+    else:
+        content.append({"type": "audio", "audio": "clip"})
+    content.append({"type": "text", "text": _STAND_IN})
+    text = loaded.processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    inputs = loaded.processor(text=[text], return_tensors="pt", **_media(loaded.processor, clip))
+    template = inputs.pop("input_ids")[0]
+    inputs.pop("attention_mask")
+    features = {
+        name: _to_model(value, loaded.model) if isinstance(value, torch.Tensor) else value
+        for name, value in inputs.items()
+    }
+    features["use_audio_in_video"] = clip.frames is not None and clip.audio is not None
+    return PreparedClip(clip, template, features)
+
+
+def build_inputs(loaded: LoadedModel, clip: Clip | PreparedClip, question: str) -> dict[str, Any]:
+    """Tokens and features for `model(**inputs)` or `model.generate(**inputs)`.
+
     Parameters
     ----------
     loaded : LoadedModel
-    clip : Clip
+    clip : Clip or PreparedClip
+        Prepared by `prepare_clip`, where several questions are asked about it.
     question : str
 
     Returns
@@ -51,30 +103,17 @@ def build_inputs(loaded: LoadedModel, clip: Clip, question: str) -> dict[str, An
     """
     if not question.strip():
         raise UsageError("The question is empty.")
-    if clip.frames is None and clip.audio is None:
-        raise UsageError("The clip has neither picture nor sound to ask about.")
-    asked = loaded.processor.tokenizer.encode(
-        question, add_special_tokens=False, split_special_tokens=True
-    )
-    _check_size(loaded.architecture, clip, len(asked))
-    content: list[dict[str, str]] = []
-    if clip.frames is not None:
-        content.append({"type": "video", "video": "clip"})
-    else:
-        content.append({"type": "audio", "audio": "clip"})
-    content.append({"type": "text", "text": _STAND_IN})
-    text = loaded.processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    inputs = loaded.processor(text=[text], return_tensors="pt", **_media(loaded.processor, clip))
-    ids = _with_question(inputs["input_ids"][0], loaded.processor.tokenizer, asked)
-    inputs["input_ids"], inputs["attention_mask"] = ids[None], torch.ones_like(ids)[None]
-    both = clip.frames is not None and clip.audio is not None
-    tensors = {
-        name: _to_model(value, loaded.model) if isinstance(value, torch.Tensor) else value
-        for name, value in inputs.items()
+    tokenizer = loaded.processor.tokenizer
+    asked = tokenizer.encode(question, add_special_tokens=False, split_special_tokens=True)
+    media = clip.clip if isinstance(clip, PreparedClip) else clip
+    _check_size(loaded.architecture, media, len(asked))
+    prepared = clip if isinstance(clip, PreparedClip) else prepare_clip(loaded, clip)
+    ids = _with_question(prepared.template, tokenizer, asked).to(loaded.model.device)
+    return {
+        "input_ids": ids[None],
+        "attention_mask": torch.ones_like(ids)[None],
+        **prepared.features,
     }
-    return {**tensors, "use_audio_in_video": both}
 
 
 def _check_size(architecture: Architecture, clip: Clip, text: int) -> None:

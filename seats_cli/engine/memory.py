@@ -1,0 +1,100 @@
+"""What the encoders said about a clip, kept so that it need not be encoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from seats_cli.engine.encoders import EncoderCall
+
+if TYPE_CHECKING:
+    from seats_cli.engine.encoders import EncoderStatistics
+    from seats_cli.models.adapter import Adapter
+
+
+@dataclass(frozen=True, eq=False)
+class _Passage:
+    """One pass through an encoder: what went in, what came out, what was noted on the way."""
+
+    arguments: Any
+    output: Any
+    calls: tuple[EncoderCall, ...]
+    window: int | None  # of the statistics in `calls`; None where nobody asked for any
+
+
+class EncoderMemory:
+    """Encoder outputs of one clip, for further questions, budgets and methods.
+
+    Inside `attach`, an encoder that is given what it was given before returns what it returned
+    before, with the statistics that Stage I reads off it; anything new is encoded and kept. The
+    features of one clip and its few thousand numbers per method are all that is held.
+
+    Examples
+    --------
+    >>> memory = EncoderMemory()
+    >>> for question in questions:
+    ...     ask(loaded, prepared, question, config=config, memory=memory)
+    """
+
+    def __init__(self) -> None:
+        self._passages: dict[str, list[_Passage]] = {"video": [], "audio": []}
+
+    @contextmanager
+    def attach(self, adapter: Adapter, statistics: EncoderStatistics | None) -> Iterator[None]:
+        """Let both encoders use this memory; they are left as they were.
+
+        Parameters
+        ----------
+        adapter : Adapter
+        statistics : EncoderStatistics or None
+            Of the pruned run under way, noting everything; None in an unpruned one.
+        """
+        encoders = (("video", adapter.visual), ("audio", adapter.audio_tower))
+        before = [(module, vars(module).get("forward")) for _, module in encoders]
+        try:
+            for modality, module in encoders:
+                # on the object, not its class, as accelerate does: hooks go on working
+                module.forward = self._remembering(modality, module.forward, statistics)
+            yield
+        finally:
+            for module, forward in before:
+                if forward is None:
+                    vars(module).pop("forward", None)
+                else:
+                    module.forward = forward
+
+    def _remembering(
+        self, modality: str, encode: Callable[..., Any], statistics: EncoderStatistics | None
+    ) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            wanted = None if statistics is None else statistics.window(modality)
+            known = [p for p in self._passages[modality] if _same((args, kwargs), p.arguments)]
+            for passage in known:
+                if wanted in (None, passage.window):
+                    if statistics is not None:
+                        statistics.calls(modality).extend(passage.calls)
+                    return passage.output
+            earlier = [] if statistics is None else list(statistics.calls(modality))
+            output = encode(*args, **kwargs)
+            calls = () if statistics is None else tuple(statistics.calls(modality)[len(earlier) :])
+            self._passages[modality].append(_Passage((args, kwargs), output, calls, wanted))
+            return output
+
+        return forward
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two sets of arguments are equal, tensors by value."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one is other or (
+            one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
+        )
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return type(one) is type(other) and bool(one == other)
