@@ -78,6 +78,7 @@ class ModelFacts:
     dtype: str
     attention: str
     demonstration: bool
+    encoder_attention: str = ""  # as transformers names it; "" where nobody looked
 
 
 @dataclass(frozen=True)

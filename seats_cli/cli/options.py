@@ -164,7 +164,8 @@ Dtype = Annotated[
     values.Dtype, _model("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
 ]
 Attn = Annotated[
-    values.Attention, _model("--attn", metavar="NAME", help="sdpa, eager or flash_attention_2.")
+    values.Attention,
+    _model("--attn", metavar="NAME", help="sdpa, stock-sdpa, eager or flash_attention_2."),
 ]
 Revision = Annotated[
     str | None,

@@ -35,9 +35,10 @@ class Dtype(str, Enum):
 
 
 class Attention(str, Enum):
-    """Attention implementations, under their transformers names."""
+    """Attention implementations, under their transformers names where they have one."""
 
     SDPA = "sdpa"
+    STOCK_SDPA = "stock-sdpa"
     EAGER = "eager"
     FLASH_ATTENTION_2 = "flash_attention_2"
 

@@ -16,13 +16,19 @@ from seats_cli.architecture import Architecture
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.media.clip import FrameSizing
 from seats_cli.models.adapter import Adapter
+from seats_cli.models.attention.switch import (
+    best_for_encoders,
+    encoder_attention,
+    set_for_encoders,
+)
 from seats_cli.models.registry import adapter_class
 from seats_cli.results import ModelFacts
 
 BUNDLED = "bundled"
 BUNDLED_PATH = Path(__file__).parent / "bundled"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-ATTENTION = ("sdpa", "flash_attention_2", "eager")
+STOCK_SDPA = "stock-sdpa"
+ATTENTION = ("sdpa", STOCK_SDPA, "flash_attention_2", "eager")
 _ALLOCATION = re.compile("out of memory|allocate memory|map segment", re.IGNORECASE)
 # Checkpoint sizes on the hub, to warn before a download that seats never starts by itself
 HUB_GIGABYTES = {
@@ -87,7 +93,8 @@ def load_model(
     device : str
         "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", "mps".
     attention : str
-        "sdpa", "flash_attention_2" or "eager".
+        "sdpa" (its encoders with one call for all segments, see `seats_cli.models.attention`),
+        "stock-sdpa" (all as transformers does it), "flash_attention_2" or "eager".
     revision : str or None
         Branch, tag or commit of a hub model.
     offline : bool
@@ -111,6 +118,7 @@ def load_model(
     processor, net = _read(family, folder, name, kind, attention)
     net = net.to(where).eval()
     adapter = family(net)
+    encoders = speed_up_encoders(adapter, attention, where, kind)
     facts = ModelFacts(
         id=name,
         revision=revision or (folder.name if folder.parent.name == "snapshots" else None),
@@ -120,6 +128,7 @@ def load_model(
         dtype=str(kind).removeprefix("torch."),
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
+        encoder_attention=encoders,
     )
     architecture = adapter.architecture()
     sizing = adapter.sizing()
@@ -182,7 +191,7 @@ def _read(
         net, info = getattr(transformers, family.thinker_class).from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation=transformers_name(attention),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -241,6 +250,20 @@ def _check_attention(attention: str, where: torch.device) -> None:
             raise UsageError("flash_attention_2 needs a CUDA device: use --attn sdpa.")
         if importlib.util.find_spec("flash_attn") is None:
             raise UsageError("The package flash-attn is not installed: use --attn sdpa.")
+
+
+def transformers_name(attention: str) -> str:
+    """An attention of `ATTENTION` under its transformers name."""
+    return "sdpa" if attention == STOCK_SDPA else attention
+
+
+def speed_up_encoders(
+    adapter: Adapter, attention: str, where: torch.device, dtype: torch.dtype
+) -> str:
+    """With "sdpa", let the encoders run the fastest attention; returns what they run now."""
+    if attention == "sdpa":
+        set_for_encoders(adapter, best_for_encoders(where, dtype))
+    return encoder_attention(adapter)[0]
 
 
 def _first_sentence(error: Exception) -> str:

@@ -20,6 +20,8 @@ from seats_cli.models.load import (
     _device,
     _device_name,
     _dtype,
+    speed_up_encoders,
+    transformers_name,
 )
 from seats_cli.models.registry import adapter_class
 from seats_cli.named import named_config
@@ -76,6 +78,7 @@ def random_model(
     net = _build(family, values, processor.tokenizer, where, kind, attention)
     _fill(net, seed)
     adapter = family(net)
+    encoders = speed_up_encoders(adapter, attention, where, kind)
     scaled = [f"{layers} layers"] if layers is not None else []
     scaled += [f"width {hidden}"] if hidden is not None else []
     facts = ModelFacts(
@@ -87,6 +90,7 @@ def random_model(
         dtype=str(kind).removeprefix("torch."),
         attention=attention,
         demonstration=False,
+        encoder_attention=encoders,
     )
     return LoadedModel(
         net,
@@ -137,7 +141,9 @@ def _build(
     for name, value in _token_ids(tokenizer, family.family).items():
         setattr(config, name, value)
     with torch.device(device), no_init_weights():
-        net = thinker._from_config(config, dtype=dtype, attn_implementation=attention)
+        net = thinker._from_config(
+            config, dtype=dtype, attn_implementation=transformers_name(attention)
+        )
     net.tie_weights()
     net.generation_config.eos_token_id = tokenizer.eos_token_id
     net.generation_config.pad_token_id = tokenizer.pad_token_id

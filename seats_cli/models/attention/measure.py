@@ -1,0 +1,231 @@
+"""How much faster one call for all segments is: stock against ours, in turn in one process.
+
+Each encoder runs three ways in turn: with transformers' `sdpa`, with ours, and with an attention
+that does nothing. What a run takes beyond the last is its attention. The clip is noise, because
+times do not depend on what is seen.
+
+    python -m seats_cli.models.attention.measure bundled --size 140x84
+    python -m seats_cli.models.attention.measure cpu-0.5b --size 280x168
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from seats_cli.models.attention.switch import SEGMENTS, use_for_encoders
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from seats_cli.models.adapter import Adapter
+    from seats_cli.models.load import LoadedModel
+
+STOCK = "sdpa"
+_NOTHING = "seats_nothing_as_flash"  # named like `SEGMENTS`, for the same reason
+_FPS = 2
+_MEL_FRAMES = 100  # per second
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Median seconds of one encoder.
+
+    Parameters
+    ----------
+    encoder : str
+        "vision" or "audio".
+    positions : int
+        Patches, or positions of sound.
+    segments : int
+        Calls that the stock attention makes, over all layers.
+    stock_s, ours_s : float
+        The whole encoder.
+    rest_s : float
+        The encoder without its attention.
+    difference : float
+        Largest between the outputs, relative to the largest output.
+    """
+
+    encoder: str
+    positions: int
+    segments: int
+    stock_s: float
+    ours_s: float
+    rest_s: float
+    difference: float
+
+    @property
+    def encoder_ratio(self) -> float:
+        """How many times faster the whole encoder is."""
+        return self.stock_s / self.ours_s
+
+    @property
+    def attention_ratio(self) -> float:
+        """How many times faster its attention is."""
+        return (self.stock_s - self.rest_s) / max(self.ours_s - self.rest_s, 1e-9)
+
+
+def _nothing(_module: Any, query: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, None]:
+    return query.transpose(1, 2), None
+
+
+def _vision_call(adapter: Adapter, seconds: float, width: int, height: int) -> Callable[[], Any]:
+    """The vision encoder on noise of that size."""
+    vision, weight = adapter.visual.config, next(adapter.visual.parameters())
+    step = vision.patch_size * vision.spatial_merge_size
+    rows, columns = (round(side / step) * vision.spatial_merge_size for side in (height, width))
+    grids = max(1, round(seconds * _FPS / vision.temporal_patch_size))
+    grid = torch.tensor([[grids, rows, columns]], device=weight.device)
+    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    pixels = torch.randn(int(grid.prod()), values, dtype=weight.dtype, device=weight.device)
+    return lambda: adapter.visual(pixels, grid_thw=grid).last_hidden_state
+
+
+def _audio_call(adapter: Adapter, seconds: float) -> Callable[[], Any]:
+    """The audio encoder on noise of that length."""
+    audio, weight = adapter.audio_tower.config, next(adapter.audio_tower.parameters())
+    frames = round(seconds * _MEL_FRAMES)
+    sound = torch.randn(audio.num_mel_bins, frames, dtype=weight.dtype, device=weight.device)
+    lengths = torch.tensor([frames], device=weight.device)
+    return lambda: adapter.audio_tower(sound, feature_lens=lengths).last_hidden_state
+
+
+def _timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    start = time.perf_counter()
+    output = call()
+    if output.is_cuda:
+        torch.cuda.synchronize(output.device)
+    return time.perf_counter() - start, output
+
+
+def _measure(
+    adapter: Adapter, encoder: str, call: Callable[[], Tensor], layers: Any, repeats: int
+) -> Measured:
+    borders: list[Tensor] = []
+
+    def note(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        borders.append(kwargs["cu_seqlens"])
+
+    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    outputs = {}
+    for name in (STOCK, SEGMENTS):  # to warm up, and to compare
+        with use_for_encoders(adapter, name):
+            outputs[name] = call()
+    while handles:
+        handles.pop().remove()
+    seconds: dict[str, list[float]] = {STOCK: [], SEGMENTS: [], _NOTHING: []}
+    for _ in range(repeats):
+        for name, taken in seconds.items():
+            with use_for_encoders(adapter, name):
+                taken.append(_timed(call)[0])
+    difference = (outputs[STOCK] - outputs[SEGMENTS]).abs().max() / outputs[STOCK].abs().max()
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    return Measured(
+        encoder,
+        int(borders[0][-1]),
+        sum(len(one) - 1 for one in borders) // 2,
+        medians[STOCK],
+        medians[SEGMENTS],
+        medians[_NOTHING],
+        float(difference),
+    )
+
+
+@torch.no_grad()
+def measure(
+    loaded: LoadedModel, *, seconds: float, width: int, height: int, repeats: int
+) -> list[Measured]:
+    """Both encoders of a model on a clip of noise.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    seconds : float
+        Length of the clip, at 2 frames a second.
+    width, height : int
+        Of a frame, in pixels; rounded to whole tokens.
+    repeats : int
+        Runs of each way, after one to warm up.
+
+    Returns
+    -------
+    list of Measured
+        Vision, then audio.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NOTHING, _nothing)
+    adapter = loaded.adapter
+    vision_layers = [block.attn for block in adapter.visual.blocks]
+    audio_layers = [layer.self_attn for layer in adapter.audio_tower.layers]
+    see = _vision_call(adapter, seconds, width, height)
+    hear = _audio_call(adapter, seconds)
+    return [
+        _measure(adapter, "vision", see, vision_layers, repeats),
+        _measure(adapter, "audio", hear, audio_layers, repeats),
+    ]
+
+
+def as_table(measured: list[Measured]) -> str:
+    """A line for each encoder, times in milliseconds."""
+    lines = [
+        f"{'encoder':8} {'positions':>9} {'segments':>9} {'stock':>10} {'ours':>10} {'':>7}"
+        f" {'attention':>10} {'ours':>10} {'':>7} {'difference':>10}"
+    ]
+    for one in measured:
+        stock, ours = one.stock_s - one.rest_s, one.ours_s - one.rest_s
+        lines.append(
+            f"{one.encoder:8} {one.positions:9,} {one.segments:9,}"
+            f" {1e3 * one.stock_s:7.1f} ms {1e3 * one.ours_s:7.1f} ms {one.encoder_ratio:6.2f}x"
+            f" {1e3 * stock:7.1f} ms {1e3 * ours:7.1f} ms {one.attention_ratio:6.2f}x"
+            f" {one.difference:10.1e}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="bundled, a folder, or a named shape with random weights")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the clip")
+    parser.add_argument("--size", default="280x168", help="WIDTHxHEIGHT of a frame")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    width, height = (int(side) for side in options.size.split("x"))
+    measured = measure(
+        _open(options.model, options.device, options.dtype),
+        seconds=options.seconds,
+        width=width,
+        height=height,
+        repeats=options.repeats,
+    )
+    document = {"threads": torch.get_num_threads(), "encoders": [asdict(one) for one in measured]}
+    text = json.dumps(document, indent=1) if options.json else as_table(measured)
+    sys.stdout.write(text + "\n")
+
+
+def _open(name: str, device: str, dtype: str) -> LoadedModel:
+    from seats_cli.models.load import load_model
+    from seats_cli.models.random_weights import random_model
+    from seats_cli.named import NAMED
+
+    opened = random_model if name in NAMED else load_model
+    return opened(name, device=device, dtype=dtype)
+
+
+if __name__ == "__main__":
+    main()
