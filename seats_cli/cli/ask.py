@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ from seats_cli.cli.console import (
     print_document,
     stdout_is_unicode,
 )
-from seats_cli.cli.question import check_stdin_is_free, find_question
+from seats_cli.cli.question import check_stdin_is_free, find_questions
 from seats_cli.cli.session import InputOptions, ModelOptions, check_file, open_model, read_input
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Request:
     """A parsed command line."""
 
     source: InputOptions
-    question: str
+    questions: tuple[str, ...]
     config: SeatsConfig | None
     model: ModelOptions
     choices: tuple[str, ...]
@@ -58,6 +59,16 @@ def ask(
             metavar="QUESTION",
             show_default=False,
             help="The question; read from stdin when piped there, or for '-'.",
+        ),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            metavar="QUESTION",
+            show_default=False,
+            rich_help_panel="Output",
+            help="Another question about the same clip, which is read and encoded only once.",
         ),
     ] = None,
     start: opt.Start = None,
@@ -92,7 +103,7 @@ def ask(
     no_stream: opt.NoStream = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Answer a question about a video and its sound.
+    """Answer a question about a video and its sound, or several.
 
     The answer goes to stdout; the report, warnings and progress go to stderr.
     """
@@ -107,7 +118,7 @@ def ask(
     check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
     request = Request(
         InputOptions(video, first, last, fps, max_frames, max_pixels, audio, audio_track, longest),
-        find_question(question, talk),
+        find_questions(question, also or (), talk),
         pruning,
         ModelOptions(model, device, dtype.value, attn.value, revision, offline),
         options,
@@ -119,45 +130,74 @@ def ask(
         stream=not (no_stream or as_json),
     )
     calm_libraries(debug=debug, quiet=quiet)
-    show(request, answer(request, talk), talk)
+    results = answers(request, talk)
+    if request.as_json:
+        show_document(request, list(results), talk)
+        return
+    for result in results:
+        show(request, result, talk)
 
 
-def answer(request: Request, talk: Talk) -> Answer:
-    """Load, read, ask; streams the answer to stdout where the request says so."""
+def answers(request: Request, talk: Talk) -> Iterator[Answer]:
+    """Load, read, and answer in turn; streams each answer where the request says so."""
     from seats_cli.engine.answer import ask as ask_model
+    from seats_cli.engine.memory import EncoderMemory
+    from seats_cli.models import prepare_clip
 
     loaded = open_model(request.model, talk)
     clip, read_s = read_input(request.source, loaded.sizing, talk)
-    with talk.progress("Answering") as progress:
-        stream = AnswerStream(progress) if request.stream and not request.choices else None
-        result = ask_model(
-            loaded,
-            clip,
-            request.question,
-            config=request.config,
-            max_new_tokens=request.max_new_tokens,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            choices=request.choices,
-            on_text=stream,
-            read_s=read_s,
-        )
-        if stream is not None:
-            stream.finish(result.text)
-    # The report is about the whole way from the file to the answer.
-    warnings = tuple(dict.fromkeys((*clip.warnings, *result.warnings)))
-    return dataclasses.replace(result, warnings=warnings)
+    several = len(request.questions) > 1
+    media = prepare_clip(loaded, clip) if several else clip
+    memory = EncoderMemory() if several else None
+    for question in request.questions:
+        if several and not request.as_json:
+            talk.notice(f"Question: {question}")
+        with talk.progress("Answering") as progress:
+            stream = AnswerStream(progress) if request.stream and not request.choices else None
+            result = ask_model(
+                loaded,
+                media,
+                question,
+                config=request.config,
+                max_new_tokens=request.max_new_tokens,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                seed=request.seed,
+                choices=request.choices,
+                on_text=stream,
+                read_s=read_s,
+                memory=memory,
+            )
+            if stream is not None:
+                stream.finish(result.text)
+        # The report is about the whole way from the file to the answer.
+        warnings = tuple(dict.fromkeys((*clip.warnings, *result.warnings)))
+        yield dataclasses.replace(result, warnings=warnings)
 
 
 def show(request: Request, result: Answer, talk: Talk) -> None:
     """Print what has not been streamed, the warnings and the report."""
-    if request.as_json:
-        from seats_cli.report.document import answer_document, dump_document
-
-        print_document(dump_document(answer_document(result), ascii_only=not stdout_is_unicode()))
-    elif not request.stream or request.choices:
+    if not request.stream or request.choices:
         print_document(result.text)
+    _tell(request, result, talk)
+    if not talk.quiet:
+        from seats_cli.report.table import print_report
+
+        print_report(result, talk.console)
+
+
+def show_document(request: Request, results: Sequence[Answer], talk: Talk) -> None:
+    """One JSON document: the answer's own, or one that holds those of several questions."""
+    from seats_cli.report.document import answer_document, answers_document, dump_document
+
+    document = answer_document(results[0]) if len(results) == 1 else answers_document(results)
+    print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
+    for result in results:
+        _tell(request, result, talk)
+
+
+def _tell(request: Request, result: Answer, talk: Talk) -> None:
+    """What the user must know about this answer, on stderr."""
     for warning in result.warnings:
         talk.warning(warning)
     if not result.text.strip():
@@ -166,7 +206,3 @@ def show(request: Request, result: Answer, talk: Talk) -> None:
         talk.notice(
             f"The answer was cut at {request.max_new_tokens} tokens; --max-new-tokens allows more."
         )
-    if not (talk.quiet or request.as_json):
-        from seats_cli.report.table import print_report
-
-        print_report(result, talk.console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from seats_cli.cli.console import Talk
@@ -37,12 +38,7 @@ def find_question(argument: str | None, talk: Talk, *, patience_s: float = PATIE
         There is no question.
     """
     if argument is not None and argument != "-":
-        question = argument.strip()
-        if not question:
-            raise UsageError(f"The question is empty. {_HOW}")
-        if not is_text(question):
-            raise UsageError("The question is not text in UTF-8.")
-        return question
+        return given_question(argument)
     stdin = sys.stdin
     if stdin is None or stdin.closed:
         raise UsageError(f"There is no question. {_HOW}")
@@ -53,6 +49,34 @@ def find_question(argument: str | None, talk: Talk, *, patience_s: float = PATIE
     elif argument is None and not _arrives(stdin, patience_s, talk):
         raise UsageError(f"No question came on stdin in {patience_s:g} s. {_HOW}")
     return _read(stdin)
+
+
+def find_questions(argument: str | None, also: Sequence[str], talk: Talk) -> tuple[str, ...]:
+    """The question as `find_question` finds it, and those of `--also`.
+
+    Raises
+    ------
+    UsageError
+        There is no question, or one of the others is empty.
+    """
+    others = [given_question(question) for question in also]
+    return (find_question(argument, talk), *others)
+
+
+def given_question(argument: str) -> str:
+    """A question from the command line, stripped of surrounding white space.
+
+    Raises
+    ------
+    UsageError
+        It is empty or no text.
+    """
+    question = argument.strip()
+    if not question:
+        raise UsageError(f"The question is empty. {_HOW}")
+    if not is_text(question):
+        raise UsageError("The question is not text in UTF-8.")
+    return question
 
 
 def check_stdin_is_free(video: str, argument: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +78,12 @@ class EncoderMemory:
                 if wanted in (None, passage.window):
                     if statistics is not None:
                         statistics.calls(modality).extend(passage.calls)
-                    return passage.output
+                    return copy(passage.output)
             earlier = [] if statistics is None else list(statistics.calls(modality))
             output = encode(*args, **kwargs)
             calls = () if statistics is None else tuple(statistics.calls(modality)[len(earlier) :])
             self._passages[modality].append(_Passage((args, kwargs), output, calls, wanted))
-            return output
+            return copy(output)  # transformers writes into the object it gets, not its tensors
 
         return forward
 

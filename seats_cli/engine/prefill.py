@@ -176,7 +176,8 @@ class PrunedPrefill:
             raise UsageError("Pruning needs input_ids: they tell which tokens are video or audio.")
         if len(ids) != 1:
             raise UsageError(
-                f"Pruning works on one prompt at a time, not on a batch of {len(ids)}."
+                f"Pruning works on one prompt at a time, not on a batch of {len(ids)}: run them in "
+                "turn, with an EncoderMemory where they are about the same clip."
             )
         video, audio = (
             ids[0] == self._adapter.video_token_id,

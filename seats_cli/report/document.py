@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,14 @@ def answer_document(answer: Answer) -> dict[str, Any]:
     plain = jsonable(document)
     assert isinstance(plain, dict)
     return plain
+
+
+def answers_document(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Several questions about one clip: the document of each answer, in the order asked."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "answers": [answer_document(answer) for answer in answers],
+    }
 
 
 def dump_document(document: Mapping[str, Any], *, ascii_only: bool = False) -> str:

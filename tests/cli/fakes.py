@@ -98,7 +98,11 @@ def fake_modules() -> dict[str, ModuleType]:
     media = importlib.import_module("seats_cli.media")
     timecode = importlib.import_module("seats_cli.media.timecode")
     fakes = {
-        "seats_cli.models": {"load_model": load_model, "default_model": lambda: "bundled"},
+        "seats_cli.models": {
+            "load_model": load_model,
+            "default_model": lambda: "bundled",
+            "prepare_clip": lambda loaded, clip: clip,
+        },
         "seats_cli.media": {
             "read_clip": read_clip,
             "parse_time": timecode.parse_time,

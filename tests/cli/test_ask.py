@@ -41,6 +41,31 @@ def test_json_is_one_document_with_all_warnings(run, clip):
     assert "Tokens" not in result.stderr
 
 
+def test_several_questions_about_one_clip(run, clip):
+    result = run("ask", clip, "What?", "--also", "Who?", "--also", " When? ")
+    assert result.exit_code == 0
+    assert result.stdout == 3 * ANSWER
+    asked = [line for line in result.stderr.splitlines() if line.startswith("Question: ")]
+    assert asked == ["Question: What?", "Question: Who?", "Question: When?"]
+    assert CALLS["ask"]["memory"] is not None
+    assert result.stderr.count(WARNINGS[0]) == 1
+
+
+def test_several_questions_in_one_document(run, clip):
+    result = run("ask", clip, "What?", "--also", "Who?", "--json")
+    document = json.loads(result.stdout)
+    assert document["schema_version"] == "1"
+    assert [answer["answer"] for answer in document["answers"]] == ["a red card"] * 2
+    assert "Question:" not in result.stderr
+
+
+def test_an_empty_second_question(run, clip):
+    result = run("ask", clip, "What?", "--also", " ")
+    assert result.exit_code == 2
+    assert "The question is empty." in result.stderr
+    assert "load_model" not in CALLS
+
+
 def test_quiet_keeps_only_warnings(run, clip):
     result = run("ask", clip, "What?", "-q")
     assert result.stdout == ANSWER
