@@ -13,7 +13,7 @@ from seats_cli.cost.flops import prefill_flops
 from seats_cli.cost.memory import activation_bytes, cached_tokens, kv_bytes
 from seats_cli.cost.paper import paper_prefill_macs
 from seats_cli.cost.prediction import Counts, average_retention, predicted_counts
-from seats_cli.cost.selection import selection_flops, stage1_windows
+from seats_cli.cost.selection import pairs, selection_flops, stage1_windows
 from seats_cli.cost.sizes import MediaSizes, audio_windows, token_counts, video_windows
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.families import describe_config, read_config
@@ -230,13 +230,15 @@ def _selection(
     if not plan.prunes:
         return 0
     scored = [lengths[layer - 1] for layer in plan.drop_layers]
-    video, audio = plan.initial_video < 1.0, plan.initial_audio < 1.0
+    windows = stage1_windows(
+        architecture, sizes, plan, video=plan.initial_video, audio=plan.initial_audio
+    )
     return selection_flops(
         architecture,
         sizes,
         plan,
         importance=True,
-        compared=stage1_windows(architecture, sizes, plan, video=video, audio=audio),
+        compared=pairs(windows, architecture.hidden_size),
         scored=scored,
     )
 

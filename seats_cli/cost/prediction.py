@@ -8,7 +8,13 @@ at least one token of each modality.
 from __future__ import annotations
 
 from seats_cli.architecture import Architecture
-from seats_cli.cost.sizes import MediaSizes, audio_windows, token_counts, video_windows
+from seats_cli.cost.sizes import (
+    MediaSizes,
+    audio_windows,
+    kept_of_window,
+    token_counts,
+    video_windows,
+)
 from seats_cli.plan import PruningPlan
 
 Counts = tuple[int, int, int]
@@ -41,10 +47,10 @@ def predicted_counts(
         return [(video, audio, text)] * architecture.num_layers, (video, audio, text)
     if plan.initial_video < 1.0:
         windows = video_windows(architecture, sizes, plan.video_window)
-        video = sum(_kept(size, plan.initial_video) for size in windows)
+        video = sum(kept_of_window(size, plan.initial_video) for size in windows)
     if plan.initial_audio < 1.0:
         windows = audio_windows(architecture, sizes, plan.audio_window)
-        audio = sum(_kept(size, plan.initial_audio) for size in windows)
+        audio = sum(kept_of_window(size, plan.initial_audio) for size in windows)
     ratios = {
         layer: (kept_video, kept_audio)
         for layer, kept_video, kept_audio in zip(
@@ -56,7 +62,7 @@ def predicted_counts(
         alive.append((video, audio, text))
         if layer in ratios:
             video, audio = (
-                _kept(size, ratio) if size else 0
+                kept_of_window(size, ratio) if size else 0
                 for size, ratio in zip((video, audio), ratios[layer], strict=True)
             )
         if plan.late_layer is not None and layer == plan.late_layer - 1:
@@ -68,8 +74,3 @@ def average_retention(alive: list[Counts], offered: Counts) -> float | None:
     """Mean over the layers of the share of audio-visual tokens alive; None without any."""
     whole = len(alive) * (offered[0] + offered[1])
     return sum(video + audio for video, audio, _ in alive) / whole if whole else None
-
-
-def _kept(size: int, ratio: float) -> int:
-    """Half to even, as everywhere in the method; at least one."""
-    return min(max(round(ratio * size), 1), size)

@@ -9,31 +9,38 @@ from seats_cli.cost.sizes import (
     MediaSizes,
     audio_statistics_windows,
     audio_windows,
+    kept_of_window,
     video_windows,
 )
-from seats_cli.families import QWEN3
 from seats_cli.plan import PruningPlan
 
+# Rows and columns of a matrix of similarities, and the width of the vectors compared.
+Product = tuple[int, int, int]
 
-def diversity_flops(windows: Iterable[int], hidden_size: int) -> int:
-    """Stage I: cosine similarities of all pairs in each window.
+
+def pairs(windows: Iterable[int], width: int) -> list[Product]:
+    """The products by which all tokens of each window are compared with each other."""
+    return [(size, size, width) for size in windows]
+
+
+def comparison_flops(products: Iterable[Product]) -> int:
+    """Similarities of tokens: all pairs of each window for Stage I.
 
     Parameters
     ----------
-    windows : iterable of int
-        Tokens of each window.
-    hidden_size : int
-        Width of the embeddings.
+    products : iterable of (int, int, int)
+        Rows, columns, and width of the vectors.
 
     Returns
     -------
     int
-        FLOPs; the greedy steps only compare numbers and are left out.
+        FLOPs; what follows only compares numbers and is left out, as is all that is no matrix
+        product.
     """
-    return 2 * hidden_size * sum(size**2 for size in windows)
+    return 2 * sum(rows * columns * width for rows, columns, width in products)
 
 
-def importance_flops(windows: Iterable[int], hidden_size: int, projections: int = 2) -> int:
+def importance_flops(windows: Iterable[int], hidden_size: int) -> int:
     """Stage I: the encoder's last queries against its keys in each statistics window.
 
     Parameters
@@ -41,17 +48,14 @@ def importance_flops(windows: Iterable[int], hidden_size: int, projections: int 
     windows : iterable of int
         Encoder positions of each window.
     hidden_size : int
-        Width of the encoder. Its query and key projections run once more.
-    projections : int
-        Square projections that this takes: 3 where they cannot be had without the values'.
+        Width of the encoder, whose own queries and keys are used.
 
     Returns
     -------
     int
         FLOPs.
     """
-    sizes = list(windows)
-    return 2 * hidden_size * sum(size**2 + projections * hidden_size * size for size in sizes)
+    return comparison_flops(pairs(windows, hidden_size))
 
 
 def relevance_flops(architecture: Architecture, tokens: int, queries: int = 1) -> int:
@@ -83,7 +87,7 @@ def selection_flops(
     plan: PruningPlan,
     *,
     importance: bool,
-    compared: Iterable[int],
+    compared: Iterable[Product],
     scored: Iterable[int],
     queries: int = 1,
 ) -> int:
@@ -99,9 +103,8 @@ def selection_flops(
         Its windows.
     importance : bool
         Whether the method reads the attention received in the encoders' last layers.
-    compared : iterable of int
-        Tokens of each group that is compared pair by pair before the LLM (`stage1_windows`
-        for SEATS).
+    compared : iterable of (int, int, int)
+        Rows, columns and width of each comparison of tokens before the LLM.
     scored : iterable of int
         Tokens alive before each drop inside the LLM that asked for relevance.
     queries : int
@@ -112,16 +115,13 @@ def selection_flops(
     int
         FLOPs.
     """
-    total = diversity_flops(compared, architecture.hidden_size)
+    total = comparison_flops(compared)
     total += sum(relevance_flops(architecture, tokens, queries) for tokens in scored)
     if importance:
         unit = architecture.vision.merge_size**2
         windows = video_windows(architecture, sizes, plan.video_window)
         total += importance_flops(
-            (unit * size for size in windows),
-            architecture.vision.hidden_size,
-            # Qwen3's vision attention projects queries, keys and values in one matrix.
-            projections=3 if architecture.family == QWEN3 else 2,
+            (unit * size for size in windows), architecture.vision.hidden_size
         )
         total += importance_flops(
             audio_statistics_windows(architecture, sizes), architecture.audio.hidden_size
@@ -134,11 +134,26 @@ def stage1_windows(
     sizes: MediaSizes,
     plan: PruningPlan,
     *,
-    video: bool,
-    audio: bool,
+    video: float,
+    audio: float,
 ) -> list[int]:
-    """Tokens of each window that Stage I chooses from, in the modalities it touches."""
-    windows = video_windows(architecture, sizes, plan.video_window) if video else []
-    if audio:
-        windows += audio_windows(architecture, sizes, plan.audio_window)
-    return windows
+    """Tokens of each window that Stage I has to choose from.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    sizes : MediaSizes
+    plan : PruningPlan
+        Its windows.
+    video, audio : float
+        Share of each window that stays. Windows that stay whole are left out.
+    """
+    return [
+        size
+        for windows, share in (
+            (video_windows(architecture, sizes, plan.video_window), video),
+            (audio_windows(architecture, sizes, plan.audio_window), audio),
+        )
+        for size in windows
+        if kept_of_window(size, share) < size
+    ]

@@ -84,6 +84,11 @@ def audio_statistics_windows(architecture: Architecture, sizes: MediaSizes) -> l
     ]
 
 
+def kept_of_window(size: int, share: float) -> int:
+    """Tokens that stay of a window: half to even, as everywhere in the method; at least one."""
+    return min(max(round(share * size), 1), size)
+
+
 def _parts(length: int, part: int) -> list[int]:
     """`length` cut into runs of `part`, the last one shorter."""
     return [part] * (length // part) + ([length % part] if length % part else [])

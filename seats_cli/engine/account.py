@@ -10,12 +10,11 @@ from seats_cli.cost.encoders import encoder_flops
 from seats_cli.cost.flops import decode_flops, prefill_flops
 from seats_cli.cost.memory import activation_bytes, cached_tokens, kv_bytes
 from seats_cli.cost.paper import paper_prefill_macs
-from seats_cli.cost.selection import selection_flops, stage1_windows
+from seats_cli.cost.selection import selection_flops
 from seats_cli.cost.sizes import MediaSizes
+from seats_cli.engine.comparisons import comparisons
 from seats_cli.results import Cost
-from seats_cli.selection.divprune import DivPrune
 from seats_cli.selection.method import method_for
-from seats_cli.selection.seats import Seats
 
 if TYPE_CHECKING:
     from seats_cli.architecture import Architecture
@@ -88,11 +87,7 @@ def media_sizes(inputs: dict[str, Any]) -> MediaSizes:
 def _selection_flops(
     architecture: Architecture, sizes: MediaSizes, plan: PruningPlan, trace: SelectionTrace
 ) -> int:
-    """What the selection executed.
-
-    Every matrix product of every method, but for OmniZip's comparisons inside its groups, which
-    take less than 1 % of a run.
-    """
+    """Every matrix product that the selection executed."""
     before = [trace.length, *(stage.kept.numel() for stage in trace.stages)]
     scored = [
         tokens
@@ -105,7 +100,7 @@ def _selection_flops(
         sizes,
         plan,
         importance=method.needs_importance,
-        compared=_compared(architecture, sizes, plan, trace),
+        compared=comparisons(architecture, sizes, plan, trace),
         scored=scored,
         queries=_question_length(trace) if method.asking == "question" else 1,
     )
@@ -115,20 +110,3 @@ def _question_length(trace: SelectionTrace) -> int:
     """Text tokens behind the last audio-visual one."""
     seen = (trace.video_mask | trace.audio_mask).nonzero()
     return trace.length - 1 - int(seen[-1]) if len(seen) else trace.length
-
-
-def _compared(
-    architecture: Architecture, sizes: MediaSizes, plan: PruningPlan, trace: SelectionTrace
-) -> list[int]:
-    """Sizes of the groups in which a method compared all pairs before the LLM."""
-    entry = trace.stages[0] if trace.stages else None
-    if entry is None:
-        return []
-    video, audio = entry.video < trace.offered[0], entry.audio < trace.offered[1]
-    if entry.kind == Seats.entry_kind:
-        video, audio = plan.initial_video < 1.0, plan.initial_audio < 1.0
-    elif entry.kind != DivPrune.entry_kind:
-        return []
-    elif not plan.method.endswith("-om"):
-        return [trace.offered[0]] if video else []  # the video at once, and sound at random
-    return stage1_windows(architecture, sizes, plan, video=video, audio=audio)

@@ -27,6 +27,11 @@ def _evenly_spaced(size: int, count: int, device: torch.device) -> Tensor:
     return (2 * steps + 1) * size // (2 * count)
 
 
+def anchors_among(size: int, count: int) -> int:
+    """How many of the `count` tokens that stay of `size` are anchors: 5 % of all, at most half."""
+    return min(round(ANCHOR_SHARE * size), count // 2)
+
+
 @torch.no_grad()
 def merge_into_anchors(
     audio: Tensor, importance: Tensor, video: Tensor | None, count: int
@@ -54,7 +59,7 @@ def merge_into_anchors(
         to it by cosine similarity that are most similar to the video, w the softmax of those
         similarities.
     """
-    number = min(round(ANCHOR_SHARE * len(audio)), count // 2)
+    number = anchors_among(len(audio), count)
     keep = keep_highest(importance, count - number)
     merged = audio.float().clone()
     rest = (~keep).nonzero()[:, 0]

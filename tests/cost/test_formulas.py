@@ -8,7 +8,12 @@ from seats_cli.architecture import Architecture
 from seats_cli.cost.flops import decode_flops, layer_flops, prefill_flops
 from seats_cli.cost.memory import cached_tokens, kv_bytes
 from seats_cli.cost.paper import alive_after_drops, layer_macs, paper_prefill_macs
-from seats_cli.cost.selection import diversity_flops, importance_flops, relevance_flops
+from seats_cli.cost.selection import (
+    comparison_flops,
+    importance_flops,
+    pairs,
+    relevance_flops,
+)
 from tests.golden_units import Case, cases_with_result
 from tests.shapes import architecture
 
@@ -76,7 +81,7 @@ def test_cache_bytes() -> None:
 
 def test_selection_costs_little() -> None:
     shapes = architecture()
-    added = diversity_flops([720] * 30, shapes.hidden_size)
+    added = comparison_flops(pairs([720] * 30, shapes.hidden_size))
     added += importance_flops([2880] * 30, shapes.vision.hidden_size)
     added += 3 * relevance_flops(shapes, 20000)
     assert 0 < added < 0.05 * prefill_flops(shapes, [21600] * 28)
