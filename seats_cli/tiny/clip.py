@@ -53,6 +53,30 @@ class Layout:
 
 
 @dataclass(frozen=True, eq=False)
+class Draft:
+    """What a clip will show and play, before any of it is drawn or synthesised.
+
+    Parameters
+    ----------
+    layout : Layout
+    scene : Scene or None
+        None without a picture.
+    sounds : tuple of Sound
+        In the order heard.
+    floor : float
+        Standard deviation of the room noise; 0 for digital silence.
+    noise_seed : int
+        For the room noise.
+    """
+
+    layout: Layout
+    scene: Scene | None
+    sounds: tuple[Sound, ...] = ()
+    floor: float = 0.0
+    noise_seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class TinyClip:
     """A generated clip and what is true of it."""
 
@@ -106,6 +130,39 @@ def _draw_sounds(
     return tuple(sorted(sounds, key=lambda sound: sound.start))
 
 
+def draft_clip(rng: np.random.Generator, layout: Layout, *, multi_share: float = 0.75) -> Draft:
+    """Decide what a clip of the given layout is about; arguments as for `make_clip`."""
+    scene = None
+    if layout.frame_times:
+        times = np.array(layout.frame_times)
+        scene = sample_scene(rng, times, layout.duration, multi_share=multi_share)
+    if not layout.audio_samples:
+        return Draft(layout, scene)
+    seconds = layout.audio_samples / SAMPLE_RATE
+    heard = seconds if scene is None else min(seconds, layout.duration)
+    sounds = _draw_sounds(rng, scene, heard)
+    return Draft(layout, scene, sounds, draw_floor(rng), int(rng.integers(2**31)))
+
+
+def draw_floor(rng: np.random.Generator) -> float:
+    """Level of the room noise; in three of ten clips there is none."""
+    return float(10 ** rng.uniform(-4.5, -2.8)) if rng.random() < 0.7 else 0.0
+
+
+def render_clip(draft: Draft) -> TinyClip:
+    """Draw the frames and synthesise the sound of a draft."""
+    layout, scene = draft.layout, draft.scene
+    frames = None
+    if scene is not None:
+        frames = render_frames(scene, layout.frame_times, layout.height, layout.width)
+    audio = None
+    if layout.audio_samples:
+        audio = synthesise(
+            draft.sounds, layout.audio_samples, floor=draft.floor, seed=draft.noise_seed
+        )
+    return TinyClip(layout, scene, draft.sounds, frames, audio)
+
+
 def make_clip(rng: np.random.Generator, layout: Layout, *, multi_share: float = 0.75) -> TinyClip:
     """Generate a clip of the given layout.
 
@@ -116,18 +173,4 @@ def make_clip(rng: np.random.Generator, layout: Layout, *, multi_share: float = 
     multi_share : float
         Share of clips that show more than one picture.
     """
-    scene = None
-    frames = None
-    if layout.frame_times:
-        times = np.array(layout.frame_times)
-        scene = sample_scene(rng, times, layout.duration, multi_share=multi_share)
-        frames = render_frames(scene, times, layout.height, layout.width)
-    sounds: tuple[Sound, ...] = ()
-    audio = None
-    if layout.audio_samples:
-        seconds = layout.audio_samples / SAMPLE_RATE
-        heard = seconds if scene is None else min(seconds, layout.duration)
-        sounds = _draw_sounds(rng, scene, heard)
-        floor = float(10 ** rng.uniform(-4.5, -2.8)) if rng.random() < 0.7 else 0.0
-        audio = synthesise(sounds, layout.audio_samples, floor=floor, seed=int(rng.integers(2**31)))
-    return TinyClip(layout, scene, sounds, frames, audio)
+    return render_clip(draft_clip(rng, layout, multi_share=multi_share))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seats_cli.tiny.clip import TinyClip
+from seats_cli.tiny.clip import Draft, TinyClip
 from seats_cli.tiny.scene import Segment
 from seats_cli.tiny.sound import Sound
 from seats_cli.tiny.wording import phrase_question, sound_phrases
@@ -80,7 +80,7 @@ def _heard_during(segment: Segment, sounds: tuple[Sound, ...]) -> str | None:
     return kinds[0] if kinds else "silence"
 
 
-def _picture_facts(clip: TinyClip) -> dict[str, list[Fact]]:
+def _picture_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
     scene = clip.scene
     if scene is None:
         return {}
@@ -106,8 +106,8 @@ def _picture_facts(clip: TinyClip) -> dict[str, list[Fact]]:
     return facts
 
 
-def _sound_facts(clip: TinyClip) -> dict[str, list[Fact]]:
-    if clip.audio is None:
+def _sound_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
+    if not clip.layout.audio_samples:
         return {"sound_kind": [Fact("silence", {})]}
     facts: dict[str, list[Fact]] = {}
     if len(clip.sounds) <= 1:
@@ -126,10 +126,10 @@ def _sound_facts(clip: TinyClip) -> dict[str, list[Fact]]:
     return facts
 
 
-def _cross_facts(clip: TinyClip) -> dict[str, list[Fact]]:
+def _cross_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
     """Facts that need picture and sound together; only for clips that show several pictures."""
     scene = clip.scene
-    if scene is None or clip.audio is None or len(scene.segments) < 2:
+    if scene is None or not clip.layout.audio_samples or len(scene.segments) < 2:
         return {}
     segments = scene.segments
     shapes_differ = len({segment.shape for segment in segments}) == len(segments)
@@ -165,7 +165,7 @@ def _cross_facts(clip: TinyClip) -> dict[str, list[Fact]]:
     return facts
 
 
-def facts_of(clip: TinyClip) -> dict[str, list[Fact]]:
+def facts_of(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
     """Everything that may be asked about a clip, by family.
 
     First and last colour of a clip with one picture are kept: they are true, if dull.

@@ -1,0 +1,142 @@
+"""Question sets in JSON lines: `id, media, question, choices?, answer, start?, end?, family?`.
+
+A multiple-choice answer may be the letter or the option's text. Times are seconds or clock times
+("1:15.5"). Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from seats_cli.errors import UsageError
+from seats_cli.evaluate.questions import LETTERS, Item, QuestionSet, SetSettings
+from seats_cli.media import parse_time
+
+_KNOWN = {"id", "media", "question", "choices", "answer", "start", "end", "family", "kind"}
+
+
+def read_jsonl(path: str | Path, settings: SetSettings | None = None) -> QuestionSet:
+    """Read a question set.
+
+    Parameters
+    ----------
+    path : str or Path
+        One JSON object in each line; empty lines are skipped.
+    settings : SetSettings, optional
+        How to read clips and ask; by default the model's own sizes and options by letter.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read, or a line is not an item; the sentence names the line.
+    """
+    source = Path(path)
+    try:
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{source} cannot be read as text: {_reason(error)}.") from error
+    items: list[Item] = []
+    first_seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{source.name}, line {number}"
+        item = _item(_object(line, where), source.parent, where)
+        if item.id in first_seen:
+            raise UsageError(
+                f"{where}: the id {item.id!r} was already used in line {first_seen[item.id]}."
+            )
+        first_seen[item.id] = number
+        items.append(item)
+    if not items:
+        raise UsageError(f"{source} holds no questions.")
+    return QuestionSet(source.stem, tuple(items), settings or SetSettings())
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror or "unknown error") if isinstance(error, OSError) else "not UTF-8"
+
+
+def _object(line: str, where: str) -> Mapping[str, Any]:
+    try:
+        values = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise UsageError(f"{where}: this is not JSON ({what}).") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{where}: an item must be a JSON object.")
+    return values
+
+
+def _item(values: Mapping[str, Any], folder: Path, where: str) -> Item:
+    start, end = _time(values, "start", where), _time(values, "end", where)
+    if start is not None and end is not None and end <= start:
+        raise UsageError(f"{where}: end ({end:g} s) must be after start ({start:g} s).")
+    choices = _choices(values, where)
+    answer = _text(values, "answer", where)
+    try:
+        return Item(
+            id=_text(values, "id", where),
+            media=str(folder / _text(values, "media", where)),
+            question=_text(values, "question", where),
+            answer=letter_of(answer, choices) if choices else answer,
+            choices=choices,
+            family=_text(values, "family", where, default=""),
+            kind=_text(values, "kind", where, default=""),
+            start_s=start,
+            end_s=end,
+            meta={name: value for name, value in values.items() if name not in _KNOWN},
+        )
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def letter_of(answer: str, choices: tuple[str, ...]) -> str:
+    """Letter of an answer that is given as a letter or as the text of an option.
+
+    What is neither comes back as it is, for `Item` to refuse.
+    """
+    letters = LETTERS[: len(choices)]
+    if answer in choices:
+        return letters[choices.index(answer)]
+    return answer.upper() if len(answer) == 1 else answer
+
+
+def _text(values: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
+    value = values.get(name, default)
+    if value is None:
+        raise UsageError(f"{where}: {name!r} is missing.")
+    if isinstance(value, int | float) and not isinstance(value, bool) and name in ("id", "answer"):
+        return str(value)
+    if not isinstance(value, str):
+        raise UsageError(f"{where}: {name!r} must be a string, not {json.dumps(value)[:40]}.")
+    if default is None and not value.strip():
+        raise UsageError(f"{where}: {name!r} is empty.")
+    return value
+
+
+def _choices(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    value = values.get("choices")
+    if value is None:
+        return ()
+    texts = isinstance(value, list) and all(isinstance(option, str) for option in value)
+    if not texts or len(value) < 2 or not all(option.strip() for option in value):
+        raise UsageError(f"{where}: 'choices' must be a list of two or more non-empty strings.")
+    if len(set(value)) < len(value):
+        raise UsageError(f"{where}: two of the choices are the same.")
+    return tuple(value)
+
+
+def _time(values: Mapping[str, Any], name: str, where: str) -> float | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise UsageError(f"{where}: {name!r} must be seconds or a clock time.")
+    try:
+        return parse_time(str(value))
+    except UsageError as error:
+        raise UsageError(f"{where}: {name!r}: {error}") from error

@@ -1,0 +1,212 @@
+"""Questions with known answers, and how to get at their clips."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any, Literal, Protocol
+
+from seats_cli.errors import UsageError
+from seats_cli.media import Clip, FrameSizing, read_clip
+
+LETTERS = string.ascii_uppercase
+ChoiceStyle = Literal["letters", "likelihood"]
+
+
+@dataclass(frozen=True)
+class SetSettings:
+    """How a set is meant to be read and asked; a run may override each of them.
+
+    Parameters
+    ----------
+    fps : float
+        Frames per second to take.
+    max_frames : int
+        Upper bound on the frames of a clip.
+    min_tokens_per_grid, max_tokens_per_grid : int or None
+        Bounds on the merged tokens of one temporal grid (two frames); None for the model's own.
+    choice_style : {"letters", "likelihood"}
+        Multiple choice: list the options in the prompt and read a letter from the answer, or
+        ask the bare question and take the option that is likeliest as the answer.
+    max_new_tokens : int
+        Longest answer.
+    instruction : str
+        What a prompt with lettered options ends with; see `seats_cli.evaluate.prompts`.
+    preamble : str
+        What such a prompt begins with.
+    """
+
+    fps: float = 2.0
+    max_frames: int = 768
+    min_tokens_per_grid: int | None = None
+    max_tokens_per_grid: int | None = None
+    choice_style: ChoiceStyle = "letters"
+    max_new_tokens: int = 32
+    instruction: str = "Answer with the letter of the right option only."
+    preamble: str = ""
+
+    def sizing(self, model: FrameSizing) -> FrameSizing:
+        """The model's frame sizes with this set's bounds put in."""
+        area = model.factor * model.factor
+        low, high = self.min_tokens_per_grid, self.max_tokens_per_grid
+        return replace(
+            model,
+            min_pixels=model.min_pixels if low is None else low * area,
+            max_pixels=model.max_pixels if high is None else high * area,
+        )
+
+
+class MediaSource(Protocol):
+    """A clip that is made when it is needed instead of being read from a file."""
+
+    @property
+    def key(self) -> str:
+        """Names the clip; equal keys, equal clips."""
+        ...
+
+    def open(self, sizing: FrameSizing) -> Clip:
+        """Make the clip, its frames as large as `sizing` lets them be."""
+        ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one clip.
+
+    Parameters
+    ----------
+    id : str
+        Unique in its set and the same every time the set is made.
+    media : str or MediaSource
+        Path of a file, or what makes the clip.
+    question : str
+        Without options and instructions.
+    answer : str
+        The letter of the right option, or a short text.
+    choices : tuple of str
+        Options in order, without letters; empty for an open question.
+    family : str
+        Kind of question, for tables.
+    kind : str
+        Kind of clip (a length, a genre), for tables; may be empty.
+    start_s, end_s : float or None
+        Range of the file, in seconds; None for its start or end.
+    meta : mapping
+        Whatever else the set says about the item.
+    """
+
+    id: str
+    media: str | MediaSource
+    question: str
+    answer: str
+    choices: tuple[str, ...] = ()
+    family: str = ""
+    kind: str = ""
+    start_s: float | None = None
+    end_s: float | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what could never be asked or scored."""
+        if not self.question.strip():
+            raise UsageError(f"Item {self.id}: the question is empty.")
+        if not self.answer.strip():
+            raise UsageError(f"Item {self.id}: the answer is empty.")
+        if not self.choices:
+            return
+        if len(self.choices) < 2 or len(self.choices) > len(LETTERS):
+            raise UsageError(f"Item {self.id}: 2 to {len(LETTERS)} choices are possible.")
+        if self.answer not in tuple(self.letters):
+            raise UsageError(
+                f"Item {self.id}: the answer must be one of the letters {self.letters[0]} to "
+                f"{self.letters[-1]}, not {self.answer!r}."
+            )
+
+    @property
+    def letters(self) -> str:
+        """The letters of the options, "ABCD"; empty for an open question."""
+        return LETTERS[: len(self.choices)]
+
+    @property
+    def answer_text(self) -> str:
+        """The right answer in words, also of a multiple-choice question."""
+        return self.choices[self.letters.index(self.answer)] if self.choices else self.answer
+
+    @property
+    def clip_key(self) -> str:
+        """Names what is decoded; items with equal keys can share one clip and its encoding."""
+        if not isinstance(self.media, str):
+            return self.media.key
+        if self.start_s is None and self.end_s is None:
+            return self.media
+        start = "" if self.start_s is None else f"{self.start_s:g}"
+        return f"{self.media}#t={start},{'' if self.end_s is None else f'{self.end_s:g}'}"
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Items in the order in which they are asked, those about one clip side by side."""
+
+    name: str
+    items: tuple[Item, ...]
+    settings: SetSettings = field(default_factory=SetSettings)
+
+    def __post_init__(self) -> None:
+        """Bring the items of each clip together and refuse ids that come twice."""
+        seen: set[str] = set()
+        for item in self.items:
+            if item.id in seen:
+                raise UsageError(f"{self.name}: the id {item.id!r} comes twice.")
+            seen.add(item.id)
+        first: dict[str, int] = {}
+        for number, item in enumerate(self.items):
+            first.setdefault(item.clip_key, number)
+        ordered = sorted(self.items, key=lambda item: first[item.clip_key])
+        object.__setattr__(self, "items", tuple(ordered))
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.items)
+
+    def clips(self) -> Iterator[tuple[str, tuple[Item, ...]]]:
+        """Key and items of each clip."""
+        for key, items in groupby(self.items, key=lambda item: item.clip_key):
+            yield key, tuple(items)
+
+    def limited(self, count: int | None) -> QuestionSet:
+        """The first `count` items."""
+        return self if count is None else replace(self, items=self.items[:count])
+
+
+def open_clip(item: Item, settings: SetSettings, sizing: FrameSizing) -> Clip:
+    """Read or make the clip of an item.
+
+    Parameters
+    ----------
+    item : Item
+        Any of those that share the clip.
+    settings : SetSettings
+        Frame rate and bounds.
+    sizing : FrameSizing
+        The model's own frame sizes.
+
+    Raises
+    ------
+    MediaError
+        If a file cannot be read.
+    UsageError
+        If the item's range makes no sense.
+    """
+    bounds = settings.sizing(sizing)
+    if not isinstance(item.media, str):
+        return item.media.open(bounds)
+    return read_clip(
+        item.media,
+        fps=settings.fps,
+        max_frames=settings.max_frames,
+        sizing=bounds,
+        start=item.start_s,
+        end=item.end_s,
+    )
