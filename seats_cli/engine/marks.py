@@ -43,7 +43,7 @@ class HostMarks:
         CUDA and MPS devices are synchronised at every mark.
     """
 
-    name = "host clock, devices synchronised"
+    name = "host clock"
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
         self._devices = tuple(devices)

@@ -92,20 +92,21 @@ def _styles(profile: Profile) -> list[tuple[str, str]]:
 def _stages(axes: Any, profile: Profile) -> None:
     """Stacked bars of the stages up to the first token, one bar for each run."""
     labels = [run.label for run in profile.runs]
+    if profile.full is None:
+        axes.barh(["full"], [0.0])
     left = [0.0] * len(labels)
     for stage in STAGES:
         widths = [max(run.times[stage].median_s, 0.0) for run in profile.runs]
         axes.barh(labels, widths, left=left, color=_STAGE_COLOURS[stage], label=LABELS[stage])
         left = [start + width for start, width in zip(left, widths, strict=True)]
     longest = max(left)
-    for row, (run, end) in enumerate(zip(profile.runs, left, strict=True)):
+    texts = [(0.0, NO_RATIO)] if profile.full is None else []
+    for run, end in zip(profile.runs, left, strict=True):
+        factor = run.speed_up(profile.full, "first_token") if run is not profile.full else None
         text = time_words(run.times["first_token"].median_s)
-        factor = run.speed_up(profile.full, "first_token")
-        text += f", {format_factor(factor)}" if factor and run is not profile.full else ""
+        texts.append((end, f"{text}, {format_factor(factor)}" if factor else text))
+    for row, (end, text) in enumerate(texts):
         axes.text(end + 0.008 * longest, row, text, va="center", fontsize=8)
-    if profile.full is None:
-        axes.barh(["full"], [0.0])
-        axes.text(0.008 * longest, len(labels), NO_RATIO, va="center", fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * longest)
     axes.set_xlabel("seconds to the first token, medians")

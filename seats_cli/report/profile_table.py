@@ -117,7 +117,8 @@ def _facts(profile: Profile) -> Table:
     sound = f"{media.audio_used_s:.1f} s of sound" if media.audio_used_s else "no sound"
     video, audio, text = profile.offered
     size = format_si(model.parameters).replace(" ", "")
-    threads = f", {profile.threads} threads" if model.device == "cpu" else ""
+    threads = f", {profile.threads} thread{'s' * (profile.threads != 1)}"
+    threads = threads if model.device == "cpu" else ""
     for name, line in (
         ("Clip", f"{media.path.rsplit('/', 1)[-1]}, {frames}, {sound}"),
         ("Tokens", f"{video:,} video, {audio:,} audio, {text:,} text"),

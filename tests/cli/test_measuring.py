@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -132,6 +133,30 @@ class TestProfile:
         result = seats("profile", *arguments)
         assert result.exit_code == 2
         assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["profile", "compare"])
+def test_an_unpruned_run_that_does_not_fit_is_no_end(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seats_cli.engine import answer as module
+
+    ask = module.ask
+
+    def limited(*args: Any, config: Any, **others: Any) -> Any:
+        if config is None:
+            raise MemoryError
+        return ask(*args, config=config, **others)
+
+    monkeypatch.setattr(f"seats_cli.engine.{command}.ask", limited)
+    line = ("compare", CLIP, "What is shown?", "--max-new-tokens", "2")
+    result = quick("--json") if command == "profile" else seats(*line, "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["unpruned_fits"] is False
+    errors = [run for run in (*document["runs"], *document.get("failed", ())) if run.get("error")]
+    assert [run["label"] for run in errors] == ["full"]
+    assert errors[0]["error"].startswith("Out of memory on the host")
 
 
 class TestCompare:
