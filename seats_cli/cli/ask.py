@@ -18,6 +18,7 @@ from seats_cli.cli.console import (
     print_document,
     stdout_is_unicode,
 )
+from seats_cli.cli.kept import Html, Keep, Map, SaveTrace
 from seats_cli.cli.question import check_stdin_is_free, find_questions
 from seats_cli.cli.session import InputOptions, ModelOptions, check_file, open_model, read_input
 
@@ -48,6 +49,7 @@ class Request:
     seed: int
     as_json: bool
     stream: bool
+    keep: Keep
 
 
 def ask(
@@ -99,6 +101,9 @@ def ask(
     seed: opt.Seed = 0,
     choices: opt.Choices = None,
     as_json: opt.Json = False,
+    html: Html = None,
+    save_trace: SaveTrace = None,
+    as_map: Map = False,
     quiet: opt.Quiet = False,
     no_stream: opt.NoStream = False,
     debug: opt.Debug = False,
@@ -114,6 +119,7 @@ def ask(
     pruning = build_config(budget, context)
     options = values.split_choices(choices)
     longest = values.parse_seconds("--max-audio", max_audio)
+    keep = Keep(html, save_trace, as_map, questions=1 + len(also or ()))
     check_stdin_is_free(video, question)
     check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
     request = Request(
@@ -128,14 +134,16 @@ def ask(
         seed,
         as_json,
         stream=not (no_stream or as_json),
+        keep=keep,
     )
     calm_libraries(debug=debug, quiet=quiet)
     results = answers(request, talk)
     if request.as_json:
         show_document(request, list(results), talk)
-        return
-    for result in results:
-        show(request, result, talk)
+    else:
+        for result in results:
+            show(request, result, talk)
+    keep.write(talk)
 
 
 def answers(request: Request, talk: Talk) -> Iterator[Answer]:
@@ -172,7 +180,9 @@ def answers(request: Request, talk: Talk) -> Iterator[Answer]:
                 stream.finish(result.text)
         # The report is about the whole way from the file to the answer.
         warnings = tuple(dict.fromkeys((*clip.warnings, *result.warnings)))
-        yield dataclasses.replace(result, warnings=warnings)
+        result = dataclasses.replace(result, warnings=warnings)
+        request.keep.add(result, clip, request.source, loaded.sizing)
+        yield result
 
 
 def show(request: Request, result: Answer, talk: Talk) -> None:

@@ -44,6 +44,7 @@ def record_of(
     *,
     label: str | None = None,
     full_answer: str | None = None,
+    pixel_shape: float = 1.0,
 ) -> Record:
     """What a picture of an answer needs.
 
@@ -56,6 +57,8 @@ def record_of(
         How the run is called; by default its method and share.
     full_answer : str, optional
         What the unpruned model answers.
+    pixel_shape : float
+        Width over height of a pixel of the upright picture.
     """
     trace, plan = answer.trace, answer.plan
     modality = torch.full((trace.length,), TEXT)
@@ -87,6 +90,7 @@ def record_of(
         ),
         grid=grid,
         audio_tokens_per_s=answer.architecture.audio.tokens_per_second,
+        pixel_shape=min(max(pixel_shape, 0.1), 10.0),
         warnings=answer.warnings,
         versions=versions(),
     )

@@ -28,6 +28,8 @@ def check_record(record: Record) -> None:
         raise MisfitError("a grid takes no time")
     if audio and not record.audio_tokens_per_s > 0:
         raise MisfitError("audio tokens take no time")
+    if not 0.1 <= record.pixel_shape <= 10.0:
+        raise MisfitError("its pixels have an impossible shape")
     if record.num_layers < 1:
         raise MisfitError("the model has no layers")
     before, layer = np.arange(len(record.modality)), 0

@@ -141,6 +141,8 @@ class Record:
     grid : Grid or None
         None without video tokens.
     audio_tokens_per_s : float
+    pixel_shape : float
+        Width over height of a pixel of the upright picture in the file; 1 but for old formats.
     warnings : tuple of str
     versions : dict
         Of the software that ran the model.
@@ -161,6 +163,7 @@ class Record:
     stages: tuple[RecordedStage, ...]
     grid: Grid | None
     audio_tokens_per_s: float
+    pixel_shape: float = 1.0
     warnings: tuple[str, ...] = ()
     versions: dict[str, str | None] = field(default_factory=dict)
 

@@ -22,6 +22,7 @@ from seats_cli.media.clip import MediaFacts
 from seats_cli.report.document import jsonable
 from seats_cli.results import ModelFacts
 from seats_cli.show.check import check_record
+from seats_cli.show.names import TRACE_EXTENSIONS
 from seats_cli.show.record import (
     AUDIO,
     TEXT,
@@ -37,11 +38,11 @@ from seats_cli.show.typed import MisfitError, build, exact_keys, fit_plain
 FORMAT = "seats-trace"
 # Raised when a key appears, disappears or changes its meaning: the reader is strict.
 SCHEMA_VERSION = "1"
-EXTENSIONS = (".json", ".safetensors")
 
 _NAMES = {"text": TEXT, "video": VIDEO, "audio": AUDIO}
 _MAX_BYTES = 1 << 29  # a million tokens with scores at four drops take a tenth of it
-_PLAIN = ("label", "question", "answer", "full_answer", "effective_fps", "audio_tokens_per_s")
+_TEXTS = ("label", "question", "answer", "full_answer")
+_PLAIN = (*_TEXTS, "effective_fps", "audio_tokens_per_s", "pixel_shape")
 _OBJECTS = {
     "media": MediaFacts,
     "reading": ReadingOptions,
@@ -117,8 +118,8 @@ def check_extension(path: Path) -> None:
     ------
     UsageError
     """
-    if path.suffix.lower() not in EXTENSIONS:
-        raise UsageError(f"A trace is a {' or '.join(EXTENSIONS)} file, not {path}.")
+    if path.suffix.lower() not in TRACE_EXTENSIONS:
+        raise UsageError(f"A trace is a {' or '.join(TRACE_EXTENSIONS)} file, not {path}.")
 
 
 def to_document(record: Record, *, arrays: bool = True) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def from_document(document: Any, arrays: Mapping[str, npt.NDArray[Any]] | None =
         raise MisfitError("stages is no list")
     values: dict[str, Any] = {}
     for name in _PLAIN:
-        kind = float if name in ("effective_fps", "audio_tokens_per_s") else str
+        kind = str if name in _TEXTS else float
         optional = name in ("full_answer", "effective_fps")
         value = document[name]
         values[name] = None if optional and value is None else fit_plain(kind, value, name)

@@ -1,0 +1,230 @@
+"""One self-contained HTML page about one run or several of the same clip."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from seats_cli.report.format import format_percent, format_ratio, format_seconds, format_si
+from seats_cli.show import pictures, sound
+from seats_cli.show.depth import Depth, depth_of
+from seats_cli.show.layers import flops_per_layer, layers_chart
+from seats_cli.show.marks import mark_tokens
+from seats_cli.show.record import AUDIO, VIDEO
+from seats_cli.show.tables import settings_of, stage_tables
+from seats_cli.show.words import clip_facts, model_words, plan_words
+
+if TYPE_CHECKING:
+    from seats_cli.media.clip import Clip
+    from seats_cli.show.record import Record
+
+GENERATOR = "seats show"
+_PIXELS_PER_S, _MIN_WIDTH, _MAX_WIDTH = 34, 1000, 12_000  # of the spectrogram
+
+
+@dataclass(frozen=True)
+class _Media:
+    """What all runs of a page share, as data URIs."""
+
+    frames: list[str]
+    aspect: float
+    spectrogram: str | None
+    sound: str | None
+    seconds: float
+
+
+def render_page(records: Sequence[Record], clip: Clip) -> str:
+    """The page.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        One run, or several of the same clip and question.
+    clip : Clip
+        As it was read for them.
+
+    Returns
+    -------
+    str
+        HTML that needs nothing else: no network, and no JavaScript but for the slider, the
+        cursor in the sound and the choice of a run.
+    """
+    first = records[0]
+    questions = list(dict.fromkeys(record.question for record in records))
+    media = _media(first, clip)
+    runs = [_run(number, record, media) for number, record in enumerate(records)]
+    folder = resources.files("seats_cli.show") / "assets"
+    read = {
+        name: (folder / name).read_text(encoding="utf-8")
+        for name in ("page.html.j2", "page.css", "page.js")
+    }
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(read["page.html.j2"]).render(
+        generator=GENERATOR,
+        css=Markup(read["page.css"]),
+        js=Markup(read["page.js"]),
+        name=printable(PurePath(first.media.path).name or first.media.path),
+        question=printable(first.question) if len(questions) == 1 else None,
+        facts=clip_facts(first),
+        model=model_words(first),
+        warnings=[printable(line) for line in first.warnings],
+        versions={name: version for name, version in first.versions.items() if version},
+        full_answer=None if first.full_answer is None else printable(first.full_answer),
+        layers=first.num_layers,
+        media=media,
+        grid=first.grid,
+        runs=runs,
+    )
+
+
+def printable(text: str) -> str:
+    """Text that UTF-8 can carry: a file name may hold bytes that are none."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def data_uri(mime: str, content: bytes) -> str:
+    """Content as a URL that holds it."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _media(record: Record, clip: Clip) -> _Media:
+    frames: list[str] = []
+    aspect = 1.0
+    if clip.frames is not None and record.grid is not None:
+        aspect = pictures.display_aspect(record)
+        wanted = pictures.grid_frames(clip, record)
+        height, width = clip.frames.shape[1:3]
+        size = pictures.page_size(len(wanted), width, height, aspect)
+        frames = [
+            data_uri("image/webp", pictures.encode(pictures.resized(frame, *size)))
+            for frame in wanted
+        ]
+    spectrogram = heard = None
+    if clip.audio is not None and record.offered[1]:
+        mel = Image.fromarray(pictures.log_mel(clip.audio))
+        spectrogram = data_uri("image/webp", pictures.encode(mel, quality=60))
+        rate = sound.bit_rate(clip.audio_s)
+        heard = None if rate is None else data_uri(sound.MIME, sound.compress(clip.audio, rate))
+    return _Media(frames, aspect, spectrogram, heard, clip.audio_s)
+
+
+def _run(number: int, record: Record, media: _Media) -> dict[str, Any]:
+    """Everything about one run that the template asks for."""
+    depth = depth_of(record)
+    alive = record.alive_per_layer()
+    flops, full = flops_per_layer(record)
+    offered = record.offered
+    kept = [
+        sum(counts[modality] for counts in alive) / (offered[modality] * len(alive))
+        if offered[modality]
+        else None
+        for modality in (0, 1)
+    ]
+    return {
+        "id": f"run{number}",
+        "label": record.label,
+        "question": printable(record.question),
+        "answer": printable(record.answer),
+        "plan": plan_words(record),
+        "offered": offered,
+        "kept_video": None if kept[0] is None else format_percent(kept[0]),
+        "kept_audio": None if kept[1] is None else format_percent(kept[1]),
+        "flops": format_ratio(sum(flops), full * len(flops)),
+        "levels": _legend(record, depth),
+        "frames": _frames(record, depth),
+        "rows": record.grid.rows if record.grid else 1,
+        "columns": record.grid.columns if record.grid else 1,
+        "sound": _sound(record, depth, media),
+        "tables": stage_tables(record),
+        "chart": layers_chart(record),
+        "per_layer": [
+            {"layer": layer, "video": v, "audio": a, "text": t, "flops": format_si(executed)}
+            for layer, ((v, a, t), executed) in enumerate(zip(alive, flops, strict=True), 1)
+        ],
+        "settings": settings_of(record),
+    }
+
+
+def _legend(record: Record, depth: Depth) -> list[dict[str, Any]]:
+    rows = []
+    for level in depth.levels:
+        at = depth.level == level.number
+        counts = [int((at & (record.modality == modality)).sum()) for modality in (VIDEO, AUDIO)]
+        rows.append({"level": level, "video": counts[0], "audio": counts[1]})
+    return rows
+
+
+def _frames(record: Record, depth: Depth) -> list[dict[str, Any]]:
+    grid = record.grid
+    if grid is None:
+        return []
+    lived = depth.lived[record.modality == VIDEO].reshape(grid.grids, grid.rows, grid.columns)
+    frames = []
+    for number, patches in enumerate(lived):
+        entered, deepest = int((patches > 0).sum()), int((patches == depth.lived.max()).sum())
+        start, end = number * grid.seconds, (number + 1) * grid.seconds
+        frames.append(
+            {
+                "start": round(start, 3),
+                "end": round(end, 3),
+                "time": f"{start:.3g} to {end:.3g} s",
+                "marks": mark_tokens(patches, depth),
+                "entered": entered,
+                "size": grid.size,
+                "words": _frame_words(number, start, end, patches, depth),
+                "deepest": deepest,
+            }
+        )
+    return frames
+
+
+def _frame_words(number: int, start: float, end: float, patches: np.ndarray, depth: Depth) -> str:
+    counts = _count_by_level(patches, depth)
+    return f"Grid {number + 1}, {start:.3g} to {end:.3g} s, {patches.size} patches: {counts}."
+
+
+def _count_by_level(lived: np.ndarray, depth: Depth) -> str:
+    """ "12 dropped before the LLM, 3 dropped after layer 8" of the tokens given."""
+    pieces = []
+    for level in depth.levels:
+        count = int(((lived >= level.first_layers) & (lived <= level.last_layers)).sum())
+        if count:
+            pieces.append(f"{count} {level.label}")
+    return "; ".join(pieces)
+
+
+def _sound(record: Record, depth: Depth, media: _Media) -> dict[str, Any] | None:
+    count = record.offered[1]
+    if not count or media.spectrogram is None:
+        return None
+    lived = depth.lived[record.modality == AUDIO]
+    seconds = max(media.seconds, count / record.audio_tokens_per_s)
+    width = min(max(_MIN_WIDTH, round(seconds * _PIXELS_PER_S)), _MAX_WIDTH)
+    return {
+        "marks": mark_tokens(lived[None], depth),
+        "width": width,
+        "heard": media.seconds / seconds * width,
+        "token": width / seconds / record.audio_tokens_per_s,
+        "per_second": width / seconds,
+        "ticks": [(second, second * width / seconds) for second in _ticks(seconds, width)],
+        "words": f"{format_seconds(media.seconds)} of sound, {count} audio tokens: "
+        f"{_count_by_level(lived, depth)}.",
+    }
+
+
+def _ticks(seconds: float, width: int) -> list[float]:
+    """Round numbers of seconds, about 70 pixels apart."""
+    wanted = 70 * seconds / width
+    step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300) if s >= wanted), 600)
+    return [round(k * step, 1) for k in range(int(seconds / step) + 1)]
