@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
     from seats_cli.media.clip import MediaFacts
     from seats_cli.results import Answer, Cost, ModelFacts
+    from seats_cli.selection.blind import Blindness
 
 # Stages of one run, none of which contains another, in the order in which they happen. "rest"
 # is what generate does between them up to the first token: positions, embeddings, LM head.
@@ -28,14 +29,20 @@ STAGE1_PARTS = ("stage1_statistics", "stage1_choice")
 
 @dataclass(frozen=True)
 class Setting:
-    """A labelled configuration to measure or compare; None runs the model unpruned."""
+    """A labelled configuration to measure or compare; None runs the model unpruned.
+
+    With `blind`, nothing is selected: a modality is hidden from a layer on.
+    """
 
     label: str
     config: SeatsConfig | None
+    blind: Blindness | None = None
 
     @property
     def method(self) -> str:
         """Selection method, "full" for the unpruned model."""
+        if self.blind is not None:
+            return "blind"
         return "full" if self.config is None else self.config.method
 
     @property

@@ -23,11 +23,12 @@ from seats_cli.results import Answer, ChoiceScore, Timing
 from seats_cli.selection.trace import SelectionTrace
 
 if TYPE_CHECKING:
-    from seats_cli.config import SeatsConfig
+    from seats_cli.config import PruningPlan, SeatsConfig
     from seats_cli.engine.memory import EncoderMemory
     from seats_cli.media.clip import Clip
     from seats_cli.models.adapter import Adapter
     from seats_cli.models.load import LoadedModel
+    from seats_cli.selection.base import Method
 
 
 def ask(
@@ -47,6 +48,7 @@ def ask(
     clock: Clock | None = None,
     on_logits: Callable[[torch.Tensor], None] | None = None,
     memory: EncoderMemory | None = None,
+    method: Callable[[PruningPlan], Method] | None = None,
 ) -> Answer:
     """Answer a question about a clip.
 
@@ -79,6 +81,8 @@ def ask(
     memory : EncoderMemory, optional
         Of this clip: it is encoded once for all questions that share it. The timing of later ones
         then has no encoders in it.
+    method : callable, optional
+        Makes the method from the plan, in place of the one that the configuration names.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def ask(
 
     pruning: AbstractContextManager[PrunedRun | None] = nullcontext()
     if plan is not None:
-        pruning = prune(loaded.model, plan, clock=clock, memory=memory)
+        pruning = prune(loaded.model, plan, clock=clock, memory=memory, method=method)
     elif memory is not None:
         pruning = memory.attach(adapter, None)
     scores: tuple[ChoiceScore, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from seats_cli.engine.memory import EncoderMemory
+    from seats_cli.selection.base import Method
     from seats_cli.selection.trace import SelectionTrace
 
 
@@ -83,6 +85,8 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         Receives the seconds of each stage.
     memory : EncoderMemory, optional
         Of the clip in the prompt: its media are encoded once for all runs that share it.
+    method : callable, optional
+        Makes the method from the plan, in place of the one that the plan names.
 
     Raises
     ------
@@ -105,6 +109,7 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         *,
         clock: Clock | None = None,
         memory: EncoderMemory | None = None,
+        method: Callable[[PruningPlan], Method] | None = None,
     ) -> None:
         self._adapter = adapter_for(model)
         architecture = self._adapter.architecture()
@@ -114,12 +119,12 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
             else plan_or_config.for_layers(architecture.num_layers)
         )
         self._clock = clock or Clock()
-        method = method_for(plan)
+        chosen = (method or method_for)(plan)
         self._memory = memory
         self._statistics = EncoderStatistics(
-            self._adapter, plan, method, self._clock, everything=memory is not None
+            self._adapter, plan, chosen, self._clock, everything=memory is not None
         )
-        self._prefill = PrunedPrefill(self._adapter, plan, method, self._statistics, self._clock)
+        self._prefill = PrunedPrefill(self._adapter, plan, chosen, self._statistics, self._clock)
         self._run = PrunedRun(plan, self._prefill)
         self._handles: list[RemovableHandle] = []
         self._remembered = ExitStack()

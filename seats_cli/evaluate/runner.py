@@ -1,0 +1,201 @@
+"""Asking every question of a set with every setting, each clip read and encoded once."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from seats_cli.engine.answer import ask
+from seats_cli.engine.memory import EncoderMemory
+from seats_cli.engine.shortage import free_memory
+from seats_cli.errors import SeatsError
+from seats_cli.evaluate.prompts import options_for, prompt_for
+from seats_cli.evaluate.questions import Item, QuestionSet, SetSettings, open_clip
+from seats_cli.evaluate.records import Record
+from seats_cli.evaluate.scoring import score
+from seats_cli.models import PreparedClip, prepare_clip
+from seats_cli.out_of_memory import out_of_memory_on
+from seats_cli.selection.blind import Blind
+
+if TYPE_CHECKING:
+    from seats_cli.measurements import Setting
+    from seats_cli.models import LoadedModel
+    from seats_cli.results import Answer
+
+Pair = tuple[str, str]  # item id and label of the setting
+MAX_SEED = 2**31
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of the clips that one process works on.
+
+    Parameters
+    ----------
+    rank, of : int
+        Clips `rank`, `rank + of`, ... of the set.
+    """
+
+    rank: int = 0
+    of: int = 1
+
+    def has(self, number: int) -> bool:
+        """Whether clip `number` belongs to this part."""
+        return number % self.of == self.rank
+
+
+def evaluate(
+    loaded: LoadedModel,
+    questions: QuestionSet,
+    settings: Sequence[Setting],
+    *,
+    done: frozenset[Pair] | set[Pair],
+    store: Callable[[Record], None],
+    seed: int = 0,
+    shard: Shard | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> None:
+    """Ask what has not been asked yet and hand each answer on at once.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    questions : QuestionSet
+    settings : sequence of Setting
+        Labels must differ; the unpruned model is one whose config is None.
+    done : set of (item id, label)
+        What is skipped.
+    store : callable
+        Receives each record as soon as it is there. An item that fails is recorded with its
+        error, and the run goes on.
+    seed : int
+        Methods that draw at random do so with a seed made of this and the item's id.
+    shard : Shard, optional
+        Only these clips.
+    on_progress : callable, optional
+        Told the number of records after each.
+    """
+    part, count = shard or Shard(), 0
+    # The unpruned model comes last: it can use statistics noted for others, not the reverse.
+    ordered = sorted(settings, key=lambda setting: setting.config is None)
+    for number, (_, items) in enumerate(questions.clips()):
+        if not part.has(number):
+            continue
+        missing = [
+            (item, setting)
+            for setting in ordered
+            for item in items
+            if (item.id, setting.label) not in done
+        ]
+        for record in _clip_records(loaded, questions.settings, missing, seed):
+            store(record)
+            count += 1
+            if on_progress is not None:
+                on_progress(count)
+
+
+def _clip_records(
+    loaded: LoadedModel,
+    reading: SetSettings,
+    missing: Sequence[tuple[Item, Setting]],
+    seed: int,
+) -> Iterator[Record]:
+    """A record of each pair; all are about the same clip."""
+    if not missing:
+        return
+    try:
+        clip = open_clip(missing[0][0], reading, loaded.sizing)
+        prepared = prepare_clip(loaded, clip)
+    except Exception as error:  # whatever is wrong with this clip is not so with the next
+        why = _reason(error)
+        for item, setting in missing:
+            yield replace(_blank(item, setting), error=why)
+        return
+    memory = EncoderMemory()
+    for item, setting in missing:
+        try:
+            answer = _answer(loaded, prepared, item, setting, reading, seed, memory)
+            record = _record(item, setting, answer)
+        except Exception as error:
+            record = replace(_blank(item, setting), error=_reason(error))
+        if record.error is not None:
+            free_memory([loaded.model.device])
+        yield record
+
+
+def _answer(
+    loaded: LoadedModel,
+    clip: PreparedClip,
+    item: Item,
+    setting: Setting,
+    reading: SetSettings,
+    seed: int,
+    memory: EncoderMemory,
+) -> Answer:
+    return ask(
+        loaded,
+        clip,
+        prompt_for(item, reading),
+        config=setting.config,
+        max_new_tokens=reading.max_new_tokens,
+        seed=zlib.crc32(f"{seed}:{item.id}".encode()) % MAX_SEED,
+        choices=options_for(item, reading),
+        memory=memory,
+        method=None if setting.blind is None else partial(Blind, blindness=setting.blind),
+    )
+
+
+def _blank(item: Item, setting: Setting) -> Record:
+    return Record(
+        item_id=item.id,
+        clip_key=item.clip_key,
+        label=setting.label,
+        method=setting.method,
+        retain=setting.retain,
+        expected=item.answer,
+        family=item.family,
+        kind=item.kind,
+    )
+
+
+def _record(item: Item, setting: Setting, answer: Answer) -> Record:
+    """The answer, scored, with what it took."""
+    verdict = score(item, answer.text)
+    alive = answer.trace.alive_per_layer()
+    video, audio, _ = answer.trace.offered
+    cost, timing = answer.cost, answer.timing
+    return replace(
+        _blank(item, setting),
+        given=answer.text,
+        correct=verdict.correct,
+        unparsed=verdict.unparsed,
+        video_tokens=sum(counts[0] for counts in alive) / len(alive),
+        audio_tokens=sum(counts[1] for counts in alive) / len(alive),
+        offered_video_tokens=video,
+        offered_audio_tokens=audio,
+        average_retention=answer.trace.average_retention()[2],
+        prefill_flops=cost.prefill_flops,
+        full_prefill_flops=cost.full_prefill_flops,
+        selection_flops=cost.selection_flops,
+        kv_bytes=cost.kv_bytes,
+        peak_host_bytes=cost.peak_host_bytes,
+        peak_gpu_bytes=cost.peak_gpu_bytes,
+        prefill_s=timing.prefill_s,
+        select_s=timing.select_s,
+        first_token_s=timing.first_token_s,
+        total_s=timing.total_s,
+    )
+
+
+def _reason(error: Exception) -> str:
+    """One line about what went wrong."""
+    if isinstance(error, SeatsError):
+        return str(error)
+    place = out_of_memory_on(error)
+    if place is not None:
+        return f"Out of memory on the {place}."
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
