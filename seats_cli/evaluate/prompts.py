@@ -17,18 +17,19 @@ def prompt_for(item: Item, settings: SetSettings) -> str:
     ----------
     item : Item
     settings : SetSettings
-        Its `choice_style`, `preamble` and `instruction` matter for items with choices.
+        Its `choice_style`, labels, `preamble` and `instruction` matter for items with choices.
 
     Returns
     -------
     str
-        Preamble, question, one line for each option and instruction, for choices by letter; else
-        the question alone.
+        For choices by letter: preamble, question, one line for each option, instruction, and the
+        labels where there are any; else the question alone.
     """
     if not item.choices or settings.choice_style == "likelihood":
         return item.question
     options = [f"{letter}. {text}" for letter, text in zip(item.letters, item.choices, strict=True)]
-    parts = [settings.preamble, item.question, *options, settings.instruction]
+    question = settings.question_label + item.question
+    parts = [settings.preamble, question, settings.options_label, *options, settings.instruction]
     return "\n".join(part for part in parts if part)
 
 

@@ -32,10 +32,9 @@ class SetSettings:
         ask the bare question and take the option that is likeliest as the answer.
     max_new_tokens : int
         Longest answer.
-    instruction : str
-        What a prompt with lettered options ends with; see `seats_cli.evaluate.prompts`.
-    preamble : str
-        What such a prompt begins with.
+    preamble, question_label, options_label, instruction : str
+        What stands before everything, before the question, before the options and after them in
+        a prompt with lettered options; see `seats_cli.evaluate.prompts`.
     """
 
     fps: float = 2.0
@@ -44,8 +43,10 @@ class SetSettings:
     max_tokens_per_grid: int | None = None
     choice_style: ChoiceStyle = "letters"
     max_new_tokens: int = 32
-    instruction: str = "Answer with the letter of the right option only."
     preamble: str = ""
+    question_label: str = ""
+    options_label: str = ""
+    instruction: str = "Answer with the letter of the right option only."
 
     def sizing(self, model: FrameSizing) -> FrameSizing:
         """The model's frame sizes with this set's bounds put in."""
