@@ -79,9 +79,7 @@ def compare(
         outcome = impossible.get(setting.label) or _answer(request, setting)
         runs.append(_compared(setting, outcome, reference))
     if isinstance(reference, str) and all(run.error is not None for run in runs):
-        raise ResourceError(
-            f"No setting could run, the unpruned model neither: {reference} {ADVICE}"
-        )
+        raise ResourceError(f"No setting could run. Unpruned: {reference} {ADVICE}")
     return Comparison(
         question=question,
         media=clip.facts,

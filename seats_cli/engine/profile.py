@@ -113,9 +113,7 @@ def profile(
                 subject.note(watch, answer, reading["media_decode"].median_s)
     if not subjects:
         first = next(run for run in failed if run.label == _FULL.label)
-        raise ResourceError(
-            f"No setting could run, the unpruned model neither: {first.error} {ADVICE}"
-        )
+        raise ResourceError(f"No setting could run. Unpruned: {first.error} {ADVICE}")
     runs = [subject.measured() for subject in subjects]
     full = runs.pop(0) if subjects[0].setting is _FULL else None
     return Profile(
