@@ -191,7 +191,6 @@ class TestSwitch:
         assert switch.best_for_encoders(cuda, torch.bfloat16) == switch.SEGMENTS
 
 
-@torch.no_grad()
 class TestLoading:
     def test_sdpa_is_ours_in_the_encoders(self) -> None:
         loaded = load_model("bundled", device="cpu")
