@@ -183,7 +183,7 @@ def _eligible(
     """The unpruned model and what nothing speaks against, and the others."""
     subjects, failed = [Subject(_FULL)], []
     for setting in settings:
-        reason = _refusal(loaded, setting)
+        reason = refusal(loaded, setting)
         if reason is None:
             subjects.append(Subject(setting))
         else:
@@ -194,7 +194,7 @@ def _eligible(
     return subjects, failed
 
 
-def _refusal(loaded: LoadedModel, setting: Setting) -> str | None:
+def refusal(loaded: LoadedModel, setting: Setting) -> str | None:
     """Why a setting cannot run on this model, None if nothing speaks against it."""
     try:
         if setting.config is not None:
