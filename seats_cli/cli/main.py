@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from seats_cli import __version__
-from seats_cli.cli import compare, plan, profile
+from seats_cli.cli import compare, plan, profile, show
 from seats_cli.cli.ask import EPILOG, ask
 from seats_cli.cli.config import config
 from seats_cli.cli.console import prepare_streams
@@ -34,6 +34,7 @@ app.command(cls=SettingsCommand, epilog=EPILOG)(ask)
 app.command(cls=SettingsCommand, epilog=plan.EPILOG)(plan.plan)
 app.command(cls=SettingsCommand, epilog=profile.EPILOG)(profile.profile)
 app.command(cls=SettingsCommand, epilog=compare.EPILOG)(compare.compare)
+app.command(cls=SettingsCommand, epilog=show.EPILOG)(show.show)
 app.command()(doctor)
 app.command()(config)
 

@@ -73,6 +73,10 @@ class Depth:
     level: Ints
     levels: tuple[Level, ...]
 
+    def level_of(self, layers: int) -> int:
+        """The level of tokens that live for so many layers."""
+        return next(level.number for level in self.levels if layers <= level.last_layers)
+
 
 def depth_of(record: Record) -> Depth:
     """Sort the tokens of a record into levels.

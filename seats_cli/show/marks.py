@@ -35,20 +35,41 @@ def mark_tokens(lived: Ints, depth: Depth) -> Markup:
     depth : Depth
         For the level, and hence colour and pattern, of each depth.
     """
-    rectangles: dict[int, list[str]] = {}
+    groups = []
+    for layers, places in _places(lived).items():
+        level = depth.level_of(layers)
+        drawn = "".join(
+            f'<rect x="{column}" y="{row}" width="{width}" height="1"/>'
+            for row, column, width in places
+        )
+        groups.append(_group("k", level, layers, drawn))
+        if level:  # the same again, for the level's pattern
+            groups.append(_group("p", level, layers, drawn))
+    return Markup("".join(groups))  # numbers only
+
+
+def mark_heights(lived: Ints, depth: Depth) -> Markup:
+    """The same for one row of tokens, each as high as its level, up to 1."""
+    groups = []
+    for layers, places in _places(lived[None]).items():
+        level = depth.level_of(layers)
+        high = max(level / max(len(depth.levels) - 1, 1), 0.08)
+        drawn = "".join(
+            f'<rect x="{column}" y="{1 - high:.3f}" width="{width}" height="{high:.3f}"/>'
+            for _, column, width in places
+        )
+        groups.append(_group("k", level, layers, drawn))
+    return Markup("".join(groups))  # numbers only
+
+
+def _places(lived: Ints) -> dict[int, list[tuple[int, int, int]]]:
+    """Row, column and width of the runs of each depth, shallow ones first."""
+    places: dict[int, list[tuple[int, int, int]]] = {}
     for row, line in enumerate(lived):
         for column, width, layers in runs(line):
-            rectangles.setdefault(layers, []).append(
-                f'<rect x="{column}" y="{row}" width="{width}" height="1"/>'
-            )
-    level_of = {
-        int(layers): int(level) for layers, level in zip(depth.lived, depth.level, strict=True)
-    }
-    groups = []
-    for layers, marks in sorted(rectangles.items()):
-        level, drawn = level_of[layers], "".join(marks)
-        group = f'<g class="k k{level}" data-lived="{layers}">{drawn}'
-        if level:  # the same again, filled with the level's pattern
-            group += f'</g><g class="p p{level}" data-lived="{layers}" aria-hidden="true">{drawn}'
-        groups.append(group + "</g>")
-    return Markup("".join(groups))
+            places.setdefault(layers, []).append((row, column, width))
+    return dict(sorted(places.items()))
+
+
+def _group(kind: str, level: int, layers: int, drawn: str) -> str:
+    return f'<g class="{kind} {kind}{level}" data-lived="{layers}">{drawn}</g>'

@@ -18,7 +18,7 @@ from seats_cli.report.format import format_percent, format_ratio, format_seconds
 from seats_cli.show import pictures, sound
 from seats_cli.show.depth import Depth, depth_of
 from seats_cli.show.layers import flops_per_layer, layers_chart
-from seats_cli.show.marks import mark_tokens
+from seats_cli.show.marks import mark_heights, mark_tokens
 from seats_cli.show.record import AUDIO, VIDEO
 from seats_cli.show.tables import settings_of, stage_tables
 from seats_cli.show.words import clip_facts, model_words, plan_words
@@ -172,7 +172,7 @@ def _frames(record: Record, depth: Depth) -> list[dict[str, Any]]:
     lived = depth.lived[record.modality == VIDEO].reshape(grid.grids, grid.rows, grid.columns)
     frames = []
     for number, patches in enumerate(lived):
-        entered, deepest = int((patches > 0).sum()), int((patches == depth.lived.max()).sum())
+        entered = int((patches > 0).sum())
         start, end = number * grid.seconds, (number + 1) * grid.seconds
         frames.append(
             {
@@ -183,7 +183,6 @@ def _frames(record: Record, depth: Depth) -> list[dict[str, Any]]:
                 "entered": entered,
                 "size": grid.size,
                 "words": _frame_words(number, start, end, patches, depth),
-                "deepest": deepest,
             }
         )
     return frames
@@ -213,6 +212,7 @@ def _sound(record: Record, depth: Depth, media: _Media) -> dict[str, Any] | None
     width = min(max(_MIN_WIDTH, round(seconds * _PIXELS_PER_S)), _MAX_WIDTH)
     return {
         "marks": mark_tokens(lived[None], depth),
+        "heights": mark_heights(lived, depth),
         "width": width,
         "heard": media.seconds / seconds * width,
         "token": width / seconds / record.audio_tokens_per_s,

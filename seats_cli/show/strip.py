@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from seats_cli.show.record import AUDIO, VIDEO
 if TYPE_CHECKING:
     from seats_cli.show.record import Record
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 
 _BLOCKS, _DIGITS = "·▁▂▃▄▅▆▇█", "0123456789"
 _LABEL, _MEAN = 7, 10  # columns to the left and to the right
@@ -35,7 +36,7 @@ class _Row:
         """Mean share between each two edges in seconds; NaN where there is no token."""
         found = [
             self.share[(self.start < right - 1e-6) & (self.end > left + 1e-6)]
-            for left, right in zip(edges[:-1], edges[1:], strict=True)
+            for left, right in pairwise(edges.tolist())
         ]
         return np.array([share.mean() if len(share) else np.nan for share in found])
 

@@ -1,0 +1,159 @@
+"""The pictures of a page as PNG files: frames, sound, layers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from seats_cli.report.format import format_si
+from seats_cli.show.depth import depth_of
+from seats_cli.show.files import MARK
+from seats_cli.show.layers import flops_per_layer
+from seats_cli.show.pictures import display_aspect, grid_frames, log_mel, page_size, resized
+from seats_cli.show.record import AUDIO, VIDEO
+from seats_cli.show.shade import shade
+
+if TYPE_CHECKING:
+    from seats_cli.media.clip import Clip
+    from seats_cli.show.depth import Depth
+    from seats_cli.show.record import Record
+
+_GROUND, _INK, _SOFT = (255, 255, 255), (28, 31, 35), (91, 98, 107)
+_VIDEO, _AUDIO, _TEXT, _FLOPS = (0, 114, 178), (213, 94, 0), (138, 144, 153), (107, 91, 149)
+_PAD, _CAPTION = 12, 22
+_SHEET_WIDTH = 1600
+_LEAST_SIDE = 280  # of a frame; a small model's are smaller
+_SOUND_WIDTH, _SOUND_HEIGHT, _STRIP = 1600, 288, 36
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a picture that says where it comes from."""
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Software", MARK)
+    image.save(path, "PNG", pnginfo=notes, optimize=True)
+
+
+def pictures_of(record: Record, clip: Clip) -> dict[str, Image.Image]:
+    """The pictures there are, by file name without extension."""
+    depth = depth_of(record)
+    found = {"layers": layers_picture(record)}
+    if clip.frames is not None and record.grid is not None:
+        found["frames"] = frames_picture(record, clip, depth)
+    if clip.audio is not None and record.offered[1]:
+        found["sound"] = sound_picture(record, clip, depth)
+    return found
+
+
+def frames_picture(record: Record, clip: Clip, depth: Depth) -> Image.Image:
+    """A sheet with the first frame of every temporal grid, shaded."""
+    grid = record.grid
+    assert grid is not None
+    assert clip.frames is not None
+    aspect = display_aspect(record)
+    seen = clip.frames.shape[2], clip.frames.shape[1]
+    width, height = page_size(grid.grids, *seen, aspect)
+    larger = max(1.0, _LEAST_SIDE / max(width, height))
+    width, height = round(width * larger), round(height * larger)
+    columns = min(max(1, _SHEET_WIDTH // (width + _PAD)), math.ceil(math.sqrt(grid.grids * 2)))
+    columns = min(columns, grid.grids)
+    rows = -(-grid.grids // columns)
+    cell = (width + _PAD, height + _CAPTION + _PAD)
+    legend = _legend(depth, columns * cell[0] + _PAD, record)
+    sheet = Image.new(
+        "RGB", (columns * cell[0] + _PAD, rows * cell[1] + _PAD + legend.height), _GROUND
+    )
+    draw, font = ImageDraw.Draw(sheet), _font(14)
+    level = depth.level[record.modality == VIDEO].reshape(grid.grids, grid.rows, grid.columns)
+    for number, (frame, levels) in enumerate(zip(grid_frames(clip, record), level, strict=True)):
+        x, y = _PAD + number % columns * cell[0], _PAD + number // columns * cell[1]
+        sheet.paste(shade(resized(frame, width, height), levels, depth.levels), (x, y))
+        words = f"{number * grid.seconds:.4g} s"
+        draw.text((x, y + height + 3), words, fill=_SOFT, font=font)
+    sheet.paste(legend, (0, sheet.height - legend.height))
+    return sheet
+
+
+def sound_picture(record: Record, clip: Clip, depth: Depth) -> Image.Image:
+    """The log-mel spectrogram with the audio tokens, a strip that tells depth by height too."""
+    assert clip.audio is not None
+    level = depth.level[record.modality == AUDIO]
+    seconds = max(clip.audio_s, len(level) / record.audio_tokens_per_s)
+    mel = Image.fromarray(log_mel(clip.audio)).convert("RGB")
+    legend = _legend(depth, _SOUND_WIDTH, record)
+    top = _SOUND_HEIGHT + 8
+    picture = Image.new("RGB", (_SOUND_WIDTH, top + _STRIP + _CAPTION + 8 + legend.height), _GROUND)
+    heard = max(1, round(_SOUND_WIDTH * clip.audio_s / seconds))
+    picture.paste(mel.resize((heard, _SOUND_HEIGHT)), (0, 0))
+    spans = round(_SOUND_WIDTH * len(level) / record.audio_tokens_per_s / seconds)
+    box = (0, 0, max(spans, 1), _SOUND_HEIGHT)
+    picture.paste(shade(picture.crop(box), level[None], depth.levels, outline=False), box)
+    draw, font = ImageDraw.Draw(picture), _font(14)
+    step = _SOUND_WIDTH / seconds / record.audio_tokens_per_s
+    for token, number in enumerate(level.tolist()):
+        share = number / max(len(depth.levels) - 1, 1)
+        high = max(2, round(_STRIP * share))
+        left, right = token * step, max((token + 1) * step - 1, token * step)
+        draw.rectangle(
+            (left, top + _STRIP - high, right, top + _STRIP), fill=depth.levels[number].colour
+        )
+    every = next((s for s in (1, 2, 5, 10, 30, 60, 300) if seconds / s <= 20), 600)
+    for second in range(0, int(seconds) + 1, every):
+        x = second * _SOUND_WIDTH / seconds
+        draw.text((x, top + _STRIP + 4), f"{second} s", fill=_SOFT, font=font)
+    picture.paste(legend, (0, picture.height - legend.height))
+    return picture
+
+
+def layers_picture(record: Record) -> Image.Image:
+    """Tokens alive in each layer over the FLOPs of each layer."""
+    alive = record.alive_per_layer()
+    flops, full = flops_per_layer(record)
+    step, left, high, low = 30, 90, 260, 140
+    width = left + step * len(alive) + 20
+    picture = Image.new("RGB", (max(width, 460), high + low + 155), _GROUND)
+    draw, font = ImageDraw.Draw(picture), _font(14)
+    most, base, bottom = max(len(record.modality), 1), 40 + high, 40 + high + 50 + low
+    draw.text((left, 10), f"tokens alive, of {most:,} offered", fill=_INK, font=font)
+    draw.text((left, base + 22), f"FLOPs, of {format_si(full)} unpruned", fill=_INK, font=font)
+    for number, (counts, executed) in enumerate(zip(alive, flops, strict=True), 1):
+        x, y = left + step * (number - 1), float(base)
+        for count, colour in zip(reversed(counts), (_TEXT, _AUDIO, _VIDEO), strict=True):
+            tall = high * count / most
+            if tall >= 1:
+                draw.rectangle((x, y - tall, x + step - 5, y), fill=colour)
+            y -= tall
+        tall = max(1.0, low * executed / max(full, 1))
+        draw.rectangle((x, bottom - tall, x + step - 5, bottom), fill=_FLOPS)
+        draw.text((x + 4, bottom + 4), str(number), fill=_SOFT, font=font)
+    for y, height in ((base, high), (bottom, low)):
+        for line in (y, y - height):
+            draw.line((left - 6, line, width - 15, line), fill=(200, 203, 208))
+    key = (("video", _VIDEO), ("audio", _AUDIO), ("text", _TEXT), ("FLOPs", _FLOPS))
+    for at, (name, colour) in enumerate(key):
+        x = left + 90 * at
+        draw.rectangle((x, bottom + 36, x + 14, bottom + 50), fill=colour)
+        draw.text((x + 20, bottom + 35), name, fill=_INK, font=font)
+    return picture
+
+
+def _legend(depth: Depth, width: int, record: Record) -> Image.Image:
+    font, line, column = _font(14), 24, 320
+    columns = max(1, min(len(depth.levels), (width - _PAD) // column))
+    rows = -(-len(depth.levels) // columns)
+    legend = Image.new("RGB", (width, rows * line + _PAD), _GROUND)
+    draw = ImageDraw.Draw(legend)
+    for at, level in enumerate(depth.levels):
+        x, y = _PAD + at % columns * column, at // columns * line
+        swatch = Image.new("RGB", (34, 16), (150, 156, 162))
+        cell = np.array([[level.number]])
+        legend.paste(shade(swatch, cell, depth.levels, strength=0.85), (x, y))
+        draw.text((x + 42, y - 1), level.label, fill=_INK, font=font)
+    return legend
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
