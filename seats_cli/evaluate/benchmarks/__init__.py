@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from seats_cli.errors import UsageError
 from seats_cli.evaluate.benchmarks import (
     daily_omni,
     lvomnibench,
@@ -20,10 +21,32 @@ from seats_cli.evaluate.benchmarks import (
 )
 from seats_cli.evaluate.questions import QuestionSet
 
-BENCHMARKS: dict[str, Callable[[Path], QuestionSet]] = {
+READERS: dict[str, Callable[[Path], QuestionSet]] = {
     "daily-omni": daily_omni.read,
     "worldsense": worldsense.read,
     "omnivideobench": omnivideobench.read,
     "video-mme": videomme.read,
     "lvomnibench": lvomnibench.read,
 }
+
+
+def read_benchmark(name: str, root: str | Path) -> QuestionSet:
+    """Read a benchmark from the folder in which it was unpacked.
+
+    Parameters
+    ----------
+    name : str
+        One of `READERS`; case and the characters "-_ " do not matter.
+    root : str or Path
+        Folder with annotations and videos.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown, or something is missing or not in the published layout.
+    """
+    plain = {known.replace("-", ""): known for known in READERS}
+    found = plain.get(name.lower().translate(str.maketrans("", "", "-_ ")))
+    if found is None:
+        raise UsageError(f"There is no benchmark {name!r}; known are {', '.join(READERS)}.")
+    return READERS[found](Path(root))
