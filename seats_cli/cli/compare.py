@@ -15,10 +15,12 @@ from seats_cli.cli.console import (
     print_document,
     stdout_is_unicode,
 )
+from seats_cli.cli.kept import Html, record_answer, write_page
 from seats_cli.cli.output import print_report
 from seats_cli.cli.question import check_stdin_is_free, find_question
 from seats_cli.cli.session import InputOptions, ModelOptions, check_file
 from seats_cli.cli.settings import from_command_line
+from seats_cli.show.files import check_target
 
 if TYPE_CHECKING:
     from seats_cli.measurements import Comparison
@@ -81,6 +83,7 @@ def compare(
         ),
     ] = Format.TABLE,
     as_json: opt.Json = False,
+    html: Html = None,
     quiet: sweep.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -94,6 +97,8 @@ def compare(
     chosen = ModelOptions(model, device, dtype.value, attn.value, revision, offline)
     random = subject.RandomOptions(random_weights, layers, hidden, seed)
     subject.check_random(random, chosen, model_typed=from_command_line(context, "model"))
+    if html is not None:
+        check_target(html, "--html")
     check_stdin_is_free(video, question)
     check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
     asked = find_question(question, talk)
@@ -119,6 +124,13 @@ def compare(
             on_progress=progress.update,
         )
     show(result, Format.JSON if as_json else form)
+    if html is not None:
+        records = [
+            record_answer(run.answer, source, loaded.sizing, label=run.label)
+            for run in result.runs
+            if run.answer is not None
+        ]
+        write_page(records, clip, html, talk)
 
 
 def show(result: Comparison, form: Format) -> None:
