@@ -41,6 +41,9 @@ class Level:
         For a legend.
     colour : (int, int, int)
         RGB, 0 to 255.
+    pattern : int
+        1 dots, 2 lines across, 3 slanted, 4 upright, 0 none, which is the deepest level's: what
+        matters most is seen best.
     """
 
     number: int
@@ -48,6 +51,7 @@ class Level:
     last_layers: int
     label: str
     colour: Colour
+    pattern: int = 0
 
     @property
     def css(self) -> str:
@@ -73,9 +77,9 @@ class Depth:
     level: Ints
     levels: tuple[Level, ...]
 
-    def level_of(self, layers: int) -> int:
+    def level_of(self, layers: int) -> Level:
         """The level of tokens that live for so many layers."""
-        return next(level.number for level in self.levels if layers <= level.last_layers)
+        return next(level for level in self.levels if layers <= level.last_layers)
 
 
 def depth_of(record: Record) -> Depth:
@@ -95,7 +99,14 @@ def depth_of(record: Record) -> Depth:
     late = [stage.after_layer for stage in record.stages if stage.kind == "late"]
     levels = [Level(0, 0, 0, "dropped before the LLM", (110, 110, 110))]
     levels += [
-        Level(number, low, high, _label(record, low, high, late), _colour(number, len(bounds)))
+        Level(
+            number,
+            low,
+            high,
+            _label(record, low, high, late),
+            _colour(number, len(bounds)),
+            (MAX_LEVELS + number - len(bounds)) % MAX_LEVELS,
+        )
         for number, (low, high) in enumerate(bounds, 1)
     ]
     ends = np.array([0, *(high for _, high in bounds)])

@@ -42,9 +42,9 @@ def mark_tokens(lived: Ints, depth: Depth) -> Markup:
             f'<rect x="{column}" y="{row}" width="{width}" height="1"/>'
             for row, column, width in places
         )
-        groups.append(_group("k", level, layers, drawn))
-        if level:  # the same again, for the level's pattern
-            groups.append(_group("p", level, layers, drawn))
+        groups.append(_group("k", level.number, layers, drawn))
+        if level.pattern:  # the same again
+            groups.append(_group("p", level.pattern, layers, drawn))
     return Markup("".join(groups))  # numbers only
 
 
@@ -53,12 +53,12 @@ def mark_heights(lived: Ints, depth: Depth) -> Markup:
     groups = []
     for layers, places in _places(lived[None]).items():
         level = depth.level_of(layers)
-        high = max(level / max(len(depth.levels) - 1, 1), 0.08)
+        high = max(level.number / max(len(depth.levels) - 1, 1), 0.08)
         drawn = "".join(
             f'<rect x="{column}" y="{1 - high:.3f}" width="{width}" height="{high:.3f}"/>'
             for _, column, width in places
         )
-        groups.append(_group("k", level, layers, drawn))
+        groups.append(_group("k", level.number, layers, drawn))
     return Markup("".join(groups))  # numbers only
 
 
@@ -71,5 +71,5 @@ def _places(lived: Ints) -> dict[int, list[tuple[int, int, int]]]:
     return dict(sorted(places.items()))
 
 
-def _group(kind: str, level: int, layers: int, drawn: str) -> str:
-    return f'<g class="{kind} {kind}{level}" data-lived="{layers}">{drawn}</g>'
+def _group(kind: str, number: int, layers: int, drawn: str) -> str:
+    return f'<g class="{kind} {kind}{number}" data-lived="{layers}">{drawn}</g>'

@@ -61,7 +61,7 @@ def shade(
     kept = at > 0
     out[kept] = (1 - strength) * out[kept] + strength * colours[at[kept]]
     if outline:
-        out[_pattern(at, len(levels) - 1)] *= 0.45
+        out[_pattern(at, levels)] *= 0.45
         border = _border(at) & kept
         out[border] = colours[at[border]]
     return Image.fromarray(out.astype(np.uint8))
@@ -82,8 +82,8 @@ def _border(at: Ints) -> np.ndarray:
     return edge
 
 
-def _pattern(at: Ints, deepest: int) -> np.ndarray:
-    """Dots, lines across, slanted, and upright for the first four levels, as in the page."""
+def _pattern(at: Ints, levels: Sequence[Level]) -> np.ndarray:
+    """Where the pixels of the levels' patterns are: the same patterns as in the page."""
     y, x = np.indices(at.shape)
     marks = (
         (x % 10 < 2) & (y % 10 < 2),
@@ -92,6 +92,7 @@ def _pattern(at: Ints, deepest: int) -> np.ndarray:
         x % 10 == 0,
     )
     found = np.zeros(at.shape, bool)
-    for number, mark in enumerate(marks, 1):
-        found |= (at == number) & mark
+    for level in levels:
+        if level.pattern:
+            found |= (at == level.number) & marks[level.pattern - 1]
     return found
