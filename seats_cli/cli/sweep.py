@@ -131,8 +131,9 @@ def build_settings(
     allocation: Allocation | None,
     config_file: Path | None,
     seed: int,
+    variants: Sequence[Path] = (),
 ) -> list[Setting]:
-    """Every method with every share; without shares, the file's or the default budget.
+    """Every method and variant with every share; without shares, the file's or the default budget.
 
     Raises
     ------
@@ -141,6 +142,7 @@ def build_settings(
     ConfigError
         If the file cannot be read.
     """
+    from seats_cli.config import SeatsConfig
     from seats_cli.measurements import Setting
 
     shares = parse_shares(retain)
@@ -148,16 +150,26 @@ def build_settings(
         BudgetOptions(kv=kv, allocation=allocation, config_file=config_file), context
     )
     assert base is not None
-    settings = []
-    for method in _methods(methods, base.method):
+    named = [
+        (method, dataclasses.replace(base, method=method, seed=seed))
+        for method in _methods(methods, base.method)
+    ]
+    for path in variants:
+        found = SeatsConfig.load(path.expanduser())
+        named.append((path.stem, dataclasses.replace(found, seed=seed)))
+    settings = {}
+    for name, config in named:
         for share in shares or (None,):
-            config = dataclasses.replace(base, method=method, seed=seed)
-            if share is not None:
-                config = dataclasses.replace(
-                    config, retain=share, retain_video=None, retain_audio=None
-                )
-            settings.append(Setting(_label(config, named=share is not None), config))
-    return settings
+            at = config if share is None else _at_share(config, share)
+            label = _label(name, at, named=share is not None)
+            if label in settings:
+                raise UsageError(f"Two settings are called '{label}': rename the file.")
+            settings[label] = Setting(label, at)
+    return list(settings.values())
+
+
+def _at_share(config: SeatsConfig, share: float) -> SeatsConfig:
+    return dataclasses.replace(config, retain=share, retain_video=None, retain_audio=None)
 
 
 def _methods(text: str | None, default: str) -> Sequence[str]:
@@ -177,7 +189,7 @@ def _methods(text: str | None, default: str) -> Sequence[str]:
     return [name for name in wanted if name != "full"]
 
 
-def _label(config: SeatsConfig, *, named: bool) -> str:
+def _label(name: str, config: SeatsConfig, *, named: bool) -> str:
     if config.retain is None or not (named or config.retain_video is None):
-        return f"{config.method} as configured"
-    return f"{config.method} {100 * config.retain:.4g}%"
+        return f"{name} as configured"
+    return f"{name} {100 * config.retain:.4g}%"

@@ -124,7 +124,7 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError):
             raise UsageError(f"{path} cannot be read; choose another folder with --out.") from None
         for name, value in description.items():
-            if name not in ("settings", "versions") and known.get(name) != value:
+            if name not in ("settings", "machine") and known.get(name) != value:
                 raise UsageError(
                     f"{self.folder} holds results with another {name}; choose another folder "
                     "with --out."

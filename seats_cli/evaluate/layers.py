@@ -1,0 +1,108 @@
+"""How long a model looks at the clip, and the drop and late layers that follow from it.
+
+The video, the sound, or both are hidden from every layer after layer l, for each l, and the
+answers say what is lost (the layer analysis of arXiv 2605.20035).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from seats_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from seats_cli.evaluate.records import Record
+    from seats_cli.measurements import Setting
+
+TOLERATED_LOSS = 0.01  # of the accuracy
+HIDDEN = {"video": (True, False), "audio": (False, True), "both": (True, True)}
+
+
+@dataclass(frozen=True)
+class LayerCurve:
+    """Accuracy with something hidden behind each layer.
+
+    Parameters
+    ----------
+    full : float
+        Nothing hidden.
+    after_layer : dict
+        For "video", "audio" and "both": accuracy by the last layer (from 1) that sees it.
+    questions : int
+        Answers behind each value.
+    num_layers : int
+    """
+
+    full: float
+    after_layer: dict[str, dict[int, float]]
+    questions: int
+    num_layers: int
+
+    def last_needed(self, hidden: str, tolerated: float = TOLERATED_LOSS) -> int:
+        """The last layer (from 1) that must see it: hiding it later costs no more than tolerated.
+
+        Parameters
+        ----------
+        hidden : {"video", "audio", "both"}
+        tolerated : float
+            Loss of accuracy, 0 to 1.
+        """
+        needed = self.num_layers
+        for layer in sorted(self.after_layer[hidden], reverse=True):
+            if self.full - self.after_layer[hidden][layer] > tolerated:
+                break
+            needed = layer
+        return needed
+
+
+def blind_settings(num_layers: int) -> list[Setting]:
+    """A setting for each modality and layer."""
+    from seats_cli.config import SeatsConfig
+    from seats_cli.measurements import Setting
+    from seats_cli.selection.blind import Blindness
+
+    everything = SeatsConfig(method="full")
+    return [
+        Setting(_label(hidden, layer), everything, Blindness(layer, video, audio))
+        for layer in range(1, num_layers)
+        for hidden, (video, audio) in HIDDEN.items()
+    ]
+
+
+def layer_curve(records: Sequence[Record], num_layers: int) -> LayerCurve:
+    """The curves from the records of `blind_settings` and of the unpruned model.
+
+    Only items that every setting has answered count, so that all values are about the same.
+
+    Raises
+    ------
+    UsageError
+        No item was answered by all.
+    """
+    labels = ["full", *(_label(name, layer) for name in HIDDEN for layer in range(1, num_layers))]
+    right: dict[str, dict[str, bool]] = {label: {} for label in labels}
+    for record in records:
+        if record.error is None and record.label in right:
+            right[record.label][record.item_id] = record.correct
+    common = set.intersection(*(set(answers) for answers in right.values()))
+    if not common:
+        raise UsageError("No question was answered with every layer: there is no curve.")
+
+    def accuracy(label: str) -> float:
+        return sum(right[label][item] for item in common) / len(common)
+
+    return LayerCurve(
+        accuracy("full"),
+        {
+            name: {layer: accuracy(_label(name, layer)) for layer in range(1, num_layers)}
+            for name in HIDDEN
+        },
+        len(common),
+        num_layers,
+    )
+
+
+def _label(hidden: str, layer: int) -> str:
+    return f"no {hidden} after layer {layer}"

@@ -1,0 +1,145 @@
+"""The loop over clips, settings and questions, on the bundled model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from seats_cli.config import SeatsConfig
+from seats_cli.engine.answer import ask
+from seats_cli.evaluate import runner
+from seats_cli.evaluate.questions import Item, QuestionSet, open_clip
+from seats_cli.evaluate.records import Record
+from seats_cli.evaluate.runner import Shard, evaluate
+from seats_cli.evaluate.synthetic import synthetic_set
+from seats_cli.measurements import Setting
+from seats_cli.models import LoadedModel, load_model
+from seats_cli.selection.blind import Blindness
+
+FULL = Setting("full", None)
+SEATS = Setting("seats 25%", SeatsConfig(retain=0.25))
+RANDOM = Setting("random 25%", SeatsConfig(method="random", retain=0.25))
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load_model("bundled", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def questions() -> QuestionSet:
+    return synthetic_set(6, seed=5)
+
+
+def run(
+    loaded: LoadedModel, questions: QuestionSet, *settings: Setting, **more: Any
+) -> list[Record]:
+    records: list[Record] = []
+    evaluate(
+        loaded, questions, settings, done=more.pop("done", set()), store=records.append, **more
+    )
+    return records
+
+
+@pytest.fixture(scope="module")
+def records(loaded: LoadedModel, questions: QuestionSet) -> list[Record]:
+    return run(loaded, questions, FULL, SEATS, RANDOM)
+
+
+def test_every_pair_once(questions: QuestionSet, records: list[Record]) -> None:
+    assert sorted(record.key for record in records) == sorted(
+        (item.id, setting.label) for item in questions.items for setting in (FULL, SEATS, RANDOM)
+    )
+    assert all(record.error is None for record in records)
+
+
+def test_answers_are_those_of_ask(
+    loaded: LoadedModel, questions: QuestionSet, records: list[Record]
+) -> None:
+    for item in (item for item in questions.items if not item.choices):
+        clip = open_clip(item, questions.settings, loaded.sizing)
+        for setting in (FULL, SEATS):
+            alone = ask(loaded, clip, item.question, config=setting.config)
+            found = next(one for one in records if one.key == (item.id, setting.label))
+            assert found.given == alone.text
+            assert found.prefill_flops == alone.cost.prefill_flops
+
+
+def test_what_is_done_is_not_repeated(
+    loaded: LoadedModel, questions: QuestionSet, records: list[Record]
+) -> None:
+    done = {record.key for record in records[:-2]}
+    again = run(loaded, questions, FULL, SEATS, RANDOM, done=done)
+    assert [record.key for record in again] == [record.key for record in records[-2:]]
+    assert [record.given for record in again] == [record.given for record in records[-2:]]
+
+
+def test_shards_part_the_clips(
+    loaded: LoadedModel, questions: QuestionSet, records: list[Record]
+) -> None:
+    parts = [run(loaded, questions, SEATS, shard=Shard(rank, 2)) for rank in (0, 1)]
+    assert all(parts)
+    assert {r.clip_key for r in parts[0]}.isdisjoint(r.clip_key for r in parts[1])
+    whole = {record.key: record.given for record in records if record.label == SEATS.label}
+    assert {record.key: record.given for part in parts for record in part} == whole
+
+
+def test_a_clip_that_cannot_be_read(loaded: LoadedModel, questions: QuestionSet) -> None:
+    missing = Item("gone", "nowhere/clip.mp4", "Which color?", "red")
+    mixed = replace(questions, items=(missing, questions.items[0]))
+    records = run(loaded, mixed, SEATS)
+    assert records[0].error is not None
+    assert "clip.mp4" in records[0].error
+    assert not records[0].correct
+    assert records[1].error is None
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "Out of memory on the host."),
+        (RuntimeError("odd\nshape"), "RuntimeError: odd shape"),
+    ],
+)
+def test_a_failing_question_does_not_end_the_run(
+    loaded: LoadedModel,
+    questions: QuestionSet,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    words: str,
+) -> None:
+    real, first = runner.ask, questions.items[0]
+
+    def failing(model: Any, clip: Any, question: str, **options: Any) -> Any:
+        if question == first.question:
+            raise error
+        return real(model, clip, question, **options)
+
+    monkeypatch.setattr(runner, "ask", failing)
+    records = run(loaded, questions, SEATS)
+    assert len(records) == len(questions)
+    assert {record.error for record in records if record.item_id == first.id} == {words}
+    assert any(record.error is None for record in records)
+
+
+def test_interrupts_are_no_failures(
+    loaded: LoadedModel, questions: QuestionSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(loaded, questions, SEATS)
+
+
+def test_hidden_from_a_layer_on(loaded: LoadedModel, questions: QuestionSet) -> None:
+    depth = loaded.architecture.num_layers
+    everything = SeatsConfig(method="full")
+    hidden = Setting("no video", everything, Blindness(4, video=True, audio=False))
+    (record, *_) = run(loaded, questions, hidden)
+    assert record.method == "blind"
+    assert record.video_tokens == pytest.approx(record.offered_video_tokens * 4 / depth)
+    assert record.audio_tokens == record.offered_audio_tokens
