@@ -106,7 +106,10 @@ class SeatsConfig:
     audio_window: int = field(default=50, metadata=_help("Audio tokens in an audio window."))
     allocation: str = field(
         default="reference",
-        metadata=_help("Window budgets: reference (as published) or adaptive (exact totals)."),
+        metadata=_help(
+            "Window budgets: reference (as published), or with exact totals adaptive, "
+            "adaptive-contrast, adaptive-floor or global."
+        ),
     )
     kv: str = field(
         default="layerwise",

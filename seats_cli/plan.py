@@ -13,7 +13,8 @@ from typing import Any
 
 from seats_cli.errors import ConfigError
 
-ALLOCATIONS = ("reference", "adaptive")
+GLOBAL = "global"
+ALLOCATIONS = ("reference", "adaptive", "adaptive-contrast", "adaptive-floor", GLOBAL)
 KV_POLICIES = ("layerwise", "survivors")
 
 # The method with a schedule of its own, and the one that keeps everything.
@@ -98,7 +99,9 @@ class PruningPlan:
     temperature : float
         Softmax temperature of the window budgets.
     allocation : str
-        Window budgets: "reference" (as published) or "adaptive" (scale-free, exact totals).
+        Window budgets: "reference" (as published), or with exact totals and free of scale
+        "adaptive" (in proportion to relevance), "adaptive-contrast" (softmax of its standardised
+        logarithm), "adaptive-floor" (half of it evenly) or "global" (no windows).
     kv : str
         KV cache: "layerwise" keeps what each layer saw, "survivors" removes dropped tokens
         from all layers.

@@ -106,7 +106,7 @@ def test_golden_runs_are_valid_plans() -> None:
         ({"late_layer": 1, "drop_layers": [], "keep_video": [], "keep_audio": []}, "at least 2"),
         ({"late_layer": 29}, "the model has 28 layers"),
         ({"temperature": 0}, "temperature"),
-        ({"allocation": "even"}, "allocation must be one of reference, adaptive, got 'even'"),
+        ({"allocation": "even"}, "allocation must be one of reference, adaptive, adaptive-contrast"),
         ({"kv": "all"}, "kv must be one of layerwise, survivors"),
         ({"video_window": 0}, "video_window"),
         ({"audio_window": 2.5}, "audio_window"),

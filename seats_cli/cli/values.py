@@ -23,6 +23,9 @@ class Allocation(str, Enum):
 
     REFERENCE = "reference"
     ADAPTIVE = "adaptive"
+    ADAPTIVE_CONTRAST = "adaptive-contrast"
+    ADAPTIVE_FLOOR = "adaptive-floor"
+    GLOBAL = "global"
 
 
 class Dtype(str, Enum):

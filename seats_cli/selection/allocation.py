@@ -1,4 +1,4 @@
-"""Stage II budgets: how many tokens each temporal window keeps in each modality.
+"""Stage II budgets as published: how many tokens each temporal window keeps in each modality.
 
 Numbers in, numbers out: the few values per window are handled on the host. Source: arXiv
 2605.20035, Stage II (inter-window and intra-window allocation).
@@ -161,60 +161,3 @@ def _largest_remainder(budgets: list[int], shares: dict[int, float], remaining: 
     by_fraction = sorted(shares, key=lambda w: whole[w] - shares[w])
     for order, w in enumerate(by_fraction):
         budgets[w] += whole[w] + (1 if order < left else 0)
-
-
-def adaptive_budgets(
-    windows: Sequence[Window],
-    video_means: Sequence[float],
-    audio_means: Sequence[float],
-    keep_video: int,
-    keep_audio: int,
-) -> list[Window]:
-    """Scale-free budgets that meet both modality totals exactly.
-
-    Mean relevance is of the order of one over the sequence length, so a softmax at a fixed
-    temperature hardly tells windows apart. Here a window's weight is its mean relevance
-    relative to the other windows (the softmax of the logarithm, which no common factor
-    changes), averaged over the modalities it holds. Each modality then shares its own total
-    in proportion to weight times size.
-
-    Parameters
-    ----------
-    windows : sequence of (int, int)
-        Video and audio tokens of each window.
-    video_means, audio_means : sequence of float
-        Mean relevance of each window, 0 where the modality is absent; negative means (no
-        softmax gives them) count as 0.
-    keep_video, keep_audio : int
-        Tokens to keep of each modality.
-
-    Returns
-    -------
-    list of (int, int)
-        Video and audio tokens that each window keeps; the columns sum to the two totals. A
-        present modality keeps at least one token wherever its total reaches.
-    """
-    video = _relative(video_means, [v for v, _ in windows])
-    audio = _relative(audio_means, [a for _, a in windows])
-    weights = [
-        (pv + pa) / ((v > 0) + (a > 0))
-        for pv, pa, (v, a) in zip(video, audio, windows, strict=True)
-    ]
-    budgets: list[list[int]] = []
-    for modality, keep in ((0, keep_video), (1, keep_audio)):
-        sizes = [window[modality] for window in windows]
-        mass = [weight * size for weight, size in zip(weights, sizes, strict=True)]
-        budgets.append(proportional_budgets(sizes, mass, keep))
-    return list(zip(*budgets, strict=True))
-
-
-def _relative(means: Sequence[float], sizes: Sequence[int]) -> list[float]:
-    """Means over the windows that hold tokens, scaled to average 1 there; 0 elsewhere."""
-    positive = [max(mean, 0.0) if size else 0.0 for mean, size in zip(means, sizes, strict=True)]
-    present = sum(size > 0 for size in sizes)
-    largest = max(positive, default=0.0)
-    if largest == 0.0:
-        return [1.0 if size else 0.0 for size in sizes]
-    scaled = [mean / largest for mean in positive]  # first, so that the sum cannot overflow
-    average = sum(scaled) / present
-    return [mean / average for mean in scaled]

@@ -10,16 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seats_cli.selection.allocation import (
-    Window,
-    adaptive_budgets,
-    reference_budgets,
-    window_weights,
-)
+from seats_cli.plan import ALLOCATIONS, GLOBAL
+from seats_cli.selection.adaptive import WEIGHTS, adaptive_budgets
+from seats_cli.selection.allocation import Window, reference_budgets, window_weights
 from seats_cli.selection.topk import keep_highest_in_runs
 from seats_cli.selection.windows import Runs, contiguous_runs, pair_windows
-
-ALLOCATIONS = ("reference", "adaptive")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +94,10 @@ def _window_budgets(
     windows = pair_windows(video, audio)
     video_means = window_means(scores, video, len(windows))
     audio_means = window_means(scores, audio, len(windows))
-    if allocation == "adaptive":
-        return adaptive_budgets(windows, video_means.tolist(), audio_means.tolist(), *keep)
+    if allocation in WEIGHTS:
+        return adaptive_budgets(
+            windows, video_means.tolist(), audio_means.tolist(), *keep, WEIGHTS[allocation]
+        )
     return reference_budgets(
         windows,
         window_weights(video_means, temperature),
@@ -136,7 +133,7 @@ def allocate(
     if keep == (video.total, audio.total):
         return Allocated(video, audio, pair_windows(video, audio))
     one_window = max(len(video.sizes), len(audio.sizes)) <= 1
-    if one_window or not video.total or not audio.total:
+    if one_window or not video.total or not audio.total or allocation == GLOBAL:
         return Allocated(_as_one_run(video), _as_one_run(audio), [keep])
     finite = _finite(scores)
     budgets = _window_budgets(finite, video, audio, keep, temperature, allocation)
@@ -178,8 +175,9 @@ def select_by_relevance(
     temperature : float
         Temperature of the softmax over windows ("reference" only).
     allocation : str
-        "reference" reproduces the published implementation; "adaptive" is scale-free and
-        keeps exactly `max(1, round(keep * n))` tokens of each modality.
+        "reference" reproduces the published implementation. The others keep exactly
+        `max(1, round(keep * n))` tokens of each modality and do not depend on the scale of the
+        scores: those of `seats_cli.selection.adaptive`, and "global", which has no windows.
 
     Returns
     -------

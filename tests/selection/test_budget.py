@@ -8,10 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from seats_cli.plan import ALLOCATIONS, GLOBAL
 from seats_cli.selection.allocation import proportional_budgets
 from seats_cli.selection.budget import select_by_relevance, total_to_keep
 from seats_cli.selection.windows import contiguous_runs
 from tests.golden_units import Case, cases_with_result, family_facts
+
+WINDOWED = [name for name in ALLOCATIONS if name != GLOBAL]
+EXACT = [name for name in ALLOCATIONS if name != "reference"]
 
 FAMILIES = (
     "top_down_scores",
@@ -86,10 +90,16 @@ def _scores(length: int, seed: int) -> Tensor:
     return torch.randn(length, generator=generator).mul(3).softmax(0)
 
 
-@given(prompt=_PROMPTS, keep_video=_RATIOS, keep_audio=_RATIOS, seed=st.integers(0, 2**31))
+@given(
+    prompt=_PROMPTS,
+    keep_video=_RATIOS,
+    keep_audio=_RATIOS,
+    seed=st.integers(0, 2**31),
+    allocation=st.sampled_from(EXACT),
+)
 @settings(deadline=None)
-def test_adaptive_conserves_both_totals(
-    prompt: str, keep_video: float, keep_audio: float, seed: int
+def test_all_but_the_reference_conserve_both_totals(
+    prompt: str, keep_video: float, keep_audio: float, seed: int, allocation: str
 ) -> None:
     video, audio = _masks(prompt)
     kept = select_by_relevance(
@@ -99,7 +109,7 @@ def test_adaptive_conserves_both_totals(
         keep_video,
         keep_audio,
         temperature=0.1,
-        allocation="adaptive",
+        allocation=allocation,
     )
     assert int(kept[video].sum()) == total_to_keep(int(video.sum()), keep_video)
     assert int(kept[audio].sum()) == total_to_keep(int(audio.sum()), keep_audio)
@@ -111,7 +121,7 @@ def test_adaptive_conserves_both_totals(
     keep_video=_RATIOS,
     keep_audio=_RATIOS,
     seed=st.integers(0, 2**31),
-    allocation=st.sampled_from(["reference", "adaptive"]),
+    allocation=st.sampled_from(WINDOWED),
 )
 @settings(deadline=None)
 def test_present_modalities_survive_in_each_window(
@@ -138,21 +148,27 @@ def test_present_modalities_survive_in_each_window(
             assert min(counts) >= 1
 
 
-@given(prompt=_PROMPTS, ratio=_RATIOS, seed=st.integers(0, 2**31), power=st.integers(-12, 12))
+@given(
+    prompt=_PROMPTS,
+    ratio=_RATIOS,
+    seed=st.integers(0, 2**31),
+    power=st.integers(-12, 12),
+    allocation=st.sampled_from(EXACT),
+)
 @settings(deadline=None)
-def test_adaptive_ignores_the_scale_of_scores(
-    prompt: str, ratio: float, seed: int, power: int
+def test_all_but_the_reference_ignore_the_scale_of_scores(
+    prompt: str, ratio: float, seed: int, power: int, allocation: str
 ) -> None:
     video, audio = _masks(prompt)
     scores = _scores(len(prompt), seed)
     first, second = (
-        select_by_relevance(s, video, audio, ratio, ratio, temperature=0.1, allocation="adaptive")
+        select_by_relevance(s, video, audio, ratio, ratio, temperature=0.1, allocation=allocation)
         for s in (scores, scores * 2.0**power)
     )
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("allocation", ["reference", "adaptive"])
+@pytest.mark.parametrize("allocation", WINDOWED)
 def test_order_within_a_run_does_not_matter(allocation: str) -> None:
     video, audio = _masks("TVVVVVAAAAVVVVVAAAATT")
     scores = _scores(len(video), 5)
@@ -167,7 +183,7 @@ def test_order_within_a_run_does_not_matter(allocation: str) -> None:
     assert torch.equal(kept[6:], kept_shuffled[6:])
 
 
-@pytest.mark.parametrize("allocation", ["reference", "adaptive"])
+@pytest.mark.parametrize("allocation", WINDOWED)
 @pytest.mark.parametrize("value", [0.0, -torch.inf, torch.inf, torch.nan, 3e38, -3e38, 1e-45])
 def test_constant_scores_keep_the_first_tokens(allocation: str, value: float) -> None:
     video, audio = _masks("TVVVVVVAAAAVVVVVVAAAATT")
@@ -183,7 +199,7 @@ def test_constant_scores_keep_the_first_tokens(allocation: str, value: float) ->
     assert "".join("x" if keep else "." for keep in kept) == "xxxx...xx..xxx...xx..xx"
 
 
-@pytest.mark.parametrize("allocation", ["reference", "adaptive"])
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
 def test_extreme_scores_beside_ordinary_ones(allocation: str) -> None:
     video, audio = _masks("VVVVAAAAVVVVAAAA")
     scores = torch.rand(16, generator=torch.Generator().manual_seed(2))
@@ -200,12 +216,23 @@ def test_adaptive_follows_relevance() -> None:
     video, audio = _masks("VVVVVVVVAAAAVVVVVVVVAAAA")
     scores = torch.full((24,), 1e-4)
     scores[:8] = 1e-3
-    reference, adaptive = (
-        select_by_relevance(scores, video, audio, 0.5, 0.5, temperature=0.1, allocation=allocation)
-        for allocation in ("reference", "adaptive")
-    )
-    assert _counts(reference, video, 2) == [4, 4]  # hardly adapts at this scale
-    assert _counts(adaptive, video, 2) == [5, 3]
+    kept = {
+        allocation: _counts(
+            select_by_relevance(
+                scores, video, audio, 0.5, 0.5, temperature=0.1, allocation=allocation
+            ),
+            video,
+            2,
+        )
+        for allocation in ALLOCATIONS
+    }
+    assert kept == {
+        "reference": [4, 4],  # hardly adapts at this scale
+        "adaptive": [5, 3],
+        "adaptive-contrast": [5, 3],  # the sound, equal in both windows, holds it back
+        "adaptive-floor": [5, 3],
+        "global": [8, 0],
+    }
 
 
 @given(
