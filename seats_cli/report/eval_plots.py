@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
 _LINES = ("-", "--", ":", "-.")
 _OWN = "seats"
 _OWN_COLOUR = "#d55e00"
+_BUDGET = re.compile(r"\s*\d+(?:\.\d+)?\s?%")
 
 
 def plot_evaluation(summary: Summary, path: Path) -> None:
-    """Write the picture: a line for each method, a point for each budget.
+    """Write the picture: a line for each method (and variant), a point for each budget.
 
     Parameters
     ----------
@@ -42,8 +44,8 @@ def plot_evaluation(summary: Summary, path: Path) -> None:
     figure = Figure(figsize=(9.5, 5.5), layout="constrained")
     axes = figure.add_subplot()
     _full(axes, summary.full)
-    for number, (method, settings) in enumerate(lines.items()):
-        _method(axes, method, settings, number, len(lines))
+    for number, (name, settings) in enumerate(lines.items()):
+        _line(axes, name, settings, number, len(lines))
     axes.set_xlim(left=0)
     axes.set_xlabel("audio-visual tokens kept, mean over layers (%)")
     axes.set_ylabel("accuracy (%), 95 % intervals")
@@ -61,15 +63,19 @@ def plot_evaluation(summary: Summary, path: Path) -> None:
 
 
 def _lines(summary: Summary) -> dict[str, list[SettingSummary]]:
-    """Settings of each method with an answer and a place on the axis; this tool's method last."""
+    """Settings that differ only in budget, by name; those with an answer and a place on the axis.
+
+    This tool's method is last, and hence on top.
+    """
     found: dict[str, list[SettingSummary]] = {}
     for setting in summary.settings:
         if setting is summary.full or setting.overall.accuracy is None:
             continue
         if setting.cost.average_retention is not None:
-            found.setdefault(setting.method, []).append(setting)
-    ordered = sorted(found, key=lambda method: method == _OWN)
-    return {method: sorted(found[method], key=_kept) for method in ordered}
+            name = _BUDGET.sub("", setting.label).strip() or setting.method
+            found.setdefault(name, []).append(setting)
+    ordered = sorted(found, key=lambda name: name == _OWN)
+    return {name: sorted(found[name], key=_kept) for name in ordered}
 
 
 def _kept(setting: SettingSummary) -> float:
@@ -91,18 +97,16 @@ def _full(axes: Any, full: SettingSummary | None) -> None:
     axes.axhline(100 * estimate.value, color="#000000", linewidth=1.2, label="full")
 
 
-def _method(
-    axes: Any, method: str, settings: list[SettingSummary], number: int, methods: int
-) -> None:
+def _line(axes: Any, name: str, settings: list[SettingSummary], number: int, names: int) -> None:
     """One line; points of settings with errors are hollow, since they answered other questions."""
-    own = method == _OWN
+    own = name == _OWN
     colour = _OWN_COLOUR if own else _COLOURS[number % len(_COLOURS)]
     estimates = [setting.overall.accuracy for setting in settings]
     values = [100 * estimate.value for estimate in estimates if estimate is not None]
     below = [100 * (one.value - one.low) for one in estimates if one is not None]
     above = [100 * (one.high - one.value) for one in estimates if one is not None]
     # A hair apart, so that intervals at equal budgets can be told apart.
-    shift = 0.0 if own else 0.12 * (number - methods / 2)
+    shift = 0.0 if own else 0.12 * (number - names / 2)
     places = [_kept(setting) + shift for setting in settings]
     axes.errorbar(
         places,
@@ -128,6 +132,6 @@ def _method(
                 markersize=7 if own else 5.5,
                 color=colour,
                 markerfacecolor="white" if hollow else colour,
-                label=f"{method} (some errors)" if hollow else method,
+                label=f"{name} (some errors)" if hollow else name,
                 zorder=4 if own else 2.5,
             )

@@ -3,6 +3,7 @@
 Nothing here is needed to run the program; it is here so that the shipped weights can be made again.
 
 - `vocabulary`, `scene`, `render`, `sound`, `speech`, `layout`, `clip`: seeded clips
+- `moment`: long quiet clips, for the question set of `seats eval` only
 - `wording`, `questions`, `labels`: what is asked about them, and dense truth per token
 - `build`: tokenizer, processor and configuration
 - `batch`, `forward`, `attention`, `heads`: one training step

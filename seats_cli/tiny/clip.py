@@ -12,7 +12,7 @@ from seats_cli.tiny.scene import Scene, sample_scene
 from seats_cli.tiny.sound import MIN_LENGTH, Sound, sample_sound, synthesise
 from seats_cli.tiny.vocabulary import SAMPLE_RATE
 
-_KIND_WEIGHTS = {"beeps": 0.36, "speech": 0.2, "tone": 0.15, "chirp": 0.13, "noise": 0.16}
+KIND_WEIGHTS = {"beeps": 0.36, "speech": 0.2, "tone": 0.15, "chirp": 0.13, "noise": 0.16}
 _EDGE = 0.12  # seconds kept free between a sound and a change of picture
 
 
@@ -114,7 +114,7 @@ def _draw_sounds(
     draw = rng.random()
     count = 0 if draw < 0.07 else 1 if draw < 0.66 else 2 if draw < 0.94 else 3
     slots = _free_slots(rng, scene, seconds, bool(rng.random() < 0.85), max(count, 1))[:count]
-    kinds = list(_KIND_WEIGHTS)
+    kinds = list(KIND_WEIGHTS)
     sounds: list[Sound] = []
     for low, high in slots:
         fitting = [
@@ -124,7 +124,7 @@ def _draw_sounds(
         ]
         if not fitting:
             continue
-        weights = np.array([_KIND_WEIGHTS[kind] for kind in fitting])
+        weights = np.array([KIND_WEIGHTS[kind] for kind in fitting])
         kind = str(rng.choice(fitting, p=weights / weights.sum()))
         sounds.append(sample_sound(rng, kind, low, high))
     return tuple(sorted(sounds, key=lambda sound: sound.start))

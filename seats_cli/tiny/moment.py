@@ -11,15 +11,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from seats_cli.tiny.clip import Draft, Layout, draw_floor
+from seats_cli.tiny.clip import KIND_WEIGHTS, Draft, Layout, draw_floor
 from seats_cli.tiny.scene import sample_scene
-from seats_cli.tiny.sound import MIN_LENGTH, sample_sound
+from seats_cli.tiny.sound import sample_sound
 
 SHORTEST, LONGEST = 2.5, 5.0  # seconds of the moment; two seconds are four frames
 _QUIET = 2.0  # seconds that the pictures around it stay at least
 _EDGE = 0.12  # seconds kept free between the sound and a change of picture
 _IN_THE_MIDDLE = 0.7  # share of moments with a still picture on both sides
-_KINDS = tuple(MIN_LENGTH)
 
 
 def draft_moment(rng: np.random.Generator, layout: Layout) -> tuple[Draft, int]:
@@ -53,7 +52,8 @@ def draft_moment(rng: np.random.Generator, layout: Layout) -> tuple[Draft, int]:
         replace(segment, start=borders[index], end=borders[index + 1])
         for index, segment in enumerate(scene.segments[:pieces])
     )
-    kind = str(rng.choice(_KINDS))
+    weights = np.array(list(KIND_WEIGHTS.values()))
+    kind = str(rng.choice(list(KIND_WEIGHTS), p=weights / weights.sum()))
     sound = sample_sound(rng, kind, borders[moment] + _EDGE, borders[moment + 1] - _EDGE)
     quiet = replace(scene, segments=segments, motion="still", speed=0.0)
     return Draft(layout, quiet, (sound,), draw_floor(rng), int(rng.integers(2**31))), moment

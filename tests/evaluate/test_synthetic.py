@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import Counter
 
@@ -15,6 +16,20 @@ from seats_cli.media import FrameSizing
 from seats_cli.tiny.questions import CROSS_MODAL, FAMILIES, facts_of
 
 SMALL = FrameSizing(28, 3136, 12544)
+
+
+EXPECTED = [
+    ("short", "sound_at_picture", "What do you hear while the orange object is shown?", "beeps"),
+    ("short", "color_count", "How many colors are shown?", "2"),
+    ("short", "last_color", "Which colour is shown last?", "white"),
+    ("medium", "color_order", "List the colors in the order shown.", "blue, red, purple"),
+    ("medium", "sound_at_picture", "What is heard when the colour is purple?", "beeps"),
+    ("medium", "color_at_sound", "Which color was on screen during the beeps?", "purple"),
+    ("moment", "beep_count", "How many times does it beep?", "2"),
+    ("moment", "color_at_sound", "What color is shown when the beeps are heard?", "cyan"),
+    ("medium", "sound_kind", "What is heard?", "chirp"),
+    ("medium", "color_at_sound", "Which color is shown while the chirp is heard?", "red"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +48,15 @@ def test_a_larger_set_begins_with_the_smaller(items: tuple[Item, ...]) -> None:
     assert [item.id for item in few[:2]] == ["synthetic-2026-00000", "synthetic-2026-00001"]
     assert len({item.id for item in items}) == 1000
     assert synthetic_set(50, seed=3).items[7].question != few[7].question
+
+
+def test_the_set_is_the_same_every_time() -> None:
+    # Results are only comparable as long as this holds; a change needs another default seed.
+    found = [
+        (item.kind, item.family, item.question, item.answer_text)
+        for item in synthetic_set(60).items[:8] + synthetic_set(60).items[-2:]
+    ]
+    assert found == EXPECTED
 
 
 def test_clips_take_turns_and_every_family_is_asked(items: tuple[Item, ...]) -> None:
@@ -112,8 +136,6 @@ def test_refusals() -> None:
 
 
 def test_listing_needs_no_torch() -> None:
-    import subprocess
-
     code = (
         "import sys; from seats_cli.evaluate.synthetic import synthetic_set; synthetic_set(9);"
         "import seats_cli.evaluate.jsonl, seats_cli.evaluate.scoring;"

@@ -16,6 +16,7 @@ from seats_cli.evaluate.findings import Summary
 from seats_cli.evaluate.records import Record
 from seats_cli.evaluate.statistics import Estimate
 from seats_cli.evaluate.summary import summarise
+from seats_cli.report import eval_plots
 from seats_cli.report.document import dump_document
 from seats_cli.report.eval_documents import eval_csv, eval_document
 from seats_cli.report.eval_plots import plot_evaluation
@@ -183,6 +184,18 @@ class TestPlot:
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
         plot_evaluation(summary, tmp_path / "a.svg")
         assert (tmp_path / "a.svg").stat().st_size > 5000
+
+    def test_a_line_for_each_method_and_variant(self) -> None:
+        labels = ("full", "seats 25%", "seats 10%", "seats 10% adaptive", "random 10%", "fastv 5%")
+        records = [record(item, label, 0.1, 7) for label in labels for item in range(9)]
+        lines = eval_plots._lines(summarise("s", records, resamples=50))
+        assert {name: len(own) for name, own in lines.items()} == {
+            "seats adaptive": 1,
+            "random": 1,
+            "fastv": 1,
+            "seats": 2,
+        }
+        assert list(lines)[-1] == "seats"
 
     def test_the_unpruned_model_alone(self, tmp_path: Path) -> None:
         pytest.importorskip("matplotlib")
