@@ -55,6 +55,8 @@ _WEIGHTS: Mapping[str, float] = {
     "shape_at_sound": 4.0,
     "sound_at_picture": 2.0,
     "beep_count": 3.0,
+    "pitch": 1.5,  # of few sounds it can be said
+    "sweep": 3.0,  # chirps only
 }
 # Asked about a moment: nothing that the still picture around it answers.
 _ABOUT_MOMENTS = (*CROSS_MODAL, "sound_kind", "pitch", "sweep", "beep_count", "color_order")

@@ -22,13 +22,13 @@ EXPECTED = [
     ("short", "sound_at_picture", "What do you hear while the orange object is shown?", "beeps"),
     ("short", "color_count", "How many colors are shown?", "2"),
     ("short", "last_color", "Which colour is shown last?", "white"),
-    ("medium", "color_order", "List the colors in the order shown.", "blue, red, purple"),
+    ("medium", "first_color", "What color is shown first?", "blue"),
     ("medium", "sound_at_picture", "What is heard when the colour is purple?", "beeps"),
     ("medium", "color_at_sound", "Which color was on screen during the beeps?", "purple"),
     ("moment", "beep_count", "How many times does it beep?", "2"),
     ("moment", "color_at_sound", "What color is shown when the beeps are heard?", "cyan"),
-    ("medium", "sound_kind", "What is heard?", "chirp"),
-    ("medium", "color_at_sound", "Which color is shown while the chirp is heard?", "red"),
+    ("medium", "sweep", "Does the pitch rise or fall?", "rising"),
+    ("medium", "color_at_sound", "What color was shown when the chirp is heard?", "red"),
 ]
 
 
