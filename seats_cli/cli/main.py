@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from seats_cli import __version__
-from seats_cli.cli import compare, plan, profile, show
+from seats_cli.cli import compare, garbage, plan, profile, show
 from seats_cli.cli import eval as evaluate
 from seats_cli.cli.ask import EPILOG, ask
 from seats_cli.cli.config import config
@@ -61,5 +61,6 @@ def _global(
 
 def main() -> None:
     """Run the command line; never returns."""
+    garbage.pause()
     prepare_streams()
     app()

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from seats_cli.cli import garbage
 from seats_cli.cli.console import Talk
 from seats_cli.cli.interrupt import stop_if_interrupted
 from seats_cli.cli.source import local_path
@@ -82,6 +83,7 @@ def open_model(options: ModelOptions, talk: Talk) -> LoadedModel:
             revision=options.revision,
             offline=options.offline,
         )
+    garbage.resume()
     if loaded.facts.demonstration:
         talk.notice(
             "This is the small bundled demonstration model, which knows simple shapes, colours "

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
+from seats_cli.cli import garbage
 from seats_cli.cli.console import Talk
 from seats_cli.cli.session import InputOptions, ModelOptions, limit_pixels, open_model, read_input
 from seats_cli.errors import UsageError
@@ -67,7 +68,7 @@ def open_any(model: ModelOptions, random: RandomOptions, talk: Talk) -> LoadedMo
     from seats_cli.models.random_weights import random_model
 
     with talk.progress(f"Building {random.name} with random weights"):
-        return random_model(
+        loaded = random_model(
             random.name,
             layers=random.layers,
             hidden=random.hidden,
@@ -76,6 +77,8 @@ def open_any(model: ModelOptions, random: RandomOptions, talk: Talk) -> LoadedMo
             attention=model.attention,
             seed=random.seed,
         )
+    garbage.resume()
+    return loaded
 
 
 def any_clip(
