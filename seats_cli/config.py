@@ -24,6 +24,7 @@ from seats_cli.plan import (
     check_fraction,
     check_increasing,
     check_integer,
+    check_levels,
     check_name,
     check_positive,
     check_share,
@@ -129,6 +130,13 @@ class SeatsConfig:
         default=2, metadata=_help("FastV: the layer after which it drops tokens.")
     )
     seed: int = field(default=0, metadata=_help("Seed of methods that draw at random."))
+    still_tolerance: float | None = field(
+        default=None,
+        metadata=_help(
+            "Stage 0: places of the picture that changed by no more than this many grey levels "
+            "(0 to 255) since they were last encoded are not encoded again; off if not set."
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name in ("retain", "retain_video", "retain_audio"):
@@ -150,6 +158,8 @@ class SeatsConfig:
         check_share("contextual_ratio", self.contextual_ratio)
         check_integer("fastv_layer", self.fastv_layer, 1)
         check_integer("seed", self.seed, 0)
+        if self.still_tolerance is not None:
+            check_levels("still_tolerance", self.still_tolerance)
 
     @classmethod
     def preset(cls, name: str) -> SeatsConfig:
@@ -221,6 +231,7 @@ class SeatsConfig:
             contextual_ratio=self.contextual_ratio,
             fastv_layer=self.fastv_layer,
             seed=self.seed,
+            still_tolerance=self.still_tolerance,
         )
         if no_schedule:
             return base

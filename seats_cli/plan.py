@@ -45,6 +45,12 @@ def check_share(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be at least 0 and below 1, got {value!r}.")
 
 
+def check_levels(name: str, value: Any) -> None:
+    """Refuse anything but a number of grey levels, 0 to 255."""
+    if not _is_number(value) or not 0.0 <= value <= 255.0:
+        raise ConfigError(f"{name} must be a number of grey levels, 0 to 255, got {value!r}.")
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse anything but one of `choices`."""
     if value not in choices:
@@ -121,6 +127,9 @@ class PruningPlan:
         FastV: the layer after which it drops.
     seed : int
         Of methods that draw at random.
+    still_tolerance : float | None
+        Stage 0: change in grey levels up to which a place of the picture is not encoded again;
+        None encodes everything.
 
     Raises
     ------
@@ -146,6 +155,7 @@ class PruningPlan:
     contextual_ratio: float = 0.0
     fastv_layer: int = 2
     seed: int = 0
+    still_tolerance: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("drop_layers", "keep_video", "keep_audio"):
@@ -164,6 +174,8 @@ class PruningPlan:
         check_share("contextual_ratio", self.contextual_ratio)
         check_integer("fastv_layer", self.fastv_layer, 1)
         check_integer("seed", self.seed, 0)
+        if self.still_tolerance is not None:
+            check_levels("still_tolerance", self.still_tolerance)
         self._check_ratios()
         self._check_layers()
 

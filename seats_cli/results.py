@@ -67,6 +67,24 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class StillFacts:
+    """What of a video Stage 0 did not encode, for it had not changed.
+
+    `units` are what becomes one LLM token. `full_pairs` and `windowed_pairs` are the query-key
+    pairs of one attention of either kind, as executed.
+    """
+
+    tolerance: float  # grey levels of 0..255
+    grids: int
+    whole_grids: int  # encoded whole
+    still_grids: int  # not encoded at all
+    units: int
+    encoded_units: int
+    full_pairs: int
+    windowed_pairs: int
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """The model that answered."""
 

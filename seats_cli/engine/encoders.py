@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from seats_cli.engine.clock import Clock
+    from seats_cli.engine.still import SkipStill
     from seats_cli.models.adapter import Adapter
     from seats_cli.plan import PruningPlan
     from seats_cli.selection.base import Method
@@ -60,6 +61,8 @@ class EncoderStatistics:
         Where the time spent here is added, as "select".
     everything : bool
         Note what any method may need, for an `EncoderMemory` that serves several.
+    still : SkipStill, optional
+        Knows what the vision encoder is not given, so that importance is that of the whole prompt.
     """
 
     def __init__(
@@ -70,8 +73,10 @@ class EncoderStatistics:
         clock: Clock,
         *,
         everything: bool = False,
+        still: SkipStill | None = None,
     ) -> None:
         self._adapter = adapter
+        self._still = still
         self._video_window = plan.video_window
         self._audio_window = plan.audio_window
         self._clock = clock
@@ -143,6 +148,8 @@ class EncoderStatistics:
                 query, key = self._adapter.vision_query_key(
                     self._taken(self._adapter.vision_projections), kwargs["position_embeddings"]
                 )
+                if self._still is not None:
+                    query, key = self._still.expand(query), self._still.expand(key)
                 order = self._adapter.vision_raster_order(grid_thw)
                 order = None if order is None else order.to(query.device)
             if self._importance:

@@ -25,6 +25,7 @@ class _Passage:
     output: Any
     calls: tuple[EncoderCall, ...]
     window: int | None  # of the statistics in `calls`; None where nobody asked for any
+    tolerance: float | None  # of Stage 0; None where everything was encoded
 
 
 class EncoderMemory:
@@ -45,7 +46,13 @@ class EncoderMemory:
         self._passages: dict[str, list[_Passage]] = {"video": [], "audio": []}
 
     @contextmanager
-    def attach(self, adapter: Adapter, statistics: EncoderStatistics | None) -> Iterator[None]:
+    def attach(
+        self,
+        adapter: Adapter,
+        statistics: EncoderStatistics | None,
+        *,
+        tolerance: float | None = None,
+    ) -> Iterator[None]:
         """Let both encoders use this memory; they are left as they were.
 
         Parameters
@@ -53,13 +60,17 @@ class EncoderMemory:
         adapter : Adapter
         statistics : EncoderStatistics or None
             Of the pruned run under way, noting everything; None in an unpruned one.
+        tolerance : float or None
+            Of a `SkipStill` that is attached already.
         """
         encoders = (("video", adapter.visual), ("audio", adapter.audio_tower))
         before = [(module, vars(module).get("forward")) for _, module in encoders]
         try:
             for modality, module in encoders:
                 # on the object, not its class, as accelerate does: hooks go on working
-                module.forward = self._remembering(modality, module.forward, statistics)
+                module.forward = self._remembering(
+                    modality, module.forward, statistics, tolerance if modality == "video" else None
+                )
             yield
         finally:
             for module, forward in before:
@@ -69,11 +80,19 @@ class EncoderMemory:
                     module.forward = forward
 
     def _remembering(
-        self, modality: str, encode: Callable[..., Any], statistics: EncoderStatistics | None
+        self,
+        modality: str,
+        encode: Callable[..., Any],
+        statistics: EncoderStatistics | None,
+        tolerance: float | None,
     ) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             wanted = None if statistics is None else statistics.window(modality)
-            known = [p for p in self._passages[modality] if _same((args, kwargs), p.arguments)]
+            known = [
+                passage
+                for passage in self._passages[modality]
+                if passage.tolerance == tolerance and _same((args, kwargs), passage.arguments)
+            ]
             for passage in known:
                 if wanted in (None, passage.window):
                     if statistics is not None:
@@ -82,7 +101,7 @@ class EncoderMemory:
             earlier = [] if statistics is None else list(statistics.calls(modality))
             output = encode(*args, **kwargs)
             calls = () if statistics is None else tuple(statistics.calls(modality)[len(earlier) :])
-            self._passages[modality].append(_Passage((args, kwargs), output, calls, wanted))
+            self._passages[modality].append(_Passage((args, kwargs), output, calls, wanted, tolerance))
             return copy(output)  # transformers writes into the object it gets, not its tensors
 
         return forward

@@ -11,6 +11,7 @@ from seats_cli.config import PruningPlan, SeatsConfig
 from seats_cli.engine.clock import Clock
 from seats_cli.engine.encoders import EncoderStatistics
 from seats_cli.engine.prefill import PrunedPrefill
+from seats_cli.engine.still import SkipStill
 from seats_cli.errors import UsageError
 from seats_cli.models.registry import adapter_for
 from seats_cli.selection.method import method_for
@@ -119,22 +120,39 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
             else plan_or_config.for_layers(architecture.num_layers)
         )
         self._clock = clock or Clock()
+        self._plan = plan
         chosen = (method or method_for)(plan)
         self._memory = memory
+        self._still = (
+            None
+            if plan.still_tolerance is None
+            else SkipStill(self._adapter, plan.still_tolerance)
+        )
         self._statistics = EncoderStatistics(
-            self._adapter, plan, chosen, self._clock, everything=memory is not None
+            self._adapter,
+            plan,
+            chosen,
+            self._clock,
+            everything=memory is not None,
+            still=self._still,
         )
         self._prefill = PrunedPrefill(self._adapter, plan, chosen, self._statistics, self._clock)
         self._run = PrunedRun(plan, self._prefill)
         self._handles: list[RemovableHandle] = []
-        self._remembered = ExitStack()
+        self._borrowed = ExitStack()
 
     def __enter__(self) -> PrunedRun:
         if self._handles:
             raise UsageError("This prune(...) is already active; make a new one.")
         try:
+            if self._still is not None:
+                self._borrowed.enter_context(self._still.attach())
             if self._memory is not None:
-                self._remembered.enter_context(self._memory.attach(self._adapter, self._statistics))
+                self._borrowed.enter_context(
+                    self._memory.attach(
+                        self._adapter, self._statistics, tolerance=self._plan.still_tolerance
+                    )
+                )
             self._handles += self._statistics.install()
             self._handles += self._prefill.install()
         except BaseException:
@@ -153,4 +171,4 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
     def _remove(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-        self._remembered.close()
+        self._borrowed.close()

@@ -33,6 +33,7 @@ class Adapter(ABC):
     processor_class: ClassVar[str]
     audio_statistics_window: ClassVar[int]  # encoder positions per softmax of the importance
     audio_pool: ClassVar[int]  # encoder positions averaged into one LLM token
+    pixel_std: ClassVar[tuple[float, float, float]]  # by which the processor divides colours
 
     def __init__(self, model: nn.Module) -> None:
         thinker: Any = getattr(model, "thinker", model)

@@ -23,6 +23,7 @@ class Qwen25Omni(Adapter):
     processor_class = "Qwen2_5OmniProcessor"
     audio_statistics_window = 100  # 2 s at 50 encoder positions per second
     audio_pool = 2
+    pixel_std = (0.26862954, 0.26130258, 0.27577711)
 
     @classmethod
     def describe(cls, config: Any) -> Architecture:

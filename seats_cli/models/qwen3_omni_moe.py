@@ -21,6 +21,7 @@ class Qwen3OmniMoe(Adapter):
     processor_class = "Qwen3OmniMoeProcessor"
     audio_statistics_window = 52  # 4 s at 13 positions per second, as in the reference
     audio_pool = 1
+    pixel_std = (0.5, 0.5, 0.5)
 
     @classmethod
     def describe(cls, config: Any) -> Architecture:

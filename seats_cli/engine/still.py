@@ -1,0 +1,171 @@
+"""Stage 0 in a running model: the vision encoder is given what has changed, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.vision_utils import (
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+)
+
+from seats_cli.models.attention.gathered import use_gathered
+from seats_cli.results import StillFacts
+from seats_cli.selection.still import grey_levels, still_map
+from seats_cli.selection.still_packing import Packing, pack, positions
+
+if TYPE_CHECKING:
+    from seats_cli.models.adapter import Adapter
+
+
+class SkipStill:
+    """Lets the vision encoder skip what has not changed since it was last encoded.
+
+    The output has the shape and the order of an encoding of everything, so that whatever follows
+    is as it would be. An encoder call with settings of its own (precomputed arguments, recorded
+    states) is left alone.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    tolerance : float
+        Largest change in grey levels (0..255) that counts as none; 0 skips exact repeats only.
+    """
+
+    def __init__(self, adapter: Adapter, tolerance: float) -> None:
+        self._adapter = adapter
+        self._vision = adapter.architecture().vision
+        self.tolerance = tolerance
+        self.packing: Packing | None = None
+        self.facts: list[StillFacts] = []
+
+    @contextmanager
+    def attach(self) -> Iterator[None]:
+        """Act on the model's vision encoder inside the block; it is then left as it was.
+
+        An `EncoderMemory` belongs outside of it, that is, attached later: it compares what went
+        in, and keeps what came out, for the whole clip.
+        """
+        visual = self._adapter.visual
+        before = vars(visual).get("forward")
+        # before the hooks of `EncoderStatistics`, which needs to know the packing
+        look = visual.register_forward_pre_hook(self._look, with_kwargs=True, prepend=True)
+        try:
+            visual.forward = self._skipping(visual.forward)
+            yield
+        finally:
+            look.remove()
+            if before is None:
+                vars(visual).pop("forward", None)
+            else:
+                visual.forward = before
+
+    def expand(self, values: Tensor) -> Tensor:
+        """What the encoder holds per position, (m, ...), for all positions in its own order."""
+        packing = self.packing
+        if packing is None:
+            return values
+        units = packing.place[packing.order].to(values.device)
+        return values[positions(units, self._adapter.merge_unit)]
+
+    @torch.no_grad()
+    def _look(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find out what has changed."""
+        self.packing = None
+        if len(args) + len(kwargs) != 2 or not kwargs.keys() <= {"hidden_states", "grid_thw"}:
+            return
+        pixels = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        grid_thw = kwargs["grid_thw"] if "grid_thw" in kwargs else args[-1]
+        grids = [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
+        vision, unit = self._vision, self._adapter.merge_unit
+        levels = grey_levels(self._adapter.pixel_std, pixels.shape[-1]).to(pixels.device)
+        found = still_map(
+            pixels,
+            grids,
+            levels,
+            tolerance=self.tolerance,
+            merge=vision.merge_size,
+            side=self.side,
+        )
+        raster = self._adapter.vision_raster_order(grid_thw)
+        count = len(found.source)
+        order = torch.arange(count) if raster is None else torch.argsort(raster)
+        window = None
+        if vision.window_size is not None:
+            window = vision.window_size // vision.merge_size // vision.patch_size
+        packing = pack(found, order, window=window, patches=unit)
+        if len(packing.chosen) < count:
+            self.packing = packing
+
+    side: int | None = 1
+
+    def _skipping(self, encode: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            packing = self.packing
+            if packing is None:
+                return encode(*args, **kwargs)
+            pixels = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            grid_thw = kwargs["grid_thw"] if "grid_thw" in kwargs else args[-1]
+            chosen = positions(packing.chosen, self._adapter.merge_unit).to(pixels.device)
+            gathers = self._gathers(packing, pixels.device)
+            own = use_gathered(self._adapter) if gathers else nullcontext()
+            arguments = self._arguments(packing, grid_thw, chosen)
+            if gathers:
+                arguments["gathers"] = gathers
+            with own:
+                output = encode(pixels[chosen], grid_thw=grid_thw, **arguments)
+            return self._expanded(output, packing)
+
+        return forward
+
+    def _arguments(self, packing: Packing, grid_thw: Tensor, chosen: Tensor) -> dict[str, Any]:
+        """What the encoder would work out from a complete grid."""
+        visual, device = self._adapter.visual, chosen.device
+        merge = self._vision.merge_size
+        arguments: dict[str, Any] = {
+            "position_ids": get_vision_position_ids(grid_thw, merge)[chosen],
+            "cu_seqlens": packing.full.borders.to(device),
+        }
+        if self._vision.window_size is not None:
+            arguments["window_index"] = torch.arange(len(packing.chosen), device=device)
+            arguments["cu_window_seqlens"] = packing.windowed.borders.to(device)
+        if hasattr(visual, "pos_embed"):
+            indices, weights = get_vision_interpolation_indices_and_weights(
+                grid_thw,
+                num_grid_per_side=visual.num_grid_per_side,
+                mode=visual.interpolation_mode,
+                align_corners=visual.interpolation_align_corners,
+                spatial_merge_size=merge,
+            )
+            arguments["interp_indices"] = indices[chosen]
+            arguments["interp_weights"] = weights[chosen]
+        return arguments
+
+    def _gathers(self, packing: Packing, device: torch.device) -> dict[nn.Module, Any]:
+        """Where the attention of each block finds its keys, if not among its queries."""
+        full, windowed = (
+            tuple((batch.queries.to(device), batch.keys.to(device)) for batch in segments.batches)
+            for segments in (packing.full, packing.windowed)
+        )
+        sees_all = self._vision.full_attention_blocks
+        gathers = {}
+        for number, block in enumerate(self._adapter.visual.blocks):
+            whole = self._vision.window_size is None or number in sees_all
+            batches = full if whole else windowed
+            if batches:
+                gathers[block.attn] = batches
+        return gathers
+
+    def _expanded(self, output: Any, packing: Packing) -> Any:
+        """The output for all units, in the order of the prompt."""
+        place = packing.place.to(output.pooler_output.device)
+        output.pooler_output = output.pooler_output[place]
+        output.last_hidden_state = self.expand(output.last_hidden_state)
+        if getattr(output, "deepstack_features", None) is not None:
+            output.deepstack_features = [part[place] for part in output.deepstack_features]
+        return output
