@@ -223,7 +223,7 @@ def evaluate(
     if find_layers:
         from seats_cli.cli.layers import show_layers
 
-        show_layers(outcome, Format.JSON if as_json else form, job.out)
+        show_layers(outcome, "json" if as_json else form.value, job.out, talk)
     else:
         show(outcome, Format.JSON if as_json else form, job.out, plot=plot, talk=talk)
     check_errors(outcome.records)

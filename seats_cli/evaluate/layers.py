@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seats_cli.errors import UsageError
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from seats_cli.measurements import Setting
 
 TOLERATED_LOSS = 0.01  # of the accuracy
+# The published layers of Qwen2.5-Omni (16, 18, 20 and 24 of 28) as fractions of the 23 layers that
+# see the clip, and its 1.4 as a multiple of an even spread over these.
+DROP_DEPTHS = (16 / 23, 18 / 23, 20 / 23)
+ENTERING = 1.4 * 23 / 28
 HIDDEN = {"video": (True, False), "audio": (False, True), "both": (True, True)}
 
 
@@ -106,3 +110,49 @@ def layer_curve(records: Sequence[Record], num_layers: int) -> LayerCurve:
 
 def _label(hidden: str, layer: int) -> str:
     return f"no {hidden} after layer {layer}"
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Layers for a model, from its curve.
+
+    Parameters
+    ----------
+    drop_layers : tuple of int
+        After which Stage II drops tokens.
+    late_layer : int or None
+        First layer without audio-visual tokens; None if every layer needs them.
+    encoder_scale : float
+        Tokens that enter the LLM, as a multiple of the average retention.
+    """
+
+    drop_layers: tuple[int, ...]
+    late_layer: int | None
+    encoder_scale: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As in a configuration file."""
+        late = "none" if self.late_layer is None else self.late_layer
+        return {
+            "drop_layers": list(self.drop_layers),
+            "late_layer": late,
+            "encoder_scale": self.encoder_scale,
+        }
+
+
+def recommend(curve: LayerCurve, tolerated: float = TOLERATED_LOSS) -> LayerPlan:
+    """The published proportions, on the layers that this model looks at the clip with.
+
+    The late block begins behind the last layer that needs video or sound. The three drops lie at
+    the same fractions of that depth as in the paper, and as many tokens enter, in proportion to
+    what an even spread over these layers would allow.
+    """
+    last = curve.last_needed("both", tolerated)
+    drops: list[int] = []
+    for depth in DROP_DEPTHS:
+        drops.append(max(1, round(depth * last), drops[-1] + 1 if drops else 1))
+    return LayerPlan(
+        tuple(layer for layer in drops if layer < last),
+        None if last >= curve.num_layers else max(2, last + 1),
+        round(ENTERING * curve.num_layers / last, 2),
+    )
