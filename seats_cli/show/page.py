@@ -70,27 +70,23 @@ def render_page(records: Sequence[Record], clip: Clip) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(read["page.html.j2"]).render(
+    page = environment.from_string(read["page.html.j2"]).render(
         generator=GENERATOR,
         css=Markup(read["page.css"]),
         js=Markup(read["page.js"]),
-        name=printable(PurePath(first.media.path).name or first.media.path),
-        question=printable(first.question) if len(questions) == 1 else None,
+        name=PurePath(first.media.path).name or first.media.path,
+        question=first.question if len(questions) == 1 else None,
         facts=clip_facts(first),
         model=model_words(first),
-        warnings=[printable(line) for line in first.warnings],
+        warnings=first.warnings,
         versions={name: version for name, version in first.versions.items() if version},
-        full_answer=None if first.full_answer is None else printable(first.full_answer),
+        full_answer=first.full_answer,
         layers=first.num_layers,
         media=media,
         grid=first.grid,
         runs=runs,
     )
-
-
-def printable(text: str) -> str:
-    """Text that UTF-8 can carry: a file name may hold bytes that are none."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return page.encode("utf-8", "replace").decode("utf-8")  # a file name may hold other bytes
 
 
 def data_uri(mime: str, content: bytes) -> str:
@@ -134,8 +130,8 @@ def _run(number: int, record: Record, media: _Media) -> dict[str, Any]:
     return {
         "id": f"run{number}",
         "label": record.label,
-        "question": printable(record.question),
-        "answer": printable(record.answer),
+        "question": record.question,
+        "answer": record.answer,
         "plan": plan_words(record),
         "offered": offered,
         "kept_video": None if kept[0] is None else format_percent(kept[0]),

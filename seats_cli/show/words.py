@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def clip_facts(record: Record) -> list[tuple[str, str]]:
     """Names and values about the file and what was read of it."""
     media = record.media
-    name = (PurePath(media.path).name or media.path).encode("utf-8", "replace").decode("utf-8")
+    name = PurePath(media.path).name or media.path
     facts = [("File", name), ("Length", format_seconds(media.duration_s))]
     if media.start_s or record.reading.end_s is not None:
         end = "the end" if media.end_s is None else f"{media.end_s:.4g} s"
@@ -33,7 +33,7 @@ def clip_facts(record: Record) -> list[tuple[str, str]]:
         facts.append(
             (
                 "Raster",
-                f"{grid.grids} grids of {grid.frames} frames, {grid.columns}x{grid.rows} patches",
+                f"{grid.grids} grid{'s' if grid.grids > 1 else ''} of {grid.frames} frames, {grid.columns}x{grid.rows} patches",
             )
         )
     if media.audio_used_s:

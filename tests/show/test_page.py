@@ -1,0 +1,181 @@
+"""The page: complete, self-contained, safe, small, and honest about numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import html.parser
+import re
+
+import numpy as np
+import pytest
+
+from seats_cli.media.read import read_clip
+from seats_cli.selection.method import METHODS
+from seats_cli.show.depth import MAX_LEVELS, depth_of
+from seats_cli.show.marks import mark_heights, mark_tokens, runs
+from seats_cli.show.page import render_page
+from seats_cli.show.record import AUDIO, VIDEO
+from tests.media.build import Sound, plain, steady, tone, write
+
+EVIL = "<script>alert(1)</script> & \"quotes\" 'single' {{ 7 * 7 }} \ud800"
+
+
+class _Links(html.parser.HTMLParser):
+    """Every address that a page mentions, and every tag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        names = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
+        self.links += [value or "" for name, value in attributes if name in names]
+
+
+def parse(page: str) -> _Links:
+    parser = _Links()
+    parser.feed(page)
+    return parser
+
+
+def shaded(markup: str) -> int:
+    """Tokens that are drawn as kept: widths of the rectangles in groups above level 0."""
+    groups = re.findall(r'<g class="k k(\d+)" data-lived="\d+">(.*?)</g>', markup)
+    return sum(
+        int(width)
+        for level, drawn in groups
+        if level != "0"
+        for width in re.findall(r'width="(\d+)"', drawn)
+    )
+
+
+@pytest.mark.parametrize("method", [None, *sorted(METHODS)])
+def test_every_method_draws_just_the_tokens_that_enter(ask, method):
+    record = ask(method=method).record
+    depth = depth_of(record)
+    assert len(depth.levels) <= MAX_LEVELS + 1
+    for code in (VIDEO, AUDIO):
+        lived = depth.lived[record.modality == code]
+        assert shaded(mark_tokens(lived[None], depth)) == int((lived > 0).sum())
+        assert len(re.findall("<rect", mark_heights(lived, depth))) == len(list(runs(lived)))
+        for level in depth.levels:
+            of_level = depth.level[record.modality == code] == level.number
+            inside = (lived >= level.first_layers) & (lived <= level.last_layers)
+            np.testing.assert_array_equal(of_level, inside)
+
+
+def test_the_page_needs_nothing_but_itself(cards):
+    page = render_page([cards.record], cards.clip)
+    found = parse(page)
+    assert all(link.startswith(("data:", "#")) for link in found.links)
+    assert not re.search(r"url\((?!#)", page)
+    assert "@import" not in page
+    assert len(page) < 400_000
+    assert found.tags.count("figure") == cards.record.grid.grids
+    assert found.tags.count("audio") == 1
+
+
+def test_what_the_user_wrote_is_text(cards):
+    record = dataclasses.replace(
+        cards.record,
+        question=EVIL,
+        answer=EVIL,
+        full_answer=EVIL,
+        warnings=(EVIL,),
+        media=dataclasses.replace(cards.record.media, path=f"a/{EVIL.replace('/', '')}.mp4"),
+        model=dataclasses.replace(cards.record.model, id=EVIL),
+        plan={EVIL: EVIL},
+    )
+    page = render_page([record, dataclasses.replace(record, label=EVIL)], cards.clip)
+    page.encode("utf-8")
+    assert page.count("<script>") == 1
+    assert "alert(1)</script>" not in page
+    assert "{{ 7 * 7 }}" in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_several_runs_share_frames_and_sound(ask):
+    runs = [ask(method=method) for method in ("seats", "random", None)]
+    one = render_page([runs[0].record], runs[0].clip)
+    page = render_page([run.record for run in runs], runs[0].clip)
+    assert page.count("data:image/webp") == one.count("data:image/webp")
+    assert page.count("data:audio") == 1
+    assert parse(page).tags.count("section") == 3
+    for run in runs:
+        assert run.record.label in page
+
+
+def test_the_numbers_of_the_layers_and_windows_are_those_of_the_trace(cards):
+    page = render_page([cards.record], cards.clip)
+    rows = re.findall(
+        r'<tr data-layer="(\d+)"><th scope="row">\d+</th><td>(\d+)</td><td>(\d+)</td><td>(\d+)<',
+        page,
+    )
+    assert [tuple(map(int, row[1:])) for row in rows] == cards.answer.trace.alive_per_layer()
+    assert page.count('<td class="meter"') == 3 * 6 * 2  # drops, windows, modalities
+
+
+@pytest.mark.parametrize("kind", ["sound", "silent", "one frame", "picture", "portrait", "silence"])
+def test_odd_clips(ask, tmp_path, kind):
+    path = tmp_path / "clip.mp4"
+    if kind == "sound":
+        write(tmp_path / "clip.wav", None, [Sound(tone(1.3), codec="pcm_s16le")])
+        path = tmp_path / "clip.wav"
+    elif kind == "silent":
+        write(path, steady(50), [])
+    elif kind == "one frame":
+        write(path, steady(1), [])
+    elif kind == "portrait":
+        picture = steady(50)
+        picture.frames = [plain((k, 90, 200), 60, 140) for k in range(50)]
+        write(path, picture, [Sound(tone(2))])
+    elif kind == "silence":
+        write(path, steady(50), [Sound(np.zeros((1, 96_000), np.float32))])
+    else:
+        from PIL import Image
+
+        path = tmp_path / "clip.png"
+        Image.fromarray(plain((200, 40, 30), 120, 80)).save(path)
+    run = ask(path)
+    page = render_page([run.record], run.clip)
+    found = parse(page)
+    assert found.tags.count("figure") == (0 if kind == "sound" else run.record.grid.grids)
+    assert ("audio" in found.tags) == (kind in ("sound", "portrait", "silence"))
+    assert "nan" not in re.sub(r"data:[^\"]*", "", page).lower().replace("finance", "")
+
+
+def test_a_minute_of_large_frames_stays_below_five_megabytes(cards):
+    """Noise, which compresses worst, at the largest size of a frame."""
+    from seats_cli.show.record import Grid
+
+    generator = np.random.default_rng(0)
+    frame = generator.integers(0, 256, (616, 980, 3)).astype(np.uint8)
+    frames = np.broadcast_to(frame, (120, *frame.shape))
+    grid = Grid(60, 22, 35, 2, 1.0)
+    modality = np.repeat([VIDEO, AUDIO], [60 * grid.size, 1500])
+    kept = np.flatnonzero(generator.random(len(modality)) < 0.4)
+    stage = dataclasses.replace(cards.record.stages[0], kept=kept, windows=())
+    record = dataclasses.replace(cards.record, grid=grid, modality=modality, stages=(stage,))
+    sound = generator.normal(0, 0.3, 60 * 16_000).astype(np.float32)
+    clip = dataclasses.replace(
+        cards.clip, frames=frames, frame_times=np.arange(120) / 2, audio=sound
+    )
+    assert len(render_page([record], clip)) < 5_000_000
+
+
+def test_rotation_is_undone(ask, tmp_path):
+    """The hard case of the media: a film turned by its metadata, its left half dark."""
+    from seats_cli.show.pictures import display_aspect
+
+    path = tmp_path / "turned.mp4"
+    picture = steady(50)
+    picture.frames = [plain(200, 140, 60) for _ in range(50)]
+    for frame in picture.frames:
+        frame[:, :70] = 20
+    write(path, picture, [])
+    upright = ask(path)
+    assert display_aspect(upright.record) == pytest.approx(140 / 60)
+    clip = read_clip(path)
+    assert clip.frames[0, :, :20].mean() < 60 < 150 < clip.frames[0, :, -20:].mean()

@@ -1,0 +1,154 @@
+"""The record of a run: the same as the trace, saved and read back exactly, or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seats_cli.errors import UsageError
+from seats_cli.selection.method import METHODS
+from seats_cli.show.record import AUDIO, VIDEO
+from seats_cli.show.storage import load_record, save_record, to_document
+
+
+@pytest.mark.parametrize("method", [None, *sorted(METHODS)])
+def test_the_record_counts_as_the_trace_does(ask, method):
+    run = ask(method=method)
+    trace, record = run.answer.trace, run.record
+    assert record.alive_per_layer() == trace.alive_per_layer()
+    assert record.offered == trace.offered
+    for stage, recorded in zip(trace.stages, record.stages, strict=True):
+        assert record.counts(recorded) == (stage.video, stage.audio, stage.text)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+@pytest.mark.parametrize("method", [None, "seats", "omnidrop"])
+def test_saved_and_read_back(ask, tmp_path, suffix, method):
+    record = ask(method=method).record
+    path = tmp_path / f"trace{suffix}"
+    save_record(record, path)
+    found = load_record(path)
+    assert to_document(found) == to_document(record)
+    for stage, again in zip(record.stages, found.stages, strict=True):
+        np.testing.assert_array_equal(stage.kept, again.kept)
+        if stage.scores is not None:
+            np.testing.assert_array_equal(stage.scores, again.scores)
+    assert (found.media, found.model, found.architecture) == (
+        record.media,
+        record.model,
+        record.architecture,
+    )
+    assert (found.reading, found.grid) == (record.reading, record.grid)
+
+
+def test_scores_that_are_no_numbers_survive(cards, tmp_path):
+    path = tmp_path / "trace.json"
+    document = to_document(cards.record)
+    document["stages"][1]["scores"][3] = None
+    path.write_text(json.dumps(document))
+    assert np.isnan(load_record(path).stages[1].scores[3])
+
+
+def _set(*keys):
+    """A change of the value at `keys[:-1]` to `keys[-1]`."""
+
+    def change(document):
+        for key in keys[:-2]:
+            document = document[key]
+        document[keys[-2]] = keys[-1]
+
+    return change
+
+
+def _drop(key):
+    return lambda document: document.pop(key)
+
+
+def _unsorted(document):
+    document["stages"][0]["kept"].reverse()
+
+
+def _resurrected(document):
+    gone = set(range(len(document["stages"][0]["kept"]))) - set(document["stages"][0]["kept"])
+    kept = document["stages"][1]["kept"]
+    kept.append(min(gone))
+    kept.sort()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_set("schema_version", "0"), "schema_version is '0'"),
+        (_set("schema_version", 1), "schema_version is '1' and"),
+        (_set("format", "other"), "seats did not save it"),
+        (_set("question", 3), "question must be str"),
+        (_set("more", 1), "unknown 'more'"),
+        (_drop("media"), "lacks 'media'"),
+        (_set("media", "frames_used", "24"), "media.frames_used must be int"),
+        (_set("media", "frames_used", True), "media.frames_used must be int"),
+        (_set("architecture", "vision", "depth", None), "architecture.vision.depth"),
+        (_set("grid", "rows", 4), "does not hold the 180 video tokens"),
+        (_set("grid", None), "does not hold the 180 video tokens"),
+        (_set("grid", "seconds", 0), "takes no time"),
+        (_set("pixel_shape", 1000), "impossible shape"),
+        (_set("prompt", [["smell", 3]]), "something else"),
+        (_set("prompt", [["text", -3]]), "impossible length"),
+        (_set("prompt", [["text", 10**9]]), "impossible length"),
+        (_set("stages", 0, "after_layer", 9), "out of order"),
+        (_set("stages", 0, "kept", 0, -1), "dropped before"),
+        (_set("stages", 0, "kept", 0, 0.5), "no number"),
+        (_set("stages", 0, "kept", None), "no list of numbers"),
+        (_set("stages", 1, "scores", [0.1]), "1 scores for"),
+        (_set("stages", 0, "windows", 0, "video", "kept", 99), "impossible video window"),
+        (_set("warnings", "none"), "warnings is no list"),
+        (_unsorted, "out of order"),
+        (_resurrected, "dropped before"),
+    ],
+)
+def test_what_does_not_fit_is_refused(cards, tmp_path, change, words):
+    document = json.loads(json.dumps(to_document(cards.record)))
+    change(document)
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UsageError) as caught:
+        load_record(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1, 2]", b"{", b"[" * 100_000, b"null"])
+def test_other_files_are_refused(tmp_path, suffix, content):
+    path = tmp_path / f"trace{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"is no (saved )?trace"):
+        load_record(path)
+
+
+def test_a_cut_safetensors_file_is_refused(cards, tmp_path):
+    path = tmp_path / "trace.safetensors"
+    save_record(cards.record, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UsageError, match="damaged"):
+        load_record(path)
+
+
+def test_missing_file_and_other_extension(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_record(tmp_path / "none.json")
+    with pytest.raises(UsageError, match=r"\.json or \.safetensors"):
+        load_record(Path("trace.txt"))
+
+
+def test_layers_lived_follow_the_stages(cards):
+    record = cards.record
+    lived = record.layers_lived()
+    for stage in record.stages:
+        survivors = np.zeros(len(lived), bool)
+        survivors[stage.kept] = True
+        np.testing.assert_array_equal(lived > stage.after_layer, survivors)
+    assert lived[record.modality == VIDEO].max() < record.num_layers  # the late block
+    assert lived[record.modality == AUDIO].max() < record.num_layers
