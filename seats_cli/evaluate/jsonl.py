@@ -1,7 +1,8 @@
 """Question sets in JSON lines: `id, media, question, choices?, answer, start?, end?, family?`.
 
 A multiple-choice answer may be the letter or the option's text. Times are seconds or clock times
-("1:15.5"). Paths are relative to the file.
+("1:15.5"). Paths are relative to the file. Options are listed in the prompt by letter; the bundled
+model knows no letters and needs `choice_style="likelihood"`.
 """
 
 from __future__ import annotations
