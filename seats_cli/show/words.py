@@ -30,12 +30,8 @@ def clip_facts(record: Record) -> list[tuple[str, str]]:
             ("Seen by the model", f"{media.frames_used} frames {media.width}x{media.height}{rate}")
         )
         grid = record.grid
-        facts.append(
-            (
-                "Raster",
-                f"{grid.grids} grid{'s' if grid.grids > 1 else ''} of {grid.frames} frames, {grid.columns}x{grid.rows} patches",
-            )
-        )
+        grids = f"{grid.grids} grid{'s' if grid.grids > 1 else ''} of {grid.frames} frames"
+        facts.append(("Raster", f"{grids}, {grid.columns}x{grid.rows} patches"))
     if media.audio_used_s:
         facts.append(("Sound", f"{media.audio_codec}, {media.audio_used_s:.1f} s used"))
         facts.append(("Audio tokens", f"{record.audio_tokens_per_s:g} per second"))
