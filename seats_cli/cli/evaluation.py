@@ -74,7 +74,6 @@ def run_job(job: Job, talk: Talk) -> Outcome | None:
     SeatsError
         As the question set, the folder and the model say.
     """
-    from seats_cli.evaluate.runner import Shard
     from seats_cli.evaluate.team import team_of
 
     team = team_of()
@@ -83,6 +82,7 @@ def run_job(job: Job, talk: Talk) -> Outcome | None:
     questions = _questions(job)
     model = dataclasses.replace(job.model, device=team.device(job.model.device))
     loaded = open_model(model, talk if team.leads else Talk(quiet=True))
+    questions = _asked_as_possible(questions, loaded)
     settings, refused = _settings(job, loaded)
     description = _description(job, questions, loaded, settings)
     if not team.leads:
@@ -98,21 +98,23 @@ def run_job(job: Job, talk: Talk) -> Outcome | None:
     with folder, Tally(talk, total, len(folder.records), shown=team.leads) as tally:
         if job.workers > 1:
             with _Workers(job, tally) as workers:
-                _ask(job, loaded, questions, settings, folder, Shard(0, job.workers), tally)
+                found = _ask(job, loaded, questions, settings, folder, workers.shard, tally)
                 workers.wait()
         else:
-            _ask(job, loaded, questions, settings, folder, team.shard, tally)
+            found = _ask(job, loaded, questions, settings, folder, team.shard, tally)
     team.wait()
     if not team.leads:
         return None
     records = folder.merge()
     asked = {item.id for item in questions.items}
-    labels = {setting.label for setting in settings}
+    labels = {setting.label for setting in settings} - found.keys()
+    for label, reason in found.items():
+        talk.warning(f"{label} cannot run: {reason}")
     return Outcome(
         questions,
         [record for record in records if record.item_id in asked and record.label in labels],
-        settings,
-        refused,
+        tuple(setting for setting in settings if setting.label in labels),
+        (*refused, *found.items()),
         loaded.architecture.num_layers,
         description,
     )
@@ -142,6 +144,14 @@ def _questions(job: Job) -> QuestionSet:
     if job.name == SYNTHETIC and {"fps", "max_frames"} & set(changes):
         raise UsageError("The synthetic set is made frame by frame: no --fps or --max-frames.")
     reading = dataclasses.replace(questions.settings, **changes)
+    return dataclasses.replace(questions, settings=reading)
+
+
+def _asked_as_possible(questions: QuestionSet, loaded: LoadedModel) -> QuestionSet:
+    """The demonstration model knows no letters: its options are compared by likelihood."""
+    if not loaded.facts.demonstration:
+        return questions
+    reading = dataclasses.replace(questions.settings, choice_style="likelihood")
     return dataclasses.replace(questions, settings=reading)
 
 
@@ -207,14 +217,15 @@ def _ask(
     folder: RunFolder,
     shard: Shard,
     tally: Tally,
-) -> None:
+) -> dict[str, str]:
+    """Ask this process's part; labels that turned out to be impossible, and why."""
     from seats_cli.evaluate.runner import evaluate
 
     def count(_done: int) -> None:
         stop_if_interrupted()
         tally.add()
 
-    evaluate(
+    return evaluate(
         loaded,
         questions,
         settings,
@@ -230,8 +241,11 @@ class _Workers:
     """Further processes on this machine; they end with the block, whatever happens."""
 
     def __init__(self, job: Job, tally: Tally) -> None:
+        from seats_cli.evaluate.runner import Shard
+
         context = multiprocessing.get_context("spawn")
         tally.share(context)
+        self.shard = Shard(0, job.workers)
         self._tally = tally
         self._processes = [
             context.Process(target=_work, args=(job, rank, tally.counter), daemon=True)
@@ -272,6 +286,7 @@ def _work(job: Job, rank: int, counter: Any) -> None:
     calm_libraries(debug=False, quiet=True)
     questions = _questions(job)
     loaded = open_model(job.model, Talk(quiet=True))
+    questions = _asked_as_possible(questions, loaded)
     settings, _ = _settings(job, loaded)
     description = _description(job, questions, loaded, settings)
     tally = Tally(Talk(quiet=True), 0, 0, shown=False, counter=counter)

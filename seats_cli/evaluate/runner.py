@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from seats_cli.engine.answer import ask
 from seats_cli.engine.memory import EncoderMemory
 from seats_cli.engine.shortage import free_memory
-from seats_cli.errors import SeatsError
+from seats_cli.errors import ConfigError, SeatsError
 from seats_cli.evaluate.prompts import options_for, prompt_for
 from seats_cli.evaluate.questions import Item, QuestionSet, SetSettings, open_clip
 from seats_cli.evaluate.records import Record
@@ -57,7 +57,7 @@ def evaluate(
     seed: int = 0,
     shard: Shard | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> None:
+) -> dict[str, str]:
     """Ask what has not been asked yet and hand each answer on at once.
 
     Parameters
@@ -77,8 +77,16 @@ def evaluate(
         Only these clips.
     on_progress : callable, optional
         Told the number of records after each.
+
+    Returns
+    -------
+    dict
+        Labels of settings that turned out to be impossible at their first question, and why (a
+        budget that is out of a method's reach); they were not tried again.
     """
     part, count = shard or Shard(), 0
+    refused: dict[str, str] = {}
+    possible = {label for _, label in done}
     # The unpruned model comes last: it can use statistics noted for others, not the reverse.
     ordered = sorted(settings, key=lambda setting: setting.config is None)
     for number, (_, items) in enumerate(questions.clips()):
@@ -88,13 +96,18 @@ def evaluate(
             (item, setting)
             for setting in ordered
             for item in items
-            if (item.id, setting.label) not in done
+            if (item.id, setting.label) not in done and setting.label not in refused
         ]
-        for record in _clip_records(loaded, questions.settings, missing, seed):
+        for record, impossible in _clip_records(loaded, questions.settings, missing, seed):
+            if impossible and record.label not in possible:
+                refused.setdefault(record.label, str(record.error))
+                continue
+            possible.add(record.label)
             store(record)
             count += 1
             if on_progress is not None:
                 on_progress(count)
+    return refused
 
 
 def _clip_records(
@@ -102,8 +115,8 @@ def _clip_records(
     reading: SetSettings,
     missing: Sequence[tuple[Item, Setting]],
     seed: int,
-) -> Iterator[Record]:
-    """A record of each pair; all are about the same clip."""
+) -> Iterator[tuple[Record, bool]]:
+    """A record of each pair, and whether the setting was impossible; all are about one clip."""
     if not missing:
         return
     try:
@@ -112,18 +125,20 @@ def _clip_records(
     except Exception as error:  # whatever is wrong with this clip is not so with the next
         why = _reason(error)
         for item, setting in missing:
-            yield replace(_blank(item, setting), error=why)
+            yield replace(_blank(item, setting), error=why), False
         return
     memory = EncoderMemory()
     for item, setting in missing:
+        impossible = False
         try:
             answer = _answer(loaded, prepared, item, setting, reading, seed, memory)
             record = _record(item, setting, answer)
         except Exception as error:
             record = replace(_blank(item, setting), error=_reason(error))
+            impossible = isinstance(error, ConfigError)
         if record.error is not None:
             free_memory([loaded.model.device])
-        yield record
+        yield record, impossible
 
 
 def _answer(

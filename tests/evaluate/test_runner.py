@@ -143,3 +143,11 @@ def test_hidden_from_a_layer_on(loaded: LoadedModel, questions: QuestionSet) -> 
     assert record.method == "blind"
     assert record.video_tokens == pytest.approx(record.offered_video_tokens * 4 / depth)
     assert record.audio_tokens == record.offered_audio_tokens
+
+
+def test_a_budget_out_of_reach_is_refused_once(loaded: LoadedModel, questions: QuestionSet) -> None:
+    impossible = Setting("fastv-om 5%", SeatsConfig(method="fastv-om", retain=0.05))
+    records: list[Record] = []
+    refused = evaluate(loaded, questions, [impossible, SEATS], done=set(), store=records.append)
+    assert "out of reach" in refused["fastv-om 5%"]
+    assert {record.label for record in records} == {SEATS.label}
