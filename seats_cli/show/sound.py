@@ -34,7 +34,9 @@ def compress(audio: npt.NDArray[np.float32], rate: int = _BIT_RATE) -> bytes:
         Bits per second.
     """
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="webm") as container:
+    # bitexact: no random numbers, so that the same run gives the same page
+    options = {"fflags": "+bitexact"}
+    with av.open(buffer, "w", format="webm", options=options) as container:
         stream = container.add_stream("libopus", rate=SAMPLE_RATE, layout="mono")
         stream.bit_rate = rate
         for start in range(0, len(audio), _BLOCK):
