@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seats_cli.plan import PruningPlan
+from seats_cli.plan import ALLOCATIONS, PruningPlan
 from seats_cli.selection.budget import select_by_relevance
 from seats_cli.selection.diversity import select_diverse_in_windows
 from seats_cli.selection.trace import SelectionTrace
@@ -29,7 +29,7 @@ def _prompt(chunks: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
 @given(
     chunks=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=5),
     ratios=st.tuples(st.floats(0.1, 1.0), st.floats(0.1, 1.0)),
-    allocation=st.sampled_from(["reference", "adaptive"]),
+    allocation=st.sampled_from(ALLOCATIONS),
     seed=st.integers(0, 99),
 )
 def test_stage_two_keeps_what_the_windows_say(chunks, ratios, allocation, seed):
