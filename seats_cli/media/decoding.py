@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Protocol
 
 import av
@@ -23,6 +23,15 @@ _SEEK_GAIN = 48
 _LEAP = 32
 
 
+def can_spare(codec: str, table: PacketTable) -> bool:
+    """Whether frames that are not wanted can be passed over without a trace.
+
+    H.264 marks every frame that no other refers to. HEVC marks those of a temporal layer, to
+    which a higher layer may refer.
+    """
+    return codec == "h264" and not table.counted
+
+
 class Picker(Protocol):
     """Who takes the frames, and knows which one is wanted next."""
 
@@ -36,9 +45,25 @@ class Picker(Protocol):
 
 
 class FrameReader:
-    """Decodes a stream, jumping over stretches nobody asked for and over damage."""
+    """Decodes a stream, jumping over stretches nobody asked for and over damage.
 
-    def __init__(self, container: InputContainer, stream: VideoStream, table: PacketTable) -> None:
+    Parameters
+    ----------
+    container, stream, table
+        An open file, its video stream and that stream's time stamps.
+    only : set of int
+        Time stamps of the frames that are wanted. Where the codec says which frames no other
+        frame refers to, those of them that are not wanted are not decoded: the wanted ones come
+        out the same. Empty to decode everything.
+    """
+
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        table: PacketTable,
+        only: Set[int] = frozenset(),
+    ) -> None:
         self.container = container
         self.stream = stream
         self.table = table
@@ -49,6 +74,8 @@ class FrameReader:
         self._jumped_to: int | None = None
         self._held: VideoFrame | None = None
         self._may_seek = not table.counted and len(table.keyframes) > 0
+        self._only = only if can_spare(stream.codec_context.name, table) else frozenset()
+        self._progressive = False  # before the first frame nobody knows
 
     def frames(self, picker: Picker) -> Iterator[VideoFrame]:
         """Frames in display order until the file ends; restarts after every jump."""
@@ -68,6 +95,7 @@ class FrameReader:
         self.errors += 1
 
     def _decode(self, packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
+        self._spare(packet)
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
@@ -79,8 +107,23 @@ class FrameReader:
                     f"The picture has {frame.width} x {frame.height} pixels, more than can be "
                     "decoded safely; scale the video down first."
                 )
+            self._check_fields(frame)
             if self._stamp(frame):
                 yield from self._settle(frame)
+
+    def _spare(self, packet: Packet[VideoStream]) -> None:
+        """Let the decoder pass over the packet's frame if nobody needs it."""
+        if self._only:
+            idle = self._progressive and packet.pts is not None and packet.pts not in self._only
+            self.stream.codec_context.skip_frame = "NONREF" if idle else "DEFAULT"
+
+    def _check_fields(self, frame: VideoFrame) -> None:
+        """The two fields of a frame can have stamps of their own: then nothing is spared."""
+        if self._only and frame.interlaced_frame:
+            self.errors += self._progressive  # half of a frame may have been passed over
+            self._only = frozenset()
+            self.stream.codec_context.skip_frame = "DEFAULT"
+        self._progressive = True
 
     def _settle(self, frame: VideoFrame) -> Iterator[VideoFrame]:
         """Hold back a frame whose stamp leaps ahead, until the next one confirms it.

@@ -56,6 +56,8 @@ def decode_frames(
     sizing: FrameSizing,
     on_frame: Callable[[float], None] | None = None,
     mirrored_turns: int | None = None,
+    *,
+    spare: bool = False,
 ) -> DecodedFrames | None:
     """Decode the frames that are on screen at the given times.
 
@@ -71,6 +73,8 @@ def decode_frames(
         Called with the fraction done after each frame taken.
     mirrored_turns : int or None
         As `seats_cli.media.mirror.mirrored_turns`.
+    spare : bool
+        Do not decode what is not needed, where the codec allows it. Damage there goes unseen.
 
     Returns
     -------
@@ -85,7 +89,8 @@ def decode_frames(
     select_only(container, stream)
     stream.codec_context.options = {"max_pixels": str(max_pixels(container.format.name))}
     picker = _Picker(table, wanted, sizing, on_frame, mirrored_turns)
-    reader = FrameReader(container, stream, table)
+    only = frozenset(picker.targets) if spare else frozenset()
+    reader = FrameReader(container, stream, table, only)
     for frame in reader.frames(picker):
         picker.offer(frame)
         if picker.done:

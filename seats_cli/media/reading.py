@@ -12,6 +12,7 @@ from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from seats_cli.media.clip import SAMPLE_RATE, FrameSizing
+from seats_cli.media.decoding import can_spare
 from seats_cli.media.effort import check_effort
 from seats_cli.media.frames import DecodedFrames, decode_frames
 from seats_cli.media.gaps import NO_GAPS, Gaps
@@ -78,7 +79,12 @@ class Reading:
         if self.source.is_image:
             plan = plan.with_fps(fps)
         wanted = stamps_at(plan.times, self.source, table, self.gaps)
-        picture = self._decode(track, table, wanted, sizing, "AUTO")
+        picture = None
+        if can_spare(track.codec, table):
+            picture = self._decode(track, table, wanted, sizing, "AUTO", spare=True)
+        if picture is None or picture.missing or picture.broken:
+            # Nothing is spared where there is damage, so that all of it is found.
+            picture = self._decode(track, table, wanted, sizing, "AUTO")
         if picture is None or picture.missing:
             # Frame threads lose good frames next to a broken one; slower, but keeps them.
             again = self._decode(track, table, wanted, sizing, "SLICE")
@@ -137,14 +143,17 @@ class Reading:
         wanted: npt.NDArray[np.int64],
         sizing: FrameSizing,
         threads: Literal["AUTO", "SLICE"],
+        *,
+        spare: bool = False,
     ) -> DecodedFrames | None:
         with open_media(self.path) as container:
             stream = container.streams[track.index]
             assert isinstance(stream, VideoStream)
             stream.thread_type = threads
             report = self._reporter("picture")
+            turns = track.mirrored_turns
             return decode_frames(
-                container, stream, table, wanted, sizing, report, track.mirrored_turns
+                container, stream, table, wanted, sizing, report, turns, spare=spare
             )
 
     def _reporter(self, what: str) -> Callable[[float], None] | None:
