@@ -158,7 +158,10 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[
-    str, _model("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
+    str,
+    _model(
+        "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, or spread over all GPUs."
+    ),
 ]
 Dtype = Annotated[
     values.Dtype, _model("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16.")

@@ -14,7 +14,7 @@ from seats_cli.engine.checks import refuse_nan
 from seats_cli.engine.choices import score_choices
 from seats_cli.engine.clock import Clock
 from seats_cli.engine.generation import Stream, generate
-from seats_cli.engine.marks import devices_of
+from seats_cli.models.devices import devices_of
 from seats_cli.engine.peaks import peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
 from seats_cli.errors import ResourceError, UsageError

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from seats_cli.engine.answer import ask
-from seats_cli.engine.marks import devices_of
 from seats_cli.engine.peaks import reset_peaks
 from seats_cli.engine.shortage import Shortage, unless_out_of_memory
 from seats_cli.engine.stopwatch import Stopwatch
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.measurements import ComparedRun, Comparison, Setting
+from seats_cli.models.devices import devices_of
 from seats_cli.out_of_memory import ADVICE
 
 if TYPE_CHECKING:

@@ -100,12 +100,6 @@ def marks_for(devices: Sequence[torch.device]) -> Marks:
     return HostMarks(devices)
 
 
-def devices_of(model: torch.nn.Module) -> tuple[torch.device, ...]:
-    """Devices that hold weights of a model, each once, in the order in which they are met."""
-    found = dict.fromkeys(parameter.device for parameter in model.parameters())
-    return tuple(device for device in found if device.type != "meta")
-
-
 def synchronise(devices: Sequence[torch.device]) -> None:
     """Wait for pending work on CUDA and MPS devices."""
     for device in devices:

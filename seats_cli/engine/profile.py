@@ -11,13 +11,14 @@ import torch
 
 from seats_cli.cost.latency import spread
 from seats_cli.engine.answer import ask
-from seats_cli.engine.marks import devices_of, marks_for
+from seats_cli.engine.marks import marks_for
 from seats_cli.engine.peaks import reset_peaks
 from seats_cli.engine.samples import Subject
 from seats_cli.engine.shortage import Shortage, unless_out_of_memory
 from seats_cli.engine.stopwatch import Stopwatch
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.measurements import FailedRun, Profile, Setting
+from seats_cli.models.devices import devices_of
 from seats_cli.out_of_memory import ADVICE
 from seats_cli.selection.method import method_for
 

@@ -21,10 +21,12 @@ from seats_cli.models.attention.switch import (
     encoder_attention,
     set_for_encoders,
 )
+from seats_cli.models.devices import devices_of
 from seats_cli.models.registry import adapter_class
 from seats_cli.results import ModelFacts
 
 BUNDLED = "bundled"
+SPREAD = "spread"
 BUNDLED_PATH = Path(__file__).parent / "bundled"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STOCK_SDPA = "stock-sdpa"
@@ -91,7 +93,8 @@ def load_model(
     dtype : str
         "auto" (bfloat16 on CUDA, else float32), "float32", "float16" or "bfloat16".
     device : str
-        "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", "mps".
+        "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", "mps", or "spread" over all GPUs
+        and, where they do not suffice, the CPU (needs accelerate).
     attention : str
         "sdpa" (its encoders with one call for all segments, see `seats_cli.models.attention`),
         "stock-sdpa" (all as transformers does it), "flash_attention_2" or "eager".
@@ -115,8 +118,9 @@ def load_model(
     folder = _locate(name, revision, offline)
     config = _read_config(folder, name)
     family = adapter_class(config.model_type)
-    processor, net = _read(family, folder, name, kind, attention)
-    net = net.to(where).eval()
+    spread = device == SPREAD
+    processor, net = _read(family, folder, name, kind, attention, spread=spread)
+    net = net.eval() if spread else net.to(where).eval()
     adapter = family(net)
     encoders = speed_up_encoders(adapter, attention, where, kind)
     facts = ModelFacts(
@@ -124,7 +128,7 @@ def load_model(
         revision=revision or (folder.name if folder.parent.name == "snapshots" else None),
         family=family.family,
         parameters=sum(parameter.numel() for parameter in net.parameters()),
-        device=_device_name(where),
+        device=_spread_name(net) if spread else _device_name(where),
         dtype=str(kind).removeprefix("torch."),
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
@@ -176,7 +180,13 @@ def _read_config(folder: Path, name: str) -> Any:
 
 
 def _read(
-    family: type[Adapter], folder: Path, name: str, dtype: torch.dtype, attention: str
+    family: type[Adapter],
+    folder: Path,
+    name: str,
+    dtype: torch.dtype,
+    attention: str,
+    *,
+    spread: bool,
 ) -> tuple[Any, Any]:
     """Processor and thinker of a checkpoint folder."""
     import transformers
@@ -192,6 +202,7 @@ def _read(
             folder,
             dtype=dtype,
             attn_implementation=transformers_name(attention),
+            device_map="auto" if spread else None,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -215,13 +226,17 @@ def _read(
 
 
 def _device(device: str) -> torch.device:
-    if device == "auto":
+    if device == SPREAD and importlib.util.find_spec("accelerate") is None:
+        raise UsageError(
+            "--device spread needs the package accelerate: pip install 'seats-cli[multi-gpu]'."
+        )
+    if device in ("auto", SPREAD):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         where = torch.device(device)
     except RuntimeError:
         raise UsageError(
-            f"Unknown device '{device}': use auto, cpu, cuda, cuda:1 or mps."
+            f"Unknown device '{device}': use auto, cpu, cuda, cuda:1, mps or spread."
         ) from None
     if where.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("There is no usable CUDA device here: use --device cpu.")
@@ -232,6 +247,11 @@ def _device(device: str) -> torch.device:
 
 def _device_name(where: torch.device) -> str:
     return torch.cuda.get_device_name(where) if where.type == "cuda" else str(where)
+
+
+def _spread_name(net: Any) -> str:
+    """The devices of a model that lies on several."""
+    return " + ".join(dict.fromkeys(_device_name(device) for device in devices_of(net)))
 
 
 def _dtype(dtype: str, where: torch.device) -> torch.dtype:

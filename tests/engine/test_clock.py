@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from seats_cli.engine.clock import Clock
-from seats_cli.engine.marks import EventMarks, HostMarks, devices_of, marks_for
+from seats_cli.engine.marks import EventMarks, HostMarks, marks_for
 from seats_cli.engine.stopwatch import Stopwatch
+from seats_cli.models.devices import devices_of
 
 
 class Device:

@@ -12,12 +12,13 @@ import torch
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.choices import cache_argument
 from seats_cli.engine.clock import Clock
-from seats_cli.engine.marks import EventMarks, devices_of, marks_for
+from seats_cli.engine.marks import EventMarks, marks_for
 from seats_cli.engine.profile import profile
 from seats_cli.engine.prune import prune
 from seats_cli.measurements import STAGES, Setting
 from seats_cli.media.synthetic import synthetic_clip
 from seats_cli.models import load_model
+from seats_cli.models.devices import devices_of
 from tests.engine import golden
 from tests.engine.golden import FAMILIES, Run
 
