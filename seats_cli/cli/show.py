@@ -11,6 +11,7 @@ from seats_cli.cli import options as opt
 from seats_cli.cli import values
 from seats_cli.cli.budget import BudgetOptions, build_config
 from seats_cli.cli.console import Talk, calm_libraries, print_document
+from seats_cli.cli.interrupt import stop_if_interrupted
 from seats_cli.cli.kept import record_answer, told, write_page, write_trace
 from seats_cli.cli.question import check_stdin_is_free, find_question
 from seats_cli.cli.session import InputOptions, ModelOptions, check_file, open_model, read_input
@@ -121,8 +122,8 @@ def show(
 ) -> None:
     """Draw which parts of the picture and the sound were kept, and for how long.
 
-    The answer goes to stdout. The folder gets a page that opens in any browser (index.html), its
-    pictures as PNG files, and the trace, from which everything can be drawn again.
+    The answer goes to stdout. The folder gets a page (index.html), its pictures
+    and the trace, from which everything can be drawn again.
     """
     talk = Talk(quiet=quiet)
     _check_output(output, film, keeps_trace=trace is None)
@@ -295,12 +296,17 @@ def _render(record: Record, clip: Clip, source: InputOptions, film: Path, talk: 
     from seats_cli.show.film import render_film
 
     there = film.exists()
+
+    def report(done: float) -> None:
+        stop_if_interrupted()
+        progress.update(f"{done:.0%}")
+
     with talk.progress("Rendering") as progress, replacing(film, "--video") as part:
         render_film(
             record,
             clip,
             local_path(source.path),
             part,
-            on_progress=lambda done: progress.update(f"{done:.0%}"),
+            on_progress=report,
         )
     told(film, there, talk)

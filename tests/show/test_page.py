@@ -179,3 +179,28 @@ def test_rotation_is_undone(ask, tmp_path):
     assert display_aspect(upright.record) == pytest.approx(140 / 60)
     clip = read_clip(path)
     assert clip.frames[0, :, :20].mean() < 60 < 150 < clip.frames[0, :, -20:].mean()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_omni", "qwen3_omni_moe"])
+def test_both_families_from_the_run_to_the_page(tmp_path, family):
+    """Grids, cells and tokens per second are the family's own, and survive a saved trace."""
+    from seats_cli.config import SeatsConfig
+    from seats_cli.engine.answer import ask as ask_model
+    from seats_cli.models import load_model
+    from seats_cli.show.capture import record_of
+    from seats_cli.show.record import ReadingOptions
+    from seats_cli.show.storage import load_record, save_record
+    from tests.models.checkpoints import write_checkpoint
+
+    (tmp_path / "model").mkdir()
+    write_checkpoint(tmp_path / "model", family)
+    loaded = load_model(str(tmp_path / "model"), device="cpu", dtype="float32")
+    path = write(tmp_path / "a.mp4", steady(100), [Sound(tone(4))])
+    clip = read_clip(path, sizing=loaded.sizing)
+    answer = ask_model(loaded, clip, "why?", config=SeatsConfig(), max_new_tokens=2)
+    record = record_of(answer, ReadingOptions(sizing=loaded.sizing))
+    assert record.offered[1] == pytest.approx(4 * record.audio_tokens_per_s, abs=1)
+    assert record.grid.columns * loaded.sizing.factor == clip.frames.shape[2]
+    assert sum(record.video_seconds(0, record.offered[0] - 1)) == pytest.approx(4.0)
+    save_record(record, tmp_path / "trace.json")
+    assert render_page([load_record(tmp_path / "trace.json")], clip) == render_page([record], clip)
