@@ -41,6 +41,27 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class StillFacts:
+    """What Stage 0 did not encode of the pictures of a prompt, for it had not changed.
+
+    Grids are temporal ones (two frames), tokens are those of the prompt.
+    """
+
+    tolerance_levels: float  # grey levels of 0..255
+    grids: int
+    whole_grids: int  # encoded whole
+    still_grids: int  # not encoded at all
+    tokens: int
+    encoded_tokens: int
+    saved_flops: float
+
+    @property
+    def partial_grids(self) -> int:
+        """Grids of which a part is encoded."""
+        return self.grids - self.whole_grids - self.still_grids
+
+
+@dataclass(frozen=True)
 class Cost:
     """FLOPs and bytes of a run, the LLM's prefill pruned as executed against unpruned.
 
@@ -48,7 +69,8 @@ class Cost:
     `paper_*_macs` follow the paper's convention (1 per multiply-add, LM head on every
     position). `selection_flops` is what choosing tokens adds to the prefill. Bytes are the KV
     cache right after the prefill, an estimate of the activations, and the process's or the
-    device's peak.
+    device's peak. `encoder_flops` is what was executed, `full_encoder_flops` what encoding every
+    place of the picture takes; they differ only with Stage 0.
     """
 
     prefill_flops: float
@@ -64,24 +86,8 @@ class Cost:
     decode_flops: float = 0.0
     activation_bytes: int = 0
     full_activation_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class StillFacts:
-    """What of a video Stage 0 did not encode, for it had not changed.
-
-    `units` are what becomes one LLM token. `full_pairs` and `windowed_pairs` are the query-key
-    pairs of one attention of either kind, as executed.
-    """
-
-    tolerance: float  # grey levels of 0..255
-    grids: int
-    whole_grids: int  # encoded whole
-    still_grids: int  # not encoded at all
-    units: int
-    encoded_units: int
-    full_pairs: int
-    windowed_pairs: int
+    full_encoder_flops: float = 0.0
+    still: StillFacts | None = None  # None without Stage 0
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def ask(
     retain_video: opt.RetainVideo = None,
     retain_audio: opt.RetainAudio = None,
     full: opt.Full = False,
+    skip_still: opt.SkipStill = None,
     kv: opt.KvPolicy = None,
     allocation: opt.AllocationPolicy = None,
     config: opt.ConfigFile = None,
@@ -115,7 +116,9 @@ def ask(
     talk = Talk(quiet=quiet)
     # Everything cheap that can be wrong is checked before the model is loaded.
     first, last = values.parse_range(start, end)
-    budget = BudgetOptions(retain, retain_video, retain_audio, full, kv, allocation, config)
+    budget = BudgetOptions(
+        retain, retain_video, retain_audio, full, kv, allocation, config, skip_still
+    )
     pruning = build_config(budget, context)
     options = values.split_choices(choices)
     longest = values.parse_seconds("--max-audio", max_audio)

@@ -11,6 +11,7 @@ import typer
 from seats_cli.cli.settings import from_command_line
 from seats_cli.cli.values import Allocation, Kv
 from seats_cli.errors import UsageError
+from seats_cli.plan import FULL
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
@@ -30,6 +31,7 @@ class BudgetOptions:
     kv: Kv | None = None
     allocation: Allocation | None = None
     config_file: Path | None = None
+    skip_still: float | None = None
 
 
 def build_config(options: BudgetOptions, context: typer.Context) -> SeatsConfig | None:
@@ -52,22 +54,28 @@ def build_config(options: BudgetOptions, context: typer.Context) -> SeatsConfig 
             ("retain_audio", options.retain_audio),
             ("kv", options.kv),
             ("allocation", options.allocation),
+            ("still_tolerance", options.skip_still),
         )
         if value is not None
     }
     typed = {name for name in given if from_command_line(context, name)}
     if options.full:
         _refuse_with_full(typed, options.config_file)
-        return None
+        if options.skip_still is None:
+            return None
 
     from seats_cli.config import SeatsConfig
 
+    if options.full:
+        return SeatsConfig(method=FULL, still_tolerance=options.skip_still)
+
     if options.config_file is not None:
         config = SeatsConfig.load(options.config_file.expanduser())
-        given = {name: value for name, value in given.items() if name in typed}
+        given = {n: v for n, v in given.items() if n in typed or n == "still_tolerance"}
     else:
         if "retain" in typed:  # a typed target for all beats a split from the settings
-            given = {k: v for k, v in given.items() if k in typed or k in ("kv", "allocation")}
+            others = ("kv", "allocation", "still_tolerance")
+            given = {k: v for k, v in given.items() if k in typed or k in others}
         config = SeatsConfig.preset(DEFAULT_PRESET)
     changes: dict[str, Any] = {
         name: value.value if isinstance(value, Kv | Allocation) else value

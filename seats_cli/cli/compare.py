@@ -62,6 +62,7 @@ def compare(
     allow_local_urls: opt.AllowLocalUrls = False,
     retain: sweep.Retains = None,
     method: sweep.Methods = None,
+    skip_still: sweep.Stills = None,
     kv: opt.KvPolicy = None,
     allocation: opt.AllocationPolicy = None,
     config: opt.ConfigFile = None,
@@ -103,7 +104,9 @@ def compare(
     check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
     asked = find_question(question, talk)
     calm_libraries(debug=debug, quiet=quiet)
-    settings = sweep.build_settings(context, retain, method, kv, allocation, config, seed)
+    settings = sweep.build_settings(
+        context, retain, method, kv, allocation, config, seed, skip_still=skip_still
+    )
     source = InputOptions(
         video, first, last, fps, max_frames, max_pixels, audio, audio_track, longest
     )

@@ -77,6 +77,16 @@ def evaluate(
             help="Another synthetic set, for example to choose settings on.",
         ),
     ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="NAME,...",
+            show_default=False,
+            rich_help_panel="Input",
+            help="Only these families of questions or kinds of clips: color_order,moment.",
+        ),
+    ] = None,
     fps: Annotated[
         float | None,
         typer.Option(
@@ -112,6 +122,7 @@ def evaluate(
     ] = None,
     retain: sweep.Retains = None,
     method: sweep.Methods = None,
+    skip_still: sweep.Stills = None,
     kv: opt.KvPolicy = None,
     allocation: opt.AllocationPolicy = None,
     config: opt.ConfigFile = None,
@@ -200,7 +211,15 @@ def evaluate(
         []
         if find_layers
         else sweep.build_settings(
-            context, retain, method, kv, allocation, config, seed, variants=variant or ()
+            context,
+            retain,
+            method,
+            kv,
+            allocation,
+            config,
+            seed,
+            variants=variant or (),
+            skip_still=skip_still,
         )
     )
     job = Job(
@@ -208,6 +227,7 @@ def evaluate(
         root=root,
         limit=limit,
         set_seed=set_seed,
+        only=tuple(part.strip() for part in (only or "").split(",") if part.strip()),
         reading=Reading(fps, max_frames, max_new_tokens),
         settings=tuple(settings),
         find_layers=find_layers,

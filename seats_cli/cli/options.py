@@ -122,6 +122,20 @@ RetainAudio = Annotated[
         help="The same for audio tokens alone.",
     ),
 ]
+SkipStill = Annotated[
+    float | None,
+    _budget(
+        "--skip-still",
+        metavar="LEVELS",
+        min=0.0,
+        max=255.0,
+        show_default="off",
+        help=(
+            "Do not encode places of the picture again that changed by no more than this many "
+            "grey levels, such as 2; 0 skips exact repeats only."
+        ),
+    ),
+]
 Full = Annotated[bool, _budget("--full", help="Prune nothing.")]
 KvPolicy = Annotated[
     values.Kv | None,

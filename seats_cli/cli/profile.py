@@ -49,6 +49,7 @@ def profile(
     allow_local_urls: opt.AllowLocalUrls = False,
     retain: sweep.Retains = None,
     method: sweep.Methods = None,
+    skip_still: sweep.Stills = None,
     kv: opt.KvPolicy = None,
     allocation: opt.AllocationPolicy = None,
     config: opt.ConfigFile = None,
@@ -129,7 +130,9 @@ def profile(
 
         check_plot(plot)
     calm_libraries(debug=debug, quiet=quiet)
-    settings = sweep.build_settings(context, retain, method, kv, allocation, config, seed)
+    settings = sweep.build_settings(
+        context, retain, method, kv, allocation, config, seed, skip_still=skip_still
+    )
 
     from seats_cli.engine.profile import profile as measure
     from seats_cli.media.probe import probe

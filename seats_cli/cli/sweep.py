@@ -11,6 +11,7 @@ import typer
 from seats_cli.cli.budget import BudgetOptions, build_config
 from seats_cli.cli.values import Allocation, Kv, parse_positive, parse_ratio, parse_seed
 from seats_cli.errors import UsageError
+from seats_cli.plan import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ _model = partial(typer.Option, rich_help_panel="Model")
 _output = partial(typer.Option, rich_help_panel="Output")
 
 ALL = "all"
+OFF = "off"
 
 OptionalVideo = Annotated[
     str | None,
@@ -61,6 +63,18 @@ Methods = Annotated[
         metavar="NAME,...",
         show_default="seats",
         help="Selection methods, or 'all': seats,random,fastv.",
+    ),
+]
+Stills = Annotated[
+    str | None,
+    _budget(
+        "--skip-still",
+        metavar="LEVELS,...",
+        show_default="off",
+        help=(
+            "Do not encode places of the picture again that changed by no more than this many "
+            "grey levels (0 to 255), each one setting: off,2."
+        ),
     ),
 ]
 RandomWeights = Annotated[
@@ -123,6 +137,32 @@ def parse_shares(text: str | None) -> tuple[float, ...]:
     return tuple(dict.fromkeys(parse_ratio(part) for part in str(text).split(",")))
 
 
+def parse_stills(text: str | None) -> tuple[float | None, ...]:
+    """The tolerances of `--skip-still off,2`, None for "off"; nothing when it was not given.
+
+    Raises
+    ------
+    BadParameter
+        A part is neither.
+    """
+    if text is None:
+        return ()
+    found: dict[float | None, None] = {}
+    for part in str(text).split(","):
+        word = part.strip().lower()
+        try:
+            level = None if word == OFF else float(word)
+        except ValueError:
+            level = -1.0
+        if level is not None and not 0.0 <= level <= 255.0:
+            raise typer.BadParameter(
+                f"{part.strip()!r} is neither 'off' nor a number of grey levels, 0 to 255.",
+                param_hint="--skip-still",
+            )
+        found[level] = None
+    return tuple(found)
+
+
 def build_settings(
     context: typer.Context,
     retain: str | None,
@@ -132,8 +172,12 @@ def build_settings(
     config_file: Path | None,
     seed: int,
     variants: Sequence[Path] = (),
+    skip_still: str | None = None,
 ) -> list[Setting]:
     """Every method and variant with every share; without shares, the file's or the default budget.
+
+    With tolerances of Stage 0, each of these with every one of them, after the unpruned model with
+    every one of them.
 
     Raises
     ------
@@ -145,7 +189,7 @@ def build_settings(
     from seats_cli.config import SeatsConfig
     from seats_cli.measurements import Setting
 
-    shares = parse_shares(retain)
+    shares, stills = parse_shares(retain), parse_stills(skip_still)
     base = build_config(
         BudgetOptions(kv=kv, allocation=allocation, config_file=config_file), context
     )
@@ -158,13 +202,19 @@ def build_settings(
         found = SeatsConfig.load(path.expanduser())
         named.append((path.stem, dataclasses.replace(found, seed=seed)))
     settings = {}
+    for level in stills:
+        if level is not None:
+            label = f"{FULL} still {level:g}"
+            settings[label] = Setting(label, SeatsConfig(method=FULL, still_tolerance=level))
     for name, config in named:
         for share in shares or (None,):
             at = config if share is None else _at_share(config, share)
             label = _label(name, at, named=share is not None)
-            if label in settings:
-                raise UsageError(f"Two settings are called '{label}': rename the file.")
-            settings[label] = Setting(label, at)
+            for level in stills or (config.still_tolerance,):
+                own = label if level is None else f"{label} still {level:g}"
+                if own in settings:
+                    raise UsageError(f"Two settings are called '{own}': rename the file.")
+                settings[own] = Setting(own, dataclasses.replace(at, still_tolerance=level))
     return list(settings.values())
 
 

@@ -37,17 +37,37 @@ def vision_flops(shape: VisionShape, grids: Iterable[Sequence[int]]) -> int:
 
 
 def _grid_flops(shape: VisionShape, grids: int, height: int, width: int) -> int:
-    patches = grids * height * width
+    full, windowed = _attention_pairs(shape, height, width)
+    return packed_vision_flops(shape, grids * height * width, grids * full, grids * windowed)
+
+
+def packed_vision_flops(
+    shape: VisionShape, patches: int, full_pairs: int, windowed_pairs: int
+) -> int:
+    """The vision encoder on any set of patches.
+
+    Parameters
+    ----------
+    shape : VisionShape
+    patches : int
+        Patches that are encoded.
+    full_pairs, windowed_pairs : int
+        Query-key pairs in one block that sees whole grids, and in one that sees windows.
+
+    Returns
+    -------
+    int
+        FLOPs.
+    """
     hidden = shape.hidden_size
     patch_values = shape.in_channels * shape.temporal_patch_size * shape.patch_size**2
     embedding = 2 * patches * patch_values * hidden
     matrices = 3 if shape.gated_mlp else 2
     dense = 2 * patches * (4 * hidden**2 + matrices * hidden * shape.intermediate_size)
-    full, windowed = _attention_pairs(shape, height, width)
     full_blocks = (
         shape.depth if shape.window_size is None else len(set(shape.full_attention_blocks))
     )
-    pairs = grids * (full_blocks * full + (shape.depth - full_blocks) * windowed)
+    pairs = full_blocks * full_pairs + (shape.depth - full_blocks) * windowed_pairs
     merged = patches // shape.merge_size**2
     wide = hidden * shape.merge_size**2
     merger = 2 * merged * wide * (wide + shape.out_hidden_size)

@@ -19,6 +19,7 @@ from seats_cli.selection.method import method_for
 if TYPE_CHECKING:
     from seats_cli.architecture import Architecture
     from seats_cli.config import PruningPlan
+    from seats_cli.results import StillFacts
     from seats_cli.selection.trace import SelectionTrace
 
 
@@ -32,6 +33,7 @@ def account(
     bytes_per_value: int,
     peak_host_bytes: int,
     device: torch.device,
+    still: StillFacts | None = None,
 ) -> Cost:
     """FLOPs and bytes of one answered question.
 
@@ -52,18 +54,23 @@ def account(
         Largest resident size of the process.
     device : torch.device
         Where the model ran.
+    still : StillFacts or None
+        What Stage 0 left out.
     """
     alive = [sum(counts) for counts in trace.alive_per_layer()]
     full = [trace.length] * trace.num_layers
     final = trace.stages[-1].kept.numel() if trace.stages else trace.length
     cached = cached_tokens(alive, "layerwise" if plan is None else plan.kv)
     sizes = media_sizes(inputs)
+    encoders = encoder_flops(architecture, sizes)
     return Cost(
         prefill_flops=prefill_flops(architecture, alive),
         full_prefill_flops=prefill_flops(architecture, full),
         paper_prefill_macs=paper_prefill_macs(architecture, alive, final),
         paper_full_prefill_macs=paper_prefill_macs(architecture, full),
-        encoder_flops=encoder_flops(architecture, sizes),
+        encoder_flops=encoders - (0 if still is None else still.saved_flops),
+        full_encoder_flops=encoders,
+        still=still,
         kv_bytes=kv_bytes(architecture, cached, bytes_per_value),
         full_kv_bytes=kv_bytes(architecture, full, bytes_per_value),
         peak_host_bytes=peak_host_bytes,

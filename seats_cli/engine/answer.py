@@ -14,10 +14,10 @@ from seats_cli.engine.checks import refuse_nan
 from seats_cli.engine.choices import score_choices
 from seats_cli.engine.clock import Clock
 from seats_cli.engine.generation import Stream, generate
-from seats_cli.models.devices import devices_of
 from seats_cli.engine.peaks import peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
 from seats_cli.errors import ResourceError, UsageError
+from seats_cli.models.devices import devices_of
 from seats_cli.models.inputs import PreparedClip, build_inputs
 from seats_cli.results import Answer, ChoiceScore, Timing
 from seats_cli.selection.trace import SelectionTrace
@@ -167,6 +167,7 @@ def ask(
             bytes_per_value=loaded.model.dtype.itemsize,
             peak_host_bytes=peak_host_bytes(),
             device=loaded.model.device,
+            still=None if run is None else run.still,
         ),
         seed=seed,
         choices=scores,

@@ -108,6 +108,8 @@ class EncoderStatistics:
         self._video.clear()
         self._audio.clear()
         self._projected.clear()
+        if self._still is not None:
+            self._still.finish()
 
     def calls(self, modality: str) -> list[EncoderCall]:
         """What has been noted of "video" or "audio" so far, in order."""

@@ -101,7 +101,8 @@ class EncoderMemory:
             earlier = [] if statistics is None else list(statistics.calls(modality))
             output = encode(*args, **kwargs)
             calls = () if statistics is None else tuple(statistics.calls(modality)[len(earlier) :])
-            self._passages[modality].append(_Passage((args, kwargs), output, calls, wanted, tolerance))
+            passage = _Passage((args, kwargs), output, calls, wanted, tolerance)
+            self._passages[modality].append(passage)
             return copy(output)  # transformers writes into the object it gets, not its tensors
 
         return forward

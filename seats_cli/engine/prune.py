@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from seats_cli.engine.memory import EncoderMemory
+    from seats_cli.results import StillFacts
     from seats_cli.selection.base import Method
     from seats_cli.selection.trace import SelectionTrace
 
@@ -31,11 +32,15 @@ class PrunedRun:
     ----------
     plan : PruningPlan
     prefill : PrunedPrefill
+    still : SkipStill or None
     """
 
-    def __init__(self, plan: PruningPlan, prefill: PrunedPrefill) -> None:
+    def __init__(
+        self, plan: PruningPlan, prefill: PrunedPrefill, still: SkipStill | None = None
+    ) -> None:
         self.plan = plan
         self._prefill = prefill
+        self._still = still
 
     @property
     def trace(self) -> SelectionTrace:
@@ -49,6 +54,11 @@ class PrunedRun:
         if self._prefill.trace is None:
             raise UsageError("No prompt has run yet: call the model inside the context first.")
         return self._prefill.trace
+
+    @property
+    def still(self) -> StillFacts | None:
+        """What Stage 0 left out of the latest prompt's pictures; None if it is off."""
+        return None if self._still is None else self._still.facts
 
     @property
     def report(self) -> str:
@@ -124,9 +134,7 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         chosen = (method or method_for)(plan)
         self._memory = memory
         self._still = (
-            None
-            if plan.still_tolerance is None
-            else SkipStill(self._adapter, plan.still_tolerance)
+            None if plan.still_tolerance is None else SkipStill(self._adapter, plan.still_tolerance)
         )
         self._statistics = EncoderStatistics(
             self._adapter,
@@ -137,7 +145,7 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
             still=self._still,
         )
         self._prefill = PrunedPrefill(self._adapter, plan, chosen, self._statistics, self._clock)
-        self._run = PrunedRun(plan, self._prefill)
+        self._run = PrunedRun(plan, self._prefill, self._still)
         self._handles: list[RemovableHandle] = []
         self._borrowed = ExitStack()
 

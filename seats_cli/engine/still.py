@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +14,19 @@ from transformers.vision_utils import (
     get_vision_position_ids,
 )
 
+from seats_cli.cost.encoders import packed_vision_flops, vision_flops
 from seats_cli.models.attention.gathered import use_gathered
 from seats_cli.results import StillFacts
-from seats_cli.selection.still import grey_levels, still_map
+from seats_cli.selection.still import StillMap, grey_levels, still_map
 from seats_cli.selection.still_packing import Packing, pack, positions
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
+
+
+# Side in pixels of what is encoded or not as a whole, where the encoder has no windows: about as
+# large as the windows of Qwen2.5-Omni (112).
+_CELL = 128
 
 
 class SkipStill:
@@ -39,10 +45,14 @@ class SkipStill:
 
     def __init__(self, adapter: Adapter, tolerance: float) -> None:
         self._adapter = adapter
-        self._vision = adapter.architecture().vision
+        self._vision = vision = adapter.architecture().vision
+        unit = vision.patch_size * vision.merge_size
+        self._window = None if vision.window_size is None else vision.window_size // unit
+        self._cell = self._window or _CELL // unit
         self.tolerance = tolerance
         self.packing: Packing | None = None
-        self.facts: list[StillFacts] = []
+        self.facts: StillFacts | None = None
+        self._calls: list[StillFacts] = []
 
     @contextmanager
     def attach(self) -> Iterator[None]:
@@ -53,8 +63,7 @@ class SkipStill:
         """
         visual = self._adapter.visual
         before = vars(visual).get("forward")
-        # before the hooks of `EncoderStatistics`, which needs to know the packing
-        look = visual.register_forward_pre_hook(self._look, with_kwargs=True, prepend=True)
+        look = visual.register_forward_pre_hook(self._look, with_kwargs=True)
         try:
             visual.forward = self._skipping(visual.forward)
             yield
@@ -73,6 +82,11 @@ class SkipStill:
         units = packing.place[packing.order].to(values.device)
         return values[positions(units, self._adapter.merge_unit)]
 
+    def finish(self) -> None:
+        """The prompt is complete: what was found in its pictures becomes `facts`."""
+        self.facts = _together(self.tolerance, self._calls)
+        self._calls.clear()
+
     @torch.no_grad()
     def _look(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find out what has changed."""
@@ -82,7 +96,7 @@ class SkipStill:
         pixels = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         grid_thw = kwargs["grid_thw"] if "grid_thw" in kwargs else args[-1]
         grids = [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
-        vision, unit = self._vision, self._adapter.merge_unit
+        vision = self._vision
         levels = grey_levels(self._adapter.pixel_std, pixels.shape[-1]).to(pixels.device)
         found = still_map(
             pixels,
@@ -90,19 +104,40 @@ class SkipStill:
             levels,
             tolerance=self.tolerance,
             merge=vision.merge_size,
-            side=self.side,
+            side=self._cell,
         )
-        raster = self._adapter.vision_raster_order(grid_thw)
-        count = len(found.source)
-        order = torch.arange(count) if raster is None else torch.argsort(raster)
-        window = None
-        if vision.window_size is not None:
-            window = vision.window_size // vision.merge_size // vision.patch_size
-        packing = pack(found, order, window=window, patches=unit)
-        if len(packing.chosen) < count:
+        still = StillMap(found.source.cpu(), found.grids)  # the one wait for the device
+        packing = self._pack(still, grid_thw)
+        if len(packing.chosen) < len(packing.place):
             self.packing = packing
+        self._calls.append(self._facts(still, packing, grids))
 
-    side: int | None = 1
+    def _pack(self, still: StillMap, grid_thw: Tensor) -> Packing:
+        count = len(still.source)
+        raster = self._adapter.vision_raster_order(grid_thw)
+        order = torch.arange(count) if raster is None else torch.argsort(raster)
+        return pack(still, order, window=self._window, patches=self._adapter.merge_unit)
+
+    def _facts(
+        self, still: StillMap, packing: Packing, grids: list[tuple[int, int, int]]
+    ) -> StillFacts:
+        """Of one call of the encoder."""
+        per_grid = still.per_grid()
+        executed = packed_vision_flops(
+            self._vision,
+            len(packing.chosen) * self._adapter.merge_unit,
+            packing.full.pairs,
+            packing.windowed.pairs,
+        )
+        return StillFacts(
+            tolerance_levels=self.tolerance,
+            grids=len(per_grid),
+            whole_grids=sum(encoded == size for encoded, size in per_grid),
+            still_grids=sum(encoded == 0 for encoded, _ in per_grid),
+            tokens=len(packing.place),
+            encoded_tokens=len(packing.chosen),
+            saved_flops=vision_flops(self._vision, grids) - executed,
+        )
 
     def _skipping(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -169,3 +204,10 @@ class SkipStill:
         if getattr(output, "deepstack_features", None) is not None:
             output.deepstack_features = [part[place] for part in output.deepstack_features]
         return output
+
+
+def _together(tolerance: float, calls: list[StillFacts]) -> StillFacts:
+    """The sum over the calls of one prompt."""
+    counted = [field.name for field in fields(StillFacts)][1:]
+    sums = {name: sum(getattr(call, name) for call in calls) for name in counted}
+    return StillFacts(tolerance, **sums)

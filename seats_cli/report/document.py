@@ -56,6 +56,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
         "plan": None if answer.plan is None else dataclasses.asdict(answer.plan),
         "tokens": _tokens(answer.trace),
         "cost": _cost(answer.cost),
+        "still": still_values(answer.cost),
         "timing": _timing(answer.timing),
         "seed": answer.seed,
         "versions": versions(),
@@ -157,11 +158,25 @@ def _cost(cost: Cost) -> dict[str, Any]:
     return {
         "flops_convention": "2 per multiply-add, LM head on the last position only",
         "paper_convention": "1 per multiply-add, LM head on every position",
-        **dataclasses.asdict(cost),
+        **cost_values(cost),
         "prefill_flops_ratio": _ratio(cost.prefill_flops, cost.full_prefill_flops),
         "paper_prefill_macs_ratio": _ratio(cost.paper_prefill_macs, cost.paper_full_prefill_macs),
         "kv_bytes_ratio": _ratio(cost.kv_bytes, cost.full_kv_bytes),
     }
+
+
+def cost_values(cost: Cost) -> dict[str, Any]:
+    """FLOPs and bytes by name."""
+    values = dataclasses.asdict(cost)
+    del values["still"]
+    return values
+
+
+def still_values(cost: Cost) -> dict[str, Any] | None:
+    """What Stage 0 left out; None where it was off."""
+    if cost.still is None:
+        return None
+    return {**dataclasses.asdict(cost.still), "partial_grids": cost.still.partial_grids}
 
 
 def _timing(timing: Timing) -> dict[str, Any]:

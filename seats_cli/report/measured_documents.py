@@ -9,7 +9,13 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.measurements import STAGE1_PARTS, STAGES, TOTALS
-from seats_cli.report.document import SCHEMA_VERSION, jsonable, versions
+from seats_cli.report.document import (
+    SCHEMA_VERSION,
+    cost_values,
+    jsonable,
+    still_values,
+    versions,
+)
 
 if TYPE_CHECKING:
     from seats_cli.architecture import Architecture
@@ -144,6 +150,7 @@ def _answer_numbers(answer: Answer | None) -> dict[str, Any]:
         "prefill_flops",
         "selection_flops",
         "encoder_flops",
+        "full_encoder_flops",
         "kv_bytes",
         "peak_host_bytes",
         "peak_gpu_bytes",
@@ -186,7 +193,8 @@ def _measured(run: MeasuredRun, full: MeasuredRun | None) -> dict[str, Any]:
         "alive_per_layer": [_counts(counts) for counts in run.alive],
         "average_retention": run.average_retention,
         "decode_tokens": run.decode_tokens,
-        "cost": dataclasses.asdict(run.cost),
+        "cost": cost_values(run.cost),
+        "still": still_values(run.cost),
         "prefill_flops_ratio": run.flops_ratio,
         "achieved_flops_per_s": run.achieved_flops_per_s,
         "encoder_share_of_first_token": run.encoder_share,

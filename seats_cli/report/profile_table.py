@@ -206,12 +206,20 @@ def _costs(group: tuple[MeasuredRun, ...]) -> Table:
     row("LLM prefill FLOPs", [format_si(run.cost.prefill_flops) for run in group])
     row("selection FLOPs", [format_si(run.cost.selection_flops) for run in group])
     row("encoder FLOPs", [format_si(run.cost.encoder_flops) for run in group])
+    if any(run.cost.still is not None for run in group):
+        row("picture encoded", [_encoded(run) for run in group])
     row("prefill FLOP/s", [format_si(run.achieved_flops_per_s) for run in group])
     row("KV cache", [format_bytes(run.cost.kv_bytes) for run in group])
     row("peak host memory", [format_bytes(run.cost.peak_host_bytes) for run in group])
     if any(run.cost.peak_gpu_bytes is not None for run in group):
         row("peak GPU memory", [format_bytes(run.cost.peak_gpu_bytes) for run in group])
     return table
+
+
+def _encoded(run: MeasuredRun) -> str:
+    """The share that Stage 0 left to the vision encoder."""
+    still = run.cost.still
+    return format_percent(1.0 if still is None else still.encoded_tokens / max(still.tokens, 1))
 
 
 def _table(first: str) -> Table:

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seats_cli.plan import FULL
 from seats_cli.report.format import (
     format_bytes,
     format_count,
@@ -19,7 +20,7 @@ from seats_cli.report.format import (
 )
 
 if TYPE_CHECKING:
-    from seats_cli.results import Answer
+    from seats_cli.results import Answer, Cost, StillFacts
     from seats_cli.selection.trace import Stage
 
 # Picture and sound of one file rarely end at the very same moment.
@@ -68,7 +69,7 @@ def clip_line(answer: Answer) -> str:
 def plan_line(answer: Answer) -> str:
     """What was asked of the pruning and where in the model it acts."""
     plan, config = answer.plan, answer.config
-    if plan is None:
+    if plan is None or plan.method == FULL:
         return "unpruned, every token in every layer"
     layers = ", ".join(str(layer) for layer in plan.drop_layers)
     parts = [plan.method]
@@ -81,6 +82,19 @@ def plan_line(answer: Answer) -> str:
     )
     parts += [f"{plan.allocation} allocation", f"{plan.kv} KV cache"]
     return ", ".join(parts)
+
+
+def still_line(cost: Cost, still: StillFacts) -> str:
+    """What was not encoded again, and what that saved."""
+    grids = (
+        f"{still.whole_grids} encoded whole, {still.partial_grids} in part, "
+        f"{still.still_grids} not at all"
+    )
+    return (
+        f"of {still.grids} grids {grids}; {format_ratio(still.encoded_tokens, still.tokens)} of "
+        f"the picture encoded, {still.tolerance_levels:g} levels tolerated, encoder FLOPs "
+        f"{format_si(cost.encoder_flops)} instead of {format_si(cost.full_encoder_flops)}"
+    )
 
 
 def model_line(answer: Answer) -> str:
@@ -110,11 +124,14 @@ def _facts(answer: Answer) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, line in (
+    lines = [
         ("Clip", clip_line(answer)),
         ("Model", model_line(answer)),
         ("Plan", plan_line(answer)),
-    ):
+    ]
+    if answer.cost.still is not None:
+        lines.append(("Stage 0", still_line(answer.cost, answer.cost.still)))
+    for name, line in lines:
         grid.add_row(name, Text(line))
     return grid
 

@@ -154,6 +154,7 @@ def change(now: Tensor, before: Tensor, levels: Tensor) -> Tensor:
     """
     difference = (now.float() - before.float()) * levels
     side = isqrt(difference.shape[-1] // _PICTURES)
-    quarters = difference.unflatten(-1, (_PICTURES, 2, side // 2, 2, side // 2)).mean((-3, -1))
+    quarters = difference.reshape(*difference.shape[:-1], _PICTURES, 2, side // 2, 2, side // 2)
+    quarters = quarters.mean((-3, -1))
     coarse = quarters.flatten(-3).square().mean(-1).sqrt()
     return torch.maximum(coarse, difference.square().mean(-1).sqrt() * FINE_SHARE)

@@ -136,7 +136,9 @@ def _segments(segment: Tensor, encoded: Tensor, place: Tensor, patches: int) -> 
     key_starts = sizes.cumsum(0) - sizes
     query_starts = counts.cumsum(0) - counts
     batches = []
-    for asking, size in torch.stack([counts, sizes], 1)[counts > 0].unique(dim=0).tolist():
+    for asking, size in sorted(set(zip(counts.tolist(), sizes.tolist(), strict=True))):
+        if not asking:
+            continue
         alike = ((counts == asking) & (sizes == size)).nonzero()
         own = query_starts[alike] + torch.arange(asking)
         seen = place[key_starts[alike] + torch.arange(size)]
