@@ -41,14 +41,17 @@ class SkipStill:
     adapter : Adapter
     tolerance : float
         Largest change in grey levels (0..255) that counts as none; 0 skips exact repeats only.
+    cell : int, optional
+        Tokens on a side of what is encoded or not as a whole; by default an attention window of
+        the encoder, or as much where it has none.
     """
 
-    def __init__(self, adapter: Adapter, tolerance: float) -> None:
+    def __init__(self, adapter: Adapter, tolerance: float, *, cell: int | None = None) -> None:
         self._adapter = adapter
         self._vision = vision = adapter.architecture().vision
         unit = vision.patch_size * vision.merge_size
         self._window = None if vision.window_size is None else vision.window_size // unit
-        self._cell = self._window or _CELL // unit
+        self._cell = cell or self._window or _CELL // unit
         self.tolerance = tolerance
         self.packing: Packing | None = None
         self.facts: StillFacts | None = None
