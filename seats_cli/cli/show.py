@@ -14,9 +14,8 @@ from seats_cli.cli.console import Talk, calm_libraries, print_document
 from seats_cli.cli.interrupt import stop_if_interrupted
 from seats_cli.cli.kept import record_answer, told, write_page, write_trace
 from seats_cli.cli.question import check_stdin_is_free, find_question
+from seats_cli.cli.saved import check_clip, check_settled, load_saved
 from seats_cli.cli.session import InputOptions, ModelOptions, check_file, open_model, read_input
-from seats_cli.cli.settings import from_command_line
-from seats_cli.cli.source import PIPE
 from seats_cli.errors import UsageError
 from seats_cli.show.files import check_target, replacing
 
@@ -31,13 +30,6 @@ EPILOG = (
 )
 PAGE, TRACE = "index.html", "trace.json"
 PICTURES = ("frames.png", "sound.png", "layers.png")
-
-# What a saved trace has settled already.
-_SETTLED = (
-    *("start", "end", "fps", "max_frames", "max_pixels", "audio", "audio_track", "max_audio"),
-    *("retain", "retain_video", "retain_audio", "full", "kv", "allocation", "config"),
-    *("model", "device", "dtype", "attn", "revision", "max_new_tokens", "seed", "with_full"),
-)
 
 
 def show(
@@ -128,13 +120,13 @@ def show(
     talk = Talk(quiet=quiet)
     _check_output(output, film, keeps_trace=trace is None)
     if trace is not None:
-        _check_settled(context, question)
+        check_settled(context, question)
         calm_libraries(debug=debug, quiet=quiet)
-        record, source = _load(trace, video)
+        record, source = load_saved(trace, video)
         check_file(source.path, talk, allow_local_urls=allow_local_urls, offline=offline)
         _check_film(film, source.path)
         clip, _ = read_input(source, record.reading.sizing, talk)
-        _check_clip(record, clip)
+        check_clip(record, clip)
     else:
         if video is None:
             raise UsageError("Give a VIDEO and a QUESTION, or --trace FILE.")
@@ -195,58 +187,6 @@ def _run(
     for warning in result.warnings:
         talk.warning(warning)
     return record_answer(result, source, loaded.sizing, full_answer=unpruned), clip
-
-
-def _load(trace: Path, video: str | None) -> tuple[Record, InputOptions]:
-    """A saved record and how to read its clip again."""
-    from seats_cli.media.download import is_url
-    from seats_cli.show.storage import load_record
-
-    record = load_record(trace)
-    reading, path = record.reading, video or record.media.path
-    if video is None:
-        if path == PIPE or is_url(path):
-            raise UsageError(f"{trace} was made from a pipe or a URL; give the VIDEO too.")
-        beside = trace.parent / path
-        path = str(beside) if not Path(path).exists() and beside.exists() else path
-    return record, InputOptions(
-        path,
-        reading.start_s,
-        reading.end_s,
-        reading.fps,
-        reading.max_frames,
-        None,
-        reading.audio,
-        reading.audio_track,
-        reading.max_audio_s,
-    )
-
-
-def _check_clip(record: Record, clip: Clip) -> None:
-    """Refuse another clip than the one that was asked about."""
-    was, found = record.media, clip.facts
-    for what, before, now in (
-        ("frames", was.frames_used, found.frames_used),
-        ("pixels of width", was.width, found.width),
-        ("pixels of height", was.height, found.height),
-        ("s of sound", round(was.audio_used_s, 2), round(found.audio_used_s, 2)),
-    ):
-        if before != now:
-            raise UsageError(
-                f"{found.path} is not the clip of this trace: it gives {now or 0:g} {what} where "
-                f"the trace has {before or 0:g}."
-            )
-
-
-def _check_settled(context: typer.Context, question: str | None) -> None:
-    """Refuse options that a saved trace has settled."""
-    if question is not None:
-        raise UsageError("--trace draws a question that was asked; leave QUESTION out.")
-    for name in _SETTLED:
-        if from_command_line(context, name):
-            raise UsageError(
-                f"--trace draws a run as it was: --{name.replace('_', '-')} has no effect on it."
-            )
 
 
 def _check_output(output: Path | None, film: Path | None, *, keeps_trace: bool) -> None:

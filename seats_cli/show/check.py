@@ -7,6 +7,8 @@ import numpy as np
 from seats_cli.show.record import AUDIO, TEXT, VIDEO, Record, RecordedStage
 from seats_cli.show.typed import MisfitError
 
+_LARGEST_SIDE = 1 << 20  # of a picture, in pixels
+
 
 def check_record(record: Record) -> None:
     """Refuse a record whose parts contradict each other.
@@ -30,6 +32,9 @@ def check_record(record: Record) -> None:
         raise MisfitError("audio tokens take no time")
     if not 0.1 <= record.pixel_shape <= 10.0:
         raise MisfitError("its pixels have an impossible shape")
+    for side in (record.media.source_width, record.media.source_height):
+        if side is not None and not 1 <= side <= _LARGEST_SIDE:
+            raise MisfitError("its picture has an impossible size")
     if record.num_layers < 1:
         raise MisfitError("the model has no layers")
     before, layer = np.arange(len(record.modality)), 0

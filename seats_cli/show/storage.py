@@ -226,7 +226,7 @@ def _modality(value: Any) -> npt.NDArray[np.int64]:
         raise MisfitError("prompt is no list")
     parts = []
     for run in value:
-        if not (isinstance(run, list) and len(run) == 2 and run[0] in _NAMES):
+        if not (isinstance(run, list) and len(run) == 2 and run[0] in list(_NAMES)):
             raise MisfitError("prompt holds something else than [modality, tokens]")
         length = fit_plain(int, run[1], "prompt")
         if not 0 < length <= _MAX_BYTES >> 8:
@@ -263,7 +263,11 @@ def _numbers(value: Any, dtype: np.dtype[Any], where: str) -> npt.NDArray[Any]:
             type(item) is int or (not whole and type(item) in (float, type(None))) for item in value
         ):
             raise MisfitError(f"{where} holds something that is no number")
-        value = np.array([np.nan if item is None else item for item in value], dtype)
+        try:
+            with np.errstate(over="ignore"):
+                value = np.array([np.nan if item is None else item for item in value], dtype)
+        except OverflowError:
+            raise MisfitError(f"{where} holds an impossible number") from None
     if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != 1:
         raise MisfitError(f"{where} is no list of numbers")
     return value

@@ -57,7 +57,9 @@ def plan_words(record: Record) -> str:
         return "unpruned, every token in every layer"
     parts = [str(plan.get("method", "?"))]
     shares = [(plan.get(f"target_{name}"), name) for name in ("video", "audio")]
-    asked = [f"{format_percent(share)} of {name}" for share, name in shares if share is not None]
+    asked = [
+        f"{format_percent(share)} of {name}" for share, name in shares if isinstance(share, float)
+    ]
     parts += [" and ".join(asked) + " asked"] if asked else []
     inside = [str(stage.after_layer) for stage in record.stages if stage.scores is not None]
     if inside:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from seats_cli.errors import UsageError
 from seats_cli.selection.method import METHODS
 from seats_cli.show.record import AUDIO, VIDEO
-from seats_cli.show.storage import load_record, save_record, to_document
+from seats_cli.show.storage import from_document, load_record, save_record, to_document
+from seats_cli.show.strip import strip
+from seats_cli.show.typed import MisfitError
+from seats_cli.show.words import clip_facts, plan_words
 
 
 @pytest.mark.parametrize("method", [None, *sorted(METHODS)])
@@ -117,6 +123,36 @@ def test_what_does_not_fit_is_refused(cards, tmp_path, change, words):
         load_record(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def _places(value, path=()):
+    """Every place in a document, of lists the first two entries only."""
+    yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _places(item, (*path, key))
+    elif isinstance(value, list):
+        for at, item in enumerate(value[:2]):
+            yield from _places(item, (*path, at))
+
+
+ODD = [0, -1, 10**30, -2.5, 1e308, "", "x", None, True, [], [[]], {}, [10**30], [1e39], ["a"]]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_stands_anywhere_is_taken_or_refused(cards, data):
+    document = json.loads(json.dumps(to_document(cards.record)))
+    *above, last = data.draw(st.sampled_from([path for path in _places(document) if path]))
+    place = document
+    for key in above:
+        place = place[key]
+    place[last] = data.draw(st.sampled_from(ODD))
+    with contextlib.suppress(MisfitError):
+        record = from_document(document)
+        strip(record, 80, unicode=True)
+        clip_facts(record)
+        plan_words(record)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
