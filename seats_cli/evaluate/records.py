@@ -38,6 +38,8 @@ class Record:
         Mean over the layers of the audio-visual share alive; None without such tokens.
     prefill_flops, full_prefill_flops, selection_flops : float or None
         Of the LLM's prefill, pruned and unpruned, and of choosing tokens; 2 per multiply-add.
+    encoder_flops, full_encoder_flops : float or None
+        Of the encoders as executed, and without Stage 0.
     kv_bytes : int or None
         Of the KV cache right after the prefill.
     peak_host_bytes, peak_gpu_bytes : int or None
@@ -66,6 +68,8 @@ class Record:
     prefill_flops: float | None = None
     full_prefill_flops: float | None = None
     selection_flops: float | None = None
+    encoder_flops: float | None = None
+    full_encoder_flops: float | None = None
     kv_bytes: int | None = None
     peak_host_bytes: int | None = None
     peak_gpu_bytes: int | None = None

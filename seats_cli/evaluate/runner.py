@@ -195,6 +195,8 @@ def _record(item: Item, setting: Setting, answer: Answer) -> Record:
         prefill_flops=cost.prefill_flops,
         full_prefill_flops=cost.full_prefill_flops,
         selection_flops=cost.selection_flops,
+        encoder_flops=cost.encoder_flops,
+        full_encoder_flops=cost.full_encoder_flops,
         kv_bytes=cost.kv_bytes,
         peak_host_bytes=cost.peak_host_bytes,
         peak_gpu_bytes=cost.peak_gpu_bytes,
