@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from fractions import Fraction
 
+import av
 import pytest
 from typer.testing import CliRunner
 
 from seats_cli.cli.main import app
 from seats_cli.media.read import read_clip
+from seats_cli.show.pictures import display_aspect
 from seats_cli.show.storage import load_record
-from tests.media.build import Sound, steady, tone, write
+from tests.media.build import Sound, plain, steady, tone, turn, write
 from tests.show.conftest import CARDS, QUESTION, SPEECH
 
 FILES = {"index.html", "frames.png", "sound.png", "layers.png", "trace.json"}
@@ -185,3 +188,25 @@ def test_compare_draws_all_runs(run, tmp_path):
     page = (tmp_path / "c.html").read_text()
     assert page.count('<section class="run"') == 3
     assert "random 25%" in page
+
+
+@pytest.mark.parametrize(("degrees", "aspect"), [(0, 160 / 72), (90, 72 / 160)])
+def test_pixels_that_are_not_square(run, tmp_path, degrees, aspect):
+    """A page and a film in the shape of the display, as players show the clip."""
+    plainly, clip = tmp_path / "plain.mp4", tmp_path / "clip.mp4"
+    with av.open(str(plainly), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 80, 72, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        for _ in range(25):
+            frame = av.VideoFrame.from_ndarray(plain(90, 80, 72), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    turn(plainly, clip, degrees)
+    result = run("show", clip, QUESTION, "-o", "out", "--video", "film.mp4")
+    assert result.exit_code == 0, result.stderr
+    assert display_aspect(load_record(tmp_path / "out" / "trace.json")) == pytest.approx(aspect)
+    facts = read_clip(tmp_path / "film.mp4").facts
+    assert facts.source_width / facts.source_height == pytest.approx(aspect, rel=0.03)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f'<svg viewBox="0 0 100 {100 / aspect:.3f}"' in page
