@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What a saved trace has settled already.
 _SETTLED = (
     *("start", "end", "fps", "max_frames", "max_pixels", "audio", "audio_track", "max_audio"),
-    *("retain", "retain_video", "retain_audio", "full", "kv", "allocation", "config"),
+    *("retain", "retain_video", "retain_audio", "full", "skip_still", "kv", "allocation", "config"),
     *("model", "device", "dtype", "attn", "revision", "max_new_tokens", "seed", "with_full"),
 )
 

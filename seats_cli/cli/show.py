@@ -73,6 +73,7 @@ def show(
     retain_video: opt.RetainVideo = None,
     retain_audio: opt.RetainAudio = None,
     full: opt.Full = False,
+    skip_still: opt.SkipStill = None,
     kv: opt.KvPolicy = None,
     allocation: opt.AllocationPolicy = None,
     config: opt.ConfigFile = None,
@@ -131,7 +132,9 @@ def show(
         if video is None:
             raise UsageError("Give a VIDEO and a QUESTION, or --trace FILE.")
         first, last = values.parse_range(start, end)
-        budget = BudgetOptions(retain, retain_video, retain_audio, full, kv, allocation, config)
+        budget = BudgetOptions(
+            retain, retain_video, retain_audio, full, kv, allocation, config, skip_still
+        )
         pruning = build_config(budget, context)
         longest = values.parse_seconds("--max-audio", max_audio)
         check_stdin_is_free(video, question)

@@ -13,7 +13,9 @@ import seats_cli
 HEAVY = ("torch", "transformers", "numpy", "av", "librosa", "huggingface_hub")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["doctor", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["ask", "--help"], ["show", "--help"], ["doctor", "--help"]]
+)
 def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys\n"
@@ -44,7 +46,7 @@ def test_module_and_version():
 
 
 @pytest.mark.parametrize("width", [80, 100])
-@pytest.mark.parametrize("command", [(), ("ask",), ("doctor",), ("config",)])
+@pytest.mark.parametrize("command", [(), ("ask",), ("show",), ("doctor",), ("config",)])
 def test_every_line_fits(run, monkeypatch, command, width):
     monkeypatch.setenv("TERMINAL_WIDTH", str(width))
     result = run(*command, "--help")
