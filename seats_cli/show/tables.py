@@ -31,7 +31,7 @@ def _stage_table(record: Record, stage: RecordedStage) -> dict[str, Any]:
         name: any(getattr(window, name) for window in stage.windows) for name in ("video", "audio")
     }
     return {
-        "label": stage_words(stage),
+        "label": stage_words(record, stage),
         "video": has["video"],
         "audio": has["audio"],
         "budgets": any(part.budget is not None for part in parts),

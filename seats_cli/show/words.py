@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from seats_cli.plan import SEATS
 from seats_cli.report.format import format_percent, format_seconds, format_si
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ def plan_words(record: Record) -> str:
     return ", ".join([*parts, f"{plan.get('kv')} KV cache"])
 
 
-def stage_words(stage: RecordedStage) -> str:
-    """The name of a stage."""
-    if stage.kind == "diversity":
-        return "Stage I, before the LLM"
+def stage_words(record: Record, stage: RecordedStage) -> str:
+    """The name of a stage; those of SEATS have numbers."""
     where = f"after layer {stage.after_layer}" if stage.after_layer else "before the LLM"
-    return f"Stage II, {where}" if stage.kind == "relevance" else f"{stage.kind}, {where}"
+    if record.plan is None or record.plan.get("method") != SEATS:
+        return f"drop {where}" if stage.kind == "relevance" else f"{stage.kind}, {where}"
+    return f"Stage {'I' if stage.scores is None else 'II'}, {where}"
