@@ -44,6 +44,7 @@ class Job:
     root: Path | None
     limit: int | None
     set_seed: int | None
+    only: tuple[str, ...]
     reading: Reading
     settings: tuple[Setting, ...]
     find_layers: bool
@@ -139,7 +140,9 @@ def check_errors(records: Sequence[Record]) -> None:
 def _questions(job: Job) -> QuestionSet:
     from seats_cli.evaluate.sets import SYNTHETIC, question_set
 
-    questions = question_set(job.name, root=job.root, limit=job.limit, seed=job.set_seed)
+    questions = question_set(
+        job.name, root=job.root, limit=job.limit, seed=job.set_seed, only=job.only
+    )
     changes = job.reading.changes()
     if job.name == SYNTHETIC and {"fps", "max_frames"} & set(changes):
         raise UsageError("The synthetic set is made frame by frame: no --fps or --max-frames.")
@@ -183,6 +186,7 @@ def _description(
     described = {
         "questions": questions.name,
         "set_seed": job.set_seed,
+        "only": list(job.only),
         "model": facts,
         "reading": dataclasses.asdict(questions.settings),
         "seed": job.seed,

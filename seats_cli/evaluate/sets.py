@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from seats_cli.errors import UsageError
@@ -13,8 +15,17 @@ from seats_cli.evaluate.synthetic import DEFAULT_COUNT, DEFAULT_SEED, synthetic_
 SYNTHETIC = "synthetic"
 
 
+# Questions of the synthetic set that are looked through for one of a kind that is asked for.
+_LOOKED_THROUGH = 50
+
+
 def question_set(
-    name: str, *, root: Path | None = None, limit: int | None = None, seed: int | None = None
+    name: str,
+    *,
+    root: Path | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    only: Sequence[str] = (),
 ) -> QuestionSet:
     """Find a set.
 
@@ -28,25 +39,44 @@ def question_set(
         Only the first questions; of the synthetic set, which has no end, so many.
     seed : int, optional
         Of the synthetic set.
+    only : sequence of str
+        Families of questions or kinds of clips; all by default.
 
     Raises
     ------
     UsageError
-        There is no such set, or it cannot be read.
+        There is no such set, it cannot be read, or it has no such family or kind.
     """
     if seed is not None and name != SYNTHETIC:
         raise UsageError("--set-seed is for the synthetic set only.")
     if root is not None:
-        return read_benchmark(name, root).limited(limit)
-    if name in READERS:
+        found = read_benchmark(name, root)
+    elif name in READERS:
         raise UsageError(f"{name} needs --root, the folder with its annotations and videos.")
-    if name == SYNTHETIC:
-        return synthetic_set(
-            DEFAULT_COUNT if limit is None else limit, seed=DEFAULT_SEED if seed is None else seed
-        )
-    if Path(name).suffix.lower() not in (".jsonl", ".json"):
+    elif name == SYNTHETIC:
+        limit = DEFAULT_COUNT if limit is None else limit
+        count = limit * _LOOKED_THROUGH if only else limit
+        found = synthetic_set(count, seed=DEFAULT_SEED if seed is None else seed)
+    elif Path(name).suffix.lower() in (".jsonl", ".json"):
+        found = read_jsonl(name)
+    else:
         raise UsageError(
             f"There is no question set '{name}': give {SYNTHETIC}, a .jsonl file, or one of "
             f"{', '.join(READERS)}."
         )
-    return read_jsonl(name).limited(limit)
+    return _of_kind(found, only).limited(limit)
+
+
+def _of_kind(questions: QuestionSet, only: Sequence[str]) -> QuestionSet:
+    """The questions whose family or kind of clip is among `only`."""
+    if not only:
+        return questions
+    known = {name for item in questions.items for name in (item.family, item.kind) if name}
+    for name in only:
+        if name not in known:
+            raise UsageError(
+                f"{questions.name} has no questions or clips of kind '{name}': "
+                f"{', '.join(sorted(known)) or 'it names no kinds'}."
+            )
+    items = tuple(item for item in questions.items if {item.family, item.kind} & set(only))
+    return replace(questions, items=items)
