@@ -66,6 +66,26 @@ def test_every_method_draws_just_the_tokens_that_enter(ask, method):
             np.testing.assert_array_equal(of_level, inside)
 
 
+def test_every_patch_is_drawn_in_its_place_with_its_depth(cards):
+    grid, depth = cards.record.grid, depth_of(cards.record)
+    page = render_page([cards.record], cards.clip)
+    lived = depth.lived[cards.record.modality == VIDEO]
+    lived = lived.reshape(grid.grids, grid.rows, grid.columns)
+    cells = re.findall(r'<g class="cells"[^>]*>(.*?)</svg>', page, re.DOTALL)
+    assert len(cells) == grid.grids
+    for number, drawn in enumerate(cells):
+        found = np.full((grid.rows, grid.columns), -1)
+        for layers, rectangles in re.findall(
+            r'<g class="k k\d+" data-lived="(\d+)">(.*?)</g>', drawn
+        ):
+            for x, y, width in re.findall(r'x="(\d+)" y="(\d+)" width="(\d+)"', rectangles):
+                row = found[int(y), int(x) : int(x) + int(width)]
+                assert len(row) == int(width)
+                assert (row == -1).all()  # drawn once
+                row[:] = int(layers)
+        np.testing.assert_array_equal(found, lived[number])
+
+
 def test_the_page_needs_nothing_but_itself(cards):
     page = render_page([cards.record], cards.clip)
     found = parse(page)
