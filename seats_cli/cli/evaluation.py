@@ -95,8 +95,9 @@ def run_job(job: Job, talk: Talk) -> Outcome | None:
         if job.retry_errors:
             folder.forget_errors()
         team.wait()
-    total = len(questions) * len(settings)
-    with folder, Tally(talk, total, len(folder.records), shown=team.leads) as tally:
+    wanted = {(item.id, one.label) for item in questions.items for one in settings}
+    done = wanted & {record.key for record in folder.records}
+    with folder, Tally(talk, len(wanted), len(done), shown=team.leads) as tally:
         if job.workers > 1:
             with _Workers(job, tally) as workers:
                 found = _ask(job, loaded, questions, settings, folder, workers.shard, tally)
