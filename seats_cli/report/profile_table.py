@@ -18,6 +18,8 @@ from seats_cli.report.format import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from seats_cli.cost.latency import Spread
     from seats_cli.measurements import MeasuredRun, Profile
 
@@ -40,6 +42,7 @@ _SUMS = ("prefill_and_selection", "first_token", "total")
 # Within this of 1 a factor says nothing about two runs on a machine that does other work too.
 _EVEN = 0.02
 RUNS_PER_TABLE = 3  # beside the unpruned one, in 80 columns
+_SHORT = 13  # characters of labels with which that many fit, and spreads beside them
 
 
 def sentence(run: MeasuredRun, full: MeasuredRun | None) -> str:
@@ -94,8 +97,9 @@ def profile_report(profile: Profile) -> RenderableType:
     parts: list[RenderableType] = [_facts(profile)]
     first = () if profile.full is None else (profile.full,)
     # Every table is the unpruned run, if it fits, beside as many others as there is room for.
-    for start in range(0, max(len(profile.pruned), 1), RUNS_PER_TABLE):
-        group = (*first, *profile.pruned[start : start + RUNS_PER_TABLE])
+    room = RUNS_PER_TABLE if _all_short(profile.pruned) else RUNS_PER_TABLE - 1
+    for start in range(0, max(len(profile.pruned), 1), room):
+        group = (*first, *profile.pruned[start : start + room])
         parts += [Text(), _stages(profile, group), Text(), _segments(group)]
         parts += [Text(), _costs(group)]
     parts.append(Text())
@@ -104,6 +108,10 @@ def profile_report(profile: Profile) -> RenderableType:
         Text(f"{run.label}: could not run. {run.error}", style="yellow") for run in profile.failed
     ]
     return Group(*parts)
+
+
+def _all_short(runs: Sequence[MeasuredRun]) -> bool:
+    return all(len(run.label) <= _SHORT for run in runs)
 
 
 def _facts(profile: Profile) -> Table:
@@ -140,7 +148,7 @@ def _facts(profile: Profile) -> Table:
 def _stages(profile: Profile, group: tuple[MeasuredRun, ...]) -> Table:
     """Medians and speed-ups; with a single run beside the unpruned one, also p10 to p90."""
     table = _table("Stage")
-    detailed, full = len(group) <= 2, profile.full
+    detailed, full = len(group) <= 2 and _all_short(group), profile.full
     for run in group:
         table.add_column(run.label, justify="right", no_wrap=True)
         if detailed:
