@@ -41,7 +41,7 @@ def evaluate(
             show_default=False,
             help=(
                 "'synthetic' (bundled), a .jsonl file, or a benchmark with --root: daily-omni, "
-                "worldsense, omnivideobench, videomme, lvomnibench."
+                "worldsense, omnivideobench, video-mme, lvomnibench."
             ),
         ),
     ],
