@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -66,7 +66,7 @@ class TestAgainstStock:
         torch.testing.assert_close(ours, stock, rtol=0, atol=1e-5)
 
     @torch.no_grad()
-    def test_a_call_per_length_instead_of_one_per_segment(
+    def test_a_call_per_window_of_a_grid_instead_of_one_per_segment(
         self, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         calls: list[int] = []
@@ -84,7 +84,8 @@ class TestAgainstStock:
             vision(adapter, GRIDS[:1])
         assert set(stock) == {1}
         assert sum(calls) == len(stock)  # the same segments
-        assert len(calls) <= 4 * len(adapter.visual.blocks)
+        assert len(calls) <= 6 * len(adapter.visual.blocks)  # windows of a grid
+        assert 3 * len(calls) < len(stock)
 
     def test_gradients(self, adapter: Adapter) -> None:
         weight = next(adapter.audio_tower.layers[0].parameters())
@@ -107,12 +108,28 @@ def slowly(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Ten
     return F.scaled_dot_product_attention(*batch, attn_mask=mask)[0].transpose(0, 1)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any))
-def test_any_lengths(lengths: list[int]) -> None:
+rows = st.lists(st.integers(0, 9), min_size=1, max_size=5)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(rows, st.integers(1, 4)), min_size=1, max_size=3))
+def test_any_lengths(repeated: list[tuple[list[int], int]]) -> None:
+    lengths = [length for row, count in repeated for length in row * count]
+    assume(any(lengths))
     packed = [torch.randn(sum(lengths), 2, 8, generator=seeded()) for _ in range(3)]
     ours = segments.batched_segments(*packed, lengths=tuple(lengths))
     torch.testing.assert_close(ours, slowly(*packed, lengths), rtol=1e-5, atol=1e-5)
+
+
+def test_patterns_of_two_clips() -> None:
+    first, second = (64, 64, 32), (48,)
+    found = segments.patterns(first * 5 + second * 4 + (7,))
+    assert [(one.start, one.count, one.size) for one in found] == [
+        (0, 5, 160),
+        (800, 4, 48),
+        (992, 1, 7),
+    ]
+    assert found[0].segments == ((0, 64), (64, 64), (128, 32))
 
 
 class TestKernel:

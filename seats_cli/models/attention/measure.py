@@ -1,7 +1,8 @@
 """How much faster one call for all segments is: stock against ours, in turn in one process.
 
-Each encoder runs three ways in turn: with transformers' `sdpa`, with ours, and with an attention
-that does nothing. What a run takes beyond the last is its attention. The clip is noise, because
+Each encoder runs with transformers' `sdpa` and with ours in turn. Then one attention of each kind
+(windows, whole grids) runs by itself, also with a function that does nothing: what a run takes
+beyond that is attention, the rest projections and rotary embedding. The clip is noise, because
 times do not depend on what is seen.
 
     python -m seats_cli.models.attention.measure bundled --size 140x84
@@ -11,6 +12,7 @@ times do not depend on what is seen.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -49,8 +51,8 @@ class Measured:
         Calls that the stock attention makes, over all layers.
     stock_s, ours_s : float
         The whole encoder.
-    rest_s : float
-        The encoder without its attention.
+    stock_attention_s, ours_attention_s : float
+        The attention of all its layers.
     difference : float
         Largest between the outputs, relative to the largest output.
     """
@@ -60,7 +62,8 @@ class Measured:
     segments: int
     stock_s: float
     ours_s: float
-    rest_s: float
+    stock_attention_s: float
+    ours_attention_s: float
     difference: float
 
     @property
@@ -71,7 +74,7 @@ class Measured:
     @property
     def attention_ratio(self) -> float:
         """How many times faster its attention is; NaN where noise hides it."""
-        stock, ours = self.stock_s - self.rest_s, self.ours_s - self.rest_s
+        stock, ours = self.stock_attention_s, self.ours_attention_s
         return stock / ours if min(stock, ours) > 0 else math.nan
 
 
@@ -101,43 +104,64 @@ def _audio_call(adapter: Adapter, seconds: float) -> Callable[[], Any]:
     return lambda: adapter.audio_tower(sound, feature_lens=lengths).last_hidden_state
 
 
-def _timed(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    start = time.perf_counter()
-    output = call()
-    if output.is_cuda:
-        torch.cuda.synchronize(output.device)
-    return time.perf_counter() - start, output
+def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
+    """Of one thread on a CPU its own time, which other work on the machine lengthens least."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    start = clock()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def _least(adapter: Adapter, call: Callable[[], Any], names: tuple[str, ...], repeats: int) -> Any:
+    """The least seconds of a call with the encoders' attention of each name, in turn."""
+    device = next(adapter.visual.parameters()).device
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name, taken in seconds.items():
+            with use_for_encoders(adapter, name):
+                taken.append(_seconds(call, device))
+    return {name: min(taken) for name, taken in seconds.items()}
 
 
 def _measure(
     adapter: Adapter, encoder: str, call: Callable[[], Tensor], layers: Any, repeats: int
 ) -> Measured:
-    borders: list[Tensor] = []
+    outputs: dict[str, Tensor] = {}
+    calls: list[tuple[Any, Any, dict[str, Any]]] = []
 
-    def note(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        borders.append(kwargs["cu_seqlens"])
+    def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        calls.append((module, args, kwargs))
 
     handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
-    outputs = {}
     for name in (STOCK, SEGMENTS):  # to warm up, and to compare
+        calls.clear()
         with use_for_encoders(adapter, name):
             outputs[name] = call()
     while handles:
         handles.pop().remove()
-    seconds: dict[str, list[float]] = {STOCK: [], SEGMENTS: [], _NOTHING: []}
-    for _ in range(repeats):
-        for name, taken in seconds.items():
-            with use_for_encoders(adapter, name):
-                taken.append(_timed(call)[0])
+    borders = [kwargs["cu_seqlens"] for _, _, kwargs in calls]
+    kinds = {len(one): index for index, one in enumerate(borders)}  # windows, whole grids
+    attention = dict.fromkeys((STOCK, SEGMENTS), 0.0)
+    for length, index in kinds.items():
+        module, args, kwargs = calls[index]
+        alone = functools.partial(module, *args, **kwargs)
+        least = _least(adapter, alone, (STOCK, SEGMENTS, _NOTHING), 3 * repeats)
+        for name in attention:
+            same = sum(len(one) == length for one in borders)
+            attention[name] += same * (least[name] - least[_NOTHING])
+    whole = _least(adapter, call, (STOCK, SEGMENTS), repeats)
     difference = (outputs[STOCK] - outputs[SEGMENTS]).abs().max() / outputs[STOCK].abs().max()
-    least = {name: min(taken) for name, taken in seconds.items()}
     return Measured(
         encoder,
         int(borders[0][-1]),
-        sum(len(one) - 1 for one in borders) // 2,
-        least[STOCK],
-        least[SEGMENTS],
-        least[_NOTHING],
+        sum(len(one) - 1 for one in borders),
+        whole[STOCK],
+        whole[SEGMENTS],
+        attention[STOCK],
+        attention[SEGMENTS],
         float(difference),
     )
 
@@ -184,7 +208,7 @@ def as_table(measured: list[Measured]) -> str:
         f" {'attention':>10} {'ours':>10} {'':>7} {'difference':>10}"
     ]
     for one in measured:
-        stock, ours = one.stock_s - one.rest_s, one.ours_s - one.rest_s
+        stock, ours = one.stock_attention_s, one.ours_attention_s
         lines.append(
             f"{one.encoder:8} {one.positions:9,} {one.segments:9,}"
             f" {1e3 * one.stock_s:7.1f} ms {1e3 * one.ours_s:7.1f} ms {one.encoder_ratio:6.2f}x"

@@ -1,10 +1,11 @@
-"""Attention over a packed sequence of segments, a batched call for each segment length.
+"""Attention over a packed sequence of segments, one batched call for many of them.
 
 transformers without flash-attn splits an encoder's sequence at `cu_seqlens` and calls the
 attention once for every segment: for a clip of a minute more than a thousand calls in every
-layer. Segments of equal length make one batch instead, and an encoder has few lengths: whole
-windows, those cut by the right or the lower border, and the corner. On a GPU in half precision
-PyTorch's own variable-length kernel takes all segments at once.
+layer. But the same windows come again in every grid of a clip. Each window of a grid makes one
+batch with its likes of all other grids, a view without a copy. (Sorting segments by length would
+make fewer batches, but on a CPU the copies cost twice what the attention does.) On a GPU in half
+precision PyTorch's own variable-length kernel takes all segments at once.
 """
 
 from __future__ import annotations
@@ -20,52 +21,75 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_LONGEST_ROW = 128  # windows of a grid; 768 tokens in windows of 16 are under 60
+_CPU_VALUES = 1 << 18  # of a batch; the output of a larger one leaves a CPU's cache
 _FLASH_CAPABILITY = (8, 0)  # of a GPU that runs PyTorch's variable-length kernel
 
 
-@dataclass(frozen=True, eq=False)
-class SegmentBatches:
-    """Segments sorted by length.
+@dataclass(frozen=True)
+class Pattern:
+    """A row of segments that comes several times, one after the other.
 
     Parameters
     ----------
-    order, back : LongTensor, shape (n,), or None
-        Positions sorted by the length of their segment, and the way back; None where they are
-        sorted already.
-    batches : tuple of (int, int)
-        Number of segments and their length in positions, from long to short.
+    start : int
+        Position at which it comes first.
+    count : int
+        How often it comes.
+    size : int
+        Positions from one time to the next.
+    segments : tuple of (int, int)
+        Where in the pattern each segment begins, and its length.
     """
 
-    order: Tensor | None
-    back: Tensor | None
-    batches: tuple[tuple[int, int], ...]
+    start: int
+    count: int
+    size: int
+    segments: tuple[tuple[int, int], ...]
+
+    def of(self, packed: Tensor, begin: int, length: int) -> Tensor:
+        """One segment at every time, a view (count, heads, length, head_dim)."""
+        part = packed[self.start : self.start + self.count * self.size]
+        shape = (self.count, self.size, *packed.shape[1:])
+        return part.view(shape)[:, begin : begin + length].transpose(1, 2)
 
 
 @functools.lru_cache(maxsize=32)
-def segment_batches(lengths: tuple[int, ...], device: torch.device) -> SegmentBatches:
-    """Sort segments by their length.
+def patterns(lengths: tuple[int, ...]) -> tuple[Pattern, ...]:
+    """Find what repeats itself in a sequence of segments.
 
     Parameters
     ----------
     lengths : tuple of int
         Positions of each segment, in their order in the sequence; empty ones are left out.
-    device : torch.device
-        Where the order is needed.
 
     Returns
     -------
-    SegmentBatches
+    tuple of Pattern
+        All segments, each in one pattern.
     """
-    starts = [0, *itertools.accumulate(lengths)]
-    ranked = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i])
-    batches = tuple(
-        (len(list(group)), length)
-        for length, group in itertools.groupby(ranked, key=lambda i: lengths[i])
-    )
-    if ranked == sorted(ranked):
-        return SegmentBatches(None, None, batches)
-    order = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in ranked])
-    return SegmentBatches(order.to(device), torch.argsort(order).to(device), batches)
+    lengths = tuple(length for length in lengths if length)
+    found, at, start = [], 0, 0
+    while at < len(lengths):
+        period, count = _longest_repeat(lengths, at)
+        row = lengths[at : at + period]
+        begins = [0, *itertools.accumulate(row)]
+        size = begins.pop()
+        found.append(Pattern(start, count, size, tuple(zip(begins, row, strict=True))))
+        at, start = at + period * count, start + size * count
+    return tuple(found)
+
+
+def _longest_repeat(lengths: tuple[int, ...], at: int) -> tuple[int, int]:
+    """Segments of the row that covers most from there on by repeating, and how often it comes."""
+    best, covered = (1, 1), 1
+    for period in range(1, min(_LONGEST_ROW, (len(lengths) - at) // 2) + 1):
+        row, count = lengths[at : at + period], 1
+        while lengths[at + count * period : at + (count + 1) * period] == row:
+            count += 1
+        if count > 1 and count * period > covered:
+            best, covered = (period, count), count * period
+    return best
 
 
 def batched_segments(
@@ -77,7 +101,7 @@ def batched_segments(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Scaled dot-product attention within each segment, one call for each segment length.
+    """Scaled dot-product attention within each segment, one call for those of a kind.
 
     Parameters
     ----------
@@ -94,23 +118,18 @@ def batched_segments(
     -------
     Tensor, shape (n, heads, head_dim)
     """
-    plan = segment_batches(lengths, query.device)
-    if plan.order is not None:
-        query, key, value = (x.index_select(0, plan.order) for x in (query, key, value))
-    done, outputs = 0, []
-    for count, length in plan.batches:
-        part, shape = slice(done, done + count * length), (count, length, *query.shape[1:])
-        done = part.stop
-        attended = F.scaled_dot_product_attention(
-            query[part].view(shape).transpose(1, 2),
-            key[part].view(shape).transpose(1, 2),
-            value[part].view(shape).transpose(1, 2),
-            dropout_p=dropout,
-            scale=scale,
-        )
-        outputs.append(attended.transpose(1, 2).flatten(0, 1))
-    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return output if plan.back is None else output.index_select(0, plan.back)
+    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    for pattern in patterns(lengths):
+        for begin, length in pattern.segments:
+            q, k, v, target = (pattern.of(x, begin, length) for x in (query, key, value, output))
+            step = max(1, _CPU_VALUES // q[0].numel()) if q.device.type == "cpu" else pattern.count
+            for first in range(0, pattern.count, step):
+                now = slice(first, first + step)
+                attended = F.scaled_dot_product_attention(
+                    q[now], k[now], v[now], dropout_p=dropout, scale=scale
+                )
+                target[now].copy_(attended)
+    return output
 
 
 def segment_attention(
