@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from seats_cli.cost.encoders import encoder_flops
 from seats_cli.cost.flops import decode_flops, prefill_flops
 from seats_cli.cost.memory import activation_bytes, cached_tokens, kv_bytes
@@ -32,7 +30,7 @@ def account(
     decode_steps: int,
     bytes_per_value: int,
     peak_host_bytes: int,
-    device: torch.device,
+    peak_gpu_bytes: int | None,
     still: StillFacts | None = None,
 ) -> Cost:
     """FLOPs and bytes of one answered question.
@@ -52,8 +50,8 @@ def account(
         Of cached values and activations.
     peak_host_bytes : int
         Largest resident size of the process.
-    device : torch.device
-        Where the model ran.
+    peak_gpu_bytes : int or None
+        Largest allocation on the GPUs together.
     still : StillFacts or None
         What Stage 0 left out.
     """
@@ -74,7 +72,7 @@ def account(
         kv_bytes=kv_bytes(architecture, cached, bytes_per_value),
         full_kv_bytes=kv_bytes(architecture, full, bytes_per_value),
         peak_host_bytes=peak_host_bytes,
-        peak_gpu_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        peak_gpu_bytes=peak_gpu_bytes,
         selection_flops=0 if plan is None else _selection_flops(architecture, sizes, plan, trace),
         decode_flops=decode_flops(architecture, cached, decode_steps),
         activation_bytes=activation_bytes(architecture, alive, bytes_per_value),

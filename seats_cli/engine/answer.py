@@ -14,7 +14,7 @@ from seats_cli.engine.checks import refuse_nan
 from seats_cli.engine.choices import score_choices
 from seats_cli.engine.clock import Clock
 from seats_cli.engine.generation import Stream, generate
-from seats_cli.engine.peaks import peak_host_bytes
+from seats_cli.engine.peaks import peak_gpu_bytes, peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.models.devices import devices_of
@@ -166,7 +166,7 @@ def ask(
             decode_steps=max(len(token_ids) - 1, 0),
             bytes_per_value=loaded.model.dtype.itemsize,
             peak_host_bytes=peak_host_bytes(),
-            device=loaded.model.device,
+            peak_gpu_bytes=peak_gpu_bytes(devices_of(loaded.model)),
             still=None if run is None else run.still,
         ),
         seed=seed,

@@ -170,7 +170,7 @@ def _run(request: _Request, setting: Setting) -> _Outcome:
             logits.append(output[0, -1].detach().float().cpu())
 
     watch = Stopwatch(devices_of(request.loaded.model), (1,))
-    reset_peaks(request.loaded.model.device)
+    reset_peaks(devices_of(request.loaded.model))
     answer = ask(
         request.loaded,
         request.clip,

@@ -5,17 +5,25 @@ from __future__ import annotations
 import contextlib
 import resource
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 
-def reset_peaks(device: torch.device) -> None:
+def reset_peaks(devices: Iterable[torch.device]) -> None:
     """Forget earlier peaks, where the system allows it."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):  # Linux: forget the largest resident size
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_gpu_bytes(devices: Iterable[torch.device]) -> int | None:
+    """Sum of the largest allocations on each GPU since `reset_peaks`; None without a GPU."""
+    peaks = [torch.cuda.max_memory_allocated(one) for one in devices if one.type == "cuda"]
+    return sum(peaks) if peaks else None
 
 
 def peak_host_bytes() -> int:

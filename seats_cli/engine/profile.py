@@ -144,7 +144,7 @@ def _run(
     """One repetition, or why this setting cannot run."""
     devices = devices_of(loaded.model)
     watch = Stopwatch(devices, subject.borders)
-    reset_peaks(loaded.model.device)
+    reset_peaks(devices)
     try:
         answer = ask(
             loaded,

@@ -46,7 +46,7 @@ def cost(model: Any, given: dict[str, Any], trace: SelectionTrace, used: Pruning
         decode_steps=0,
         bytes_per_value=4,
         peak_host_bytes=0,
-        device=torch.device("cpu"),
+        peak_gpu_bytes=None,
     )
 
 
