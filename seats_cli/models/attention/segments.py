@@ -199,7 +199,7 @@ def _varlen_kernel(
 
 @functools.cache
 def varlen_attention() -> Callable[..., Tensor] | None:
-    """`torch.nn.attention.varlen.varlen_attn`, None in a PyTorch before 2.10."""
+    """`torch.nn.attention.varlen.varlen_attn`, None in a PyTorch without it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
