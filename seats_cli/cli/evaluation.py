@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from seats_cli.cli.console import Talk, calm_libraries
 from seats_cli.cli.interrupt import stop_if_interrupted
 from seats_cli.cli.session import ModelOptions, open_model
 from seats_cli.cli.tally import Tally
-from seats_cli.errors import BatchError, SeatsError, UsageError
+from seats_cli.cli.workers import Workers, stop_if_orphaned
+from seats_cli.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
     from seats_cli.evaluate.questions import QuestionSet
@@ -75,6 +75,7 @@ def run_job(job: Job, talk: Talk) -> Outcome | None:
     SeatsError
         As the question set, the folder and the model say.
     """
+    from seats_cli.evaluate.runner import Shard
     from seats_cli.evaluate.team import team_of
 
     team = team_of()
@@ -99,8 +100,9 @@ def run_job(job: Job, talk: Talk) -> Outcome | None:
     done = wanted & {record.key for record in folder.records}
     with folder, Tally(talk, len(wanted), len(done), shown=team.leads) as tally:
         if job.workers > 1:
-            with _Workers(job, tally) as workers:
-                found = _ask(job, loaded, questions, settings, folder, workers.shard, tally)
+            with Workers(job.workers, _work, (job,), tally) as workers:
+                shard = Shard(0, job.workers)
+                found = _ask(job, loaded, questions, settings, folder, shard, tally)
                 workers.wait()
         else:
             found = _ask(job, loaded, questions, settings, folder, team.shard, tally)
@@ -228,6 +230,7 @@ def _ask(
 
     def count(_done: int) -> None:
         stop_if_interrupted()
+        stop_if_orphaned()
         tally.add()
 
     return evaluate(
@@ -240,48 +243,6 @@ def _ask(
         shard=shard,
         on_progress=count,
     )
-
-
-class _Workers:
-    """Further processes on this machine; they end with the block, whatever happens."""
-
-    def __init__(self, job: Job, tally: Tally) -> None:
-        from seats_cli.evaluate.runner import Shard
-
-        context = multiprocessing.get_context("spawn")
-        tally.share(context)
-        self.shard = Shard(0, job.workers)
-        self._tally = tally
-        self._processes = [
-            context.Process(target=_work, args=(job, rank, tally.counter), daemon=True)
-            for rank in range(1, job.workers)
-        ]
-
-    def __enter__(self) -> _Workers:
-        for process in self._processes:
-            process.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.terminate()
-            process.join()
-
-    def wait(self) -> None:
-        """Until all have finished.
-
-        Raises
-        ------
-        SeatsError
-            One of them stopped early; it has said why.
-        """
-        for process in self._processes:
-            while process.is_alive():
-                process.join(0.5)
-                stop_if_interrupted()
-                self._tally.show()
-            if process.exitcode:
-                raise SeatsError("A worker stopped; the same command again goes on from here.")
 
 
 def _work(job: Job, rank: int, counter: Any) -> None:

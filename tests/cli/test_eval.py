@@ -122,6 +122,31 @@ def test_two_processes_share_the_clips(whole: Whole, tmp_path: Path, how: str) -
     assert [path.name for path in (tmp_path / "run").glob("answers*")] == ["answers.jsonl"]
 
 
+def test_a_worker_does_not_outlive_its_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    many = [*EVAL[:3], "600", *EVAL[4:], "--workers", "2", "-o", "run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "seats_cli", *many],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    worker, limit = run / "answers-1.jsonl", time.monotonic() + 120
+    while not (worker.exists() and worker.stat().st_size) and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert worker.stat().st_size
+    sizes = [worker.stat().st_size]
+    while time.monotonic() < limit:  # it may finish the answer under way
+        time.sleep(1.5)
+        sizes.append(worker.stat().st_size)
+        if sizes[-1] == sizes[-2]:
+            break
+    time.sleep(3.0)
+    assert worker.stat().st_size == sizes[-1]
+
+
 def test_what_failed_is_counted_apart(tmp_path: Path) -> None:
     items = [
         {"id": "1", "media": str(CARDS), "question": "What color is shown first?", "answer": "red"},
