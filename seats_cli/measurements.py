@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seats_cli.cost.latency import Spread
+from seats_cli.plan import FULL
 
 if TYPE_CHECKING:
     from seats_cli.architecture import Architecture
@@ -40,10 +41,13 @@ class Setting:
 
     @property
     def method(self) -> str:
-        """Selection method, "full" for the unpruned model."""
+        """Selection method, "full" for the unpruned model, "still" with Stage 0 alone."""
         if self.blind is not None:
             return "blind"
-        return "full" if self.config is None else self.config.method
+        if self.config is None:
+            return FULL
+        skipping = self.config.method == FULL and self.config.still_tolerance is not None
+        return "still" if skipping else self.config.method
 
     @property
     def retain(self) -> float | None:

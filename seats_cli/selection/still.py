@@ -13,9 +13,9 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-# A grid of which more than this share has changed is encoded whole: what has not changed in it
-# would be seen in surroundings that are no longer there.
-MOSTLY = 0.5
+# A grid is encoded whole as soon as more than this share of it has changed since one was encoded
+# whole: every place also holds what its encoder saw around it, which must not grow old.
+MOST = 0.25
 # How much changes count that do not show in the averages of a patch's quarters.
 FINE_SHARE = 0.25
 _PICTURES = 6  # in a patch: three colours of two frames
@@ -111,12 +111,15 @@ def still_map(
         clip = pixels[offset : offset + times * patches].view(times, size, merge**2, -1)
         places = torch.arange(size, device=pixels.device)
         reference, source = clip[0], places + done
+        touched = torch.zeros_like(places, dtype=torch.bool)  # since a grid was encoded whole
         sources.append(source)
         for time in range(1, times):
             found = change(clip[time], reference, levels).amax(-1)
             worst = found.new_zeros(number).scatter_reduce(0, cell, found, "amax")
             moved = (worst > tolerance)[cell]
-            moved |= moved.float().mean() > MOSTLY
+            touched |= moved
+            whole = touched.float().mean() > MOST
+            moved, touched = moved | whole, touched & ~whole
             source = torch.where(moved, places + done + time * size, source)
             reference = torch.where(moved[:, None, None], clip[time], reference)
             sources.append(source)

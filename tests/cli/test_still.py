@@ -89,6 +89,8 @@ class TestProfile:
         document = json.loads(self.quick(head, "--skip-still", "off,40", "--json"))
         runs = {run["label"]: run for run in document["runs"]}
         assert list(runs) == ["full", "full still 40", "seats 25%", "seats 25% still 40"]
+        methods = [run["method"] for run in runs.values()]  # only one is the reference
+        assert methods == ["full", "still", "seats", "seats"]
         whole = runs["full"]["cost"]
         for label, run in runs.items():
             assert run["cost"]["full_encoder_flops"] == whole["encoder_flops"]

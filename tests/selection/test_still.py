@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seats_cli.selection.still import MOSTLY, change, grey_levels, still_map, unit_cells
+from seats_cli.selection.still import change, grey_levels, still_map, unit_cells
 from seats_cli.selection.still_packing import Packing, pack
 
 MERGE, PATCH = 2, 4
@@ -105,14 +105,37 @@ class TestMap:
         assert source[2:].equal(fresh[2:] - 16)
         assert source[:, 2:].equal(fresh[:, 2:] - 16)
 
-    def test_a_grid_that_has_mostly_changed_is_encoded_whole(self) -> None:
+    @pytest.mark.parametrize(("moved", "expected"), [(1, 1), (2, 4)])
+    def test_a_grid_of_which_much_has_changed_is_encoded_whole(
+        self, moved: int, expected: int
+    ) -> None:
         grids = [(2, 2, 8)]  # a row of 4 units
-        for moved, expected in ((2, 2), (3, 4)):
-            grey = patches(grids)
-            grey[16 : 16 + UNIT * moved] += 50
-            assert moved / 4 > MOSTLY or expected == moved
-            source = found(grey, grids, 2.0, 1)
-            assert int((source[4:] >= 4).sum()) == expected
+        grey = patches(grids)
+        grey[16 : 16 + UNIT * moved] += 50
+        source = found(grey, grids, 2.0, 1)
+        assert int((source[4:] >= 4).sum()) == expected
+
+    def test_what_surrounds_a_place_does_not_grow_old(self) -> None:
+        """One unit of four changes at a time, each a different one."""
+        grids = [(5, 2, 8)]
+        grey = patches(grids).view(5, 4, UNIT, VALUES).clone()
+        for time in range(1, 5):
+            grey[time:, time - 1] += 50
+        source = found(grey.view(-1, VALUES), grids, 2.0, 1).view(5, 4)
+        fresh = torch.arange(20).view(5, 4)
+        # at the second change half of the grid is other than what the rest was encoded beside
+        encoded = (source == fresh).sum(1).tolist()
+        assert encoded == [4, 1, 4, 1, 4]
+
+    def test_one_place_that_changes_all_the_time_is_no_reason(self) -> None:
+        grids = [(6, 2, 8)]
+        grey = patches(grids).view(6, 4, UNIT, VALUES).clone()
+        grey[:, 2] += 20 * torch.arange(6.0)[:, None, None]
+        source = found(grey.view(-1, VALUES), grids, 2.0, 1).view(6, 4)
+        assert [int(count) for count in (source == torch.arange(24).view(6, 4)).sum(1)] == [
+            4,
+            *[1] * 5,
+        ]
 
     def test_half_precision_is_compared_in_full(self) -> None:
         grids = [(2, 2, 2)]
@@ -239,11 +262,11 @@ class TestPacking:
             assert asked.sort().values.equal(torch.arange(UNIT * len(packing.chosen)))
 
     def test_whole_segments_need_nothing_from_outside(self) -> None:
-        grids = [(3, 4, 8)]
+        grids = [(3, 4, 16)]
         grey = patches(grids)
-        grey[64:68] += 50  # in the left window of the last grid
+        grey[128:132] += 50  # in the left window of the last grid
         packing = packed(grey, grids, 2.0, 2)
-        assert (packing.windowed.queries, packing.windowed.batches) == ((16, 16, 16), ())
-        assert packing.full.queries == (32, 16)
-        assert packing.full.pairs == 32 * 32 + 16 * 32
-        assert packing.windowed.pairs == 3 * 16 * 16
+        assert (packing.windowed.queries, packing.windowed.batches) == ((16,) * 5, ())
+        assert packing.full.queries == (64, 16)
+        assert packing.full.pairs == 64 * 64 + 16 * 64
+        assert packing.windowed.pairs == 5 * 16 * 16
