@@ -113,6 +113,9 @@ class Architecture:
         Softmax temperature of the window budgets.
     max_positions : int
         Context length in tokens.
+    retention_pairs : tuple of (float, float, float)
+        The model's own average retention of video and of audio for overall shares; empty for those
+        of its family.
     layers_from : str
         Where the default layers come from: "paper", "depth" (scaled by depth) or "model"
         (stored beside the weights).
@@ -136,4 +139,5 @@ class Architecture:
     late_layer: int | None = None
     temperature: float = 0.1
     max_positions: int = 32768
+    retention_pairs: tuple[tuple[float, float, float], ...] = ()
     layers_from: str = "depth"

@@ -32,6 +32,7 @@ from seats_cli.plan import (
 from seats_cli.published import (
     ENCODER_SCALE,
     PRESETS,
+    Pairs,
     default_layers,
     default_temperature,
     retention_pair,
@@ -178,11 +179,10 @@ class SeatsConfig:
         check_choice("preset", name, tuple(PRESETS))
         return cls(retain=PRESETS[name])
 
-    def targets(self, family: str) -> tuple[float, float]:
-        """Average retention of video and of audio for a model of `family`."""
-        video, audio = retention_pair(
-            family, DEFAULT_RETAIN if self.retain is None else self.retain
-        )
+    def targets(self, family: str, own: Pairs = ()) -> tuple[float, float]:
+        """Average retention of video and of audio, by the pairs of the family or the model."""
+        share = DEFAULT_RETAIN if self.retain is None else self.retain
+        video, audio = retention_pair(family, share, own)
         return self.retain_video or video, self.retain_audio or audio
 
     def plan(self, architecture: Architecture) -> PruningPlan:
@@ -208,7 +208,7 @@ class SeatsConfig:
         ConfigError
             If a retention cannot be reached with these layers, or the layers do not fit.
         """
-        video, audio = self.targets(architecture.family)
+        video, audio = self.targets(architecture.family, architecture.retention_pairs)
         no_op = video == audio == 1.0 and self.late_layer in (None, NO_LATE_BLOCK)
         no_schedule = no_op or self.method != SEATS
         drop_layers, late_layer = ((), None) if no_schedule else self._layers(architecture)

@@ -7,6 +7,7 @@ describes a config.json, so that both speak of the same model in the same number
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +95,14 @@ def describe_config(values: dict[str, Any], name: str) -> tuple[Architecture, di
     except (AttributeError, TypeError) as error:
         raise ModelError(f"The config of '{name}' is incomplete: {error}.") from error
     own: dict[str, Any] = values.get("seats") or {}
+    return with_own_settings(architecture, own), own
+
+
+def with_own_settings(architecture: Architecture, own: Mapping[str, Any]) -> Architecture:
+    """A description with what the checkpoint says of itself (see `Adapter.own_settings`)."""
+    if "retention_pairs" in own:
+        pairs = tuple((share, video, audio) for share, video, audio in own["retention_pairs"])
+        architecture = replace(architecture, retention_pairs=pairs)
     if "drop_layers" in own:
         architecture = replace(
             architecture,
@@ -101,7 +110,7 @@ def describe_config(values: dict[str, Any], name: str) -> tuple[Architecture, di
             late_layer=own.get("late_layer"),
             layers_from="model",
         )
-    return architecture, own
+    return architecture
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:

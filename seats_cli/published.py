@@ -31,7 +31,10 @@ def default_temperature(family: str) -> float:
     return _TEMPERATURES.get(family, 0.1)
 
 
-def retention_pair(family: str, overall: float) -> tuple[float, float]:
+Pairs = tuple[tuple[float, float, float], ...]
+
+
+def retention_pair(family: str, overall: float, own: Pairs = ()) -> tuple[float, float]:
     """Average retention of video and of audio for an overall share.
 
     The published pairs are interpolated linearly, up to (1, 1) at 1; below the smallest
@@ -43,13 +46,16 @@ def retention_pair(family: str, overall: float) -> tuple[float, float]:
         Architecture family; unknown ones get the pairs of Qwen2.5-Omni.
     overall : float
         Nominal share of audio-visual tokens, in (0, 1].
+    own : tuple of (overall, video, audio)
+        A model's own pairs, in place of the published ones.
 
     Returns
     -------
     video, audio : float
         Average fractions over all layers.
     """
-    pairs = {**_PAIRS.get(family, _QWEN2_5_PAIRS), 1.0: (1.0, 1.0)}
+    known = {share: (video, audio) for share, video, audio in sorted(own)}
+    pairs = {**(known or _PAIRS.get(family, _QWEN2_5_PAIRS)), 1.0: (1.0, 1.0)}
     if overall in pairs:
         return pairs[overall]
     smallest = min(pairs)

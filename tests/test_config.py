@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 import seats_cli
 from seats_cli.config import PruningPlan, SeatsConfig, default_layers, default_temperature
 from seats_cli.errors import ConfigError
+from seats_cli.families import describe_config
+from seats_cli.named import named_config
 from seats_cli.published import retention_pair
 from seats_cli.selection.schedule import average_retention
 from tests.shapes import architecture
@@ -106,7 +108,7 @@ def test_golden_runs_are_valid_plans() -> None:
         ({"late_layer": 1, "drop_layers": [], "keep_video": [], "keep_audio": []}, "at least 2"),
         ({"late_layer": 29}, "the model has 28 layers"),
         ({"temperature": 0}, "temperature"),
-        ({"allocation": "even"}, "allocation must be one of reference, adaptive, adaptive-contrast"),
+        ({"allocation": "even"}, "allocation must be one of reference, adaptive"),
         ({"kv": "all"}, "kv must be one of layerwise, survivors"),
         ({"video_window": 0}, "video_window"),
         ({"audio_window": 2.5}, "audio_window"),
@@ -203,6 +205,19 @@ def test_overrides_win_over_the_pair() -> None:
     config = SeatsConfig(retain=0.25, retain_audio=0.4)
     assert config.targets("qwen2_5_omni") == (0.2, 0.4)
     assert SeatsConfig().targets("qwen2_5_omni") == (0.2, 0.55)
+
+
+def test_a_model_may_have_pairs_of_its_own() -> None:
+    own = ((0.3, 0.4, 0.25), (0.1, 0.2, 0.05))
+    assert retention_pair("qwen2_5_omni", 0.1, own) == (0.2, 0.05)
+    assert retention_pair("qwen2_5_omni", 0.2, own) == pytest.approx((0.3, 0.15))
+    assert retention_pair("qwen2_5_omni", 1.0, own) == (1.0, 1.0)
+    assert SeatsConfig(retain=0.3, retain_audio=0.5).targets("qwen2_5_omni", own) == (0.4, 0.5)
+    described, _ = describe_config(
+        {**named_config("cpu-0.5b"), "seats": {"retention_pairs": [[0.1, 0.2, 0.05]]}}, "mine"
+    )
+    plan = SeatsConfig(retain=0.1).plan(described)
+    assert (plan.target_video, plan.target_audio) == (0.2, 0.05)
 
 
 def test_defaults_come_from_the_architecture() -> None:

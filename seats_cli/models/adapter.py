@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seats_cli.architecture import Architecture
+from seats_cli.families import with_own_settings
 from seats_cli.media.clip import FrameSizing
 
 
@@ -70,22 +71,15 @@ class Adapter(ABC):
         return _token_id(self.config, "audio")
 
     def architecture(self) -> Architecture:
-        """Shapes of this model as plain numbers, with its own SEATS layers if it names some."""
-        described, own = self.describe(self.config), self.own_settings()
-        if "drop_layers" not in own:
-            return described
-        return replace(
-            described,
-            drop_layers=tuple(own["drop_layers"]),
-            late_layer=own.get("late_layer"),
-            layers_from="model",
-        )
+        """Shapes of this model as plain numbers, with its own SEATS settings if it has some."""
+        return with_own_settings(self.describe(self.config), self.own_settings())
 
     def own_settings(self) -> dict[str, Any]:
         """The `seats` entry of the checkpoint's config.json.
 
-        Optional keys: `drop_layers`, `late_layer` (measured for this model), `min_pixels`,
-        `max_pixels` (of a frame).
+        Optional keys: `drop_layers`, `late_layer` and `retention_pairs` (lists of an overall share
+        and the average retentions of video and audio it stands for), all measured for this
+        model, and `min_pixels`, `max_pixels` (of a frame).
         """
         settings: dict[str, Any] = getattr(self.config, "seats", None) or {}
         return settings

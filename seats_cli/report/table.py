@@ -74,7 +74,8 @@ def plan_line(answer: Answer) -> str:
     layers = ", ".join(str(layer) for layer in plan.drop_layers)
     parts = [plan.method]
     if config is not None:
-        video, audio = config.targets(answer.architecture.family)
+        shape = answer.architecture
+        video, audio = config.targets(shape.family, shape.retention_pairs)
         parts.append(f"{format_percent(video)} of video and {format_percent(audio)} of audio asked")
     parts.append(f"drops after layers {layers}" if layers else "no drop layers")
     parts.append(

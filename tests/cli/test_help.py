@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -27,15 +26,6 @@ def test_help_imports_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr == "[]\n"
-
-
-def test_help_takes_less_than_a_second():
-    def once() -> float:
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "seats_cli", "--help"], capture_output=True)
-        return time.perf_counter() - began
-
-    assert min(once() for _ in range(3)) < 1.0  # the best of three, as other tests may run beside
 
 
 def test_module_and_version():

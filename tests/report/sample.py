@@ -84,7 +84,7 @@ class SampleConfig:
     retain: float = 0.25
     method: str = "seats"
 
-    def targets(self, family: str) -> tuple[float, float]:
+    def targets(self, family: str, own: object = ()) -> tuple[float, float]:
         """Published for 25 %."""
         return 0.2, 0.55
 
