@@ -201,6 +201,14 @@ def test_a_call_with_settings_of_its_own_is_left_alone(model: Any, still: dict[s
     assert sizes[0] == len(pixels) > sizes[1]
 
 
+def test_grey_levels_are_those_of_the_processor(model: Any, family: str) -> None:
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+    used = Qwen2VLVideoProcessor if family == "qwen2_5" else Qwen3VLVideoProcessor
+    assert adapter_for(model).pixel_std == pytest.approx(tuple(used.image_std))
+
+
 def test_a_picture_is_encoded(model: Any, moving: dict[str, Any]) -> None:
     adapter = adapter_for(model)
     pixels = torch.randn(48, moving["pixel_values_videos"].shape[-1])
