@@ -39,6 +39,7 @@ KEYS = (
     "retain_audio",
     "kv",
     "allocation",
+    "skip_still",
     "max_new_tokens",
     "temperature",
     "top_p",
