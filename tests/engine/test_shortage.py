@@ -21,7 +21,7 @@ from seats_cli.media.synthetic import synthetic_clip
 from seats_cli.models import LoadedModel, load_model
 
 SETTINGS = (
-    Setting("seats 50%", SeatsConfig(retain=0.5)),
+    Setting("seats 40%", SeatsConfig(retain=0.4)),
     Setting("seats 10%", SeatsConfig(retain=0.1)),
 )
 
@@ -85,7 +85,7 @@ def test_profile_goes_on_without_the_unpruned_run(
     held, before = room_for(0.9), hooks(loaded)
     found = run_profile(loaded, clip, warm_ups=1)
     assert found.full is None
-    assert [run.label for run in found.runs] == ["seats 50%", "seats 10%"]
+    assert [run.label for run in found.runs] == ["seats 40%", "seats 10%"]
     assert [(run.label, run.error) for run in found.failed] == [
         ("full", "Out of memory on the host in the warm-up.")
     ]
@@ -106,7 +106,7 @@ def test_profile_goes_on_without_a_pruned_run(
 
     def failing(*args: Any, config: SeatsConfig | None, **others: Any) -> Any:
         asked.append(None if config is None else config.retain)
-        if asked[-1] == 0.5 and asked.count(0.5) == 2:
+        if asked[-1] == 0.4 and asked.count(0.4) == 2:
             raise torch.OutOfMemoryError("Tried to allocate more than there is.")
         return ask(*args, config=config, **others)
 
