@@ -8,6 +8,10 @@ from seats_cli.show.record import AUDIO, TEXT, VIDEO, Record, RecordedStage
 from seats_cli.show.typed import MisfitError
 
 _LARGEST_SIDE = 1 << 20  # of a picture, in pixels
+_MOST_LAYERS = 10_000
+# A grid covers milliseconds to weeks, where even a still picture of a day is one.
+_GRID_S = (1e-3, 1e6)
+_AUDIO_TOKENS_PER_S = (1e-3, 1e6)
 
 
 def check_record(record: Record) -> None:
@@ -26,17 +30,18 @@ def check_record(record: Record) -> None:
         raise MisfitError("the grid is empty")
     if video != (0 if grid is None else grid.grids * grid.size):
         raise MisfitError(f"the grid does not hold the {video} video tokens")
-    if grid is not None and not grid.seconds > 0:
-        raise MisfitError("a grid takes no time")
-    if audio and not record.audio_tokens_per_s > 0:
-        raise MisfitError("audio tokens take no time")
+    if grid is not None and not _GRID_S[0] <= grid.seconds <= _GRID_S[1]:
+        raise MisfitError("a grid takes an impossible time")
+    lowest, highest = _AUDIO_TOKENS_PER_S
+    if audio and not lowest <= record.audio_tokens_per_s <= highest:
+        raise MisfitError("audio tokens take an impossible time")
     if not 0.1 <= record.pixel_shape <= 10.0:
         raise MisfitError("its pixels have an impossible shape")
     for side in (record.media.source_width, record.media.source_height):
         if side is not None and not 1 <= side <= _LARGEST_SIDE:
             raise MisfitError("its picture has an impossible size")
-    if record.num_layers < 1:
-        raise MisfitError("the model has no layers")
+    if not 1 <= record.num_layers <= _MOST_LAYERS:
+        raise MisfitError("the model has an impossible number of layers")
     before, layer = np.arange(len(record.modality)), 0
     for number, stage in enumerate(record.stages):
         _check_stage(stage, f"stages[{number}]", before, layer, record.num_layers)

@@ -98,7 +98,7 @@ def _resurrected(document):
         (_set("architecture", "vision", "depth", None), "architecture.vision.depth"),
         (_set("grid", "rows", 4), "does not hold the 180 video tokens"),
         (_set("grid", None), "does not hold the 180 video tokens"),
-        (_set("grid", "seconds", 0), "takes no time"),
+        (_set("grid", "seconds", 0), "takes an impossible time"),
         (_set("pixel_shape", 1000), "impossible shape"),
         (_set("prompt", [["smell", 3]]), "something else"),
         (_set("prompt", [["text", -3]]), "impossible length"),
@@ -137,6 +137,27 @@ def _places(value, path=()):
 
 
 ODD = [0, -1, 10**30, -2.5, 1e308, "", "x", None, True, [], [[]], {}, [10**30], [1e39], ["a"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("grid", "seconds"), 1e308),
+        (("grid", "seconds"), 5e-324),
+        (("audio_tokens_per_s",), 1e308),
+        (("architecture", "num_layers"), 10**30),
+    ],
+)
+def test_impossible_sizes_are_refused(cards, path, value):
+    document = json.loads(json.dumps(to_document(cards.record)))
+    *above, last = path
+    place = document
+    for key in above:
+        place = place[key]
+    assert last in place
+    place[last] = value
+    with pytest.raises(MisfitError, match="impossible"):
+        from_document(document)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
