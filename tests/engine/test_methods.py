@@ -12,6 +12,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.engine.choices import cache_argument
 from seats_cli.engine.prune import prune
 from seats_cli.errors import ConfigError
+from seats_cli.models import adapter_for
 from seats_cli.selection.method import METHODS
 from seats_cli.selection.trace import SelectionTrace
 from tests.engine import golden
@@ -240,7 +241,7 @@ def test_question_asks_with_the_attention_of_the_layer(family: str) -> None:
     net, seen = model(family, "eager"), []
     handles = [
         layer.self_attn.register_forward_hook(lambda _module, _args, output: seen.append(output[1]))
-        for layer in net.model.language_model.layers
+        for layer in adapter_for(net).layers
     ]
     config = SeatsConfig(method="omnidrop", retain_video=0.15, retain_audio=0.15)
     with torch.no_grad(), prune(net, config) as pruned:
