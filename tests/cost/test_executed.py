@@ -58,7 +58,7 @@ def test_vision(subject: tuple[Any, Architecture]) -> None:
     grids = torch.tensor([[3, 6, 10], [2, 8, 4]])  # the first has ragged windows
     width = shape.in_channels * shape.temporal_patch_size * shape.patch_size**2
     pixels = torch.zeros(int(grids.prod(1).sum()), width)
-    counted, _ = _counted(lambda: model.model.visual(pixels, grid_thw=grids))
+    counted, _ = _counted(lambda: adapter_for(model).visual(pixels, grid_thw=grids))
     assert counted == vision_flops(shape, grids.tolist())
 
 
@@ -66,7 +66,8 @@ def test_vision(subject: tuple[Any, Architecture]) -> None:
 def test_audio(subject: tuple[Any, Architecture], frames: int) -> None:
     model, architecture = subject
     mel = torch.zeros(architecture.audio.num_mel_bins, frames)
-    counted, _ = _counted(lambda: model.model.audio_tower(mel, feature_lens=torch.tensor([frames])))
+    tower = adapter_for(model).audio_tower
+    counted, _ = _counted(lambda: tower(mel, feature_lens=torch.tensor([frames])))
     assert counted == audio_flops(architecture, [frames])
 
 
