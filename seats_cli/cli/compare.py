@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +19,7 @@ from seats_cli.cli.output import print_report
 from seats_cli.cli.question import check_stdin_is_free, find_question
 from seats_cli.cli.session import InputOptions, ModelOptions, check_file
 from seats_cli.cli.settings import from_command_line
+from seats_cli.cli.values import Format
 from seats_cli.show.files import check_target
 
 if TYPE_CHECKING:
@@ -29,15 +29,6 @@ EPILOG = (
     'Examples: seats compare talk.mp4 "What is shown first?" --retain 25%,10%, '
     'seats compare talk.mp4 "Who laughs?" --methods all --format md > table.md.'
 )
-
-
-class Format(str, Enum):
-    """How a comparison is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MD = "md"
 
 
 def compare(

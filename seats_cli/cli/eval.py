@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from seats_cli.cli.console import Talk, calm_libraries, print_document, stdout_i
 from seats_cli.cli.evaluation import Job, Outcome, Reading, check_errors, run_job
 from seats_cli.cli.output import print_report
 from seats_cli.cli.session import ModelOptions
+from seats_cli.cli.values import Format
 
 EPILOG = (
     "Examples: seats eval synthetic --limit 300 --methods seats,random --retain 25%,10%, "
@@ -21,15 +21,6 @@ EPILOG = (
     "Answers are appended to OUT/answers-*.jsonl at once; the same command again goes on where "
     "an interrupted run ended. Several GPUs: accelerate launch -m seats_cli eval ..."
 )
-
-
-class Format(str, Enum):
-    """How the result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MD = "md"
 
 
 def evaluate(

@@ -28,6 +28,15 @@ class Allocation(str, Enum):
     GLOBAL = "global"
 
 
+class Format(str, Enum):
+    """How a comparison or an evaluation is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MD = "md"
+
+
 class Dtype(str, Enum):
     """Number formats of the weights."""
 
