@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seats_cli.engine.encoders import EncoderCall
+from seats_cli.engine.forward import other_forward
 
 if TYPE_CHECKING:
     from seats_cli.engine.encoders import EncoderStatistics
@@ -63,28 +65,22 @@ class EncoderMemory:
         tolerance : float or None
             Of a `SkipStill` that is attached already.
         """
-        encoders = (("video", adapter.visual), ("audio", adapter.audio_tower))
-        before = [(module, vars(module).get("forward")) for _, module in encoders]
-        try:
-            for modality, module in encoders:
-                # on the object, not its class, as accelerate does: hooks go on working
-                module.forward = self._remembering(
-                    modality, module.forward, statistics, tolerance if modality == "video" else None
-                )
+        with (
+            other_forward(
+                adapter.visual, partial(self._remembering, "video", statistics, tolerance)
+            ),
+            other_forward(
+                adapter.audio_tower, partial(self._remembering, "audio", statistics, None)
+            ),
+        ):
             yield
-        finally:
-            for module, forward in before:
-                if forward is None:
-                    vars(module).pop("forward", None)
-                else:
-                    module.forward = forward
 
     def _remembering(
         self,
         modality: str,
-        encode: Callable[..., Any],
         statistics: EncoderStatistics | None,
         tolerance: float | None,
+        encode: Callable[..., Any],
     ) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             wanted = None if statistics is None else statistics.window(modality)

@@ -15,6 +15,7 @@ from transformers.vision_utils import (
 )
 
 from seats_cli.cost.encoders import packed_vision_flops, vision_flops
+from seats_cli.engine.forward import other_forward
 from seats_cli.models.attention.gathered import use_gathered
 from seats_cli.results import StillFacts
 from seats_cli.selection.still import StillMap, grey_levels, still_map
@@ -65,17 +66,12 @@ class SkipStill:
         in, and keeps what came out, for the whole clip.
         """
         visual = self._adapter.visual
-        before = vars(visual).get("forward")
         look = visual.register_forward_pre_hook(self._look, with_kwargs=True)
         try:
-            visual.forward = self._skipping(visual.forward)
-            yield
+            with other_forward(visual, self._skipping):
+                yield
         finally:
             look.remove()
-            if before is None:
-                vars(visual).pop("forward", None)
-            else:
-                visual.forward = before
 
     def expand(self, values: Tensor) -> Tensor:
         """What the encoder holds per position, (m, ...), for all positions in its own order."""
