@@ -61,7 +61,6 @@ class Outcome:
 
     questions: QuestionSet
     records: list[Record]
-    settings: tuple[Setting, ...]
     refused: tuple[tuple[str, str], ...]
     num_layers: int
     description: dict[str, Any]
@@ -96,7 +95,9 @@ def run_job(job: Job, talk: Talk) -> Outcome | None:
         if job.retry_errors:
             folder.forget_errors()
         team.wait()
-    wanted = {(item.id, one.label) for item in questions.items for one in settings}
+    clips = enumerate(questions.clips())
+    mine = [item for number, (_, items) in clips if team.shard.has(number) for item in items]
+    wanted = {(item.id, one.label) for item in mine for one in settings}
     done = wanted & {record.key for record in folder.records}
     with folder, Tally(talk, len(wanted), len(done), shown=team.leads) as tally:
         if job.workers > 1:
@@ -117,7 +118,6 @@ def run_job(job: Job, talk: Talk) -> Outcome | None:
     return Outcome(
         questions,
         [record for record in records if record.item_id in asked and record.label in labels],
-        tuple(setting for setting in settings if setting.label in labels),
         (*refused, *found.items()),
         loaded.architecture.num_layers,
         description,
