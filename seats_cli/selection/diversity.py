@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from seats_cli.selection import fused
 from seats_cli.selection.windows import fixed_windows
 
 # The published implementation scales importance before weighting; kept because it decides
 # how near-ties round in float32.
 IMPORTANCE_SCALE = 1e6
 
-# Entries of the distance matrices held at once (float32: 64 MiB).
+# Entries of the distance matrices held at once (float32: 64 MiB). A GPU wants all windows of a
+# clip in one choice, whose steps come one after the other: 512 MiB.
 MAX_MATRIX_ENTRIES = 1 << 24
+MAX_MATRIX_ENTRIES_GPU = 1 << 27
 
 
 def weighted_distances(features: Tensor, importance: Tensor | None) -> Tensor:
@@ -43,8 +46,15 @@ def weighted_distances(features: Tensor, importance: Tensor | None) -> Tensor:
     return distance.nan_to_num_(nan=0.0)
 
 
+def _max_entries(tensor: Tensor) -> int:
+    return MAX_MATRIX_ENTRIES if tensor.device.type == "cpu" else MAX_MATRIX_ENTRIES_GPU
+
+
 def _greedy_max_min(distance: Tensor, keep: int) -> Tensor:
     """Indices (B, keep), in order of selection, from distances (B, N, N) with keep < N."""
+    chosen_at_once = fused.greedy_max_min(distance, keep)
+    if chosen_at_once is not None:
+        return chosen_at_once
     batch, size, _ = distance.shape
     rows = torch.arange(batch, device=distance.device)
     # The smallest entry of a column is the token's distance to itself.
@@ -98,7 +108,7 @@ def select_diverse(features: Tensor, importance: Tensor | None, keep: int) -> Te
         raise ValueError(f"keep must not be negative, got {keep}")
     if keep == 0 or keep >= size or batch == 0:
         return torch.arange(min(keep, size), device=features.device).repeat(batch, 1)
-    at_once = max(1, MAX_MATRIX_ENTRIES // (size * size))
+    at_once = max(1, _max_entries(features) // (size * size))
     chosen = [
         _greedy_max_min(
             weighted_distances(
@@ -161,7 +171,7 @@ def select_diverse_in_windows(
     for size, starts in fixed_windows(total, window, lengths).items():
         count = window_keep_count(size, ratio)
         # Gathered windows are copied: bound the copy as well as the distances.
-        at_once = max(1, MAX_MATRIX_ENTRIES // (size * max(size, features.shape[1])))
+        at_once = max(1, _max_entries(features) // (size * max(size, features.shape[1])))
         for first in range(0, len(starts), at_once):
             offsets = torch.tensor(starts[first : first + at_once], device=features.device)
             tokens = offsets.unsqueeze(1) + torch.arange(size, device=features.device)

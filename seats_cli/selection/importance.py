@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seats_cli.selection import fused
 from seats_cli.selection.windows import fixed_windows
 
 # Attention weights held at once, in float32 (twice that while the softmax runs). A GPU wants few
@@ -20,6 +21,15 @@ MAX_WEIGHTS_CPU = 1 << 20
 
 def _max_weights(tensor: Tensor) -> int:
     return MAX_WEIGHTS_CPU if tensor.device.type == "cpu" else MAX_WEIGHTS
+
+
+def _received(query: Tensor, key: Tensor, positions: Tensor) -> Tensor:
+    """Attention received (W, n) at the positions (W, n) of W equal windows."""
+    size = positions.shape[1]
+    at_once = max(1, _max_weights(query) // (query.shape[1] * size * size))
+    return torch.cat(
+        [_received_in_windows(query[some], key[some]) for some in torch.split(positions, at_once)]
+    )
 
 
 def _received_in_windows(query: Tensor, key: Tensor) -> Tensor:
@@ -74,14 +84,13 @@ def received_attention(
             f"query and key must have the same shape (N, H, d), got {tuple(query.shape)} "
             f"and {tuple(key.shape)}"
         )
-    total, heads, _ = query.shape
+    total = query.shape[0]
     received = torch.empty(total, dtype=torch.float32, device=query.device)
     for size, starts in fixed_windows(total, window, lengths).items():
-        at_once = max(1, _max_weights(query) // (heads * size * size))
-        for first in range(0, len(starts), at_once):
-            offsets = torch.tensor(starts[first : first + at_once], device=query.device)
-            positions = offsets.unsqueeze(1) + torch.arange(size, device=query.device)
-            received[positions] = _received_in_windows(query[positions], key[positions])
+        offsets = torch.tensor(starts, device=query.device)
+        positions = offsets.unsqueeze(1) + torch.arange(size, device=query.device)
+        at_once = fused.received_in_windows(query, key, offsets, size)
+        received[positions] = _received(query, key, positions) if at_once is None else at_once
     return received
 
 
