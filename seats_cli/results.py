@@ -19,7 +19,9 @@ class Timing:
     `prefill_s` is the LLM's prefill without the encoders; `select_s` (Stage I and II, with
     the encoder statistics) is contained in the stages it runs in and shown for itself.
     `first_token_s` counts from the start of preprocessing (media already read) to the first
-    answer token. `decode_s` is for the tokens after the first.
+    answer token. `decode_s` is for the tokens after the first, and `decoding` says how the model
+    ran for them: "captured graph" or "dynamic cache", with a reason if a graph was not possible
+    after all; empty where nothing was generated.
     """
 
     load_s: float
@@ -33,6 +35,7 @@ class Timing:
     decode_s: float
     decode_tokens: int
     total_s: float
+    decoding: str = ""
 
     @property
     def decode_tokens_per_s(self) -> float | None:

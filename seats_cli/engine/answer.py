@@ -13,6 +13,7 @@ from seats_cli.engine.account import account
 from seats_cli.engine.checks import refuse_nan
 from seats_cli.engine.choices import score_choices
 from seats_cli.engine.clock import Clock
+from seats_cli.engine.decoding import decode_steps
 from seats_cli.engine.generation import Stream, generate
 from seats_cli.engine.peaks import peak_gpu_bytes, peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
@@ -116,6 +117,7 @@ def ask(
         pruning = memory.attach(adapter, None)
     scores: tuple[ChoiceScore, ...] = ()
     token_ids: tuple[int, ...] = ()
+    decoding = ""
     with torch.inference_mode(), _watched(clock, adapter, on_logits), pruning as run:
         if choices:
             scores = score_choices(loaded, inputs, choices)
@@ -123,10 +125,12 @@ def ask(
             first = end = clock.now()
         else:
             stream = Stream(loaded.processor.tokenizer, clock, on_text)
-            text, token_ids, finish = generate(
-                loaded, inputs, stream, max_new_tokens, temperature, top_p, min_new_tokens
-            )
-            end = clock.now()
+            with decode_steps(adapter, max_new_tokens) as steps:
+                text, token_ids, finish = generate(
+                    loaded, inputs, stream, max_new_tokens, temperature, top_p, min_new_tokens
+                )
+                end = clock.now()
+            decoding = steps.how
             first = stream.first_token_at or end
         trace = _trace(run, adapter, inputs)
     if choices and on_text is not None:
@@ -144,6 +148,7 @@ def ask(
         decode_s=end - first,
         decode_tokens=max(len(token_ids) - 1, 0),
         total_s=end - start + read_s,
+        decoding=decoding,
     )
     return Answer(
         question=question,

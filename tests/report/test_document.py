@@ -80,7 +80,7 @@ def test_other_scripts_are_readable_unless_stdout_cannot():
 
 def test_keys_carry_their_units():
     document = answer_document(sample_answer())
-    counts = {"decode_tokens", "decode_tokens_per_s"}
+    counts = {"decode_tokens", "decode_tokens_per_s", "decoding"}
     assert all(key.endswith("_s") for key in document["timing"].keys() - counts)
     suffixes = ("_flops", "_macs", "_bytes", "_ratio", "_convention")
     assert all(key.endswith(suffixes) for key in document["cost"])
