@@ -7,21 +7,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seats_cli.selection.transfer import Places, on_device
+
 
 @dataclass(eq=False)
 class Alive:
     """The tokens under way in the current prefill.
 
+    What is decided about them is decided on the host, so that each drop waits for the device once
+    only, to learn their relevance.
+
     Parameters
     ----------
-    index : LongTensor, shape (n,)
+    index : LongTensor, shape (n,), on the CPU
         Original positions alive.
-    video, audio : BoolTensor, shape (n,)
+    video, audio : BoolTensor, shape (n,), on the CPU
         Modality of each.
     rotary : two Tensors (cos, sin), each (1, n, head_dim), or None before the first layer
     deepstack : list of Tensor, shape (n_visual, D)
         Features still to be added after the first decoder layers (Qwen3).
-    visual : LongTensor, shape (n_visual,), or None
+    visual : LongTensor, shape (n_visual,), on the CPU, or None
         Where `deepstack` rows belong among the n tokens.
     """
 
@@ -33,16 +38,20 @@ class Alive:
     visual: Tensor | None = None
     thinned: bool = False
 
-    def keep(self, where: Tensor) -> None:
-        """Keep the tokens at `where` (LongTensor, ascending, into the n alive)."""
+    def keep(self, places: Places) -> None:
+        """Keep the tokens at some places, ascending, among the n alive."""
+        where = places.host
         if self.visual is not None and self.deepstack is not None:
-            stays = torch.isin(self.visual, where)
-            self.deepstack = [features[stays] for features in self.deepstack]
-            self.visual = torch.searchsorted(where, self.visual[stays])
+            stays = Places(torch.isin(self.visual, where).nonzero()[:, 0])
+            self.deepstack = [
+                features.index_select(0, stays.on(features.device)) for features in self.deepstack
+            ]
+            self.visual = torch.searchsorted(where, self.visual[stays.host])
         self.index, self.video, self.audio = self.index[where], self.video[where], self.audio[where]
         if self.rotary is not None:
             cos, sin = self.rotary
-            self.rotary = (cos.index_select(-2, where), sin.index_select(-2, where))
+            there = places.on(cos.device)
+            self.rotary = (cos.index_select(-2, there), sin.index_select(-2, there))
         self.thinned = True
 
     def trailing_text(self) -> int:
@@ -62,5 +71,6 @@ class Alive:
             return hidden
         assert self.visual is not None
         hidden = hidden.clone()
-        hidden[0, self.visual] += self.deepstack[layer - 1].to(hidden.device, hidden.dtype)
+        where = on_device(self.visual, hidden.device)
+        hidden[0, where] += self.deepstack[layer - 1].to(hidden.device, hidden.dtype)
         return hidden

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from seats_cli.errors import UsageError
 from seats_cli.selection.importance import pool_mean, received_attention
+from seats_cli.selection.transfer import on_device
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -82,7 +83,7 @@ class EncoderStatistics:
         self._clock = clock
         self._importance = everything or method.needs_importance
         self._keys = everything or method.needs_keys
-        self._grid_thw: Tensor | None = None
+        self._grid_thw = torch.zeros(0, 3, dtype=torch.long)  # on the CPU
         self._mel_frames: list[int] = []
         self._projected: dict[nn.Module, Tensor] = {}
         self._video: list[EncoderCall] = []
@@ -128,7 +129,8 @@ class EncoderStatistics:
         return _latest(self._audio, tokens, "audio")
 
     def _enter_vision(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        self._grid_thw = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+        # to the host before the encoder is given work to wait for
+        self._grid_thw = _argument(args, kwargs, "grid_thw", 1).cpu()
 
     def _note_projection(self, module: Any, _args: Any, output: Tensor) -> None:
         self._projected[module] = output
@@ -139,7 +141,6 @@ class EncoderStatistics:
 
     @torch.no_grad()
     def _leave_vision(self, _module: Any, _args: Any, kwargs: dict[str, Any], _output: Any) -> None:
-        assert self._grid_thw is not None
         grid_thw, unit = self._grid_thw, self._adapter.merge_unit
         grids = [(int(t), int(h) * int(w)) for t, h, w in grid_thw.tolist()]
         lengths = tuple(t * patches // unit for t, patches in grids)
@@ -153,7 +154,7 @@ class EncoderStatistics:
                 if self._still is not None:
                     query, key = self._still.expand(query), self._still.expand(key)
                 order = self._adapter.vision_raster_order(grid_thw)
-                order = None if order is None else order.to(query.device)
+                order = None if order is None else on_device(order, query.device)
             if self._importance:
                 received = received_attention(
                     query, key, [w * unit for w in windows], [n * unit for n in lengths]

@@ -6,12 +6,15 @@ applies every drop to the layers already passed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from seats_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from seats_cli.selection.transfer import Places
 
 
 def cached_tokens(cache: Any, layer: int = 0) -> int:
@@ -33,7 +36,7 @@ def require_dynamic(cache: Any) -> None:
         raise UsageError("Pruning needs a dynamic KV cache: leave out cache_implementation.")
 
 
-def keep_in_layers(cache: Any, layers: int, index: Tensor) -> None:
+def keep_in_layers(cache: Any, layers: int, places: Places) -> None:
     """Apply a drop to the first `layers` layers of the cache (policy `survivors`).
 
     Parameters
@@ -41,11 +44,11 @@ def keep_in_layers(cache: Any, layers: int, index: Tensor) -> None:
     cache : transformers Cache
     layers : int
         How many layers have been passed.
-    index : LongTensor, shape (m,)
+    places : Places
         Which of the tokens held by these layers stay.
     """
     for layer in cache.layers[:layers]:
-        where = index.to(layer.keys.device)
+        where = places.on(layer.keys.device)
         layer.keys = layer.keys.index_select(2, where)
         layer.values = layer.values.index_select(2, where)
 

@@ -26,6 +26,7 @@ from seats_cli.engine.relevance import last_text_relevance, question_relevance
 from seats_cli.errors import UsageError
 from seats_cli.selection.base import LayerTokens, Modality, PromptTokens
 from seats_cli.selection.trace import SelectionTrace
+from seats_cli.selection.transfer import Places, on_device
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -91,8 +92,12 @@ class PrunedPrefill:
         return handles
 
     def _enter_model(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note the ids: the decoder itself only sees embeddings."""
-        self._input_ids = kwargs.get("input_ids", args[0] if args else None)
+        """Note the ids: the decoder itself only sees embeddings.
+
+        A prompt's come to the host now, before the encoders are given work to wait for.
+        """
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        self._input_ids = ids if ids is None or ids.shape[-1] == 1 else ids.cpu()
         self._positions_given = any(
             kwargs.get(name) is not None for name in ("position_ids", "attention_mask")
         )
@@ -179,28 +184,25 @@ class PrunedPrefill:
                 f"Pruning works on one prompt at a time, not on a batch of {len(ids)}: run them in "
                 "turn, with an EncoderMemory where they are about the same clip."
             )
-        video, audio = (
-            ids[0] == self._adapter.video_token_id,
-            ids[0] == self._adapter.audio_token_id,
-        )
-        self.trace = SelectionTrace(len(self._adapter.layers), video.cpu(), audio.cpu())
+        ids = ids[0].cpu()
+        video, audio = ids == self._adapter.video_token_id, ids == self._adapter.audio_token_id
+        self.trace = SelectionTrace(len(self._adapter.layers), video, audio)
         self._stages = []
         positions = three_rows(kwargs.get("position_ids"), embeddings)
         self._next_position = positions.max() + 1
         with self._clock.stage("select"):
             entry = self._method.before_llm(self._prompt_tokens(embeddings[0], video, audio))
-            keep = entry.keep
             if entry.embeddings is not None:
                 embeddings = entry.embeddings[None]
-        keep &= unpadded(kwargs.get("attention_mask"), keep)
-        self._alive = Alive(torch.arange(len(keep), device=keep.device), video, audio)
+            keep = entry.keep & unpadded(kwargs.get("attention_mask"), entry.keep)
+            places = Places(keep.cpu().nonzero()[:, 0])
+        self._alive = Alive(torch.arange(len(keep)), video, audio)
         deepstack = kwargs.get("deepstack_visual_embeds")
         if deepstack is not None:
-            self._alive.visual = kwargs["visual_pos_masks"][0].nonzero()[:, 0]
+            self._alive.visual = kwargs["visual_pos_masks"][0].cpu().nonzero()[:, 0]
             self._alive.deepstack = list(deepstack)
             kwargs = {**kwargs, "deepstack_visual_embeds": None, "visual_pos_masks": None}
-        where = keep.nonzero()[:, 0]
-        self._alive.keep(where)
+        self._alive.keep(places)
         self._alive.thinned = False  # the decoder makes mask and rotary for these tokens itself
         asks = self._method.asking == "question"
         self._question = self._alive.trailing_text() if asks else 0
@@ -208,32 +210,35 @@ class PrunedPrefill:
         self._stages.append((self._method.entry_kind, 0, self._alive.index, None))
         return {
             **kwargs,
-            "inputs_embeds": embeddings.index_select(1, where),
-            "position_ids": positions.index_select(-1, where.to(positions.device)),
+            "inputs_embeds": embeddings.index_select(1, places.on(embeddings.device)),
+            "position_ids": positions.index_select(-1, places.on(positions.device)),
             "attention_mask": None,
         }
 
     def _prompt_tokens(self, embeddings: Tensor, video: Tensor, audio: Tensor) -> PromptTokens:
         """Embeddings with what the encoders said about them."""
-        counts = torch.stack([video.sum(), audio.sum()]).tolist()
+        device = embeddings.device
 
-        def modality(mask: Tensor, count: int, of: Callable[[int], EncoderCall]) -> Modality:
-            if not count:
-                return Modality(mask)
-            call, device = of(count), embeddings.device
+        def modality(mask: Tensor, of: Callable[[int], EncoderCall]) -> Modality:
+            positions = mask.nonzero()[:, 0]
+            there = on_device(mask, device)
+            if not len(positions):
+                return Modality(there)
+            call = of(len(positions))
             return Modality(
-                mask,
+                there,
                 call.lengths,
                 call.windows,
                 call.grids,
                 call.importance.to(device) if self._method.needs_importance else None,
                 None if call.keys is None else call.keys.to(device),
+                on_device(positions, device),
             )
 
         return PromptTokens(
             embeddings,
-            modality(video, int(counts[0]), self._statistics.video_for),
-            modality(audio, int(counts[1]), self._statistics.audio_for),
+            modality(video, self._statistics.video_for),
+            modality(audio, self._statistics.audio_for),
         )
 
     def _drop_irrelevant(self, layer: Any, hidden: Tensor, number: int) -> Tensor:
@@ -246,21 +251,20 @@ class PrunedPrefill:
             relevance = question_relevance(
                 self._adapter, layer, self._entered, alive, self._question
             )
-        tokens = LayerTokens(
-            alive.index, alive.video, alive.audio, relevance.to(alive.index.device)
-        )
+        relevance = relevance.cpu()  # the one wait for the device
+        tokens = LayerTokens(alive.index, alive.video, alive.audio, relevance)
         keep = self._method.after_layer(number, tokens)
         return self._keep(hidden, number, keep, self._method.layer_kind, relevance)
 
     def _keep(
         self, hidden: Tensor, number: int, keep: Tensor, kind: str, scores: Tensor | None
     ) -> Tensor:
-        """Carry on with the tokens of `keep` (BoolTensor over the alive ones)."""
+        """Carry on with the tokens of `keep` (BoolTensor over the alive ones, on the CPU)."""
         alive = self._alive
         assert alive is not None
-        where = keep.nonzero()[:, 0]
-        alive.keep(where)
+        places = Places(keep.nonzero()[:, 0])
+        alive.keep(places)
         self._stages.append((kind, number, alive.index, scores))
         if self._plan.kv == "survivors" and self._cache is not None:
-            keep_in_layers(self._cache, number, where)
-        return hidden.index_select(1, where.to(hidden.device))
+            keep_in_layers(self._cache, number, places)
+        return hidden.index_select(1, places.on(hidden.device))

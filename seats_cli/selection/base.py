@@ -35,6 +35,8 @@ class Modality:
     keys : float32 Tensor, shape (n, d), or None
         Keys of the last encoder layer, averaged over heads and over the positions that become
         one token, where the method needs them.
+    where : LongTensor, shape (n,), or None
+        The mask as positions, if they are known without waiting for the device.
     """
 
     mask: Tensor
@@ -43,11 +45,17 @@ class Modality:
     grids: tuple[int, ...] = ()
     importance: Tensor | None = None
     keys: Tensor | None = None
+    where: Tensor | None = None
 
     @property
     def size(self) -> int:
         """Tokens n of the modality."""
         return sum(self.lengths)
+
+    @property
+    def positions(self) -> Tensor:
+        """LongTensor (n,), ascending: where in the prompt they are."""
+        return self.mask.nonzero()[:, 0] if self.where is None else self.where
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +97,7 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class LayerTokens:
-    """The tokens alive after a decoder layer.
+    """The tokens alive after a decoder layer; all of it is on the CPU.
 
     Parameters
     ----------
@@ -146,5 +154,5 @@ class Method(ABC):
         return False
 
     def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor:
-        """BoolTensor (n,): of the n tokens alive, those that stay; text is always kept."""
+        """BoolTensor (n,), on the CPU: of the tokens alive, those that stay; text always does."""
         raise NotImplementedError

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from seats_cli.selection import fused
+from seats_cli.selection.transfer import on_device
 from seats_cli.selection.windows import fixed_windows
 
 # The published implementation scales importance before weighting; kept because it decides
@@ -173,10 +174,10 @@ def select_diverse_in_windows(
         # Gathered windows are copied: bound the copy as well as the distances.
         at_once = max(1, _max_entries(features) // (size * max(size, features.shape[1])))
         for first in range(0, len(starts), at_once):
-            offsets = torch.tensor(starts[first : first + at_once], device=features.device)
+            offsets = on_device(starts[first : first + at_once], features.device)
             tokens = offsets.unsqueeze(1) + torch.arange(size, device=features.device)
             chosen = select_diverse(
                 features[tokens], None if importance is None else importance[tokens], count
             )
-            kept[tokens.gather(1, chosen)] = True
+            kept.index_fill_(0, tokens.gather(1, chosen).flatten(), True)
     return kept

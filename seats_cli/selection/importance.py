@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.selection import fused
+from seats_cli.selection.transfer import on_device
 from seats_cli.selection.windows import fixed_windows
 
 # Attention weights held at once, in float32 (twice that while the softmax runs). A GPU wants few
@@ -87,7 +88,7 @@ def received_attention(
     total = query.shape[0]
     received = torch.empty(total, dtype=torch.float32, device=query.device)
     for size, starts in fixed_windows(total, window, lengths).items():
-        offsets = torch.tensor(starts, device=query.device)
+        offsets = on_device(starts, query.device)
         positions = offsets.unsqueeze(1) + torch.arange(size, device=query.device)
         at_once = fused.received_in_windows(query, key, offsets, size)
         received[positions] = _received(query, key, positions) if at_once is None else at_once

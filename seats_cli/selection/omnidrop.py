@@ -104,9 +104,9 @@ class OmniDrop(Method):
         entering = int((keep & (video.mask | audio.mask)).sum())
         self._counts = solve_drops(entering, total, plan.num_layers, wanted / total)
         runs = [contiguous_runs(modality.mask) for modality in (video, audio)]
-        self._window_of = torch.zeros_like(keep, dtype=torch.long)
+        self._window_of = torch.zeros(len(keep), dtype=torch.long)  # where a layer's tokens are
         for run in runs:
-            self._window_of[run.positions] = run.index
+            self._window_of[run.positions.cpu()] = run.index.cpu()
         self._last_window = max(0, *(len(run.sizes) - 1 for run in runs))
         return Entry(keep)
 

@@ -43,8 +43,9 @@ class Seats(Method):
             (prompt.audio, plan.initial_audio),
         ):
             if modality.lengths and ratio < 1.0:
-                keep[modality.mask] = select_diverse_in_windows(
-                    prompt.embeddings[modality.mask],
+                positions = modality.positions
+                keep[positions] = select_diverse_in_windows(
+                    prompt.embeddings.index_select(0, positions),
                     modality.importance,
                     modality.windows,
                     ratio,
