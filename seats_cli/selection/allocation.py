@@ -7,6 +7,7 @@ Numbers in, numbers out: the few values per window are handled on the host. Sour
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush, heapreplace
 
 from torch import Tensor
 
@@ -39,18 +40,30 @@ def window_weights(means: Tensor, temperature: float) -> list[float]:
 
 
 def _correct_sum(budgets: list[int], sizes: Sequence[int], total: int) -> None:
-    """Bring the sum of the budgets to `total`, one token at a time, where bounds allow it."""
-    windows = range(len(budgets))
+    """Bring the sum of the budgets to `total`, one token at a time, where bounds allow it.
+
+    The largest budget gives, the smallest one takes; of equal ones, the first.
+    """
     excess = sum(budgets) - total
-    while excess > 0 and max(budgets) > 1:
-        budgets[max(windows, key=budgets.__getitem__)] -= 1
+    largest = [(-budget, w) for w, budget in enumerate(budgets)]
+    heapify(largest)
+    while excess > 0 and largest[0][0] < -1:
+        budget, w = largest[0]
+        heapreplace(largest, (budget + 1, w))
+        budgets[w] -= 1
         excess -= 1
-    while excess < 0:
-        open_windows = [w for w in windows if budgets[w] < sizes[w]]
-        if not open_windows:
-            return
-        budgets[min(open_windows, key=budgets.__getitem__)] += 1
+    smallest = [
+        (budget, w)
+        for w, (budget, size) in enumerate(zip(budgets, sizes, strict=True))
+        if budget < size
+    ]
+    heapify(smallest)
+    while excess < 0 and smallest:
+        budget, w = heappop(smallest)
+        budgets[w] += 1
         excess += 1
+        if budgets[w] < sizes[w]:
+            heappush(smallest, (budget + 1, w))
 
 
 def _split_window(budget: int, video_share: float, sizes: Window) -> Window:
