@@ -20,6 +20,7 @@ from seats_cli.cli.settings import load_settings, settings_files, shown_path
 Facts = dict[str, Any]
 
 _PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "librosa", "numpy")
+_OPTIONAL = ("flash-attn", "triton")  # what runs faster with them runs without
 # Only these are shown: they change where models come from and what runs, and hold no secret.
 _VARIABLES = (
     "HF_HUB_OFFLINE",
@@ -78,7 +79,7 @@ def _available_memory() -> int | None:
 def _packages() -> Facts:
     facts: Facts = {"seats-cli": __version__}
     facts.update({name: _installed(name) for name in _PACKAGES})
-    facts["flash-attn"] = _installed("flash-attn")
+    facts.update({name: _installed(name) for name in _OPTIONAL})
     return facts
 
 
