@@ -133,3 +133,22 @@ def test_the_whole_of_stage_one_on_a_gpu() -> None:
     kept = select_diverse_in_windows(features, importance, 460, 0.3)
     with fused.plain():
         assert torch.equal(kept, select_diverse_in_windows(features, importance, 460, 0.3))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_stage_one_does_not_wait_for_the_gpu() -> None:
+    query, key = torch.randn(2, 2300, 4, 16, device="cuda", dtype=torch.float16)
+    features = torch.randn(2300, 64, device="cuda")
+
+    def both() -> Tensor:
+        importance = received_attention(query, key, 920)
+        return select_diverse_in_windows(features, importance, 460, 0.3)
+
+    expected = both()  # the kernels are compiled in here
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        kept = both()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(kept, expected)
