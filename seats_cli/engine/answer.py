@@ -16,6 +16,7 @@ from seats_cli.engine.clock import Clock
 from seats_cli.engine.decoding import decode_steps
 from seats_cli.engine.generation import Stream, generate
 from seats_cli.engine.peaks import peak_gpu_bytes, peak_host_bytes
+from seats_cli.engine.positions import quick_positions
 from seats_cli.engine.prune import PrunedRun, prune
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.models.devices import devices_of
@@ -118,7 +119,8 @@ def ask(
     scores: tuple[ChoiceScore, ...] = ()
     token_ids: tuple[int, ...] = ()
     decoding = ""
-    with torch.inference_mode(), _watched(clock, adapter, on_logits), pruning as run:
+    watched = _watched(clock, adapter, on_logits)
+    with torch.inference_mode(), watched, quick_positions(adapter), pruning as run:
         if choices:
             scores = score_choices(loaded, inputs, choices)
             text, finish = max(scores, key=lambda score: score.probability).text, "stop"

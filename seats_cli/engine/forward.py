@@ -1,33 +1,40 @@
-"""Another `forward` for one module object, for a while."""
+"""Another method for one object, for a while."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @contextmanager
-def other_forward(
-    module: Any, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
-    """Let a module run `wrap(forward)` inside the block; it is then left as it was found.
+def other_method(target: Any, name: str, wrap: Wrap) -> Iterator[None]:
+    """Let an object run `wrap(method)` inside the block; it is then left as it was found.
 
-    On the object, not its class, as accelerate does: hooks go on working, and what somebody else
-    has put on the object is wrapped too and is there again afterwards.
+    On the object, not its class, as accelerate does with `forward`: what somebody else has put on
+    the object is wrapped too and is there again afterwards.
 
     Parameters
     ----------
-    module : nn.Module
+    target : object
+    name : str
+        Of the method.
     wrap : callable
-        Makes the new `forward` from the one there is.
+        Makes the new method from the one there is.
     """
-    before = vars(module).get("forward")
-    module.forward = wrap(module.forward)
+    before = vars(target).get(name)
+    setattr(target, name, wrap(getattr(target, name)))
     try:
         yield
     finally:
         if before is None:
-            del module.forward
+            delattr(target, name)
         else:
-            module.forward = before
+            setattr(target, name, before)
+
+
+def other_forward(module: Any, wrap: Wrap) -> AbstractContextManager[None]:
+    """`other_method` for the `forward` of a module, whose hooks go on working."""
+    return other_method(module, "forward", wrap)

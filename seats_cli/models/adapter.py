@@ -7,7 +7,7 @@ that selection needs from them. It never changes the model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -148,6 +148,14 @@ class Adapter(ABC):
     @abstractmethod
     def audio_positions(mel_frames: int) -> int:
         """Encoder positions of a sound of that many mel frames."""
+
+    @abstractmethod
+    def quick_positions(self) -> tuple[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
+        """Name of the model's method that interleaves positions token by token, and its exchange.
+
+        The exchange makes a quick method from the stock one, with the same results
+        (`seats_cli.models.positions`).
+        """
 
     def relevance_query_key(
         self, layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], query_index: int | Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from transformers.vision_utils import get_vision_window_index
 from seats_cli.architecture import Architecture
 from seats_cli.families import QWEN2_5, describe_qwen2_5
 from seats_cli.models.adapter import Adapter
+from seats_cli.models.positions import quick_chunks
 
 
 class Qwen25Omni(Adapter):
@@ -48,6 +49,10 @@ class Qwen25Omni(Adapter):
             grid_thw, vision.spatial_merge_size, vision.window_size, vision.patch_size
         )
         return torch.argsort(window_index)
+
+    def quick_positions(self) -> tuple[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
+        """The chunks of two seconds in which picture and sound alternate."""
+        return "get_chunked_index", quick_chunks
 
     @staticmethod
     def audio_positions(mel_frames: int) -> int:

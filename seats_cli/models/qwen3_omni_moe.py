@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from seats_cli.architecture import Architecture
 from seats_cli.families import QWEN3, describe_qwen3
 from seats_cli.models.adapter import Adapter
+from seats_cli.models.positions import quick_merge
 
 
 class Qwen3OmniMoe(Adapter):
@@ -42,6 +44,11 @@ class Qwen3OmniMoe(Adapter):
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
         """The encoder already works in raster order."""
         return None
+
+    def quick_positions(self) -> tuple[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
+        """The merge of a picture's and a sound's tokens by time."""
+        quick = partial(quick_merge, config=self.config, sound_tokens=self.audio_positions)
+        return "get_rope_index", quick
 
     @staticmethod
     def audio_positions(mel_frames: int) -> int:

@@ -1,0 +1,221 @@
+"""M-RoPE positions without a step of Python for every token.
+
+transformers interleaves the picture's and the sound's positions in loops that compare one token
+at a time: tenths of a second for a minute of video, more than the pruned prefill takes on a GPU.
+What is here gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Chunks = list[tuple[int, int]]
+
+
+def chunk_borders(values: Tensor, size: int, start: int | Tensor = 0) -> Chunks | None:
+    """Cut positions where they reach the next multiple of a size, as Qwen2.5-Omni does.
+
+    At most one border between two tokens: where positions jump over several multiples, the tokens
+    that follow are chunks of their own until the multiples have caught up.
+
+    Parameters
+    ----------
+    values : Tensor, shape (n,), on the CPU
+    size : int
+        Positions per chunk, at least 1.
+    start : int
+        Position at which the first chunk starts.
+
+    Returns
+    -------
+    list of (int, int)
+        Where each chunk begins and ends; None if the values do not ascend.
+    """
+    if bool((values[1:] < values[:-1]).any()):
+        return None
+    offsets, borders = (values - start).contiguous(), [0]
+    least = 0
+    while True:
+        limit = torch.tensor(len(borders) * size, dtype=offsets.dtype)
+        border = max(least, int(torch.searchsorted(offsets, limit)))
+        if border >= len(values):
+            break
+        borders.append(border)
+        least = border + 1
+    return list(zip(borders, [*borders[1:], len(values)], strict=True))
+
+
+def quick_chunks(stock: Callable[..., Chunks]) -> Callable[..., Chunks]:
+    """Qwen2.5-Omni's `get_chunked_index` by `chunk_borders`."""
+
+    def get_chunked_index(
+        token_indices: Tensor, tokens_per_chunk: int, remove_index: int | Tensor
+    ) -> Chunks:
+        found = None
+        if len(token_indices) and tokens_per_chunk >= 1:
+            found = chunk_borders(token_indices, tokens_per_chunk, remove_index)
+        return stock(token_indices, tokens_per_chunk, remove_index) if found is None else found
+
+    return get_chunked_index
+
+
+def merged(picture: Tensor, sound: Tensor) -> tuple[Tensor, int]:
+    """Two sequences of positions in one, by time; of equal ones the picture's come first.
+
+    Parameters
+    ----------
+    picture, sound : Tensor, shapes (3, n) and (3, m)
+        Each ascending in time, neither empty.
+
+    Returns
+    -------
+    positions : Tensor, shape (3, n + m)
+    tail : int
+        How many at the end are of one modality.
+    """
+    order = torch.cat([picture[0], sound[0]]).argsort(stable=True)
+    seen = order < picture.shape[1]
+    others = (seen != seen[-1]).nonzero()
+    return torch.cat([picture, sound], 1)[:, order], len(seen) - 1 - int(others[-1])
+
+
+@dataclass(frozen=True)
+class PictureWithSound:
+    """One video with its sound in a prompt of Qwen3-Omni.
+
+    Parameters
+    ----------
+    before : int
+        Text tokens before the two that begin the media.
+    grid : tuple of int
+        Time, height and width, the latter two in merged tokens.
+    seconds : Tensor, float32, scalar
+        Between two grids in time.
+    rate : float
+        Positions per second.
+    sound : int
+        Tokens of sound.
+    length : int
+        Tokens of the prompt.
+    """
+
+    before: int
+    grid: tuple[int, int, int]
+    seconds: Tensor
+    rate: float
+    sound: int
+    length: int
+
+    @property
+    def after(self) -> int:
+        """Text tokens behind the two that end the media; negative if the prompt is too short."""
+        time, height, width = self.grid
+        return self.length - self.before - time * height * width - self.sound - 4
+
+    def positions(self) -> Tensor:
+        """Float32 Tensor (3, length) of time, height and width."""
+        time, height, width = self.grid
+        start = self.before + 2
+        instants = (torch.arange(time) * self.seconds * self.rate).float()
+        rows, columns = torch.arange(height).float(), torch.arange(width).float()
+        picture = torch.stack(torch.meshgrid(instants, rows, columns, indexing="ij")).flatten(1)
+        sound = torch.arange(self.sound).expand(3, -1)
+        media, tail = merged(picture + start, (sound + start).float())
+        ahead = torch.arange(start).float().expand(3, -1)
+        # Text counts on from the last of either, whatever is larger before, as the model was made.
+        behind = (torch.arange(self.after + 2) + media[:, -tail:].max() + 1).expand(3, -1)
+        return torch.cat([ahead, media, behind], 1)
+
+
+def quick_merge(
+    stock: Callable[..., tuple[Tensor, Tensor]],
+    config: Any,
+    sound_tokens: Callable[[int], int],
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Qwen3-Omni's `get_rope_index`, for one video with sound by `PictureWithSound`.
+
+    Parameters
+    ----------
+    stock : callable
+        For all other prompts.
+    config : transformers configuration
+        Of the thinker.
+    sound_tokens : callable
+        From mel frames to tokens.
+    """
+
+    def get_rope_index(
+        input_ids: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        use_audio_in_video: bool = False,
+        audio_seqlens: Tensor | None = None,
+        second_per_grids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        prompt = None
+        if image_grid_thw is None and use_audio_in_video:
+            prompt = _recognised(
+                config,
+                sound_tokens,
+                input_ids,
+                video_grid_thw,
+                attention_mask,
+                audio_seqlens,
+                second_per_grids,
+            )
+        if prompt is None:
+            return stock(
+                input_ids,
+                image_grid_thw,
+                video_grid_thw,
+                attention_mask,
+                use_audio_in_video,
+                audio_seqlens,
+                second_per_grids,
+            )
+        assert input_ids is not None
+        positions = prompt.positions()
+        delta = torch.tensor([positions.max() + 1 - prompt.length], device=input_ids.device)
+        return positions[:, None].to(input_ids.device), delta.unsqueeze(1)
+
+    return get_rope_index
+
+
+def _recognised(
+    config: Any,
+    sound_tokens: Callable[[int], int],
+    ids: Tensor | None,
+    grids: Tensor | None,
+    mask: Tensor | None,
+    mel_frames: Tensor | None,
+    seconds: Tensor | None,
+) -> PictureWithSound | None:
+    """The prompt, if it is one unpadded sequence with one video and its sound."""
+    if ids is None or grids is None or mask is None or mel_frames is None or seconds is None:
+        return None
+    counts = (len(ids), len(grids), mel_frames.numel(), len(seconds))
+    if counts != (1, 1, 1, 1) or mask.shape != ids.shape or not bool((mask == 1).all()):
+        return None
+    host = ids[0].cpu()
+    pictures = (host == config.vision_start_token_id).nonzero()[:, 0].tolist()
+    sounds = (host == config.audio_start_token_id).nonzero()[:, 0].tolist()
+    images = bool((host == config.image_token_id).any())
+    if images or len(pictures) != 1 or sounds != [pictures[0] + 1]:
+        return None
+    merge = config.vision_config.spatial_merge_size
+    time, height, width = grids[0].tolist()
+    prompt = PictureWithSound(
+        before=pictures[0],
+        grid=(time, height // merge, width // merge),
+        seconds=torch.as_tensor(seconds[0]).cpu().float(),
+        rate=config.position_id_per_seconds,
+        sound=sound_tokens(int(mel_frames.flatten()[0])),
+        length=len(host),
+    )
+    return prompt if prompt.after >= 0 and prompt.sound > 0 else None
