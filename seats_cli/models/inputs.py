@@ -11,6 +11,7 @@ import torch
 from seats_cli.cost.sizes import MediaSizes, token_counts
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.media.clip import SAMPLE_RATE, Clip
+from seats_cli.models.devices import free_bytes, processor_device
 
 if TYPE_CHECKING:
     from seats_cli.architecture import Architecture
@@ -65,7 +66,8 @@ def prepare_clip(loaded: LoadedModel, clip: Clip) -> PreparedClip:
     text = loaded.processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
-    inputs = loaded.processor(text=[text], return_tensors="pt", **_media(loaded.processor, clip))
+    media = _media(loaded.processor, clip, _pixels_on(loaded.model.device, clip))
+    inputs = loaded.processor(text=[text], return_tensors="pt", **media)
     template = inputs.pop("input_ids")[0]
     inputs.pop("attention_mask")
     features = {
@@ -155,13 +157,22 @@ def _with_question(ids: torch.Tensor, tokenizer: Any, question: list[int]) -> to
     return torch.cat([ids[:start], ids.new_tensor(question), ids[start + width :]])
 
 
-def _media(processor: Any, clip: Clip) -> dict[str, Any]:
+def _pixels_on(device: torch.device, clip: Clip) -> torch.device | None:
+    """The GPU on which the processor works, if it does on one."""
+    if device.type != "cuda" or clip.frames is None:
+        return None
+    return processor_device(device, clip.frames.nbytes, free_bytes(device))
+
+
+def _media(processor: Any, clip: Clip, device: torch.device | None) -> dict[str, Any]:
     """The processor's arguments for picture and sound."""
     arguments: dict[str, Any] = {}
     videos_kwargs: dict[str, Any] = {}
     if clip.frames is not None:
         arguments["videos"] = [torch.from_numpy(clip.frames).permute(0, 3, 1, 2)]
         videos_kwargs = {"do_resize": False, "do_sample_frames": False, "fps": clip.fps}
+        if device is not None:
+            videos_kwargs["device"] = device
     if clip.audio is not None:
         samples = max(len(clip.audio), MIN_AUDIO)
         short = samples - len(clip.audio)

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.media import SAMPLE_RATE
 from seats_cli.models import LoadedModel, build_inputs, load_model
+from seats_cli.models import inputs as module
+from seats_cli.models.devices import processor_device
 from tests.models.checkpoints import write_checkpoint
 from tests.models.test_load import FAMILIES, noise_clip
 
@@ -126,3 +128,55 @@ def test_the_whole_sound_arrives(loaded: LoadedModel) -> None:
     per_second = loaded.architecture.audio.tokens_per_second
     audio = int((inputs["input_ids"] == loaded.adapter.audio_token_id).sum())
     assert audio == pytest.approx(310 * per_second, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "expected"),
+    [
+        ("cuda", 24_000, "cuda"),
+        ("cuda", 23_999, None),
+        ("cpu", 10**12, None),
+        ("mps", 10**12, None),
+    ],
+)
+def test_the_processor_works_on_a_gpu_with_room(
+    device: str, free: int, expected: str | None
+) -> None:
+    found = processor_device(torch.device(device), 1000, free)
+    assert found == (None if expected is None else torch.device(expected))
+
+
+def test_the_processor_is_told_where_to_work(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = noise_clip(loaded.sizing.factor)
+    expected = build_inputs(loaded, clip, "What?")
+    seen = []
+    stock = type(loaded.processor.video_processor)._prepare_input_videos
+
+    def noting(*args: object, **kwargs: object) -> object:
+        seen.append(kwargs["device"])
+        return stock(*args, **kwargs)
+
+    monkeypatch.setattr(type(loaded.processor.video_processor), "_prepare_input_videos", noting)
+    monkeypatch.setattr(module, "_pixels_on", lambda _device, _clip: torch.device("cpu"))
+    found = build_inputs(loaded, clip, "What?")
+    assert seen == [torch.device("cpu")]
+    assert torch.equal(found["pixel_values_videos"], expected["pixel_values_videos"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pixels_are_the_same_from_the_gpu(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model("bundled", device="cuda", dtype=dtype)
+    clip = noise_clip(loaded.sizing.factor)
+    assert module._pixels_on(loaded.model.device, clip) == loaded.model.device
+    found = build_inputs(loaded, clip, "What?")
+    monkeypatch.setattr(module, "_pixels_on", lambda _device, _clip: None)
+    expected = build_inputs(loaded, clip, "What?")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor):
+            assert value.device == found[name].device
+            assert torch.equal(value, found[name]), name
