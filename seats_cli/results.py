@@ -106,6 +106,7 @@ class ModelFacts:
     attention: str
     demonstration: bool
     encoder_attention: str = ""  # as transformers names it; "" where nobody looked
+    quick_parts: bool = False  # whether the GPU runs norms, rotary and encoder products our way
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seats_cli.engine.encoders import EncoderCall
-from seats_cli.engine.forward import other_forward
+from seats_cli.exchange import other_forward
 
 if TYPE_CHECKING:
     from seats_cli.engine.encoders import EncoderStatistics

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from seats_cli.engine.forward import other_method
+from seats_cli.exchange import other_method
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter

@@ -15,7 +15,7 @@ from transformers.vision_utils import (
 )
 
 from seats_cli.cost.encoders import packed_vision_flops, vision_flops
-from seats_cli.engine.forward import other_forward
+from seats_cli.exchange import other_forward
 from seats_cli.models.attention.gathered import use_gathered
 from seats_cli.results import StillFacts
 from seats_cli.selection.still import StillMap, grey_levels, still_map

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from seats_cli.architecture import Architecture
 from seats_cli.families import with_own_settings
 from seats_cli.media.clip import FrameSizing
+from seats_cli.models.fused.rotary import rotated
 
 
 class Adapter(ABC):
@@ -111,16 +112,27 @@ class Adapter(ABC):
     def split_vision(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Queries and keys before rotation, each (N, D), from those outputs for N patches."""
 
+    @abstractmethod
+    def vision_states(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of N patches from a vision block's attention, by its own layers.
+
+        Parameters
+        ----------
+        attention : nn.Module
+        hidden : Tensor, shape (N, D)
+
+        Returns
+        -------
+        query, key, value : Tensor, each (N, heads, head_dim), before rotation
+        """
+
     def vision_query_key(
         self, projected: Sequence[Tensor], position_embeddings: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Rotated queries and keys, each (N, heads, head_dim), of N patches."""
         heads = self.config.vision_config.num_heads
         query, key = (part.view(len(part), heads, -1) for part in self.split_vision(projected))
-        return (
-            rotate_float32(query, *position_embeddings),
-            rotate_float32(key, *position_embeddings),
-        )
+        return rotate_vision(query, key, *position_embeddings)
 
     @abstractmethod
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
@@ -195,6 +207,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding over the last dimension, split in halves."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def rotate_vision(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotated queries and keys (N, heads, d) of the vision encoders; cos and sin (N, d)."""
+    both = rotated(query, key, cos, sin)
+    return both or (rotate_float32(query, cos, sin), rotate_float32(key, cos, sin))
 
 
 def rotate_float32(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

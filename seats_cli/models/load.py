@@ -22,6 +22,7 @@ from seats_cli.models.attention.switch import (
     set_for_encoders,
 )
 from seats_cli.models.devices import devices_of
+from seats_cli.models.fused.switch import set_quick_parts
 from seats_cli.models.registry import adapter_class
 from seats_cli.results import ModelFacts
 
@@ -123,6 +124,7 @@ def load_model(
     net = net.eval() if spread else net.to(where).eval()
     adapter = family(net)
     encoders = speed_up_encoders(adapter, attention, where, kind)
+    quick = speed_up_parts(adapter, attention, where)
     facts = ModelFacts(
         id=name,
         revision=revision or (folder.name if folder.parent.name == "snapshots" else None),
@@ -133,6 +135,7 @@ def load_model(
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
         encoder_attention=encoders,
+        quick_parts=quick,
     )
     architecture = adapter.architecture()
     sizing = adapter.sizing()
@@ -284,6 +287,14 @@ def speed_up_encoders(
     if attention == "sdpa":
         set_for_encoders(adapter, best_for_encoders(where, dtype))
     return encoder_attention(adapter)[0]
+
+
+def speed_up_parts(adapter: Adapter, attention: str, where: torch.device) -> bool:
+    """On an NVIDIA GPU, unless all is to be stock, let the quick parts run; returns if they do."""
+    quick = where.type == "cuda" and torch.version.hip is None and attention != STOCK_SDPA
+    if quick:
+        set_quick_parts(adapter)
+    return quick
 
 
 def _first_sentence(error: Exception) -> str:

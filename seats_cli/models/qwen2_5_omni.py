@@ -42,6 +42,13 @@ class Qwen25Omni(Adapter):
         query, key = projected
         return query, key
 
+    def vision_states(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer each."""
+        shape = len(hidden), attention.num_heads, -1
+        layers = attention.q, attention.k, attention.v
+        query, key, value = (layer(hidden).view(shape) for layer in layers)
+        return query, key, value
+
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
         """The encoder works in the order of its attention windows: undo that permutation."""
         vision = self.config.vision_config

@@ -41,6 +41,12 @@ class Qwen3OmniMoe(Adapter):
         query, key, _ = projected[0].chunk(3, dim=-1)
         return query, key
 
+    def vision_states(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer for all three."""
+        states = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1)
+        query, key, value = states.unbind(1)
+        return query, key, value
+
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
         """The encoder already works in raster order."""
         return None

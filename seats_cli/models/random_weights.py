@@ -21,6 +21,7 @@ from seats_cli.models.load import (
     _device_name,
     _dtype,
     speed_up_encoders,
+    speed_up_parts,
     transformers_name,
 )
 from seats_cli.models.registry import adapter_class
@@ -79,6 +80,7 @@ def random_model(
     _fill(net, seed)
     adapter = family(net)
     encoders = speed_up_encoders(adapter, attention, where, kind)
+    quick = speed_up_parts(adapter, attention, where)
     scaled = [f"{layers} layers"] if layers is not None else []
     scaled += [f"width {hidden}"] if hidden is not None else []
     facts = ModelFacts(
@@ -91,6 +93,7 @@ def random_model(
         attention=attention,
         demonstration=False,
         encoder_attention=encoders,
+        quick_parts=quick,
     )
     return LoadedModel(
         net,

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from seats_cli import gpu
 from seats_cli.selection import fused
 from seats_cli.selection.diversity import (
     _greedy_max_min,
@@ -68,7 +69,7 @@ def test_received_attention_is_the_plain_one(
 
 
 def test_the_cpu_is_left_to_the_plain_version() -> None:
-    assert not fused.usable(CPU)
+    assert not gpu.usable(CPU)
     assert fused.greedy_max_min(torch.rand(1, 4, 4), 2) is None
     noise = torch.rand(8, 1, 4)
     assert fused.received_in_windows(noise, noise, torch.tensor([0]), 8) is None
@@ -77,8 +78,8 @@ def test_the_cpu_is_left_to_the_plain_version() -> None:
 def test_what_cannot_be_built_is_said_once_and_not_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fused._Switch, "on", True)
-    monkeypatch.setattr(fused, "usable", lambda _device: fused._Switch.on)
+    monkeypatch.setattr(gpu._Switch, "on", True)
+    monkeypatch.setattr(gpu, "usable", lambda _device: gpu._Switch.on)
     monkeypatch.setattr(torch.cuda, "device", lambda _device: pytest.MonkeyPatch.context())
     calls: list[int] = []
 
@@ -89,7 +90,7 @@ def test_what_cannot_be_built_is_said_once_and_not_tried_again(
     pytest.importorskip("triton")
     monkeypatch.setattr("seats_cli.selection.fused.launch.greedy_max_min", refuse)
     distance = random_distances(1, 9, 0, ties=False)
-    with pytest.warns(RuntimeWarning, match="without its Triton kernels.*no compiler"):
+    with pytest.warns(RuntimeWarning, match="without Triton kernels.*no compiler"):
         first = _greedy_max_min(distance, 4)
     assert torch.equal(first, _greedy_max_min(distance, 4))
     assert len(calls) == 1
@@ -103,7 +104,7 @@ def test_the_greedy_choice_on_a_gpu(windows: int, size: int, keep: int, ties: bo
     distance = random_distances(windows, size, 1, ties).cuda()
     chosen = fused.greedy_max_min(distance, keep)
     assert chosen is not None
-    with fused.plain():
+    with gpu.plain():
         assert torch.equal(chosen, _greedy_max_min(distance, keep))
     assert torch.equal(chosen.cpu(), _greedy_max_min(distance.cpu(), keep))
 
@@ -117,8 +118,8 @@ def test_received_attention_on_a_gpu(size: int, heads: int, width: int, dtype: t
     shape = (4 * size + 7, heads, width)
     query, key = (torch.randn(shape, device="cuda", generator=draw).to(dtype) for _ in range(2))
     found = received_attention(query, key, size)
-    assert fused.usable(query.device)
-    with fused.plain():
+    assert gpu.usable(query.device)
+    with gpu.plain():
         plain = received_attention(query, key, size)
     torch.testing.assert_close(found, plain, atol=1e-4, rtol=1e-4)
     assert torch.equal(found, received_attention(query, key, size))
@@ -131,7 +132,7 @@ def test_the_whole_of_stage_one_on_a_gpu() -> None:
     features = torch.randn(2300, 64, device="cuda", generator=draw)
     importance = torch.rand(2300, device="cuda", generator=draw)
     kept = select_diverse_in_windows(features, importance, 460, 0.3)
-    with fused.plain():
+    with gpu.plain():
         assert torch.equal(kept, select_diverse_in_windows(features, importance, 460, 0.3))
 
 

@@ -18,7 +18,7 @@ from seats_cli.engine.arguments import cache_of
 from seats_cli.engine.decoding.form import CACHE_NAMES, Form, one_token_form, sees_everything
 from seats_cli.engine.decoding.graph import graph_recorder
 from seats_cli.engine.decoding.static_run import StaticRun
-from seats_cli.engine.forward import other_forward
+from seats_cli.exchange import other_forward
 
 if TYPE_CHECKING:
     from seats_cli.engine.decoding.recorder import Recorded, Recorder

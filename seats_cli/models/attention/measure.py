@@ -83,7 +83,7 @@ def _nothing(_module: Any, query: Tensor, *_args: Any, **_kwargs: Any) -> tuple[
     return torch.zeros_like(query).transpose(1, 2), None
 
 
-def _vision_call(adapter: Adapter, seconds: float, width: int, height: int) -> Callable[[], Any]:
+def vision_call(adapter: Adapter, seconds: float, width: int, height: int) -> Callable[[], Any]:
     """The vision encoder on noise of that size."""
     vision, weight = adapter.visual.config, next(adapter.visual.parameters())
     step = vision.patch_size * vision.spatial_merge_size
@@ -104,8 +104,8 @@ def _audio_call(adapter: Adapter, seconds: float) -> Callable[[], Any]:
     return lambda: adapter.audio_tower(sound, feature_lens=lengths).last_hidden_state
 
 
-def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
-    """Of one thread on a CPU its own time, which other work on the machine lengthens least."""
+def seconds_of(call: Callable[[], Tensor], device: torch.device) -> float:
+    """A call's seconds; of one thread on a CPU its own, which other work lengthens least."""
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
     start = clock()
@@ -122,7 +122,7 @@ def _least(adapter: Adapter, call: Callable[[], Any], names: tuple[str, ...], re
     for _ in range(repeats):
         for name, taken in seconds.items():
             with use_for_encoders(adapter, name):
-                taken.append(_seconds(call, device))
+                taken.append(seconds_of(call, device))
     return {name: min(taken) for name, taken in seconds.items()}
 
 
@@ -193,7 +193,7 @@ def measure(
     adapter = loaded.adapter
     vision_layers = [block.attn for block in adapter.visual.blocks]
     audio_layers = [layer.self_attn for layer in adapter.audio_tower.layers]
-    see = _vision_call(adapter, seconds, width, height)
+    see = vision_call(adapter, seconds, width, height)
     hear = _audio_call(adapter, seconds)
     return [
         _measure(adapter, "vision", see, vision_layers, repeats),

@@ -1,45 +1,17 @@
-"""Stage I in few launches on a GPU: Triton kernels where there is a Triton, else the plain way.
+"""Stage I in few launches on a GPU: Triton kernels where they run (`seats_cli.gpu`).
 
-Triton is optional: PyTorch brings it along on Linux. The kernels choose the same tokens from the
-same distances, and compute attention in the precision of the plain version. They are compiled when
-first used, which takes seconds, and Triton keeps what it compiled on disk.
+They choose the same tokens from the same distances, and compute attention in the precision of
+the plain version.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from importlib.util import find_spec
-
-import torch
 from torch import Tensor
+
+from seats_cli import gpu
 
 _LARGEST_WINDOW = 8192  # a program holds a number for every token of a window
 _WIDEST_HEAD = 256
-_OLDEST_CAPABILITY = (7, 5)
-
-
-class _Switch:
-    """Whether the kernels may be used in this process."""
-
-    on = True
-
-
-@contextmanager
-def plain() -> Iterator[None]:
-    """Leave the kernels alone in this block, to compare with them."""
-    before, _Switch.on = _Switch.on, False
-    try:
-        yield
-    finally:
-        _Switch.on = before
-
-
-def usable(device: torch.device) -> bool:
-    """Whether tensors on this device go through the kernels."""
-    return _Switch.on and device.type == "cuda" and _supported(device.index)
 
 
 def greedy_max_min(distance: Tensor, keep: int) -> Tensor | None:
@@ -47,7 +19,7 @@ def greedy_max_min(distance: Tensor, keep: int) -> Tensor | None:
 
     Parameters and result as for `seats_cli.selection.fused.launch.greedy_max_min`.
     """
-    if not usable(distance.device) or distance.shape[-1] > _LARGEST_WINDOW:
+    if not gpu.usable(distance.device) or distance.shape[-1] > _LARGEST_WINDOW:
         return None
 
     def launched() -> Tensor:
@@ -55,7 +27,7 @@ def greedy_max_min(distance: Tensor, keep: int) -> Tensor | None:
 
         return greedy_max_min(distance, keep)
 
-    return _attempt(launched, distance.device)
+    return gpu.attempt(launched, distance.device)
 
 
 def received_in_windows(query: Tensor, key: Tensor, starts: Tensor, size: int) -> Tensor | None:
@@ -63,7 +35,8 @@ def received_in_windows(query: Tensor, key: Tensor, starts: Tensor, size: int) -
 
     Parameters and result as for `seats_cli.selection.fused.launch.received_in_windows`.
     """
-    if not usable(query.device) or query.shape[-1] > _WIDEST_HEAD or query.dtype != key.dtype:
+    fits = query.shape[-1] <= _WIDEST_HEAD and query.dtype == key.dtype
+    if not gpu.usable(query.device) or not fits:
         return None
 
     def launched() -> Tensor:
@@ -71,29 +44,4 @@ def received_in_windows(query: Tensor, key: Tensor, starts: Tensor, size: int) -
 
         return received_in_windows(query, key, starts, size)
 
-    return _attempt(launched, query.device)
-
-
-@cache
-def _supported(index: int | None) -> bool:
-    return (
-        find_spec("triton") is not None
-        and torch.cuda.get_device_capability(index) >= _OLDEST_CAPABILITY
-    )
-
-
-def _attempt(launched: Callable[[], Tensor], device: torch.device) -> Tensor | None:
-    """What a kernel gives; where it cannot be built, it is not tried again in this process."""
-    try:
-        with torch.cuda.device(device):
-            return launched()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # no compiler, no driver for it, a Triton of another age: many types
-        _Switch.on = False
-        warnings.warn(
-            f"Stage I runs without its Triton kernels: {type(error).__name__}: {error}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
+    return gpu.attempt(launched, query.device)

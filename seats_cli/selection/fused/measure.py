@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seats_cli import gpu
 from seats_cli.config import SeatsConfig
 from seats_cli.families import describe_config
 from seats_cli.named import named_config
-from seats_cli.selection import fused
 from seats_cli.selection.diversity import select_diverse_in_windows
 from seats_cli.selection.importance import pool_mean, received_attention
 
@@ -112,16 +112,16 @@ def measure(clip: Clip, repeats: int) -> dict[str, tuple[float, float | None]]:
 
     found: dict[str, tuple[float, float | None]] = {}
     for name, call in (("importance", importance), ("choice", choice)):
-        with fused.plain():
+        with gpu.plain():
             expected = call()
-        result, kernels = call(), fused.usable(device)
+        result, quickly = call(), gpu.usable(device)
         if name == "choice" and not torch.equal(result, expected):
             raise RuntimeError("The kernels choose other tokens than the plain version.")
         plain, quick = [], []
         for _ in range(repeats):
-            with fused.plain():
+            with gpu.plain():
                 plain.append(_seconds(call, device))
-            if kernels:
+            if quickly:
                 quick.append(_seconds(call, device))
         found[name] = (
             statistics.median(plain),
