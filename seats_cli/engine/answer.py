@@ -18,6 +18,7 @@ from seats_cli.engine.generation import Stream, generate
 from seats_cli.engine.peaks import peak_gpu_bytes, peak_host_bytes
 from seats_cli.engine.positions import quick_positions
 from seats_cli.engine.prune import PrunedRun, prune
+from seats_cli.engine.unplanned import unplanned_attention
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.models.devices import devices_of
 from seats_cli.models.inputs import PreparedClip, build_inputs
@@ -113,7 +114,8 @@ def ask(
 
     pruning: AbstractContextManager[PrunedRun | None] = nullcontext()
     if plan is not None:
-        pruning = prune(loaded.model, plan, clock=clock, memory=memory, method=method)
+        # `loaded` is as quick as it was asked to be
+        pruning = prune(loaded.model, plan, clock=clock, memory=memory, method=method, quick=False)
     elif memory is not None:
         pruning = memory.attach(adapter, None)
     scores: tuple[ChoiceScore, ...] = ()
@@ -127,7 +129,8 @@ def ask(
             first = end = clock.now()
         else:
             stream = Stream(loaded.processor.tokenizer, clock, on_text)
-            with decode_steps(adapter, max_new_tokens) as steps:
+            decoding_quickly = decode_steps(adapter, max_new_tokens)
+            with unplanned_attention(adapter, prefill=False), decoding_quickly as steps:
                 text, token_ids, finish = generate(
                     loaded, inputs, stream, max_new_tokens, temperature, top_p, min_new_tokens
                 )

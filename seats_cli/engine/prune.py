@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 from seats_cli.config import PruningPlan, SeatsConfig
 from seats_cli.engine.clock import Clock
 from seats_cli.engine.encoders import EncoderStatistics
+from seats_cli.engine.positions import quick_positions
 from seats_cli.engine.prefill import PrunedPrefill
 from seats_cli.engine.still import SkipStill
+from seats_cli.engine.unplanned import unplanned_attention
 from seats_cli.errors import UsageError
+from seats_cli.models.quick import quick_model
 from seats_cli.models.registry import adapter_for
 from seats_cli.selection.method import method_for
 
@@ -98,6 +101,9 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         Of the clip in the prompt: its media are encoded once for all runs that share it.
     method : callable, optional
         Makes the method from the plan, in place of the one that the plan names.
+    quick : bool
+        Also let stock encoders, and on a GPU some parts of the model, run the faster way that
+        `load_model` sets up; they compute the same.
 
     Raises
     ------
@@ -121,8 +127,10 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         clock: Clock | None = None,
         memory: EncoderMemory | None = None,
         method: Callable[[PruningPlan], Method] | None = None,
+        quick: bool = True,
     ) -> None:
         self._adapter = adapter_for(model)
+        self._quick = quick
         architecture = self._adapter.architecture()
         plan = (
             plan_or_config.plan(architecture)
@@ -153,6 +161,10 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         if self._handles:
             raise UsageError("This prune(...) is already active; make a new one.")
         try:
+            if self._quick:
+                self._borrowed.enter_context(quick_model(self._adapter))
+            self._borrowed.enter_context(quick_positions(self._adapter))
+            self._borrowed.enter_context(unplanned_attention(self._adapter, prefill=True))
             if self._still is not None:
                 self._borrowed.enter_context(self._still.attach())
             if self._memory is not None:
