@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from seats_cli.architecture import Architecture
 from seats_cli.cost.encoders import audio_flops, vision_flops
 from seats_cli.cost.flops import decode_flops, prefill_flops
 from seats_cli.cost.memory import kv_bytes
 from seats_cli.models.registry import adapter_for
+from tests.cost.counting import counted
 from tests.engine.golden import FAMILIES, build
 
 
@@ -25,18 +25,12 @@ def subject(request: pytest.FixtureRequest) -> tuple[Any, Architecture]:
     return model, adapter_for(model).architecture()
 
 
-def _counted(call: Any) -> tuple[int, Any]:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        result = call()
-    return counter.get_total_flops(), result
-
-
 def test_llm(subject: tuple[Any, Architecture]) -> None:
     model, architecture = subject
     prompt = torch.arange(57).unsqueeze(0) + 5
     alive = [57] * architecture.num_layers
-    counted, output = _counted(lambda: model(input_ids=prompt, use_cache=True))
-    assert counted == prefill_flops(architecture, alive, head_positions=57)
+    flops, output = counted(lambda: model(input_ids=prompt, use_cache=True))
+    assert flops == prefill_flops(architecture, alive, head_positions=57)
 
     cache = output.past_key_values
     assert kv_bytes(architecture, alive, 4) == sum(
@@ -49,7 +43,7 @@ def test_llm(subject: tuple[Any, Architecture]) -> None:
         for _ in range(3):
             model(input_ids=prompt[:, :1], past_key_values=cache, use_cache=True)
 
-    assert _counted(decode)[0] == decode_flops(architecture, alive, steps=3)
+    assert counted(decode)[0] == decode_flops(architecture, alive, steps=3)
 
 
 def test_vision(subject: tuple[Any, Architecture]) -> None:
@@ -58,8 +52,8 @@ def test_vision(subject: tuple[Any, Architecture]) -> None:
     grids = torch.tensor([[3, 6, 10], [2, 8, 4]])  # the first has ragged windows
     width = shape.in_channels * shape.temporal_patch_size * shape.patch_size**2
     pixels = torch.zeros(int(grids.prod(1).sum()), width)
-    counted, _ = _counted(lambda: adapter_for(model).visual(pixels, grid_thw=grids))
-    assert counted == vision_flops(shape, grids.tolist())
+    flops, _ = counted(lambda: adapter_for(model).visual(pixels, grid_thw=grids))
+    assert flops == vision_flops(shape, grids.tolist())
 
 
 @pytest.mark.parametrize("frames", [37, 200, 433, 1234])
@@ -67,8 +61,8 @@ def test_audio(subject: tuple[Any, Architecture], frames: int) -> None:
     model, architecture = subject
     mel = torch.zeros(architecture.audio.num_mel_bins, frames)
     tower = adapter_for(model).audio_tower
-    counted, _ = _counted(lambda: tower(mel, feature_lens=torch.tensor([frames])))
-    assert counted == audio_flops(architecture, [frames])
+    flops, _ = counted(lambda: tower(mel, feature_lens=torch.tensor([frames])))
+    assert flops == audio_flops(architecture, [frames])
 
 
 def test_no_sound_costs_nothing(subject: tuple[Any, Architecture]) -> None:

@@ -6,8 +6,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from seats_cli.config import PruningPlan, SeatsConfig
 from seats_cli.cost.encoders import encoder_flops
@@ -17,6 +15,7 @@ from seats_cli.engine.prune import prune
 from seats_cli.models.registry import adapter_for
 from seats_cli.selection.method import METHODS
 from seats_cli.selection.trace import SelectionTrace
+from tests.cost.counting import counted
 from tests.engine import test_methods
 from tests.engine.golden import FAMILIES, Run, build, index, inputs, plan
 
@@ -31,10 +30,8 @@ def subject(request: pytest.FixtureRequest) -> tuple[Any, Run]:
     return model, Run(request.param, case["case"], "seats_a")
 
 
-def counted(model: Any, given: dict[str, Any]) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(**given)
-    return counter.get_total_flops()
+def executed_flops(model: Any, given: dict[str, Any]) -> int:
+    return counted(lambda: model(**given))[0]
 
 
 def cost(model: Any, given: dict[str, Any], trace: SelectionTrace, used: PruningPlan | None) -> Any:
@@ -57,7 +54,7 @@ def test_full_run(subject: tuple[Any, Run]) -> None:
     length = given["input_ids"].shape[1]
     expected = encoder_flops(shape, media_sizes(given))
     expected += prefill_flops(shape, [length] * shape.num_layers, head_positions=length)
-    assert counted(model, given) == pytest.approx(expected, rel=0.01)
+    assert executed_flops(model, given) == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +66,7 @@ def test_pruned_run(subject: tuple[Any, Run], change: dict[str, Any]) -> None:
     model, run = subject
     given, used = inputs(run), dataclasses.replace(plan(run), **change)
     with prune(model, used) as pruning:
-        executed = counted(model, given)
+        executed = executed_flops(model, given)
     trace = pruning.trace
     found = cost(model, given, trace, used)
     # The bare model runs its head on every survivor, where `ask` needs the last position.
@@ -109,7 +106,7 @@ def test_selection_of_every_method(subject: tuple[Any, Run], name: str, prompt: 
     given = inputs(Run(run.family, test_methods.PROMPTS[run.family][prompt], ""))
     config, shape = CONFIGS[name], adapter_for(model).architecture()
     with prune(model, config) as pruning:
-        executed = counted(model, given)
+        executed = executed_flops(model, given)
     found = cost(model, given, pruning.trace, config.plan(shape))
     stages = pruning.trace.stages
     survivors = len(stages[-1].kept) if stages else pruning.trace.length
