@@ -36,9 +36,14 @@ def plain() -> Iterator[None]:
         _Switch.on = before
 
 
+def is_nvidia(device: torch.device) -> bool:
+    """Whether a device is an NVIDIA GPU; PyTorch calls AMD's "cuda" as well."""
+    return device.type == "cuda" and torch.version.hip is None
+
+
 def usable(device: torch.device) -> bool:
     """Whether tensors on this device go through the kernels."""
-    return _Switch.on and device.type == "cuda" and _supported(device.index)
+    return _Switch.on and is_nvidia(device) and _supported(device.index)
 
 
 def attempt(launched: Callable[[], Result], device: torch.device) -> Result | None:
@@ -61,8 +66,7 @@ def attempt(launched: Callable[[], Result], device: torch.device) -> Result | No
 @cache
 def _supported(index: int | None) -> bool:
     return (
-        torch.version.hip is None
-        and find_spec("triton") is not None
+        find_spec("triton") is not None
         and torch.cuda.get_device_capability(index) >= _OLDEST_CAPABILITY
     )
 

@@ -112,25 +112,21 @@ def ask(
     prepared = clock.now()
     _check_context(inputs["input_ids"].shape[1], max_new_tokens, architecture.max_positions)
 
-    pruning: AbstractContextManager[PrunedRun | None] = nullcontext()
+    pruning: AbstractContextManager[PrunedRun | None] = _unpruned(adapter, memory)
     if plan is not None:
         # `loaded` is as quick as it was asked to be
         pruning = prune(loaded.model, plan, clock=clock, memory=memory, method=method, quick=False)
-    elif memory is not None:
-        pruning = memory.attach(adapter, None)
     scores: tuple[ChoiceScore, ...] = ()
     token_ids: tuple[int, ...] = ()
     decoding = ""
-    watched = _watched(clock, adapter, on_logits)
-    with torch.inference_mode(), watched, quick_positions(adapter), pruning as run:
+    with torch.inference_mode(), _watched(clock, adapter, on_logits), pruning as run:
         if choices:
             scores = score_choices(loaded, inputs, choices)
             text, finish = max(scores, key=lambda score: score.probability).text, "stop"
             first = end = clock.now()
         else:
             stream = Stream(loaded.processor.tokenizer, clock, on_text)
-            decoding_quickly = decode_steps(adapter, max_new_tokens)
-            with unplanned_attention(adapter, prefill=False), decoding_quickly as steps:
+            with decode_steps(adapter, max_new_tokens) as steps:
                 text, token_ids, finish = generate(
                     loaded, inputs, stream, max_new_tokens, temperature, top_p, min_new_tokens
                 )
@@ -203,6 +199,14 @@ def _check_context(prompt: int, new: int, limit: int) -> None:
             f"context holds {limit}: use --start/--end or a lower --fps, --max-frames or "
             "--max-pixels."
         )
+
+
+@contextmanager
+def _unpruned(adapter: Adapter, memory: EncoderMemory | None) -> Iterator[None]:
+    """What `prune` borrows for a pruned run, as far as it concerns the unpruned model."""
+    remembering = nullcontext() if memory is None else memory.attach(adapter, None)
+    with quick_positions(adapter), unplanned_attention(adapter, prefill=False), remembering:
+        yield
 
 
 @contextmanager

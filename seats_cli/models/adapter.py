@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from seats_cli.architecture import Architecture
 from seats_cli.families import with_own_settings
 from seats_cli.media.clip import FrameSizing
-from seats_cli.models.fused.rotary import rotated
+from seats_cli.models.rotary import rotate, rotate_vision
 
 
 class Adapter(ABC):
@@ -201,23 +200,6 @@ class Adapter(ABC):
         query = rotate(query, cos[query_index].unsqueeze(-2), sin[query_index].unsqueeze(-2))
         key = rotate(key, cos[:, None], sin[:, None])
         return query, key.transpose(0, 1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding over the last dimension, split in halves."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
-def rotate_vision(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotated queries and keys (N, heads, d) of the vision encoders; cos and sin (N, d)."""
-    both = rotated(query, key, cos, sin)
-    return both or (rotate_float32(query, cos, sin), rotate_float32(key, cos, sin))
-
-
-def rotate_float32(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`rotate` in float32 as the vision encoders do it; x (N, heads, d), cos and sin (N, d)."""
-    return rotate(x.float(), cos[:, None].float(), sin[:, None].float()).to(x.dtype)
 
 
 def _token_id(config: Any, modality: str) -> int:

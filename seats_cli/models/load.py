@@ -14,6 +14,7 @@ import torch
 
 from seats_cli.architecture import Architecture
 from seats_cli.errors import ModelError, UsageError
+from seats_cli.gpu import is_nvidia
 from seats_cli.media.clip import FrameSizing
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.attention.switch import (
@@ -291,7 +292,7 @@ def speed_up_encoders(
 
 def speed_up_parts(adapter: Adapter, attention: str, where: torch.device) -> bool:
     """On an NVIDIA GPU, unless all is to be stock, let the quick parts run; returns if they do."""
-    quick = where.type == "cuda" and torch.version.hip is None and attention != STOCK_SDPA
+    quick = is_nvidia(where) and attention != STOCK_SDPA
     if quick:
         set_quick_parts(adapter)
     return quick

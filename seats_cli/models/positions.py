@@ -158,28 +158,18 @@ def quick_merge(
         audio_seqlens: Tensor | None = None,
         second_per_grids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        prompt = None
-        if image_grid_thw is None and use_audio_in_video:
-            prompt = _recognised(
-                config,
-                sound_tokens,
-                input_ids,
-                video_grid_thw,
-                attention_mask,
-                audio_seqlens,
-                second_per_grids,
-            )
-        if prompt is None:
-            return stock(
-                input_ids,
-                image_grid_thw,
-                video_grid_thw,
-                attention_mask,
-                use_audio_in_video,
-                audio_seqlens,
-                second_per_grids,
-            )
-        assert input_ids is not None
+        given = (
+            input_ids,
+            image_grid_thw,
+            video_grid_thw,
+            attention_mask,
+            use_audio_in_video,
+            audio_seqlens,
+            second_per_grids,
+        )
+        prompt = _recognised(config, sound_tokens, *given)
+        if prompt is None or input_ids is None:
+            return stock(*given)
         positions = prompt.positions()
         delta = torch.tensor([positions.max() + 1 - prompt.length], device=input_ids.device)
         return positions[:, None].to(input_ids.device), delta.unsqueeze(1)
@@ -191,12 +181,16 @@ def _recognised(
     config: Any,
     sound_tokens: Callable[[int], int],
     ids: Tensor | None,
+    images: Tensor | None,
     grids: Tensor | None,
     mask: Tensor | None,
+    together: bool,
     mel_frames: Tensor | None,
     seconds: Tensor | None,
 ) -> PictureWithSound | None:
     """The prompt, if it is one unpadded sequence with one video and its sound."""
+    if images is not None or not together:
+        return None
     if ids is None or grids is None or mask is None or mel_frames is None or seconds is None:
         return None
     counts = (len(ids), len(grids), mel_frames.numel(), len(seconds))
@@ -205,8 +199,11 @@ def _recognised(
     host = ids[0].cpu()
     pictures = (host == config.vision_start_token_id).nonzero()[:, 0].tolist()
     sounds = (host == config.audio_start_token_id).nonzero()[:, 0].tolist()
-    images = bool((host == config.image_token_id).any())
-    if images or len(pictures) != 1 or sounds != [pictures[0] + 1]:
+    if (
+        bool((host == config.image_token_id).any())
+        or len(pictures) != 1
+        or sounds != [pictures[0] + 1]
+    ):
         return None
     merge = config.vision_config.spatial_merge_size
     time, height, width = grids[0].tolist()

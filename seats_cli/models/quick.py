@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-
+from seats_cli.gpu import is_nvidia
 from seats_cli.models.attention.switch import (
     best_for_encoders,
     encoder_attention,
@@ -33,6 +32,6 @@ def quick_model(adapter: Adapter) -> Iterator[None]:
         if encoder_attention(adapter) == _STOCK:
             own = best_for_encoders(weight.device, weight.dtype)
             stack.enter_context(use_for_encoders(adapter, own))
-            if weight.device.type == "cuda" and torch.version.hip is None:
+            if is_nvidia(weight.device):
                 stack.enter_context(quick_parts(adapter))
         yield

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from seats_cli import gpu
-from seats_cli.models.adapter import Adapter, rotate_float32
+from seats_cli.models.adapter import Adapter
 from seats_cli.models.attention.switch import use_for_encoders
-from seats_cli.models.fused import linear, norm, quick_parts
+from seats_cli.models.fused import linear, norm
 from seats_cli.models.fused.measure import WAYS, as_table, measure
 from seats_cli.models.fused.rotary import rotated
-from seats_cli.models.fused.switch import exchanges
+from seats_cli.models.fused.switch import exchanges, quick_parts
 from seats_cli.models.random_weights import random_model
 from seats_cli.models.registry import adapter_for
+from seats_cli.models.rotary import rotate_float32
 from tests.engine.golden import FAMILIES, build
 
 GRIDS = ((2, 10, 6), (1, 8, 12))
@@ -137,8 +138,8 @@ class Gated(nn.Module):
 def test_padding_an_mlp_changes_nothing(width: int, rows: int, bias: bool) -> None:
     module, hidden = Gated(width, bias), torch.randn(rows, 6)
     stock = module(hidden)
-    assert linear.is_gated(module) == (width % 8 > 0)
-    if not linear.is_gated(module):
+    assert linear.is_unaligned_mlp(module) == (width % 8 > 0)
+    if not linear.is_unaligned_mlp(module):
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "on_gpu", lambda _tensor: True)
@@ -156,7 +157,7 @@ def test_weights_that_move_are_left_alone() -> None:
     """accelerate brings them in around the stock `forward`."""
     module = Gated(12, bias=True)
     module.up_proj._hf_hook = object()
-    assert not linear.is_gated(module)
+    assert not linear.is_unaligned_mlp(module)
     convolution = nn.Conv3d(3, 4, (2, 5, 5), (2, 5, 5))
     assert linear.is_patch_convolution(convolution)
     convolution._hf_hook = object()

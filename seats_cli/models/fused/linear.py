@@ -25,7 +25,7 @@ def missing(size: int) -> int:
     return -size % ALIGNED
 
 
-def is_gated(module: nn.Module) -> bool:
+def is_unaligned_mlp(module: nn.Module) -> bool:
     """Whether a module is an MLP of plain gate, up and down projections with an unaligned width."""
     parts = [getattr(module, f"{name}_proj", None) for name in ("gate", "up", "down")]
     if not all(type(part) is nn.Linear and not hasattr(part, "_hf_hook") for part in parts):

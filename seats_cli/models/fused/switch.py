@@ -57,7 +57,7 @@ def _products(module: nn.Module) -> list[Exchange]:
     """Projections of an MLP with an unaligned width, or a convolution over patches."""
     if linear.is_patch_convolution(module):
         return [(module, partial(linear.as_product, module))]
-    if not linear.is_gated(module):
+    if not linear.is_unaligned_mlp(module):
         return []
     gated: Any = module
     return [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from seats_cli import gpu
+from seats_cli.models.rotary import rotate_vision
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
@@ -22,8 +23,6 @@ def quick_attention(
     and flash-attn do; with others, and off the GPU, the stock one runs.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    from seats_cli.models.adapter import rotate_vision
 
     def forward(
         hidden_states: Tensor,
