@@ -10,15 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seats_cli.config import PruningPlan, SeatsConfig
+    from seats_cli.config import SeatsConfig
     from seats_cli.engine.prune import prune
+    from seats_cli.schedule import PruningPlan
 
 __version__ = "0.1.0"
 
 __all__ = ["PruningPlan", "SeatsConfig", "__version__", "prune"]
 
 _HOME_OF = {
-    "PruningPlan": "seats_cli.config",
+    "PruningPlan": "seats_cli.schedule",
     "SeatsConfig": "seats_cli.config",
     "prune": "seats_cli.engine.prune",
 }

@@ -1,15 +1,56 @@
-"""What an answered question consists of; plain objects that reports draw from."""
+"""What was answered, measured and compared; plain objects that reports draw from."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from seats_cli.schedule import FULL
+
 if TYPE_CHECKING:
-    from seats_cli.architecture import Architecture
-    from seats_cli.config import PruningPlan, SeatsConfig
+    from seats_cli.config import SeatsConfig
+    from seats_cli.families.base import Architecture
     from seats_cli.media.clip import MediaFacts
+    from seats_cli.schedule import PruningPlan
+    from seats_cli.selection.methods.ablation import ModalityAblation
     from seats_cli.selection.trace import SelectionTrace
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Seconds of one stage over all repetitions."""
+
+    median_s: float
+    p10_s: float
+    p90_s: float
+
+
+def spread(seconds: Sequence[float]) -> Spread:
+    """Median, 10th and 90th percentile of some durations.
+
+    Parameters
+    ----------
+    seconds : sequence of float
+        At least one.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    return Spread(percentile(seconds, 0.5), percentile(seconds, 0.1), percentile(seconds, 0.9))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` (0..1) of the values lie, interpolated between neighbours."""
+    if not values:
+        raise ValueError("a percentile needs at least one value")
+    ordered = sorted(values)
+    position = share * (len(ordered) - 1)
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
 @dataclass(frozen=True)
@@ -44,7 +85,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class StillFacts:
+class ReuseFacts:
     """What Stage 0 did not encode of the pictures of a prompt, for it had not changed.
 
     Grids are temporal ones (two frames), tokens are those of the prompt.
@@ -90,7 +131,7 @@ class Cost:
     activation_bytes: int = 0
     full_activation_bytes: int = 0
     full_encoder_flops: float = 0.0
-    still: StillFacts | None = None  # None without Stage 0
+    still: ReuseFacts | None = None  # None without Stage 0
 
 
 @dataclass(frozen=True)
@@ -137,3 +178,245 @@ class Answer:
     seed: int
     choices: tuple[ChoiceScore, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+# Stages of one run, none of which contains another, in the order in which they happen. "rest"
+# is what generate does between them up to the first token: positions, embeddings, LM head.
+STAGES = ("processor", "vision", "audio", "stage1", "prefill", "stage2", "rest")
+# Sums of stages, and what follows the first token; "total" begins with reading the file.
+TOTALS = ("prefill_and_selection", "first_token", "decode_per_token", "total")
+READING = ("probe", "media_decode")
+# Why there are times, but nothing to divide them by.
+NO_RATIO = "unpruned does not fit: no ratio"
+# What Stage I consists of: statistics inside the encoders, and the choice before the LLM.
+STAGE1_PARTS = ("stage1_statistics", "stage1_choice")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A labelled configuration to measure or compare; None runs the model unpruned.
+
+    With `blind`, nothing is selected: a modality is hidden from a layer on.
+    """
+
+    label: str
+    config: SeatsConfig | None
+    blind: ModalityAblation | None = None
+
+    @property
+    def method(self) -> str:
+        """Selection method, "full" for the unpruned model, "still" with Stage 0 alone."""
+        if self.blind is not None:
+            return "blind"
+        if self.config is None:
+            return FULL
+        skipping = self.config.method == FULL and self.config.still_tolerance is not None
+        return "still" if skipping else self.config.method
+
+    @property
+    def retain(self) -> float | None:
+        """Overall share asked for."""
+        return None if self.config is None else self.config.retain
+
+
+@dataclass(frozen=True)
+class LayerSegment:
+    """Neighbouring decoder layers, from behind one drop to the next.
+
+    Parameters
+    ----------
+    first_layer, last_layer : int
+        1-based, inclusive.
+    tokens : int
+        Tokens that the first of them processes.
+    time : Spread
+        Seconds of all of them together, without Stage II.
+    flops : float
+        Of all of them together.
+    """
+
+    first_layer: int
+    last_layer: int
+    tokens: int
+    time: Spread
+    flops: float
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRun:
+    """One setting, measured several times.
+
+    Parameters
+    ----------
+    label : str
+        How tables call it: "full", "seats 10%".
+    method : str
+        Selection method, "full" for the unpruned run.
+    retain : float or None
+        Overall share asked for; None for the unpruned run.
+    times : mapping of str to Spread
+        Of every name in `STAGES`, `TOTALS` and `STAGE1_PARTS`.
+    segments : tuple of Segment
+        The prefill, split behind the drops of the setting that has most of them.
+    alive : tuple of (int, int, int)
+        Video, audio and text tokens in each decoder layer.
+    average_retention : float or None
+        Mean over the layers of the audio-visual share alive; None without such tokens.
+    cost : Cost
+        FLOPs and bytes; its peaks are the largest over the repetitions.
+    decode_tokens : int
+        Answer tokens after the first, over which decoding was measured.
+    """
+
+    label: str
+    method: str
+    retain: float | None
+    times: Mapping[str, Spread]
+    segments: tuple[LayerSegment, ...]
+    alive: tuple[tuple[int, int, int], ...]
+    average_retention: float | None
+    cost: Cost
+    decode_tokens: int
+
+    def speed_up(self, full: MeasuredRun | None, stage: str) -> float | None:
+        """Median of the unpruned run over this one's: below 1 where this one is slower.
+
+        None for a stage that only one of them has, and where the unpruned model did not fit.
+        """
+        if full is None:
+            return None
+        own, whole = self.times[stage].median_s, full.times[stage].median_s
+        return whole / own if own > 0 and whole > 0 else None
+
+    @property
+    def flops_ratio(self) -> float:
+        """How many times fewer FLOPs the LLM's prefill takes than unpruned."""
+        return self.cost.full_prefill_flops / self.cost.prefill_flops
+
+    @property
+    def achieved_flops_per_s(self) -> float | None:
+        """FLOPs per second of the LLM's layers in the prefill, selection not counted."""
+        seconds = self.times["prefill"].median_s
+        return self.cost.prefill_flops / seconds if seconds > 0 else None
+
+    @property
+    def encoder_share(self) -> float | None:
+        """Share of the encoders in the time to the first token."""
+        whole = self.times["first_token"].median_s
+        encoders = self.times["vision"].median_s + self.times["audio"].median_s
+        return encoders / whole if whole > 0 else None
+
+    @property
+    def selection_share(self) -> float | None:
+        """Share of Stage I and II in the prefill that contains them."""
+        whole = self.times["prefill_and_selection"].median_s
+        own = self.times["stage1"].median_s + self.times["stage2"].median_s
+        return own / whole if whole > 0 else None
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A setting that could not be measured, and why."""
+
+    label: str
+    method: str
+    retain: float | None
+    error: str
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Everything `seats profile` found out.
+
+    Parameters
+    ----------
+    offered : (int, int, int)
+        Video, audio and text tokens of the prompt.
+    clock : str
+        How stages were timed: by CUDA events, or by the host's clock.
+    reading : mapping of str to Spread
+        Of the names in `READING` that apply; the same for all runs.
+    full : MeasuredRun or None
+        The unpruned model; None if memory ran out in it, and then it is in `failed`.
+    pruned : tuple of MeasuredRun
+        The others; not empty if `full` is None.
+    failed : tuple of FailedRun
+        Settings that could not run.
+    threads : int
+        CPU threads that torch used.
+    """
+
+    question: str
+    media: MediaFacts
+    effective_fps: float | None
+    model: ModelFacts
+    architecture: Architecture
+    offered: tuple[int, int, int]
+    clock: str
+    warm_ups: int
+    repeats: int
+    load_s: float
+    reading: Mapping[str, Spread]
+    full: MeasuredRun | None
+    pruned: tuple[MeasuredRun, ...]
+    failed: tuple[FailedRun, ...]
+    threads: int
+    seed: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> tuple[MeasuredRun, ...]:
+        """All that were measured, the unpruned one first."""
+        return self.pruned if self.full is None else (self.full, *self.pruned)
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedRun:
+    """One method and budget beside the unpruned model.
+
+    Where it cannot run, only `error` is set. Where the unpruned model cannot, nothing is known
+    about how far they agree.
+
+    Parameters
+    ----------
+    same_answer : bool or None
+        Whether the text equals that of the unpruned model.
+    same_first_token : bool or None
+        Whether the likeliest first token is the same.
+    first_token_kl_nats : float or None
+        Kullback-Leibler divergence of the first token's distribution from the unpruned one's.
+    token_agreement : float or None
+        Share of the positions of the longer answer that hold the same token.
+    prefill_and_selection_s : float or None
+        Seconds of the LLM's prefill with all of the selection, also that inside the encoders.
+    """
+
+    label: str
+    method: str
+    retain: float | None
+    answer: Answer | None = None
+    same_answer: bool | None = None
+    same_first_token: bool | None = None
+    first_token_kl_nats: float | None = None
+    token_agreement: float | None = None
+    prefill_and_selection_s: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Everything `seats compare` found out; `runs[0]` is the unpruned model, fit or not."""
+
+    question: str
+    media: MediaFacts
+    effective_fps: float | None
+    model: ModelFacts
+    architecture: Architecture
+    runs: tuple[ComparedRun, ...]
+    seed: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def unpruned_fits(self) -> bool:
+        """Whether the unpruned model answered."""
+        return self.runs[0].error is None

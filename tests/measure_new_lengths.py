@@ -17,9 +17,9 @@ from unittest.mock import patch
 import torch
 
 from seats_cli.config import SeatsConfig
-from seats_cli.engine import unplanned
 from seats_cli.engine.answer import ask
-from seats_cli.media.synthetic import synthetic_clip
+from seats_cli.media.synthetic_clip import synthetic_clip
+from seats_cli.models import optimize
 from seats_cli.models.random_weights import random_model
 from seats_cli.results import Answer
 
@@ -45,7 +45,7 @@ def main() -> None:
     number = 2
     for name, planned in (("without cuDNN's", False), ("with cuDNN's", True)):
         # Where cuDNN's attention counts as off already, nobody switches it off.
-        allowed = patch.object(unplanned.cuda, "cudnn_sdp_enabled", lambda: False)
+        allowed = patch.object(optimize.cuda, "cudnn_sdp_enabled", lambda: False)
         for label, config in (("pruned", PRUNED), ("unpruned", None)):
             with allowed if planned else nullcontext():
                 timings = [answer(config, number + k, TOKENS).timing for k in range(QUESTIONS)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from seats_cli.engine.positions import quick_positions
+from seats_cli.models.optimize import vectorized_mrope
 from seats_cli.models.registry import adapter_for
 from tests.engine.golden import FAMILIES, build
 from tests.engine.test_positions import prompt
@@ -44,7 +44,7 @@ def main() -> None:
             "second_per_grids": torch.tensor([1.0]),
         }
         stock = least_ms(adapter.core, given)
-        with quick_positions(adapter):
+        with vectorized_mrope(adapter):
             quick = least_ms(adapter.core, given)
         sys.stdout.write(f"{family:8s} stock {stock:7.1f} ms   quick {quick:6.2f} ms\n")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seats_cli.architecture import Architecture, AudioShape, VisionShape
+from seats_cli.families.base import Architecture, AudioShape, VisionShape
 
 VISION = VisionShape(
     depth=32,

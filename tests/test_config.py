@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seats_cli
-from seats_cli.config import PruningPlan, SeatsConfig, default_layers, default_temperature
+from seats_cli.config import SeatsConfig
 from seats_cli.errors import ConfigError
-from seats_cli.families import describe_config
-from seats_cli.named import named_config
-from seats_cli.published import retention_pair
-from seats_cli.selection.schedule import average_retention
+from seats_cli.families.named import named_config
+from seats_cli.families.published import default_layers, default_temperature, retention_pair
+from seats_cli.families.registry import describe_config
+from seats_cli.schedule import PruningPlan, average_retention
 from tests.shapes import architecture
 
 FAMILIES = ("qwen2_5_omni", "qwen3_omni_moe")

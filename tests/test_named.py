@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from seats_cli.errors import ModelError, UsageError
-from seats_cli.families import describe_config
-from seats_cli.named import HUB_NAMES, NAMED, named_config
+from seats_cli.families.named import HUB_NAMES, NAMED, named_config
+from seats_cli.families.registry import describe_config
 
 
 def described(name: str, **scaled: Any) -> Any:
@@ -91,6 +91,9 @@ def test_incomplete_and_foreign_configs() -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, seats_cli.named, seats_cli.families; print('torch' in sys.modules)"
+    code = (
+        "import sys, seats_cli.families.named, seats_cli.families.registry;"
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "False\n"

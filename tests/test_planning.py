@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from seats_cli.config import SeatsConfig
+from seats_cli.cost.estimate import find_model, plan_run
 from seats_cli.engine.answer import ask
 from seats_cli.errors import ModelError, UsageError
+from seats_cli.families.named import named_config
 from seats_cli.media.clip import MediaFacts
-from seats_cli.media.outline import ClipOutline, outline_clip
-from seats_cli.media.read import read_clip
+from seats_cli.media.inspection import ClipOutline, outline_clip
+from seats_cli.media.reader import read_clip
 from seats_cli.models import load_model
-from seats_cli.named import named_config
-from seats_cli.planning import find_model, plan_run
 
 CLIP = Path(__file__).parents[1] / "assets" / "cards_words_beeps_12s.mp4"
 
@@ -106,8 +106,8 @@ def test_other_methods_are_refused() -> None:
 
 def test_needs_no_torch() -> None:
     code = (
-        "import sys\nfrom seats_cli.planning import find_model, plan_run\n"
-        "from seats_cli.media.outline import outline_clip\n"
+        "import sys\nfrom seats_cli.cost.estimate import find_model, plan_run\n"
+        "from seats_cli.media.inspection import outline_clip\n"
         f"plan_run(outline_clip({str(CLIP)!r}), find_model('bundled'), None)\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seats_cli.cli import options as opt
-from seats_cli.cli import values
-from seats_cli.cli.budget import BudgetOptions, build_config
 from seats_cli.cli.console import (
     AnswerStream,
     Talk,
@@ -18,13 +16,15 @@ from seats_cli.cli.console import (
     print_document,
     stdout_is_unicode,
 )
-from seats_cli.cli.kept import Html, Keep, Map, SaveTrace
+from seats_cli.cli.inputs import InputOptions, ModelOptions, check_file, open_model, read_input
+from seats_cli.cli.outputs import Html, Map, Outputs, SaveTrace
 from seats_cli.cli.question import check_stdin_is_free, find_questions
-from seats_cli.cli.session import InputOptions, ModelOptions, check_file, open_model, read_input
+from seats_cli.cli.to_config import BudgetOptions, build_config
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
     from seats_cli.results import Answer
+
 
 EPILOG = (
     'Examples: seats ask talk.mp4 "What is shown first?", '
@@ -49,7 +49,7 @@ class Request:
     seed: int
     as_json: bool
     stream: bool
-    keep: Keep
+    keep: Outputs
 
 
 def ask(
@@ -86,14 +86,14 @@ def ask(
     retain_video: opt.RetainVideo = None,
     retain_audio: opt.RetainAudio = None,
     full: opt.Full = False,
-    skip_still: opt.SkipStill = None,
+    skip_still: opt.EncoderReuse = None,
     kv: opt.KvPolicy = None,
     allocation: opt.AllocationPolicy = None,
     config: opt.ConfigFile = None,
     model: opt.Model = None,
     device: opt.Device = "auto",
-    dtype: opt.Dtype = values.Dtype.AUTO,
-    attn: opt.Attn = values.Attention.SDPA,
+    dtype: opt.Dtype = opt.DtypeChoice.AUTO,
+    attn: opt.Attn = opt.Attention.SDPA,
     revision: opt.Revision = None,
     offline: opt.Offline = False,
     max_new_tokens: opt.MaxNewTokens = 128,
@@ -115,14 +115,14 @@ def ask(
     """
     talk = Talk(quiet=quiet)
     # Everything cheap that can be wrong is checked before the model is loaded.
-    first, last = values.parse_range(start, end)
+    first, last = opt.parse_range(start, end)
     budget = BudgetOptions(
         retain, retain_video, retain_audio, full, kv, allocation, config, skip_still
     )
     pruning = build_config(budget, context)
-    options = values.split_choices(choices)
-    longest = values.parse_seconds("--max-audio", max_audio)
-    keep = Keep(html, save_trace, as_map, questions=1 + len(also or ()))
+    options = opt.split_choices(choices)
+    longest = opt.parse_seconds("--max-audio", max_audio)
+    keep = Outputs(html, save_trace, as_map, questions=1 + len(also or ()))
     check_stdin_is_free(video, question)
     check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
     request = Request(
@@ -152,14 +152,14 @@ def ask(
 def answers(request: Request, talk: Talk) -> Iterator[Answer]:
     """Load, read, and answer in turn; streams each answer where the request says so."""
     from seats_cli.engine.answer import ask as ask_model
-    from seats_cli.engine.memory import EncoderMemory
+    from seats_cli.engine.encoder_cache import EncoderCache
     from seats_cli.models import prepare_clip
 
     loaded = open_model(request.model, talk)
     clip, read_s = read_input(request.source, loaded.sizing, talk)
     several = len(request.questions) > 1
     media = prepare_clip(loaded, clip) if several else clip
-    memory = EncoderMemory() if several else None
+    memory = EncoderCache() if several else None
     for question in request.questions:
         if several and not request.as_json:
             talk.notice(f"Question: {question}")
@@ -194,14 +194,14 @@ def show(request: Request, result: Answer, talk: Talk) -> None:
         print_document(result.text)
     _tell(request, result, talk)
     if not talk.quiet:
-        from seats_cli.report.table import print_report
+        from seats_cli.report.answer_table import print_report
 
         print_report(result, talk.console)
 
 
 def show_document(request: Request, results: Sequence[Answer], talk: Talk) -> None:
     """One JSON document: the answer's own, or one that holds those of several questions."""
-    from seats_cli.report.document import answer_document, answers_document, dump_document
+    from seats_cli.report.documents import answer_document, answers_document, dump_document
 
     document = answer_document(results[0]) if len(results) == 1 else answers_document(results)
     print_document(dump_document(document, ascii_only=not stdout_is_unicode()))

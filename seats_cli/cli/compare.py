@@ -6,24 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seats_cli.cli import inputs, to_config
 from seats_cli.cli import options as opt
-from seats_cli.cli import subject, sweep, values
-from seats_cli.cli.console import (
-    Talk,
-    calm_libraries,
-    print_document,
-    stdout_is_unicode,
-)
-from seats_cli.cli.kept import Html, record_answer, write_page
-from seats_cli.cli.output import print_report
+from seats_cli.cli.console import Talk, calm_libraries, print_document, stdout_is_unicode
+from seats_cli.cli.defaults import from_command_line
+from seats_cli.cli.inputs import InputOptions, ModelOptions, check_file
+from seats_cli.cli.options import Format
+from seats_cli.cli.outputs import Html, print_result, record_answer, write_page
 from seats_cli.cli.question import check_stdin_is_free, find_question
-from seats_cli.cli.session import InputOptions, ModelOptions, check_file
-from seats_cli.cli.settings import from_command_line
-from seats_cli.cli.values import Format
 from seats_cli.show.files import check_target
 
 if TYPE_CHECKING:
-    from seats_cli.measurements import Comparison
+    from seats_cli.results import Comparison
+
 
 EPILOG = (
     'Examples: seats compare talk.mp4 "What is shown first?" --retain 25%,10%, '
@@ -51,23 +46,23 @@ def compare(
     audio_track: opt.AudioTrack = None,
     max_audio: opt.MaxAudio = None,
     allow_local_urls: opt.AllowLocalUrls = False,
-    retain: sweep.Retains = None,
-    method: sweep.Methods = None,
-    skip_still: sweep.Stills = None,
+    retain: to_config.Retains = None,
+    method: to_config.Methods = None,
+    skip_still: to_config.Stills = None,
     kv: opt.KvPolicy = None,
     allocation: opt.AllocationPolicy = None,
     config: opt.ConfigFile = None,
     model: opt.Model = None,
-    random_weights: sweep.RandomWeights = None,
-    layers: sweep.Layers = None,
-    hidden: sweep.Hidden = None,
+    random_weights: to_config.RandomWeights = None,
+    layers: to_config.Layers = None,
+    hidden: to_config.Hidden = None,
     device: opt.Device = "auto",
-    dtype: opt.Dtype = values.Dtype.AUTO,
-    attn: opt.Attn = values.Attention.SDPA,
+    dtype: opt.Dtype = opt.DtypeChoice.AUTO,
+    attn: opt.Attn = opt.Attention.SDPA,
     revision: opt.Revision = None,
     offline: opt.Offline = False,
     max_new_tokens: opt.MaxNewTokens = 128,
-    seed: sweep.Seed = 0,
+    seed: to_config.Seed = 0,
     form: Annotated[
         Format,
         typer.Option(
@@ -76,7 +71,7 @@ def compare(
     ] = Format.TABLE,
     as_json: opt.Json = False,
     html: Html = None,
-    quiet: sweep.Quiet = False,
+    quiet: to_config.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
     """Answer without pruning and with each method and budget, and say how far they agree.
@@ -84,28 +79,28 @@ def compare(
     Answers are greedy. A budget that a method cannot reach is a row that says so.
     """
     talk = Talk(quiet=quiet)
-    first, last = values.parse_range(start, end)
-    longest = values.parse_seconds("--max-audio", max_audio)
+    first, last = opt.parse_range(start, end)
+    longest = opt.parse_seconds("--max-audio", max_audio)
     chosen = ModelOptions(model, device, dtype.value, attn.value, revision, offline)
-    random = subject.RandomOptions(random_weights, layers, hidden, seed)
-    subject.check_random(random, chosen, model_typed=from_command_line(context, "model"))
+    random = inputs.RandomOptions(random_weights, layers, hidden, seed)
+    inputs.check_random(random, chosen, model_typed=from_command_line(context, "model"))
     if html is not None:
         check_target(html, "--html")
     check_stdin_is_free(video, question)
     check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
     asked = find_question(question, talk)
     calm_libraries(debug=debug, quiet=quiet)
-    settings = sweep.build_settings(
+    settings = to_config.build_settings(
         context, retain, method, kv, allocation, config, seed, skip_still=skip_still
     )
     source = InputOptions(
         video, first, last, fps, max_frames, max_pixels, audio, audio_track, longest
     )
 
-    from seats_cli.engine.compare import compare as run_all
+    from seats_cli.engine.comparison import run_comparison as run_all
 
-    loaded = subject.open_any(chosen, random, talk)
-    clip, read_s = subject.any_clip(source, None, loaded, talk)
+    loaded = inputs.open_any(chosen, random, talk)
+    clip, read_s = inputs.any_clip(source, None, loaded, talk)
     with talk.progress("Answering") as progress:
         result = run_all(
             loaded,
@@ -129,15 +124,15 @@ def compare(
 
 def show(result: Comparison, form: Format) -> None:
     """The comparison on stdout in the form asked for."""
-    from seats_cli.report import compare_table, measured_csv, measured_documents
-    from seats_cli.report.document import dump_document
+    from seats_cli.report import compare_table, measured_documents
+    from seats_cli.report.documents import dump_document
 
     if form is Format.TABLE:
-        print_report(compare_table.comparison_report(result))
+        print_result(compare_table.comparison_report(result))
     elif form is Format.JSON:
         document = measured_documents.comparison_document(result)
         print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
     elif form is Format.CSV:
-        print_document(measured_csv.comparison_csv(result))
+        print_document(measured_documents.comparison_csv(result))
     else:
         print_document(compare_table.comparison_markdown(result))

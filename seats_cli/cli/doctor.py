@@ -1,4 +1,4 @@
-"""`seats doctor`: an environment report to paste into an issue."""
+"""`seats doctor` and `seats config`: the machine, and where each setting comes from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import calm_libraries, print_document, stdout_is_unicode
+from seats_cli.cli.defaults import KEYS, load_settings, settings_files, shown_path
 
 _WIDTH = 80
 
@@ -20,7 +21,7 @@ def doctor(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
 
     sections = environment()
     if as_json:
-        from seats_cli.report.document import SCHEMA_VERSION, dump_document, jsonable
+        from seats_cli.report.documents import SCHEMA_VERSION, dump_document, jsonable
 
         document = jsonable({"schema_version": SCHEMA_VERSION, **sections})
         print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
@@ -55,3 +56,42 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return str(value)
+
+
+def config(context: typer.Context, as_json: opt.Json = False, debug: opt.Debug = False) -> None:
+    """Show each setting with its value and origin.
+
+    The first of flag, SEATS_<NAME>, ./seats.toml, the user's config.toml and default wins.
+    """
+    settings = load_settings()
+    defaults = _defaults(context)
+    rows = {
+        key: (settings[key].value, settings[key].origin)
+        if key in settings
+        else (defaults.get(key), "default")
+        for key in KEYS
+    }
+    if as_json:
+        from seats_cli.report.documents import SCHEMA_VERSION, dump_document, jsonable
+
+        values = {key: {"value": value, "origin": origin} for key, (value, origin) in rows.items()}
+        document = jsonable({"schema_version": SCHEMA_VERSION, "settings": values})
+        print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
+        return
+    for key, (value, origin) in rows.items():
+        shown = "-" if value is None else str(getattr(value, "value", value))
+        typer.echo(f"{key:<16}{shown:<24} {origin}")
+    typer.echo(f"files: {', '.join(shown_path(path) for path in settings_files())}")
+
+
+def _defaults(context: typer.Context) -> dict[str, Any]:
+    """Defaults as `seats ask` declares them, so that they stand in one place only.
+
+    Where nothing is passed on by default, the words of the help say what happens.
+    """
+    group: Any = context.find_root().command
+    found: dict[str, Any] = {}
+    for parameter in group.commands["ask"].params:
+        words = parameter.show_default if isinstance(parameter.show_default, str) else None
+        found[parameter.name] = words if parameter.default is None else parameter.default
+    return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seats_cli import __version__
-from seats_cli.cli.settings import load_settings, settings_files, shown_path
+from seats_cli.cli.defaults import load_settings, settings_files, shown_path
 
 Facts = dict[str, Any]
 

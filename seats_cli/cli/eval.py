@@ -3,17 +3,60 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seats_cli.cli import options as opt
-from seats_cli.cli import sweep, values
+from seats_cli.cli import to_config
 from seats_cli.cli.console import Talk, calm_libraries, print_document, stdout_is_unicode
-from seats_cli.cli.evaluation import Job, Outcome, Reading, check_errors, run_job
-from seats_cli.cli.output import print_report
-from seats_cli.cli.session import ModelOptions
-from seats_cli.cli.values import Format
+from seats_cli.cli.inputs import ModelOptions
+from seats_cli.cli.options import Format
+from seats_cli.cli.outputs import print_result
+from seats_cli.evaluate.run import EvalReading, Job, Outcome, check_errors, run_job
+
+if TYPE_CHECKING:
+    from seats_cli.evaluate.run import Outcome
+
+
+CONFIG = "layers.toml"
+
+
+def show_layers(outcome: Outcome, form: str, folder: Path, talk: Talk) -> None:
+    """The curve and what it recommends, on stdout and in the folder.
+
+    Parameters
+    ----------
+    outcome : Outcome
+    form : {"table", "json", "csv", "md"}
+    folder : Path
+        Gets the results, and "layers.toml" for `--config`.
+    talk : Talk
+    """
+    from seats_cli.config import write_table
+    from seats_cli.evaluate.layer_curve import layer_curve, recommend
+    from seats_cli.report import layers_table
+    from seats_cli.report.documents import dump_document
+
+    curve = layer_curve(outcome.records, outcome.num_layers)
+    plan = recommend(curve)
+    document = layers_table.layers_document(curve, plan)
+    texts = {
+        "layers.json": dump_document(document),
+        "layers.csv": layers_table.layers_csv(curve),
+        "layers.md": layers_table.layers_markdown(curve, plan),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    write_table(folder / CONFIG, plan.as_dict())
+    talk.notice(f"Wrote {', '.join(texts)} and {CONFIG} (for --config) in {folder}.")
+    if form == "table":
+        print_result(layers_table.layers_report(curve, plan))
+    elif form == "json":
+        print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
+    else:
+        print_document(texts[f"layers.{form}"])
+
 
 EPILOG = (
     "Examples: seats eval synthetic --limit 300 --methods seats,random --retain 25%,10%, "
@@ -83,7 +126,7 @@ def evaluate(
         typer.Option(
             "--fps",
             metavar="RATE",
-            parser=values.parse_positive,
+            parser=opt.parse_positive,
             show_default="the set's",
             rich_help_panel="Input",
             help="Frames per second to sample.",
@@ -111,9 +154,9 @@ def evaluate(
             help="Longest answer in tokens.",
         ),
     ] = None,
-    retain: sweep.Retains = None,
-    method: sweep.Methods = None,
-    skip_still: sweep.Stills = None,
+    retain: to_config.Retains = None,
+    method: to_config.Methods = None,
+    skip_still: to_config.Stills = None,
     kv: opt.KvPolicy = None,
     allocation: opt.AllocationPolicy = None,
     config: opt.ConfigFile = None,
@@ -140,8 +183,8 @@ def evaluate(
     ] = False,
     model: opt.Model = None,
     device: opt.Device = "auto",
-    dtype: opt.Dtype = values.Dtype.AUTO,
-    attn: opt.Attn = values.Attention.SDPA,
+    dtype: opt.Dtype = opt.DtypeChoice.AUTO,
+    attn: opt.Attn = opt.Attention.SDPA,
     revision: opt.Revision = None,
     offline: opt.Offline = False,
     workers: Annotated[
@@ -171,7 +214,7 @@ def evaluate(
             "--retry-errors", rich_help_panel="Output", help="Ask again what failed before."
         ),
     ] = False,
-    seed: sweep.Seed = 0,
+    seed: to_config.Seed = 0,
     form: Annotated[
         Format,
         typer.Option(
@@ -185,7 +228,7 @@ def evaluate(
             "--plot", rich_help_panel="Output", help="Also draw OUT/accuracy.png; needs matplotlib."
         ),
     ] = False,
-    quiet: sweep.Quiet = False,
+    quiet: to_config.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
     """Accuracy of methods and budgets on a question set, beside the unpruned model.
@@ -201,7 +244,7 @@ def evaluate(
     settings = (
         []
         if find_layers
-        else sweep.build_settings(
+        else to_config.build_settings(
             context,
             retain,
             method,
@@ -219,7 +262,7 @@ def evaluate(
         limit=limit,
         set_seed=set_seed,
         only=tuple(part.strip() for part in (only or "").split(",") if part.strip()),
-        reading=Reading(fps, max_frames, max_new_tokens),
+        reading=EvalReading(fps, max_frames, max_new_tokens),
         settings=tuple(settings),
         find_layers=find_layers,
         model=ModelOptions(model, device, dtype.value, attn.value, revision, offline),
@@ -232,8 +275,6 @@ def evaluate(
     if outcome is None:
         return
     if find_layers:
-        from seats_cli.cli.layers import show_layers
-
         show_layers(outcome, "json" if as_json else form.value, job.out, talk)
     else:
         show(outcome, Format.JSON if as_json else form, job.out, plot=plot, talk=talk)
@@ -243,10 +284,10 @@ def evaluate(
 def show(outcome: Outcome, form: Format, folder: Path, *, plot: bool, talk: Talk) -> None:
     """The result on stdout in the form asked for, and in every form in the folder."""
     from seats_cli.evaluate.summary import summarise
-    from seats_cli.report.document import dump_document
+    from seats_cli.report.documents import dump_document
     from seats_cli.report.eval_documents import eval_csv, eval_document
-    from seats_cli.report.eval_plots import plot_evaluation
     from seats_cli.report.eval_table import eval_markdown, eval_report
+    from seats_cli.report.plots import plot_evaluation
 
     with talk.progress("Counting"):
         summary = summarise(outcome.questions.name, outcome.records)
@@ -264,7 +305,7 @@ def show(outcome: Outcome, form: Format, folder: Path, *, plot: bool, talk: Talk
         plot_evaluation(summary, folder / "accuracy.png")
     talk.notice(f"Wrote {', '.join(texts)}{', accuracy.png' if plot else ''} in {folder}.")
     if form is Format.TABLE:
-        print_report(eval_report(summary))
+        print_result(eval_report(summary))
     elif form is Format.JSON and not stdout_is_unicode():
         print_document(dump_document(eval_document(summary, details), ascii_only=True))
     else:

@@ -11,14 +11,13 @@ from typing import Annotated
 import typer
 
 from seats_cli import __version__
-from seats_cli.cli import compare, garbage, plan, profile, show
+from seats_cli.cli import compare, plan, profile, runtime, show
 from seats_cli.cli import eval as evaluate
 from seats_cli.cli.ask import EPILOG, ask
-from seats_cli.cli.config import config
 from seats_cli.cli.console import prepare_streams
-from seats_cli.cli.doctor import doctor
-from seats_cli.cli.guard import GuardedGroup
-from seats_cli.cli.settings import SettingsCommand
+from seats_cli.cli.defaults import SettingsCommand
+from seats_cli.cli.doctor import config, doctor
+from seats_cli.cli.runtime import GuardedGroup
 
 app = typer.Typer(
     cls=GuardedGroup,
@@ -61,6 +60,6 @@ def _global(
 
 def main() -> None:
     """Run the command line; never returns."""
-    garbage.pause()
+    runtime.pause_collection()
     prepare_streams()
     app()

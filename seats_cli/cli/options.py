@@ -1,17 +1,164 @@
-"""Options that several commands share, grouped as the help shows them.
-
-Each is a type for a command's signature; the defaults stand in the signature.
-"""
+"""Options that several commands share, grouped as the help shows them, and their parsers."""
 
 from __future__ import annotations
 
+import math
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seats_cli.cli import values
+from seats_cli.cli.question import is_text
+from seats_cli.errors import UsageError
+
+
+class Kv(str, Enum):
+    """KV-cache policies."""
+
+    LAYERWISE = "layerwise"
+    SURVIVORS = "survivors"
+
+
+class Allocation(str, Enum):
+    """How the budget is spread over windows."""
+
+    REFERENCE = "reference"
+    ADAPTIVE = "adaptive"
+    ADAPTIVE_CONTRAST = "adaptive-contrast"
+    ADAPTIVE_FLOOR = "adaptive-floor"
+    GLOBAL = "global"
+
+
+class Format(str, Enum):
+    """How a comparison or an evaluation is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MD = "md"
+
+
+class DtypeChoice(str, Enum):
+    """Number formats of the weights."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Attention(str, Enum):
+    """Attention implementations, under their transformers names where they have one."""
+
+    SDPA = "sdpa"
+    STOCK_SDPA = "stock-sdpa"
+    EAGER = "eager"
+    FLASH_ATTENTION_2 = "flash_attention_2"
+
+
+def parse_ratio(text: str) -> float:
+    """A share of tokens, `0.25` or `25%`, above 0 and at most 1."""
+    cleaned = str(text).strip()
+    percent = cleaned.endswith("%")
+    number = _number(cleaned.rstrip("%").strip()) / (100 if percent else 1)
+    if not 0 < number <= 1:
+        raise typer.BadParameter(
+            f"{cleaned!r} is no share of the tokens; write one above 0 and up to 1, 0.25 or 25%"
+        )
+    return number
+
+
+def parse_positive(text: str) -> float:
+    """A finite number above 0."""
+    number = _number(str(text))
+    if number <= 0:
+        raise typer.BadParameter(f"{text!r} must be above 0")
+    return number
+
+
+def parse_temperature(text: str) -> float:
+    """A finite number, 0 (greedy) or above."""
+    number = _number(str(text))
+    if number < 0:
+        raise typer.BadParameter(f"{text!r} must be 0 or above")
+    return number
+
+
+def parse_top_p(text: str) -> float:
+    """A probability mass above 0 and at most 1."""
+    number = _number(str(text))
+    if not 0 < number <= 1:
+        raise typer.BadParameter(f"{text!r} must be above 0 and at most 1")
+    return number
+
+
+def parse_seed(text: str) -> int:
+    """A seed that every random generator takes."""
+    try:
+        seed = int(str(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+    if not 0 <= seed < 2**32:
+        raise typer.BadParameter(f"{text!r} must be from 0 to {2**32 - 1}")
+    return seed
+
+
+def split_choices(text: str | None) -> tuple[str, ...]:
+    """The options of `--choices "red, green"`; nothing when it was not given."""
+    if text is None:
+        return ()
+    choices = tuple(part.strip() for part in text.split(","))
+    if len(choices) < 2 or "" in choices or len(set(choices)) < len(choices) or not is_text(text):
+        raise UsageError(
+            f"--choices needs two or more different options between commas, not {text!r}."
+        )
+    return choices
+
+
+def parse_range(start: str | None, end: str | None) -> tuple[float | None, float | None]:
+    """`--start` and `--end` in seconds, in order."""
+    if start is None and end is None:
+        return None, None
+    from seats_cli.media import parse_time
+
+    seconds: list[float | None] = []
+    for name, text in (("--start", start), ("--end", end)):
+        try:
+            seconds.append(None if text is None else parse_time(text))
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
+    first, last = seconds
+    if first is not None and last is not None and first >= last:
+        raise UsageError(f"--start {start} is not before --end {end}.")
+    return first, last
+
+
+def parse_seconds(option: str, text: str | None) -> float | None:
+    """A length of time above 0, written like `--start`."""
+    if text is None:
+        return None
+    from seats_cli.media import parse_time
+
+    try:
+        seconds = parse_time(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from error
+    if seconds <= 0:
+        raise UsageError(f"{option} must be above 0, not {text}.")
+    return seconds
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"{text!r} is not a finite number")
+    return number
+
 
 # One panel of the help each.
 _input = partial(typer.Option, rich_help_panel="Input")
@@ -43,9 +190,7 @@ End = Annotated[
 ]
 Fps = Annotated[
     float,
-    _input(
-        "--fps", metavar="RATE", parser=values.parse_positive, help="Frames per second to sample."
-    ),
+    _input("--fps", metavar="RATE", parser=parse_positive, help="Frames per second to sample."),
 ]
 MaxFrames = Annotated[
     int,
@@ -97,7 +242,7 @@ Retain = Annotated[
     _budget(
         "--retain",
         metavar="SHARE",
-        parser=values.parse_ratio,
+        parser=parse_ratio,
         show_default="25%",
         help="Share of audio and video tokens to keep, averaged over layers: 0.1 or 10%.",
     ),
@@ -107,7 +252,7 @@ RetainVideo = Annotated[
     _budget(
         "--retain-video",
         metavar="SHARE",
-        parser=values.parse_ratio,
+        parser=parse_ratio,
         show_default="by preset",
         help="The same for video tokens alone.",
     ),
@@ -117,12 +262,12 @@ RetainAudio = Annotated[
     _budget(
         "--retain-audio",
         metavar="SHARE",
-        parser=values.parse_ratio,
+        parser=parse_ratio,
         show_default="by preset",
         help="The same for audio tokens alone.",
     ),
 ]
-SkipStill = Annotated[
+EncoderReuse = Annotated[
     float | None,
     _budget(
         "--skip-still",
@@ -138,7 +283,7 @@ SkipStill = Annotated[
 ]
 Full = Annotated[bool, _budget("--full", help="Prune nothing.")]
 KvPolicy = Annotated[
-    values.Kv | None,
+    Kv | None,
     _budget(
         "--kv",
         show_default="layerwise",
@@ -146,7 +291,7 @@ KvPolicy = Annotated[
     ),
 ]
 AllocationPolicy = Annotated[
-    values.Allocation | None,
+    Allocation | None,
     _budget("--allocation", show_default="reference", help="How the budget is spread over time."),
 ]
 ConfigFile = Annotated[
@@ -178,10 +323,10 @@ Device = Annotated[
     ),
 ]
 Dtype = Annotated[
-    values.Dtype, _model("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
+    DtypeChoice, _model("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
 ]
 Attn = Annotated[
-    values.Attention,
+    Attention,
     _model("--attn", metavar="NAME", help="sdpa, stock-sdpa, eager or flash_attention_2."),
 ]
 Revision = Annotated[
@@ -213,7 +358,7 @@ Temperature = Annotated[
     _output(
         "--temperature",
         metavar="T",
-        parser=values.parse_temperature,
+        parser=parse_temperature,
         help="0 always takes the likeliest token; above 0 samples.",
     ),
 ]
@@ -222,13 +367,11 @@ TopP = Annotated[
     _output(
         "--top-p",
         metavar="P",
-        parser=values.parse_top_p,
+        parser=parse_top_p,
         help="Sample from the likeliest tokens with this much probability.",
     ),
 ]
-Seed = Annotated[
-    int, _output("--seed", metavar="N", parser=values.parse_seed, help="Seed for sampling.")
-]
+Seed = Annotated[int, _output("--seed", metavar="N", parser=parse_seed, help="Seed for sampling.")]
 Choices = Annotated[
     str | None,
     _output(

@@ -7,12 +7,10 @@ from typing import Annotated
 import typer
 
 from seats_cli.cli import options as opt
-from seats_cli.cli import values
-from seats_cli.cli.budget import BudgetOptions, build_config
 from seats_cli.cli.console import Talk, print_document, stdout_is_unicode
-from seats_cli.cli.output import print_report
-from seats_cli.cli.session import limit_pixels
-from seats_cli.cli.source import local_path
+from seats_cli.cli.inputs import limit_pixels, local_path
+from seats_cli.cli.outputs import print_result
+from seats_cli.cli.to_config import BudgetOptions, build_config
 
 EPILOG = (
     "Examples: seats plan talk.mp4 --model qwen2.5-omni-7b, "
@@ -66,7 +64,7 @@ def plan(
             ),
         ),
     ] = None,
-    dtype: opt.Dtype = values.Dtype.AUTO,
+    dtype: opt.Dtype = opt.DtypeChoice.AUTO,
     revision: opt.Revision = None,
     max_new_tokens: opt.MaxNewTokens = 128,
     as_json: opt.Json = False,
@@ -77,13 +75,13 @@ def plan(
     Nothing is loaded and nothing but the file's index is read.
     """
     talk = Talk()
-    first, last = values.parse_range(start, end)
+    first, last = opt.parse_range(start, end)
     budget = BudgetOptions(retain, retain_video, retain_audio, full, kv, allocation, config)
     pruning = build_config(budget, context)
-    longest = values.parse_seconds("--max-audio", max_audio)
+    longest = opt.parse_seconds("--max-audio", max_audio)
 
-    from seats_cli.media.outline import outline_clip
-    from seats_cli.planning import BUNDLED, find_model, plan_run
+    from seats_cli.cost.estimate import BUNDLED, find_model, plan_run
+    from seats_cli.media.inspection import outline_clip
 
     found = find_model(model or BUNDLED, revision)
     outline = outline_clip(
@@ -97,8 +95,8 @@ def plan(
         audio_track=audio_track,
         max_audio=longest,
     )
-    wide = dtype is values.Dtype.FLOAT32 or (
-        dtype is values.Dtype.AUTO and found.name.lower() in _SMALL
+    wide = dtype is opt.DtypeChoice.FLOAT32 or (
+        dtype is opt.DtypeChoice.AUTO and found.name.lower() in _SMALL
     )
     planned = plan_run(
         outline,
@@ -111,11 +109,11 @@ def plan(
     for warning in planned.warnings:
         talk.warning(warning)
     if as_json:
-        from seats_cli.report.document import dump_document
+        from seats_cli.report.documents import dump_document
         from seats_cli.report.measured_documents import plan_document
 
         print_document(dump_document(plan_document(planned), ascii_only=not stdout_is_unicode()))
         return
     from seats_cli.report.plan_table import plan_report
 
-    print_report(plan_report(planned))
+    print_result(plan_report(planned))

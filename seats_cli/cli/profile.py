@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seats_cli.cli import inputs, to_config
 from seats_cli.cli import options as opt
-from seats_cli.cli import subject, sweep, values
-from seats_cli.cli.console import (
-    Talk,
-    calm_libraries,
-    print_document,
-    stdout_is_unicode,
-)
-from seats_cli.cli.output import print_report
-from seats_cli.cli.session import InputOptions, ModelOptions, check_file
-from seats_cli.cli.settings import from_command_line
-from seats_cli.cli.source import local_path
+from seats_cli.cli.console import Talk, calm_libraries, print_document, stdout_is_unicode
+from seats_cli.cli.defaults import from_command_line
+from seats_cli.cli.inputs import InputOptions, ModelOptions, check_file, local_path
+from seats_cli.cli.outputs import print_result
 
 if TYPE_CHECKING:
-    from seats_cli.measurements import Profile
+    from seats_cli.results import Profile
+
 
 EPILOG = (
     "Examples: seats profile talk.mp4 --retain 35%,25%,15%,10% --plot talk.png, "
@@ -32,8 +27,8 @@ QUESTION = "What happens in this clip?"
 
 def profile(
     context: typer.Context,
-    video: sweep.OptionalVideo = None,
-    synthetic: sweep.Synthetic = None,
+    video: to_config.OptionalVideo = None,
+    synthetic: to_config.Synthetic = None,
     question: Annotated[
         str,
         typer.Option("--question", metavar="TEXT", rich_help_panel="Input", help="What is asked."),
@@ -47,19 +42,19 @@ def profile(
     audio_track: opt.AudioTrack = None,
     max_audio: opt.MaxAudio = None,
     allow_local_urls: opt.AllowLocalUrls = False,
-    retain: sweep.Retains = None,
-    method: sweep.Methods = None,
-    skip_still: sweep.Stills = None,
+    retain: to_config.Retains = None,
+    method: to_config.Methods = None,
+    skip_still: to_config.Stills = None,
     kv: opt.KvPolicy = None,
     allocation: opt.AllocationPolicy = None,
     config: opt.ConfigFile = None,
     model: opt.Model = None,
-    random_weights: sweep.RandomWeights = None,
-    layers: sweep.Layers = None,
-    hidden: sweep.Hidden = None,
+    random_weights: to_config.RandomWeights = None,
+    layers: to_config.Layers = None,
+    hidden: to_config.Hidden = None,
     device: opt.Device = "auto",
-    dtype: opt.Dtype = values.Dtype.AUTO,
-    attn: opt.Attn = values.Attention.SDPA,
+    dtype: opt.Dtype = opt.DtypeChoice.AUTO,
+    attn: opt.Attn = opt.Attention.SDPA,
     revision: opt.Revision = None,
     offline: opt.Offline = False,
     repeats: Annotated[
@@ -84,7 +79,7 @@ def profile(
             help="Answer tokens of each run, so that all decode alike.",
         ),
     ] = 16,
-    seed: sweep.Seed = 0,
+    seed: to_config.Seed = 0,
     as_json: opt.Json = False,
     csv: Annotated[
         Path | None,
@@ -106,7 +101,7 @@ def profile(
             help="Also draw it: .png, .svg or .pdf; needs matplotlib.",
         ),
     ] = None,
-    quiet: sweep.Quiet = False,
+    quiet: to_config.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
     """Measure each stage without and with pruning, in turn, on this machine.
@@ -114,15 +109,15 @@ def profile(
     The report goes to stdout.
     """
     talk = Talk(quiet=quiet)
-    first, last = values.parse_range(start, end)
-    longest = values.parse_seconds("--max-audio", max_audio)
+    first, last = opt.parse_range(start, end)
+    longest = opt.parse_seconds("--max-audio", max_audio)
     chosen = ModelOptions(model, device, dtype.value, attn.value, revision, offline)
-    random = subject.RandomOptions(random_weights, layers, hidden, seed)
+    random = inputs.RandomOptions(random_weights, layers, hidden, seed)
     source = InputOptions(
         video or "", first, last, fps, max_frames, max_pixels, audio, audio_track, longest
     )
-    subject.check_source(source, synthetic)
-    subject.check_random(random, chosen, model_typed=from_command_line(context, "model"))
+    inputs.check_source(source, synthetic)
+    inputs.check_random(random, chosen, model_typed=from_command_line(context, "model"))
     if video is not None:
         check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
     if plot is not None:
@@ -130,19 +125,19 @@ def profile(
 
         check_plot(plot)
     calm_libraries(debug=debug, quiet=quiet)
-    settings = sweep.build_settings(
+    settings = to_config.build_settings(
         context, retain, method, kv, allocation, config, seed, skip_still=skip_still
     )
 
-    from seats_cli.engine.profile import profile as measure
+    from seats_cli.engine.profiling import run_profile as measure
     from seats_cli.media.probe import probe
 
-    loaded = subject.open_any(chosen, random, talk)
+    loaded = inputs.open_any(chosen, random, talk)
     reader = Talk(quiet=True)  # reading is repeated: its warnings once, its spinner never
     with talk.progress("Measuring") as progress:
         result = measure(
             loaded,
-            lambda: subject.any_clip(source, synthetic, loaded, reader)[0],
+            lambda: inputs.any_clip(source, synthetic, loaded, reader)[0],
             question,
             settings,
             probe=None if video is None else lambda: probe(local_path(video)),
@@ -159,21 +154,21 @@ def profile(
 def show(result: Profile, *, as_json: bool) -> None:
     """The report, or the document, on stdout."""
     if as_json:
-        from seats_cli.report.document import dump_document
+        from seats_cli.report.documents import dump_document
         from seats_cli.report.measured_documents import profile_document
 
         print_document(dump_document(profile_document(result), ascii_only=not stdout_is_unicode()))
         return
     from seats_cli.report.profile_table import profile_report
 
-    print_report(profile_report(result))
+    print_result(profile_report(result))
 
 
 def write(result: Profile, csv: Path | None, plot: Path | None, talk: Talk) -> None:
     """The files that were asked for."""
     if csv is not None:
         from seats_cli.errors import UsageError
-        from seats_cli.report.measured_csv import profile_csv
+        from seats_cli.report.measured_documents import profile_csv
 
         try:
             csv.write_text(profile_csv(result) + "\n", encoding="utf-8")

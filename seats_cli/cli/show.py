@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from seats_cli.cli import options as opt
-from seats_cli.cli import values
-from seats_cli.cli.budget import BudgetOptions, build_config
 from seats_cli.cli.console import Talk, calm_libraries, print_document
-from seats_cli.cli.interrupt import stop_if_interrupted
-from seats_cli.cli.kept import record_answer, told, write_page, write_trace
+from seats_cli.cli.inputs import InputOptions, ModelOptions, check_file, open_model, read_input
+from seats_cli.cli.outputs import (
+    check_clip,
+    check_settled,
+    load_saved,
+    record_answer,
+    report_written,
+    write_page,
+    write_trace,
+)
 from seats_cli.cli.question import check_stdin_is_free, find_question
-from seats_cli.cli.saved import check_clip, check_settled, load_saved
-from seats_cli.cli.session import InputOptions, ModelOptions, check_file, open_model, read_input
+from seats_cli.cli.runtime import stop_if_interrupted
+from seats_cli.cli.to_config import BudgetOptions, build_config
 from seats_cli.errors import UsageError
 from seats_cli.show.files import check_target, replacing
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
     from seats_cli.media.clip import Clip
-    from seats_cli.show.record import Record
+    from seats_cli.show.record import RunRecord
+
 
 EPILOG = (
     'Examples: seats show talk.mp4 "What is shown first?" -o talk/, '
@@ -73,14 +80,14 @@ def show(
     retain_video: opt.RetainVideo = None,
     retain_audio: opt.RetainAudio = None,
     full: opt.Full = False,
-    skip_still: opt.SkipStill = None,
+    skip_still: opt.EncoderReuse = None,
     kv: opt.KvPolicy = None,
     allocation: opt.AllocationPolicy = None,
     config: opt.ConfigFile = None,
     model: opt.Model = None,
     device: opt.Device = "auto",
-    dtype: opt.Dtype = values.Dtype.AUTO,
-    attn: opt.Attn = values.Attention.SDPA,
+    dtype: opt.Dtype = opt.DtypeChoice.AUTO,
+    attn: opt.Attn = opt.Attention.SDPA,
     revision: opt.Revision = None,
     offline: opt.Offline = False,
     output: Annotated[
@@ -131,12 +138,12 @@ def show(
     else:
         if video is None:
             raise UsageError("Give a VIDEO and a QUESTION, or --trace FILE.")
-        first, last = values.parse_range(start, end)
+        first, last = opt.parse_range(start, end)
         budget = BudgetOptions(
             retain, retain_video, retain_audio, full, kv, allocation, config, skip_still
         )
         pruning = build_config(budget, context)
-        longest = values.parse_seconds("--max-audio", max_audio)
+        longest = opt.parse_seconds("--max-audio", max_audio)
         check_stdin_is_free(video, question)
         check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
         _check_film(film, video)
@@ -166,7 +173,7 @@ def _run(
     seed: int,
     *,
     with_full: bool,
-) -> tuple[Record, Clip]:
+) -> tuple[RunRecord, Clip]:
     """Ask the model, and where wanted the unpruned one too."""
     from seats_cli.engine.answer import ask
 
@@ -216,7 +223,7 @@ def _check_film(film: Path | None, path: str) -> None:
         raise UsageError(f"--video {film} is the clip itself; choose another name.")
 
 
-def _write(record: Record, clip: Clip, output: Path, talk: Talk, *, keeps_trace: bool) -> None:
+def _write(record: RunRecord, clip: Clip, output: Path, talk: Talk, *, keeps_trace: bool) -> None:
     from seats_cli.show.png import pictures_of, save_png
 
     try:
@@ -229,13 +236,13 @@ def _write(record: Record, clip: Clip, output: Path, talk: Talk, *, keeps_trace:
         there = path.exists()
         with replacing(path, "-o") as part:
             save_png(picture, part)
-        told(path, there, talk)
+        report_written(path, there, talk)
     if keeps_trace:
         write_trace(record, output / TRACE, talk, "-o")
 
 
-def _render(record: Record, clip: Clip, source: InputOptions, film: Path, talk: Talk) -> None:
-    from seats_cli.cli.source import local_path
+def _render(record: RunRecord, clip: Clip, source: InputOptions, film: Path, talk: Talk) -> None:
+    from seats_cli.cli.inputs import local_path
     from seats_cli.show.film import render_film
 
     there = film.exists()
@@ -252,4 +259,4 @@ def _render(record: Record, clip: Clip, source: InputOptions, film: Path, talk: 
             part,
             on_progress=report,
         )
-    told(film, there, talk)
+    report_written(film, there, talk)

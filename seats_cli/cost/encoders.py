@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from seats_cli.architecture import Architecture, AudioShape, VisionShape
-from seats_cli.cost.sizes import MediaSizes
+from seats_cli.cost.token_counts import MediaSizes
+from seats_cli.families.base import Architecture, AudioShape, VisionShape
 
 # Mel frames that Qwen3-Omni's convolutions take at a time: 1 s, which becomes 13 positions.
 QWEN3_CHUNK_FRAMES = 100

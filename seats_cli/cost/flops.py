@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seats_cli.architecture import Architecture
+from seats_cli.families.base import Architecture
 
 
 def projection_flops(architecture: Architecture, tokens: int) -> int:

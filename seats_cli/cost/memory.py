@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seats_cli.architecture import Architecture
 from seats_cli.cost.flops import check_layers
+from seats_cli.families.base import Architecture
 
 
 def cached_tokens(alive: Sequence[int], kv: str) -> list[int]:

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from seats_cli.architecture import Architecture
 from seats_cli.config import SeatsConfig
 from seats_cli.cost.flops import check_layers, head_flops, layer_flops
-from seats_cli.cost.prediction import predicted_counts
-from seats_cli.cost.sizes import MediaSizes
-from seats_cli.families import describe_config
-from seats_cli.named import named_config
-from seats_cli.plan import PruningPlan
+from seats_cli.cost.token_counts import MediaSizes, predicted_counts
+from seats_cli.families.base import Architecture
+from seats_cli.families.named import named_config
+from seats_cli.families.registry import describe_config
+from seats_cli.schedule import PruningPlan
 
 
 def layer_macs(architecture: Architecture, tokens: int) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from seats_cli.architecture import Architecture
-from seats_cli.cost.sizes import (
+from seats_cli.cost.token_counts import (
     MediaSizes,
     audio_statistics_windows,
     audio_windows,
     kept_of_window,
     video_windows,
 )
-from seats_cli.plan import PruningPlan
+from seats_cli.families.base import Architecture
+from seats_cli.schedule import PruningPlan
 
 # Rows and columns of a matrix of similarities, and the width of the vectors compared.
 Product = tuple[int, int, int]

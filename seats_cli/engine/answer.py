@@ -9,29 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seats_cli.engine.account import account
-from seats_cli.engine.checks import refuse_nan
-from seats_cli.engine.choices import score_choices
-from seats_cli.engine.clock import Clock
-from seats_cli.engine.decoding import decode_steps
-from seats_cli.engine.generation import Stream, generate
-from seats_cli.engine.peaks import peak_gpu_bytes, peak_host_bytes
-from seats_cli.engine.positions import quick_positions
+from seats_cli.engine.accounting import account
+from seats_cli.engine.generate import Stream, generate, refuse_nan, score_choices
+from seats_cli.engine.graph_decode import decode_steps
+from seats_cli.engine.memory_stats import peak_gpu_bytes, peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
-from seats_cli.engine.unplanned import unplanned_attention
+from seats_cli.engine.timing import Clock
 from seats_cli.errors import ResourceError, UsageError
-from seats_cli.models.devices import devices_of
+from seats_cli.models.adapter import devices_of
 from seats_cli.models.inputs import PreparedClip, build_inputs
+from seats_cli.models.optimize import vectorized_mrope, without_cudnn_sdpa
 from seats_cli.results import Answer, ChoiceScore, Timing
 from seats_cli.selection.trace import SelectionTrace
 
 if TYPE_CHECKING:
-    from seats_cli.config import PruningPlan, SeatsConfig
-    from seats_cli.engine.memory import EncoderMemory
+    from seats_cli.config import SeatsConfig
+    from seats_cli.engine.encoder_cache import EncoderCache
     from seats_cli.media.clip import Clip
     from seats_cli.models.adapter import Adapter
     from seats_cli.models.load import LoadedModel
-    from seats_cli.selection.base import Method
+    from seats_cli.schedule import PruningPlan
+    from seats_cli.selection.method import Method
 
 
 def ask(
@@ -50,7 +48,7 @@ def ask(
     min_new_tokens: int = 0,
     clock: Clock | None = None,
     on_logits: Callable[[torch.Tensor], None] | None = None,
-    memory: EncoderMemory | None = None,
+    memory: EncoderCache | None = None,
     method: Callable[[PruningPlan], Method] | None = None,
 ) -> Answer:
     """Answer a question about a clip.
@@ -81,7 +79,7 @@ def ask(
         Measures the stages; a new one by default. It must know the model's devices.
     on_logits : callable, optional
         Receives what the LM head gives at every step, shape (1, 1, V).
-    memory : EncoderMemory, optional
+    memory : EncoderCache, optional
         Of this clip: it is encoded once for all questions that share it. The timing of later ones
         then has no encoders in it.
     method : callable, optional
@@ -202,10 +200,10 @@ def _check_context(prompt: int, new: int, limit: int) -> None:
 
 
 @contextmanager
-def _unpruned(adapter: Adapter, memory: EncoderMemory | None) -> Iterator[None]:
+def _unpruned(adapter: Adapter, memory: EncoderCache | None) -> Iterator[None]:
     """What `prune` borrows for a pruned run, as far as it concerns the unpruned model."""
     remembering = nullcontext() if memory is None else memory.attach(adapter, None)
-    with quick_positions(adapter), unplanned_attention(adapter, prefill=False), remembering:
+    with vectorized_mrope(adapter), without_cudnn_sdpa(adapter, prefill=False), remembering:
         yield
 
 

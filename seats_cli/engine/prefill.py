@@ -13,29 +13,82 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from seats_cli.engine.alive import Alive
-from seats_cli.engine.arguments import cache_of, three_rows, unpadded
-from seats_cli.engine.continuations import Continuations
-from seats_cli.engine.kv import (
+from seats_cli.engine.cache import (
+    Continuations,
+    cache_of,
     cached_tokens,
     decode_mask,
     keep_in_layers,
     require_dynamic,
+    three_rows,
+    unpadded,
 )
-from seats_cli.engine.relevance import last_text_relevance, question_relevance
+from seats_cli.engine.token_state import TokenState
 from seats_cli.errors import UsageError
-from seats_cli.selection.base import LayerTokens, Modality, PromptTokens
+from seats_cli.selection import relevance
+from seats_cli.selection.device import TokenIndex, on_device
+from seats_cli.selection.method import LayerTokens, Modality, PromptTokens
 from seats_cli.selection.trace import SelectionTrace
-from seats_cli.selection.transfer import Places, on_device
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-    from seats_cli.config import PruningPlan
-    from seats_cli.engine.clock import Clock
-    from seats_cli.engine.encoders import EncoderCall, EncoderStatistics
+    from seats_cli.engine.encoder_stats import EncoderCall, EncoderStatistics
+    from seats_cli.engine.timing import Clock
     from seats_cli.models.adapter import Adapter
-    from seats_cli.selection.base import Method
+    from seats_cli.schedule import PruningPlan
+    from seats_cli.selection.method import Method
+
+
+def last_text_relevance(adapter: Adapter, layer: Any, output: Tensor, alive: TokenState) -> Tensor:
+    """Attention of the last text token, computed anew from the layer's output states.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    layer : decoder layer
+    output : Tensor, shape (1, n, D)
+        What the layer returned.
+    alive : Alive
+        The n tokens.
+
+    Returns
+    -------
+    float32 Tensor, shape (n,)
+    """
+    text = ~(alive.video | alive.audio)
+    last_text = int(text.nonzero()[-1])
+    query, key = adapter.relevance_query_key(
+        layer, output[0], alive.rotary_on(output.device), last_text
+    )
+    return relevance.last_query_relevance(query, key)
+
+
+def question_relevance(
+    adapter: Adapter, layer: Any, entered: Tensor, alive: TokenState, question: int
+) -> Tensor:
+    """Attention of the last `question` tokens, as the layer computed it from its input.
+
+    Parameters
+    ----------
+    adapter, layer, alive
+        As for `last_text_relevance`.
+    entered : Tensor, shape (1, n, D)
+        What the layer was given.
+    question : int
+        At least 1.
+
+    Returns
+    -------
+    float32 Tensor, shape (n,)
+        Mean over these tokens and heads.
+    """
+    length = entered.shape[1]
+    asking = torch.arange(length - question, length, device=entered.device)
+    query, key = adapter.relevance_query_key(
+        layer, entered[0], alive.rotary_on(entered.device), asking
+    )
+    return relevance.question_relevance(query, key, asking)
 
 
 class PrunedPrefill:
@@ -67,7 +120,7 @@ class PrunedPrefill:
         self._input_ids: Tensor | None = None
         self._positions_given = False
         self._next_position = torch.zeros((), dtype=torch.long)
-        self._alive: Alive | None = None
+        self._alive: TokenState | None = None
         self._question = 0
         self._entered: Tensor | None = None  # the current layer's input, where it is asked for
         self._cache: Any = None
@@ -182,7 +235,7 @@ class PrunedPrefill:
         if len(ids) != 1:
             raise UsageError(
                 f"Pruning works on one prompt at a time, not on a batch of {len(ids)}: run them in "
-                "turn, with an EncoderMemory where they are about the same clip."
+                "turn, with an EncoderCache where they are about the same clip."
             )
         ids = ids[0].cpu()
         video, audio = ids == self._adapter.video_token_id, ids == self._adapter.audio_token_id
@@ -195,8 +248,8 @@ class PrunedPrefill:
             if entry.embeddings is not None:
                 embeddings = entry.embeddings[None]
             keep = entry.keep & unpadded(kwargs.get("attention_mask"), entry.keep)
-            places = Places(keep.cpu().nonzero()[:, 0])
-        self._alive = Alive(torch.arange(len(keep)), video, audio)
+            places = TokenIndex(keep.cpu().nonzero()[:, 0])
+        self._alive = TokenState(torch.arange(len(keep)), video, audio)
         deepstack = kwargs.get("deepstack_visual_embeds")
         if deepstack is not None:
             self._alive.visual = kwargs["visual_pos_masks"][0].cpu().nonzero()[:, 0]
@@ -262,7 +315,7 @@ class PrunedPrefill:
         """Carry on with the tokens of `keep` (BoolTensor over the alive ones, on the CPU)."""
         alive = self._alive
         assert alive is not None
-        places = Places(keep.nonzero()[:, 0])
+        places = TokenIndex(keep.nonzero()[:, 0])
         alive.keep(places)
         self._stages.append((kind, number, alive.index, scores))
         if self._plan.kv == "survivors" and self._cache is not None:

@@ -7,24 +7,23 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from seats_cli.config import PruningPlan, SeatsConfig
-from seats_cli.engine.clock import Clock
-from seats_cli.engine.encoders import EncoderStatistics
-from seats_cli.engine.positions import quick_positions
+from seats_cli.config import SeatsConfig
+from seats_cli.engine.encoder_reuse import EncoderReuse
+from seats_cli.engine.encoder_stats import EncoderStatistics
 from seats_cli.engine.prefill import PrunedPrefill
-from seats_cli.engine.still import SkipStill
-from seats_cli.engine.unplanned import unplanned_attention
+from seats_cli.engine.timing import Clock
 from seats_cli.errors import UsageError
-from seats_cli.models.quick import quick_model
+from seats_cli.models.optimize import optimized, vectorized_mrope, without_cudnn_sdpa
 from seats_cli.models.registry import adapter_for
-from seats_cli.selection.method import method_for
+from seats_cli.schedule import PruningPlan
+from seats_cli.selection.methods import method_for
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-    from seats_cli.engine.memory import EncoderMemory
-    from seats_cli.results import StillFacts
-    from seats_cli.selection.base import Method
+    from seats_cli.engine.encoder_cache import EncoderCache
+    from seats_cli.results import ReuseFacts
+    from seats_cli.selection.method import Method
     from seats_cli.selection.trace import SelectionTrace
 
 
@@ -35,11 +34,11 @@ class PrunedRun:
     ----------
     plan : PruningPlan
     prefill : PrunedPrefill
-    still : SkipStill or None
+    still : EncoderReuse or None
     """
 
     def __init__(
-        self, plan: PruningPlan, prefill: PrunedPrefill, still: SkipStill | None = None
+        self, plan: PruningPlan, prefill: PrunedPrefill, still: EncoderReuse | None = None
     ) -> None:
         self.plan = plan
         self._prefill = prefill
@@ -59,7 +58,7 @@ class PrunedRun:
         return self._prefill.trace
 
     @property
-    def still(self) -> StillFacts | None:
+    def still(self) -> ReuseFacts | None:
         """What Stage 0 left out of the latest prompt's pictures; None if it is off."""
         return None if self._still is None else self._still.facts
 
@@ -97,7 +96,7 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         What to keep.
     clock : Clock, optional
         Receives the seconds of each stage.
-    memory : EncoderMemory, optional
+    memory : EncoderCache, optional
         Of the clip in the prompt: its media are encoded once for all runs that share it.
     method : callable, optional
         Makes the method from the plan, in place of the one that the plan names.
@@ -125,7 +124,7 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         plan_or_config: PruningPlan | SeatsConfig,
         *,
         clock: Clock | None = None,
-        memory: EncoderMemory | None = None,
+        memory: EncoderCache | None = None,
         method: Callable[[PruningPlan], Method] | None = None,
         quick: bool = True,
     ) -> None:
@@ -142,7 +141,9 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
         chosen = (method or method_for)(plan)
         self._memory = memory
         self._still = (
-            None if plan.still_tolerance is None else SkipStill(self._adapter, plan.still_tolerance)
+            None
+            if plan.still_tolerance is None
+            else EncoderReuse(self._adapter, plan.still_tolerance)
         )
         self._statistics = EncoderStatistics(
             self._adapter,
@@ -162,9 +163,9 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
             raise UsageError("This prune(...) is already active; make a new one.")
         try:
             if self._quick:
-                self._borrowed.enter_context(quick_model(self._adapter))
-            self._borrowed.enter_context(quick_positions(self._adapter))
-            self._borrowed.enter_context(unplanned_attention(self._adapter, prefill=True))
+                self._borrowed.enter_context(optimized(self._adapter))
+            self._borrowed.enter_context(vectorized_mrope(self._adapter))
+            self._borrowed.enter_context(without_cudnn_sdpa(self._adapter, prefill=True))
             if self._still is not None:
                 self._borrowed.enter_context(self._still.attach())
             if self._memory is not None:

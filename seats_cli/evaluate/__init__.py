@@ -8,3 +8,5 @@
 
 Only what runs the model needs torch.
 """
+
+from __future__ import annotations

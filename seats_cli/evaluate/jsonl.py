@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.questions import LETTERS, Item, QuestionSet, SetSettings
+from seats_cli.evaluate.questions import LETTERS, EvalProtocol, Item, QuestionSet
 from seats_cli.media import parse_time
 
 _KNOWN = {"id", "media", "question", "choices", "answer", "start", "end", "family", "kind"}
 
 
-def read_jsonl(path: str | Path, settings: SetSettings | None = None) -> QuestionSet:
+def read_jsonl(path: str | Path, settings: EvalProtocol | None = None) -> QuestionSet:
     """Read a question set.
 
     Parameters
     ----------
     path : str or Path
         One JSON object in each line; empty lines are skipped.
-    settings : SetSettings, optional
+    settings : EvalProtocol, optional
         How to read clips and ask; by default the model's own sizes and options by letter.
 
     Raises
@@ -54,7 +54,7 @@ def read_jsonl(path: str | Path, settings: SetSettings | None = None) -> Questio
         items.append(item)
     if not items:
         raise UsageError(f"{source} holds no questions.")
-    return QuestionSet(source.stem, tuple(items), settings or SetSettings())
+    return QuestionSet(source.stem, tuple(items), settings or EvalProtocol())
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

@@ -18,9 +18,8 @@ from statistics import median
 import numpy as np
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.records import Record
+from seats_cli.evaluate.run_folder import ANSWERS, ItemRecord
 from seats_cli.evaluate.statistics import ClipBootstrap, Estimate, mcnemar_p
-from seats_cli.evaluate.storage import ANSWERS
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Paired:
     after_first_token_s: tuple[float, float]
 
 
-def compare_paired(records: Sequence[Record], first: str, second: str) -> Paired:
+def compare_paired(records: Sequence[ItemRecord], first: str, second: str) -> Paired:
     """Compare the settings with these labels.
 
     Raises
@@ -89,11 +88,11 @@ def compare_paired(records: Sequence[Record], first: str, second: str) -> Paired
     )
 
 
-def _answered(records: Sequence[Record], label: str) -> dict[str, Record]:
+def _answered(records: Sequence[ItemRecord], label: str) -> dict[str, ItemRecord]:
     return {one.item_id: one for one in records if one.label == label and one.error is None}
 
 
-def _after_first(table: Mapping[str, Record], items: Sequence[str]) -> float:
+def _after_first(table: Mapping[str, ItemRecord], items: Sequence[str]) -> float:
     spans = (
         table[item].total_s - table[item].first_token_s  # type: ignore[operator]
         for item in items
@@ -113,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         lines = (options.folder / ANSWERS).read_text(encoding="utf-8").splitlines()
-        records = [Record.from_dict(json.loads(line)) for line in lines]
+        records = [ItemRecord.from_dict(json.loads(line)) for line in lines]
         found = compare_paired(records, options.first, options.second)
     except (OSError, ValueError, UsageError) as error:
         parser.exit(2, f"Error: {error}\n")

@@ -16,7 +16,7 @@ ChoiceStyle = Literal["letters", "likelihood"]
 
 
 @dataclass(frozen=True)
-class SetSettings:
+class EvalProtocol:
     """How a set is meant to be read and asked; a run may override each of them.
 
     Parameters
@@ -34,7 +34,7 @@ class SetSettings:
         Longest answer.
     preamble, question_label, options_label, instruction : str
         What stands before everything, before the question, before the options and after them in
-        a prompt with lettered options; see `seats_cli.evaluate.prompts`.
+        a prompt with lettered options; see `seats_cli.evaluate.scoring`.
     """
 
     fps: float = 2.0
@@ -152,7 +152,7 @@ class QuestionSet:
 
     name: str
     items: tuple[Item, ...]
-    settings: SetSettings = field(default_factory=SetSettings)
+    settings: EvalProtocol = field(default_factory=EvalProtocol)
 
     def __post_init__(self) -> None:
         """Bring the items of each clip together and refuse ids that come twice."""
@@ -181,14 +181,14 @@ class QuestionSet:
         return self if count is None else replace(self, items=self.items[:count])
 
 
-def open_clip(item: Item, settings: SetSettings, sizing: FrameSizing) -> Clip:
+def open_clip(item: Item, settings: EvalProtocol, sizing: FrameSizing) -> Clip:
     """Read or make the clip of an item.
 
     Parameters
     ----------
     item : Item
         Any of those that share the clip.
-    settings : SetSettings
+    settings : EvalProtocol
         Frame rate and bounds.
     sizing : FrameSizing
         The model's own frame sizes.

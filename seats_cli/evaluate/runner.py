@@ -9,21 +9,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from seats_cli.engine.answer import ask
-from seats_cli.engine.memory import EncoderMemory
-from seats_cli.engine.shortage import free_memory
-from seats_cli.errors import ConfigError, SeatsError
-from seats_cli.evaluate.prompts import options_for, prompt_for
-from seats_cli.evaluate.questions import Item, QuestionSet, SetSettings, open_clip
-from seats_cli.evaluate.records import Record
-from seats_cli.evaluate.scoring import score
+from seats_cli.engine.encoder_cache import EncoderCache
+from seats_cli.engine.memory_stats import free_memory
+from seats_cli.errors import ConfigError, SeatsError, out_of_memory_on
+from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet, open_clip
+from seats_cli.evaluate.run_folder import ItemRecord
+from seats_cli.evaluate.scoring import options_for, prompt_for, score
 from seats_cli.models import PreparedClip, prepare_clip
-from seats_cli.out_of_memory import out_of_memory_on
-from seats_cli.selection.blind import Blind
+from seats_cli.selection.methods.ablation import Ablation
 
 if TYPE_CHECKING:
-    from seats_cli.measurements import Setting
     from seats_cli.models import LoadedModel
-    from seats_cli.results import Answer
+    from seats_cli.results import Answer, RunSpec
+
 
 Pair = tuple[str, str]  # item id and label of the setting
 MAX_SEED = 2**31
@@ -50,10 +48,10 @@ class Shard:
 def evaluate(
     loaded: LoadedModel,
     questions: QuestionSet,
-    settings: Sequence[Setting],
+    settings: Sequence[RunSpec],
     *,
     done: frozenset[Pair] | set[Pair],
-    store: Callable[[Record], None],
+    store: Callable[[ItemRecord], None],
     seed: int = 0,
     shard: Shard | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -112,10 +110,10 @@ def evaluate(
 
 def _clip_records(
     loaded: LoadedModel,
-    reading: SetSettings,
-    missing: Sequence[tuple[Item, Setting]],
+    reading: EvalProtocol,
+    missing: Sequence[tuple[Item, RunSpec]],
     seed: int,
-) -> Iterator[tuple[Record, bool]]:
+) -> Iterator[tuple[ItemRecord, bool]]:
     """A record of each pair, and whether the setting was impossible; all are about one clip."""
     if not missing:
         return
@@ -127,7 +125,7 @@ def _clip_records(
         for item, setting in missing:
             yield replace(_blank(item, setting), error=why), False
         return
-    memory = EncoderMemory()
+    memory = EncoderCache()
     for item, setting in missing:
         impossible = False
         try:
@@ -145,10 +143,10 @@ def _answer(
     loaded: LoadedModel,
     clip: PreparedClip,
     item: Item,
-    setting: Setting,
-    reading: SetSettings,
+    setting: RunSpec,
+    reading: EvalProtocol,
     seed: int,
-    memory: EncoderMemory,
+    memory: EncoderCache,
 ) -> Answer:
     return ask(
         loaded,
@@ -159,12 +157,12 @@ def _answer(
         seed=zlib.crc32(f"{seed}:{item.id}".encode()) % MAX_SEED,
         choices=options_for(item, reading),
         memory=memory,
-        method=None if setting.blind is None else partial(Blind, blindness=setting.blind),
+        method=None if setting.blind is None else partial(Ablation, blindness=setting.blind),
     )
 
 
-def _blank(item: Item, setting: Setting) -> Record:
-    return Record(
+def _blank(item: Item, setting: RunSpec) -> ItemRecord:
+    return ItemRecord(
         item_id=item.id,
         clip_key=item.clip_key,
         label=setting.label,
@@ -176,7 +174,7 @@ def _blank(item: Item, setting: Setting) -> Record:
     )
 
 
-def _record(item: Item, setting: Setting, answer: Answer) -> Record:
+def _record(item: Item, setting: RunSpec, answer: Answer) -> ItemRecord:
     """The answer, scored, with what it took."""
     verdict = score(item, answer.text)
     alive = answer.trace.alive_per_layer()

@@ -1,4 +1,4 @@
-"""Whether an answer is right; an answer that cannot be read is wrong, and marked as unread."""
+"""How an item is put to the model, and whether its answer is right."""
 
 from __future__ import annotations
 
@@ -7,7 +7,36 @@ import string
 import unicodedata
 from dataclasses import dataclass
 
-from seats_cli.evaluate.questions import LETTERS, Item
+from seats_cli.evaluate.questions import LETTERS, EvalProtocol, Item
+
+
+def prompt_for(item: Item, settings: EvalProtocol) -> str:
+    """What the model is asked about the clip.
+
+    Parameters
+    ----------
+    item : Item
+    settings : EvalProtocol
+        Its `choice_style`, labels, `preamble` and `instruction` matter for items with choices.
+
+    Returns
+    -------
+    str
+        For choices by letter: preamble, question, one line for each option, instruction, and the
+        labels where there are any; else the question alone.
+    """
+    if not item.choices or settings.choice_style == "likelihood":
+        return item.question
+    options = [f"{letter}. {text}" for letter, text in zip(item.letters, item.choices, strict=True)]
+    question = settings.question_label + item.question
+    parts = [settings.preamble, question, settings.options_label, *options, settings.instruction]
+    return "\n".join(part for part in parts if part)
+
+
+def options_for(item: Item, settings: EvalProtocol) -> tuple[str, ...]:
+    """Options to compare by likelihood; empty where the answer is to be generated."""
+    return item.choices if settings.choice_style == "likelihood" else ()
+
 
 _NUMBER_WORDS = (
     "zero",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from seats_cli.errors import UsageError
 from seats_cli.evaluate.benchmarks import READERS, read_benchmark
+from seats_cli.evaluate.generated import DEFAULT_COUNT, DEFAULT_SEED, synthetic_set
 from seats_cli.evaluate.jsonl import read_jsonl
 from seats_cli.evaluate.questions import QuestionSet
-from seats_cli.evaluate.synthetic import DEFAULT_COUNT, DEFAULT_SEED, synthetic_set
 
 SYNTHETIC = "synthetic"
 

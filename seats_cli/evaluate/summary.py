@@ -1,4 +1,4 @@
-"""From the answers of a run to what they say."""
+"""What a run found, per setting: accuracy, what is lost against full, and the cost."""
 
 from __future__ import annotations
 
@@ -8,14 +8,126 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from seats_cli.cost.latency import percentile
-from seats_cli.evaluate.findings import FULL, Group, SettingCost, SettingSummary, Summary
-from seats_cli.evaluate.records import Record
-from seats_cli.evaluate.statistics import RESAMPLES, BoolArray, ClipBootstrap, mcnemar_p
+from seats_cli.evaluate.run_folder import ItemRecord
+from seats_cli.evaluate.statistics import RESAMPLES, BoolArray, ClipBootstrap, Estimate, mcnemar_p
+from seats_cli.results import percentile
+
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Answers of one setting to some of the questions.
+
+    Parameters
+    ----------
+    name : str
+        "all", a family, or a kind of clip.
+    asked, answered, right, unparsed : int
+        Questions, those without an error, and among the latter those answered rightly and those
+        whose answer could not be read.
+    accuracy : Estimate or None
+        Share of right answers among those answered; None if there are none.
+    difference, kept : Estimate or None
+        Accuracy less, and over, that of the unpruned model on the questions that both answered.
+    gained, lost : int or None
+        Questions that only this setting, and only the unpruned model, answers rightly.
+    p : float or None
+        Exact McNemar test of these two.
+    """
+
+    name: str
+    asked: int
+    answered: int
+    right: int
+    unparsed: int
+    accuracy: Estimate | None
+    difference: Estimate | None = None
+    kept: Estimate | None = None
+    gained: int | None = None
+    lost: int | None = None
+    p: float | None = None
+
+    @property
+    def errors(self) -> int:
+        """Questions without an answer."""
+        return self.asked - self.answered
+
+
+@dataclass(frozen=True)
+class SettingCost:
+    """What the answers of one setting took: means over them, and for seconds the medians.
+
+    `flops_ratio` is the prefill's FLOPs of all answers over those of the unpruned prefill for the
+    same questions. None is what no record has.
+    """
+
+    average_retention: float | None
+    video_tokens: float | None
+    audio_tokens: float | None
+    offered_video_tokens: float | None
+    offered_audio_tokens: float | None
+    prefill_flops: float | None
+    flops_ratio: float | None
+    selection_flops: float | None
+    kv_bytes: float | None
+    peak_host_bytes: int | None
+    peak_gpu_bytes: int | None
+    prefill_s: float | None
+    select_s: float | None
+    first_token_s: float | None
+    total_s: float | None
+
+
+@dataclass(frozen=True)
+class SettingSummary:
+    """One setting."""
+
+    label: str
+    method: str
+    retain: float | None
+    overall: Group
+    families: tuple[Group, ...]
+    kinds: tuple[Group, ...]
+    cost: SettingCost
+    error_reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All settings of a run, the unpruned model first.
+
+    Parameters
+    ----------
+    name : str
+        Of the question set.
+    items, clips : int
+        Questions and clips that any setting was asked about.
+    settings : tuple of SettingSummary
+    seed, resamples : int
+        Of the bootstrap.
+    """
+
+    name: str
+    items: int
+    clips: int
+    settings: tuple[SettingSummary, ...]
+    seed: int
+    resamples: int
+
+    @property
+    def full(self) -> SettingSummary | None:
+        """The unpruned model, if it was asked."""
+        return next((one for one in self.settings if one.method == FULL), None)
+
+    @property
+    def errors(self) -> int:
+        """Answers that are missing because of an error."""
+        return sum(one.overall.errors for one in self.settings)
 
 
 def summarise(
-    name: str, records: Iterable[Record], *, seed: int = 0, resamples: int = RESAMPLES
+    name: str, records: Iterable[ItemRecord], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Summary:
     """Count a run.
 
@@ -34,10 +146,10 @@ def summarise(
         An answer with an error counts as an error and never as wrong: it is left out of accuracy
         and of the comparison with the unpruned model.
     """
-    found: dict[tuple[str, str], Record] = {}
+    found: dict[tuple[str, str], ItemRecord] = {}
     for record in records:
         found.setdefault(record.key, record)
-    tables: dict[str, dict[str, Record]] = {}
+    tables: dict[str, dict[str, ItemRecord]] = {}
     for record in found.values():
         tables.setdefault(record.label, {})[record.item_id] = record
     items = {record.item_id: record for record in found.values()}
@@ -71,14 +183,14 @@ class _Masks:
 class _Counting:
     """Counts settings over the same questions in the same order."""
 
-    def __init__(self, items: Mapping[str, Record], bootstrap: ClipBootstrap) -> None:
+    def __init__(self, items: Mapping[str, ItemRecord], bootstrap: ClipBootstrap) -> None:
         self.items = items
         self.bootstrap = bootstrap
         self.families = _members(items, lambda record: record.family)
         self.kinds = _members(items, lambda record: record.kind)
 
     def setting(
-        self, table: Mapping[str, Record], full: Mapping[str, Record] | None
+        self, table: Mapping[str, ItemRecord], full: Mapping[str, ItemRecord] | None
     ) -> SettingSummary:
         """All about one setting; records are given by item."""
         one = next(iter(table.values()))
@@ -127,8 +239,8 @@ class _Counting:
             p=mcnemar_p(gained, lost) if both.any() else None,
         )
 
-    def _masks(self, table: Mapping[str, Record]) -> _Masks:
-        def where(holds: Callable[[Record], bool]) -> BoolArray:
+    def _masks(self, table: Mapping[str, ItemRecord]) -> _Masks:
+        def where(holds: Callable[[ItemRecord], bool]) -> BoolArray:
             found = (table.get(item) for item in self.items)
             return np.array([record is not None and holds(record) for record in found], dtype=bool)
 
@@ -140,7 +252,9 @@ class _Counting:
         )
 
 
-def _members(items: Mapping[str, Record], part: Callable[[Record], str]) -> dict[str, BoolArray]:
+def _members(
+    items: Mapping[str, ItemRecord], part: Callable[[ItemRecord], str]
+) -> dict[str, BoolArray]:
     """Masks over the questions of each family or kind that has a name, in order of appearance."""
     names = [part(record) for record in items.values()]
     return {
@@ -150,7 +264,7 @@ def _members(items: Mapping[str, Record], part: Callable[[Record], str]) -> dict
     }
 
 
-def _cost(records: Sequence[Record]) -> SettingCost:
+def _cost(records: Sequence[ItemRecord]) -> SettingCost:
     """Means, medians of seconds, and largest peaks of the answers there are."""
 
     def values(name: str) -> list[float]:

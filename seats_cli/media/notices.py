@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from seats_cli.media.audio import MAX_AUDIO_S, DecodedSound
 from seats_cli.media.clip import SAMPLE_RATE
-from seats_cli.media.frames import DecodedFrames
-from seats_cli.media.gaps import Gaps
-from seats_cli.media.plan import FramePlan
+from seats_cli.media.frame_sampling import FramePlan
+from seats_cli.media.packets import PacketTable
 from seats_cli.media.probe import AudioTrack, Source, VideoTrack
-from seats_cli.media.scan import PacketTable
-from seats_cli.media.sound import MAX_AUDIO_S, DecodedSound
+from seats_cli.media.timeline import Gaps
+from seats_cli.media.video import DecodedFrames
 
 # Encoders pad sound to whole packets and pictures to whole frames; below this it is that.
 NOTICEABLE_S = 0.5

@@ -10,7 +10,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from seats_cli.media.clip import FrameSizing
-from seats_cli.media.sampling import frame_size
+from seats_cli.media.frame_sampling import frame_size
 
 # Bicubic and averaging when shrinking, as in the official pipeline. Without the two flags
 # libswscale rounds such that white becomes 253.

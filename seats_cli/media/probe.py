@@ -12,8 +12,8 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.media.mirror import mirrored_turns
-from seats_cli.media.opening import StrPath, open_media
+from seats_cli.media.container import StrPath, open_media
+from seats_cli.media.orientation import mirrored_turns
 
 # 16,384 x 8,192 for pictures and 8,192 x 8,192 for moving ones: beyond every camera and screen,
 # and still a bounded amount of memory. A video decoder holds many frames at a time.
@@ -31,7 +31,7 @@ class VideoTrack:
     """One moving picture; `index` is the stream's number in the container.
 
     `pixel_shape` is the width of a pixel over its height, 1 where nothing is said;
-    `mirrored_turns` is as in `seats_cli.media.mirror`.
+    `mirrored_turns` is as in `seats_cli.media.orientation`.
     """
 
     index: int

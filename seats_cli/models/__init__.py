@@ -1,5 +1,7 @@
 """Loading, and one adapter per model family."""
 
+from __future__ import annotations
+
 from seats_cli.models.inputs import PreparedClip, build_inputs, prepare_clip
 from seats_cli.models.load import BUNDLED, LoadedModel, default_model, load_model
 from seats_cli.models.registry import adapter_for

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from seats_cli.cost.sizes import MediaSizes, token_counts
+from seats_cli.cost.token_counts import MediaSizes, token_counts
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.media.clip import SAMPLE_RATE, Clip
-from seats_cli.models.devices import free_bytes, processor_device
+from seats_cli.models.adapter import free_bytes, processor_device
 
 if TYPE_CHECKING:
-    from seats_cli.architecture import Architecture
+    from seats_cli.families.base import Architecture
     from seats_cli.models.load import LoadedModel
+
 
 HOP = SAMPLE_RATE // 100  # samples per mel frame: 100 frames per second
 _STAND_IN = "\ue000"  # a private-use character, which no chat template contains

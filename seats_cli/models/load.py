@@ -12,20 +12,19 @@ from typing import Any
 
 import torch
 
-from seats_cli.architecture import Architecture
 from seats_cli.errors import ModelError, UsageError
-from seats_cli.gpu import is_nvidia
+from seats_cli.families.base import Architecture
 from seats_cli.media.clip import FrameSizing
-from seats_cli.models.adapter import Adapter
-from seats_cli.models.attention.switch import (
+from seats_cli.models.adapter import Adapter, devices_of
+from seats_cli.models.optimize import (
     best_for_encoders,
     encoder_attention,
     set_for_encoders,
+    set_quick_parts,
 )
-from seats_cli.models.devices import devices_of
-from seats_cli.models.fused.switch import set_quick_parts
 from seats_cli.models.registry import adapter_class
 from seats_cli.results import ModelFacts
+from seats_cli.selection.device import is_nvidia
 
 BUNDLED = "bundled"
 SPREAD = "spread"

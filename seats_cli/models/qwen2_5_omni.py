@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
-from seats_cli.architecture import Architecture
-from seats_cli.families import QWEN2_5, describe_qwen2_5
+from seats_cli.families.base import Architecture
+from seats_cli.families.registry import QWEN2_5, describe_qwen2_5
 from seats_cli.models.adapter import Adapter
-from seats_cli.models.positions import quick_chunks
+from seats_cli.models.mrope import quick_chunks
 
 
 class Qwen25Omni(Adapter):

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from seats_cli.architecture import Architecture
-from seats_cli.families import QWEN3, describe_qwen3
+from seats_cli.families.base import Architecture
+from seats_cli.families.registry import QWEN3, describe_qwen3
 from seats_cli.models.adapter import Adapter
-from seats_cli.models.positions import quick_merge
+from seats_cli.models.mrope import quick_merge
 
 
 class Qwen3OmniMoe(Adapter):

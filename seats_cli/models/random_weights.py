@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seats_cli.families import QWEN3
+from seats_cli.families.named import named_config
+from seats_cli.families.registry import QWEN3
 from seats_cli.models.load import (
     BUNDLED_PATH,
     LoadedModel,
@@ -25,11 +26,11 @@ from seats_cli.models.load import (
     transformers_name,
 )
 from seats_cli.models.registry import adapter_class
-from seats_cli.named import named_config
 from seats_cli.results import ModelFacts
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
+
 
 _SPREAD = 0.02
 # Random values drawn once and repeated: drawing each of billions would take minutes on a CPU.
@@ -52,7 +53,7 @@ def random_model(
     Parameters
     ----------
     name : str
-        A key of `seats_cli.named.NAMED`.
+        A key of `seats_cli.families.named.NAMED`.
     layers, hidden : int or None
         Scale the decoder (see `named_config`).
     dtype, device, attention : str

@@ -1,1 +1,1 @@
-"""Tables and JSON from result objects."""
+"""Results as tables, documents and plots."""

@@ -8,15 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seats_cli.report.format import (
-    format_bytes,
-    format_percent,
-    format_seconds,
-    format_si,
-)
+from seats_cli.report.format import format_bytes, format_percent, format_seconds, format_si
 
 if TYPE_CHECKING:
-    from seats_cli.measurements import ComparedRun, Comparison
+    from seats_cli.results import ComparedRun, Comparison
+
 
 HEADERS = ("", "same", "1st", "KL", "agree", "kept", "FLOPs", "prefill", "total", "memory")
 MEANINGS = (

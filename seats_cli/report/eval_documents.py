@@ -9,13 +9,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from seats_cli.report.document import SCHEMA_VERSION, jsonable, versions
-from seats_cli.report.measured_csv import csv_text
-from seats_cli.report.measured_documents import FLOPS_CONVENTION
+from seats_cli.report.documents import SCHEMA_VERSION, jsonable, versions
+from seats_cli.report.measured_documents import FLOPS_CONVENTION, csv_text
 
 if TYPE_CHECKING:
-    from seats_cli.evaluate.findings import Group, SettingSummary, Summary
     from seats_cli.evaluate.statistics import Estimate
+    from seats_cli.evaluate.summary import Group, SettingSummary, Summary
+
 
 INTERVALS = "95 % percentile bootstrap over clips; exact binomial where all answers are the same"
 

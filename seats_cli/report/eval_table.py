@@ -14,8 +14,9 @@ from seats_cli.report.format import NOT_AVAILABLE, format_bytes, format_percent,
 from seats_cli.report.profile_table import time_words
 
 if TYPE_CHECKING:
-    from seats_cli.evaluate.findings import Group, SettingSummary, Summary
     from seats_cli.evaluate.statistics import Estimate
+    from seats_cli.evaluate.summary import Group, SettingSummary, Summary
+
 
 MEANINGS = (
     "right: accuracy in per cent, with 95 % bootstrap intervals over clips. vs full: difference to "

@@ -11,10 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seats_cli.report.document import SCHEMA_VERSION
+from seats_cli.report.documents import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from seats_cli.evaluate.layers import LayerCurve, LayerPlan
+    from seats_cli.evaluate.layer_curve import LayerCurve, LayerPlan
+
 
 HEADERS = ("after layer", "no video", "no audio", "neither")
 _HIDDEN = ("video", "audio", "both")

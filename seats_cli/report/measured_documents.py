@@ -1,28 +1,21 @@
-"""Plans, profiles and comparisons as JSON documents.
-
-Units stand in the key names as in `seats_cli.report.document`; times are seconds.
-"""
+"""Plans, profiles and comparisons as JSON documents and CSV; times are seconds."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from seats_cli.measurements import STAGE1_PARTS, STAGES, TOTALS
-from seats_cli.report.document import (
-    SCHEMA_VERSION,
-    cost_values,
-    jsonable,
-    still_values,
-    versions,
-)
+from seats_cli.report.documents import SCHEMA_VERSION, cost_values, jsonable, still_values, versions
+from seats_cli.results import STAGE1_PARTS, STAGES, TOTALS
 
 if TYPE_CHECKING:
-    from seats_cli.architecture import Architecture
-    from seats_cli.cost.latency import Spread
-    from seats_cli.measurements import ComparedRun, Comparison, MeasuredRun, Profile
-    from seats_cli.planning import PlannedRun
-    from seats_cli.results import Answer
+    from seats_cli.cost.estimate import PlannedRun
+    from seats_cli.families.base import Architecture
+    from seats_cli.results import Answer, ComparedRun, Comparison, MeasuredRun, Profile, Spread
+
 
 FLOPS_CONVENTION = "2 per multiply-add, LM head on the last position only"
 PAPER_CONVENTION = "1 per multiply-add, LM head on every position"
@@ -225,3 +218,46 @@ def _counts(counts: tuple[int, int, int]) -> dict[str, int]:
 def spread_values(value: Spread) -> dict[str, float]:
     """Median, p10 and p90 by name."""
     return dataclasses.asdict(value)
+
+
+def profile_csv(profile: Profile) -> str:
+    """One line for each run and stage, with a header; a run that failed has one line."""
+    rows: list[dict[str, Any]] = []
+    for run in profile.runs:
+        times = {**profile.reading, **run.times}
+        for stage, value in times.items():
+            rows.append(
+                {
+                    "label": run.label,
+                    "method": run.method,
+                    "retain": run.retain,
+                    "stage": stage,
+                    **spread_values(value),
+                    "speed_up": run.speed_up(profile.full, stage) if stage in run.times else None,
+                    "average_retention": run.average_retention,
+                    "prefill_flops": run.cost.prefill_flops,
+                    "selection_flops": run.cost.selection_flops,
+                    "encoder_flops": run.cost.encoder_flops,
+                    "kv_bytes": run.cost.kv_bytes,
+                    "peak_host_bytes": run.cost.peak_host_bytes,
+                    "peak_gpu_bytes": run.cost.peak_gpu_bytes,
+                    "error": None,
+                }
+            )
+    empty = dict.fromkeys(rows[0])
+    rows += [{**empty, **dataclasses.asdict(run)} for run in profile.failed]
+    return csv_text(rows)
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """One line for each run, with a header."""
+    return csv_text([compared_row(run) for run in comparison.runs])
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV with a header and no final newline."""
+    target = io.StringIO()
+    writer = csv.DictWriter(target, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return target.getvalue().rstrip("\n")

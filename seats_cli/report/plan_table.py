@@ -1,4 +1,4 @@
-"""A plan as a table; fits 80 columns."""
+"""A plan as a table, and the paper's FLOP figures beside ours; fits 80 columns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seats_cli.cost.paper import PaperRow, paper_table
 from seats_cli.report.format import (
     format_bytes,
     format_percent,
@@ -21,7 +22,7 @@ from seats_cli.report.format import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seats_cli.planning import PlannedRun
+    from seats_cli.cost.estimate import PlannedRun
 
 
 def plan_report(planned: PlannedRun) -> RenderableType:
@@ -129,3 +130,19 @@ def _table(first: str, *others: str) -> Table:
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def paper_markdown() -> str:
+    """One row for each model and budget, in the paper's unit: 1e12 multiply-adds.
+
+    64 video grids of 132 tokens, 128 s of sound and 120 text tokens; LLM prefill alone.
+    """
+    lines = ["| model | tokens kept | paper | seats | difference |", "|---|---:|---:|---:|---:|"]
+    return "\n".join(lines + [_line(row) for row in paper_table()])
+
+
+def _line(row: PaperRow) -> str:
+    return (
+        f"| {row.model} | {row.retained} | {row.published_tera:.1f} | {row.computed_tera:.2f} "
+        f"| {100 * row.difference:+.1f} % |"
+    )

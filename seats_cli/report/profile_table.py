@@ -8,7 +8,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seats_cli.measurements import NO_RATIO, READING, STAGES, TOTALS
 from seats_cli.report.format import (
     NOT_AVAILABLE,
     format_bytes,
@@ -16,12 +15,13 @@ from seats_cli.report.format import (
     format_seconds,
     format_si,
 )
+from seats_cli.results import NO_RATIO, READING, STAGES, TOTALS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seats_cli.cost.latency import Spread
-    from seats_cli.measurements import MeasuredRun, Profile
+    from seats_cli.results import MeasuredRun, Profile, Spread
+
 
 LABELS = {
     "probe": "probe",

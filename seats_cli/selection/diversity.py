@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from seats_cli.selection import fused
-from seats_cli.selection.transfer import on_device
+from seats_cli.selection import device
+from seats_cli.selection.device import on_device
 from seats_cli.selection.windows import fixed_windows
 
 # The published implementation scales importance before weighting; kept because it decides
@@ -53,7 +53,7 @@ def _max_entries(tensor: Tensor) -> int:
 
 def _greedy_max_min(distance: Tensor, keep: int) -> Tensor:
     """Indices (B, keep), in order of selection, from distances (B, N, N) with keep < N."""
-    chosen_at_once = fused.greedy_max_min(distance, keep)
+    chosen_at_once = device.greedy_max_min(distance, keep)
     if chosen_at_once is not None:
         return chosen_at_once
     batch, size, _ = distance.shape

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seats_cli.selection import fused
-from seats_cli.selection.transfer import on_device
+from seats_cli.selection import device
+from seats_cli.selection.device import on_device
 from seats_cli.selection.windows import fixed_windows
 
 # Attention weights held at once, in float32 (twice that while the softmax runs). A GPU wants few
@@ -90,7 +90,7 @@ def received_attention(
     for size, starts in fixed_windows(total, window, lengths).items():
         offsets = on_device(starts, query.device)
         positions = offsets.unsqueeze(1) + torch.arange(size, device=query.device)
-        at_once = fused.received_in_windows(query, key, offsets, size)
+        at_once = device.received_in_windows(query, key, offsets, size)
         received[positions] = _received(query, key, positions) if at_once is None else at_once
     return received
 

@@ -1,12 +1,22 @@
-"""Relevance of a token: attention from the last text token's query, or from a question's.
-
-Sources: arXiv 2605.20035, Stage II; arXiv 2605.14458 for the question.
-"""
+"""Stage II: the relevance of audio-visual tokens to the question, and the ones that stay."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from seats_cli.schedule import ALLOCATIONS, GLOBAL
+from seats_cli.selection.allocation import (
+    WEIGHTS,
+    Window,
+    adaptive_budgets,
+    reference_budgets,
+    window_weights,
+)
+from seats_cli.selection.topk import keep_highest_in_runs
+from seats_cli.selection.windows import Runs, contiguous_runs, pair_windows
 
 
 @torch.no_grad()
@@ -69,3 +79,194 @@ def question_relevance(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
     scores = scores.view(key_heads, heads // key_heads, asking, length)
     later = torch.arange(length, device=key.device) > index.unsqueeze(1)
     return scores.masked_fill(later, -torch.inf).softmax(-1).mean((0, 1, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Allocated:
+    """How many tokens of each temporal window stay.
+
+    Parameters
+    ----------
+    video, audio : Runs
+        The windows' tokens, window w being run w of both.
+    budgets : list of (int, int)
+        Video and audio tokens that stay of each window.
+    """
+
+    video: Runs
+    audio: Runs
+    budgets: list[Window]
+
+
+def total_to_keep(size: int, ratio: float) -> int:
+    """Tokens of a modality that stay: half to even, at least one, none if it is absent."""
+    return max(1, round(ratio * size)) if size else 0
+
+
+def _validate(
+    scores: Tensor,
+    video_mask: Tensor,
+    audio_mask: Tensor,
+    ratios: dict[str, float],
+    temperature: float,
+    allocation: str,
+) -> None:
+    """Refuse arguments of `select_by_relevance` that do not fit."""
+    if scores.ndim != 1:
+        raise ValueError(f"scores must have shape (S,), got {tuple(scores.shape)}")
+    for name, mask in (("video_mask", video_mask), ("audio_mask", audio_mask)):
+        if mask.shape != scores.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"{name} must be a bool tensor of shape {tuple(scores.shape)}, "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
+    for name, ratio in ratios.items():
+        if not 0.0 <= ratio <= 1.0:
+            raise ValueError(f"{name} must be within 0 and 1, got {ratio}")
+    if not temperature > 0.0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"allocation must be one of {ALLOCATIONS}, got {allocation!r}")
+
+
+def window_means(scores: Tensor, runs: Runs, windows: int) -> Tensor:
+    """Mean score of each window, float64 (W,) on the host; 0 for windows without a run.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (S,)
+    runs : Runs
+    windows : int
+        Windows W, at least as many as runs.
+    """
+    sums = torch.zeros(windows, dtype=torch.float64, device=scores.device)
+    sums.index_add_(0, runs.index, scores[runs.positions].double())
+    sizes = torch.ones(windows, dtype=torch.float64)
+    sizes[: len(runs.sizes)] = torch.tensor(runs.sizes, dtype=torch.float64)
+    return sums.cpu() / sizes
+
+
+def _window_budgets(
+    scores: Tensor,
+    video: Runs,
+    audio: Runs,
+    keep: Window,
+    temperature: float,
+    allocation: str,
+) -> list[Window]:
+    """Video and audio budget of each temporal window."""
+    windows = pair_windows(video, audio)
+    video_means = window_means(scores, video, len(windows))
+    audio_means = window_means(scores, audio, len(windows))
+    if allocation in WEIGHTS:
+        return adaptive_budgets(
+            windows, video_means.tolist(), audio_means.tolist(), *keep, WEIGHTS[allocation]
+        )
+    return reference_budgets(
+        windows,
+        window_weights(video_means, temperature),
+        window_weights(audio_means, temperature),
+        *keep,
+    )
+
+
+def _as_one_run(runs: Runs) -> Runs:
+    """The same tokens without borders between runs."""
+    return Runs(runs.positions, torch.zeros_like(runs.index), [runs.total])
+
+
+@torch.no_grad()
+def allocate(
+    scores: Tensor,
+    video_mask: Tensor,
+    audio_mask: Tensor,
+    keep_video: float,
+    keep_audio: float,
+    *,
+    temperature: float,
+    allocation: str = "reference",
+) -> Allocated:
+    """The budgets that `select_by_relevance` follows; parameters and errors are the same.
+
+    Where nothing is to be dropped, every window keeps its tokens.
+    """
+    ratios = {"keep_video": keep_video, "keep_audio": keep_audio}
+    _validate(scores, video_mask, audio_mask, ratios, temperature, allocation)
+    video, audio = contiguous_runs(video_mask), contiguous_runs(audio_mask)
+    keep = (total_to_keep(video.total, keep_video), total_to_keep(audio.total, keep_audio))
+    if keep == (video.total, audio.total):
+        return Allocated(video, audio, pair_windows(video, audio))
+    one_window = max(len(video.sizes), len(audio.sizes)) <= 1
+    if one_window or not video.total or not audio.total or allocation == GLOBAL:
+        return Allocated(_as_one_run(video), _as_one_run(audio), [keep])
+    finite = _finite(scores)
+    budgets = _window_budgets(finite, video, audio, keep, temperature, allocation)
+    return Allocated(video, audio, budgets)
+
+
+def _finite(scores: Tensor) -> Tensor:
+    """Float32 scores in which NaN counts as lowest."""
+    limit = torch.finfo(torch.float32).max
+    return scores.float().nan_to_num(nan=-limit, posinf=limit, neginf=-limit)
+
+
+@torch.no_grad()
+def select_by_relevance(
+    scores: Tensor,
+    video_mask: Tensor,
+    audio_mask: Tensor,
+    keep_video: float,
+    keep_audio: float,
+    *,
+    temperature: float,
+    allocation: str = "reference",
+) -> Tensor:
+    """Keep the most relevant tokens, with a budget for each temporal window.
+
+    Windows are the contiguous runs of video tokens paired in order with those of audio
+    tokens. Each gets a budget from its mean relevance and keeps the tokens with the highest
+    scores in either modality. With a single window, or without one of the modalities, each
+    modality simply keeps its highest scores.
+
+    Parameters
+    ----------
+    scores : Tensor, shape (S,)
+        Relevance of every token of the sequence; NaN counts as lowest.
+    video_mask, audio_mask : BoolTensor, shape (S,)
+        Modality of each token; the rest is text and always kept.
+    keep_video, keep_audio : float
+        Fraction of each modality's tokens to keep, in [0, 1]; at least one token stays.
+    temperature : float
+        Temperature of the softmax over windows ("reference" only).
+    allocation : str
+        "reference" reproduces the published implementation. The others keep exactly
+        `max(1, round(keep * n))` tokens of each modality and do not depend on the scale of the
+        scores: those of `seats_cli.selection.allocation`, and "global", which has no windows.
+
+    Returns
+    -------
+    BoolTensor, shape (S,)
+        True for tokens that stay, on the device of `scores`.
+
+    Raises
+    ------
+    ValueError
+        If a shape or dtype does not fit or a number is out of range.
+    """
+    allocated = allocate(
+        scores,
+        video_mask,
+        audio_mask,
+        keep_video,
+        keep_audio,
+        temperature=temperature,
+        allocation=allocation,
+    )
+    kept = ~(video_mask | audio_mask)
+    finite = _finite(scores)
+    for modality, runs in enumerate((allocated.video, allocated.audio)):
+        budgets = [window[modality] for window in allocated.budgets[: len(runs.sizes)]]
+        kept[runs.positions] = keep_highest_in_runs(
+            finite[runs.positions], runs.index, runs.sizes, budgets
+        )
+    return kept

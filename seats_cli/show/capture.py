@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from seats_cli.config import DEFAULT_RETAIN
-from seats_cli.plan import SEATS
-from seats_cli.report.document import jsonable, versions
-from seats_cli.selection.budget import allocate, window_means
+from seats_cli.report.documents import jsonable, versions
+from seats_cli.schedule import SEATS
 from seats_cli.selection.diversity import window_keep_count
+from seats_cli.selection.relevance import allocate, window_means
 from seats_cli.selection.windows import Runs, contiguous_runs, fixed_windows
 from seats_cli.show.record import (
     AUDIO,
@@ -27,14 +27,14 @@ from seats_cli.show.record import (
     Grid,
     Part,
     ReadingOptions,
-    Record,
     RecordedStage,
+    RunRecord,
     Window,
 )
 
 if TYPE_CHECKING:
-    from seats_cli.plan import PruningPlan
     from seats_cli.results import Answer
+    from seats_cli.schedule import PruningPlan
     from seats_cli.selection.trace import SelectionTrace, Stage
 
 
@@ -45,7 +45,7 @@ def record_of(
     label: str | None = None,
     full_answer: str | None = None,
     pixel_shape: float = 1.0,
-) -> Record:
+) -> RunRecord:
     """What a picture of an answer needs.
 
     Parameters
@@ -65,7 +65,7 @@ def record_of(
     modality[trace.video_mask], modality[trace.audio_mask] = VIDEO, AUDIO
     grid = _grid(answer)
     config = None if answer.config is None else jsonable(answer.config.to_dict())
-    return Record(
+    return RunRecord(
         label=label or _label(answer),
         question=answer.question,
         answer=answer.text,

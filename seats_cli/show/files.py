@@ -9,6 +9,9 @@ from pathlib import Path
 
 from seats_cli.errors import UsageError
 
+TRACE_EXTENSIONS = (".json", ".safetensors")
+
+
 MARK = "seats show"  # carried by every page, picture and film
 _MARKS = (MARK.encode(), b"seats-trace")
 _LOOK = 1 << 16  # bytes at either end of a file where a mark is

@@ -14,17 +14,18 @@ from PIL import Image
 
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.media.clip import SAMPLE_RATE, Clip, FrameSizing
-from seats_cli.media.read import read_clip
+from seats_cli.media.reader import read_clip
+from seats_cli.show.encode import Pixels, display_aspect
 from seats_cli.show.files import MARK
-from seats_cli.show.pictures import Pixels, display_aspect
+from seats_cli.show.overlay import dim, enlarge
 from seats_cli.show.record import VIDEO
-from seats_cli.show.shade import dim, enlarge
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
 
-    from seats_cli.show.record import Record
+    from seats_cli.show.record import RunRecord
+
 
 _PART_S = 2.0  # read at once: 60 frames of 1280x720 are 170 MB
 _MAX_RATE = 30.0
@@ -33,7 +34,7 @@ _STILL_S = 2.0  # of a picture without sound
 
 
 def render_film(
-    record: Record,
+    record: RunRecord,
     clip: Clip,
     path: str,
     target: Path,
@@ -118,7 +119,7 @@ class _Veil:
     """Dims what the grid of a moment has dropped before the LLM."""
 
     def __init__(
-        self, record: Record, times: npt.NDArray[np.float64], height: int, width: int
+        self, record: RunRecord, times: npt.NDArray[np.float64], height: int, width: int
     ) -> None:
         grid = record.grid
         assert grid is not None
@@ -137,7 +138,7 @@ class _Veil:
         return dim(pixels, self._dropped)
 
 
-def _seconds(record: Record, clip: Clip) -> float:
+def _seconds(record: RunRecord, clip: Clip) -> float:
     """Length of the film: of what was read, picture or sound, whichever is longer."""
     media = record.media
     read = 0.0 if media.end_s is None else media.end_s - media.start_s
@@ -145,7 +146,7 @@ def _seconds(record: Record, clip: Clip) -> float:
     return max(read, clip.audio_s, least)
 
 
-def _size(record: Record) -> tuple[int, int]:
+def _size(record: RunRecord) -> tuple[int, int]:
     """Height and width of the film: the display's shape, even, at most about 1280x720."""
     media, aspect = record.media, display_aspect(record)
     area = (media.source_width or 2) * (media.source_height or 2) * record.pixel_shape
@@ -154,7 +155,7 @@ def _size(record: Record) -> tuple[int, int]:
 
 
 def _frames(
-    path: str, record: Record, clip: Clip, rate: float, total: int, height: int, width: int
+    path: str, record: RunRecord, clip: Clip, rate: float, total: int, height: int, width: int
 ) -> Iterator[Pixels]:
     """`total` frames at a constant rate; where nothing is on screen, the last one stays."""
     begin = record.media.start_s
@@ -174,7 +175,7 @@ def _frames(
 
 
 def _part(
-    path: str, start: float, end: float, rate: float, record: Record
+    path: str, start: float, end: float, rate: float, record: RunRecord
 ) -> tuple[npt.NDArray[np.float64], Pixels | tuple[()]]:
     """Frames of a range and when they appear on the file's timeline; nothing where it has none."""
     media = record.media

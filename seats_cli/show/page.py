@@ -15,17 +15,88 @@ from markupsafe import Markup
 from PIL import Image
 
 from seats_cli.report.format import format_percent, format_ratio, format_seconds, format_si
-from seats_cli.show import pictures, sound
-from seats_cli.show.depth import Depth, depth_of
-from seats_cli.show.layers import flops_per_layer, layers_chart
-from seats_cli.show.marks import mark_heights, mark_tokens
+from seats_cli.report.phrases import clip_facts, model_words, plan_words, stage_words
+from seats_cli.show import encode
+from seats_cli.show.overlay import Depth, depth_of
 from seats_cli.show.record import AUDIO, VIDEO
-from seats_cli.show.tables import settings_of, stage_tables
-from seats_cli.show.words import clip_facts, model_words, plan_words
+from seats_cli.show.svg import flops_per_layer, layers_chart, mark_heights, mark_tokens
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import Clip
-    from seats_cli.show.record import Record
+    from seats_cli.show.record import Part, RecordedStage, RunRecord
+
+
+_MAX_TABLES = 12  # a method that drops after every layer has dozens
+
+
+def stage_tables(record: RunRecord) -> list[dict[str, Any]]:
+    """Window by window what each stage was offered, allotted and left.
+
+    Of a method with very many stages, evenly spaced ones.
+    """
+    stages = [stage for stage in record.stages if stage.windows]
+    if len(stages) > _MAX_TABLES:
+        last = len(stages) - 1
+        stages = [stages[round(k * last / (_MAX_TABLES - 1))] for k in range(_MAX_TABLES)]
+    return [_stage_table(record, stage) for stage in stages]
+
+
+def _stage_table(record: RunRecord, stage: RecordedStage) -> dict[str, Any]:
+    parts = [part for window in stage.windows for part in (window.video, window.audio) if part]
+    most = max((part.mean_relevance or 0.0 for part in parts), default=0.0)
+    has = {
+        name: any(getattr(window, name) for window in stage.windows) for name in ("video", "audio")
+    }
+    return {
+        "label": stage_words(record, stage),
+        "video": has["video"],
+        "audio": has["audio"],
+        "budgets": any(part.budget is not None for part in parts),
+        "scores": stage.scores is not None,
+        "rows": [
+            {
+                "number": number,
+                "video": _cells(record, window.video, "video", most),
+                "audio": _cells(record, window.audio, "audio", most),
+            }
+            for number, window in enumerate(stage.windows, 1)
+        ],
+    }
+
+
+def _cells(record: RunRecord, part: Part | None, name: str, most: float) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    seconds = record.video_seconds if name == "video" else record.audio_seconds
+    start, end = seconds(part.first, part.last)
+    relevance = part.mean_relevance
+    return {
+        "time": f"{start:.3g} to {end:.3g} s",
+        "offered": f"{part.offered:,}",
+        "budget": "" if part.budget is None else f"{part.budget:,}",
+        "kept": f"{part.kept:,}",
+        # Attention of one query sums to one: a thousandth is a readable unit.
+        "relevance": "" if relevance is None else f"{1000 * relevance:.3g}",
+        "bar": 0 if not relevance or most <= 0 else round(100 * relevance / most, 1),
+    }
+
+
+def settings_of(record: RunRecord) -> list[tuple[str, str]]:
+    """The plan that was carried out, name by name."""
+    return (
+        []
+        if record.plan is None
+        else [(name, _plain(value)) for name, value in record.plan.items()]
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value) or "none"
+    return "not set" if value is None else str(value)
+
 
 GENERATOR = "seats show"
 _PIXELS_PER_S, _MIN_WIDTH, _MAX_WIDTH = 34, 1000, 12_000  # of the spectrogram
@@ -38,11 +109,11 @@ class _Media:
     frames: list[str]
     aspect: float
     spectrogram: str | None
-    sound: str | None
+    encode: str | None
     seconds: float
 
 
-def render_page(records: Sequence[Record], clip: Clip) -> str:
+def render_page(records: Sequence[RunRecord], clip: Clip) -> str:
     """The page.
 
     Parameters
@@ -94,28 +165,27 @@ def data_uri(mime: str, content: bytes) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _media(record: Record, clip: Clip) -> _Media:
+def _media(record: RunRecord, clip: Clip) -> _Media:
     frames: list[str] = []
     aspect = 1.0
     if clip.frames is not None and record.grid is not None:
-        aspect = pictures.display_aspect(record)
-        wanted = pictures.grid_frames(clip, record)
+        aspect = encode.display_aspect(record)
+        wanted = encode.grid_frames(clip, record)
         height, width = clip.frames.shape[1:3]
-        size = pictures.page_size(len(wanted), width, height, aspect)
+        size = encode.page_size(len(wanted), width, height, aspect)
         frames = [
-            data_uri("image/webp", pictures.encode(pictures.resized(frame, *size)))
-            for frame in wanted
+            data_uri("image/webp", encode.encode(encode.resized(frame, *size))) for frame in wanted
         ]
     spectrogram = heard = None
     if clip.audio is not None and record.offered[1]:
-        mel = Image.fromarray(pictures.log_mel(clip.audio))
-        spectrogram = data_uri("image/webp", pictures.encode(mel, quality=60))
-        rate = sound.bit_rate(clip.audio_s)
-        heard = None if rate is None else data_uri(sound.MIME, sound.compress(clip.audio, rate))
+        mel = Image.fromarray(encode.log_mel(clip.audio))
+        spectrogram = data_uri("image/webp", encode.encode(mel, quality=60))
+        rate = encode.bit_rate(clip.audio_s)
+        heard = None if rate is None else data_uri(encode.MIME, encode.compress(clip.audio, rate))
     return _Media(frames, aspect, spectrogram, heard, clip.audio_s)
 
 
-def _run(number: int, record: Record, media: _Media) -> dict[str, Any]:
+def _run(number: int, record: RunRecord, media: _Media) -> dict[str, Any]:
     """Everything about one run that the template asks for."""
     depth = depth_of(record)
     alive = record.alive_per_layer()
@@ -152,7 +222,7 @@ def _run(number: int, record: Record, media: _Media) -> dict[str, Any]:
     }
 
 
-def _legend(record: Record, depth: Depth) -> list[dict[str, Any]]:
+def _legend(record: RunRecord, depth: Depth) -> list[dict[str, Any]]:
     rows = []
     for level in depth.levels:
         at = depth.level == level.number
@@ -161,7 +231,7 @@ def _legend(record: Record, depth: Depth) -> list[dict[str, Any]]:
     return rows
 
 
-def _frames(record: Record, depth: Depth) -> list[dict[str, Any]]:
+def _frames(record: RunRecord, depth: Depth) -> list[dict[str, Any]]:
     grid = record.grid
     if grid is None:
         return []
@@ -199,7 +269,7 @@ def _count_by_level(lived: np.ndarray, depth: Depth) -> str:
     return "; ".join(pieces)
 
 
-def _sound(record: Record, depth: Depth, media: _Media) -> dict[str, Any] | None:
+def _sound(record: RunRecord, depth: Depth, media: _Media) -> dict[str, Any] | None:
     count = record.offered[1]
     if not count or media.spectrogram is None:
         return None

@@ -10,17 +10,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from seats_cli.report.format import format_si
-from seats_cli.show.depth import depth_of
+from seats_cli.show.encode import display_aspect, grid_frames, log_mel, page_size, resized
 from seats_cli.show.files import MARK
-from seats_cli.show.layers import flops_per_layer
-from seats_cli.show.pictures import display_aspect, grid_frames, log_mel, page_size, resized
+from seats_cli.show.overlay import depth_of, shade
 from seats_cli.show.record import AUDIO, VIDEO
-from seats_cli.show.shade import shade
+from seats_cli.show.svg import flops_per_layer
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import Clip
-    from seats_cli.show.depth import Depth
-    from seats_cli.show.record import Record
+    from seats_cli.show.overlay import Depth
+    from seats_cli.show.record import RunRecord
+
 
 _GROUND, _INK, _SOFT = (255, 255, 255), (28, 31, 35), (91, 98, 107)
 _VIDEO, _AUDIO, _TEXT, _FLOPS = (0, 114, 178), (213, 94, 0), (138, 144, 153), (107, 91, 149)
@@ -37,7 +37,7 @@ def save_png(image: Image.Image, path: Path) -> None:
     image.save(path, "PNG", pnginfo=notes, optimize=True)
 
 
-def pictures_of(record: Record, clip: Clip) -> dict[str, Image.Image]:
+def pictures_of(record: RunRecord, clip: Clip) -> dict[str, Image.Image]:
     """The pictures there are, by file name without extension."""
     depth = depth_of(record)
     found = {"layers": layers_picture(record)}
@@ -48,7 +48,7 @@ def pictures_of(record: Record, clip: Clip) -> dict[str, Image.Image]:
     return found
 
 
-def frames_picture(record: Record, clip: Clip, depth: Depth) -> Image.Image:
+def frames_picture(record: RunRecord, clip: Clip, depth: Depth) -> Image.Image:
     """A sheet with the first frame of every temporal grid, shaded."""
     grid = record.grid
     assert grid is not None
@@ -77,7 +77,7 @@ def frames_picture(record: Record, clip: Clip, depth: Depth) -> Image.Image:
     return sheet
 
 
-def sound_picture(record: Record, clip: Clip, depth: Depth) -> Image.Image:
+def sound_picture(record: RunRecord, clip: Clip, depth: Depth) -> Image.Image:
     """The log-mel spectrogram with the audio tokens, a strip that tells depth by height too."""
     assert clip.audio is not None
     level = depth.level[record.modality == AUDIO]
@@ -108,7 +108,7 @@ def sound_picture(record: Record, clip: Clip, depth: Depth) -> Image.Image:
     return picture
 
 
-def layers_picture(record: Record) -> Image.Image:
+def layers_picture(record: RunRecord) -> Image.Image:
     """Tokens alive in each layer over the FLOPs of each layer."""
     alive = record.alive_per_layer()
     flops, full = flops_per_layer(record)
@@ -140,7 +140,7 @@ def layers_picture(record: Record) -> Image.Image:
     return picture
 
 
-def _legend(depth: Depth, width: int, record: Record) -> Image.Image:
+def _legend(depth: Depth, width: int, record: RunRecord) -> Image.Image:
     font, line, column = _font(14), 24, 320
     columns = max(1, min(len(depth.levels), (width - _PAD) // column))
     rows = -(-len(depth.levels) // columns)

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from seats_cli.media.clip import FrameSizing
 
 if TYPE_CHECKING:
-    from seats_cli.architecture import Architecture
+    from seats_cli.families.base import Architecture
     from seats_cli.media.clip import MediaFacts
     from seats_cli.results import ModelFacts
+
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -117,7 +118,7 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
+class RunRecord:
     """One answered question.
 
     Parameters

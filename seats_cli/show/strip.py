@@ -13,7 +13,8 @@ from seats_cli.report.format import format_percent
 from seats_cli.show.record import AUDIO, VIDEO
 
 if TYPE_CHECKING:
-    from seats_cli.show.record import Record
+    from seats_cli.show.record import RunRecord
+
 
 Floats = npt.NDArray[np.floating]
 
@@ -41,7 +42,7 @@ class _Row:
         return np.array([share.mean() if len(share) else np.nan for share in found])
 
 
-def strip(record: Record, width: int, *, unicode: bool) -> list[str]:
+def strip(record: RunRecord, width: int, *, unicode: bool) -> list[str]:
     """Lines of a strip with one row for each modality.
 
     A window is as long as one of the selection: two temporal grids, or two seconds where
@@ -83,7 +84,7 @@ def strip(record: Record, width: int, *, unicode: bool) -> list[str]:
     return [*lines, f"       mean over layers; {scale}: {', '.join(tops)}"[:width]]
 
 
-def _row(record: Record, name: str, code: int) -> _Row:
+def _row(record: RunRecord, name: str, code: int) -> _Row:
     share = record.layers_lived()[record.modality == code] / record.num_layers
     order = np.arange(len(share))
     if code == VIDEO and record.grid is not None:

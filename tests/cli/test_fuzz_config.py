@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seats_cli.cli.settings import KEYS
+from seats_cli.cli.defaults import KEYS
 from tests.cli.fakes import CALLS
 
 FIELDS = [

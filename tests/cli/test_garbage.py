@@ -6,21 +6,21 @@ import gc
 import subprocess
 import sys
 
-from seats_cli.cli import garbage
+from seats_cli.cli import runtime
 
 
 def test_resume_without_pause_leaves_everything() -> None:
     frozen = gc.get_freeze_count()
-    garbage.resume()
+    runtime.resume_collection()
     assert gc.isenabled()
     assert gc.get_freeze_count() == frozen
 
 
 def test_pause_and_resume() -> None:
     try:
-        garbage.pause()
+        runtime.pause_collection()
         assert not gc.isenabled()
-        garbage.resume()
+        runtime.resume_collection()
         assert gc.isenabled()
         assert gc.get_freeze_count() > 1000
     finally:

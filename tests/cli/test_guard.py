@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seats_cli.cli.guard import explain
+from seats_cli.cli.runtime import explain
 
 
 def caught(action) -> Exception:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from seats_cli.cli.interrupt import noting_interrupts, stop_if_interrupted
+from seats_cli.cli.runtime import noting_interrupts, stop_if_interrupted
 
 ROOT = Path(__file__).parents[2]
 

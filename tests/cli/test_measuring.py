@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from seats_cli.cli.main import app
-from seats_cli.cli.sweep import parse_shares
+from seats_cli.cli.to_config import parse_shares
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CLIP = str(ASSETS / "sees_cat_says_dog.mp4")
@@ -179,7 +179,7 @@ class TestCompare:
         assert rows["fastv"]["answer"] == ""
 
     def test_all_methods_as_json_and_markdown(self) -> None:
-        from seats_cli.selection.method import METHODS
+        from seats_cli.selection.methods import METHODS
 
         document = json.loads(self.compare("--methods", "all", "--json").stdout)
         assert [run["method"] for run in document["runs"]] == list(METHODS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seats_cli.cli.settings import KEYS, settings_files, shown_path
+from seats_cli.cli.defaults import KEYS, settings_files, shown_path
 from tests.cli.fakes import CALLS
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from seats_cli.cli.source import _file_name
+from seats_cli.cli.inputs import _file_name
 from tests.cli.fakes import CALLS, tiny_wav
 from tests.cli.test_process import start
 
@@ -75,10 +75,10 @@ def test_an_empty_pipe(run):
 def test_too_much_on_the_pipe(run, monkeypatch, temporary):
     import functools
 
-    from seats_cli.media import spool
+    from seats_cli.media import fetch
 
-    small = functools.partial(spool.copy_bounded, limit=1000)
-    monkeypatch.setattr(spool, "copy_bounded", small)
+    small = functools.partial(fetch.copy_bounded, limit=1000)
+    monkeypatch.setattr(fetch, "copy_bounded", small)
     result = run("ask", "-", "What?", input=tiny_wav())
     assert result.exit_code == 3
     assert "larger than 1000 bytes" in result.stderr

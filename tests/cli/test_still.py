@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from seats_cli.cli.main import app
-from seats_cli.cli.sweep import parse_stills
+from seats_cli.cli.to_config import parse_stills
 from seats_cli.config import SeatsConfig
 from seats_cli.errors import ConfigError
 from tests import talking_head

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from seats_cli.architecture import Architecture
 from seats_cli.cost.flops import decode_flops, layer_flops, prefill_flops
 from seats_cli.cost.memory import cached_tokens, kv_bytes
 from seats_cli.cost.paper import alive_after_drops, layer_macs, paper_prefill_macs
-from seats_cli.cost.selection import (
-    comparison_flops,
-    importance_flops,
-    pairs,
-    relevance_flops,
-)
+from seats_cli.cost.selection import comparison_flops, importance_flops, pairs, relevance_flops
+from seats_cli.families.base import Architecture
 from tests.golden_units import Case, cases_with_result
 from tests.shapes import architecture
 

@@ -7,19 +7,20 @@ import dataclasses
 import pytest
 
 from seats_cli.config import SeatsConfig
-from seats_cli.cost.latency import percentile, spread
 from seats_cli.cost.memory import activation_bytes
 from seats_cli.cost.paper import paper_table
-from seats_cli.cost.prediction import average_retention, predicted_counts
-from seats_cli.cost.sizes import (
+from seats_cli.cost.token_counts import (
     MediaSizes,
     audio_positions,
     audio_statistics_windows,
     audio_tokens,
+    average_retention,
+    predicted_counts,
     token_counts,
     video_windows,
 )
 from seats_cli.models.registry import ADAPTERS
+from seats_cli.results import percentile, spread
 from tests.engine.golden import Run, build, index, inputs, plan, runs
 from tests.shapes import architecture
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from seats_cli.config import PruningPlan, SeatsConfig
+from seats_cli.config import SeatsConfig
 from seats_cli.cost.encoders import encoder_flops
 from seats_cli.cost.flops import prefill_flops
-from seats_cli.engine.account import account, media_sizes
+from seats_cli.engine.accounting import account, media_sizes
 from seats_cli.engine.prune import prune
 from seats_cli.models.registry import adapter_for
-from seats_cli.selection.method import METHODS
+from seats_cli.schedule import PruningPlan
+from seats_cli.selection.methods import METHODS
 from seats_cli.selection.trace import SelectionTrace
 from tests.cost.counting import counted
 from tests.engine import test_methods

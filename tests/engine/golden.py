@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
-from seats_cli.config import PruningPlan
+from seats_cli.schedule import PruningPlan
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FAMILIES = ("qwen2_5", "qwen3")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from seats_cli.engine.decoding.recorder import Step
+from seats_cli.engine.cuda_graph import Step
 
 
 class _Noting(TorchDispatchMode):

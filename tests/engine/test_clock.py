@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seats_cli.engine.clock import Clock
-from seats_cli.engine.marks import EventMarks, HostMarks, marks_for
-from seats_cli.engine.stopwatch import Stopwatch
-from seats_cli.models.devices import devices_of
+from seats_cli.engine.timing import Clock, EventMarks, HostMarks, Stopwatch, marks_for
+from seats_cli.models.adapter import devices_of
 
 
 class Device:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from seats_cli.config import PruningPlan, SeatsConfig
-from seats_cli.engine.choices import cache_argument
+from seats_cli.config import SeatsConfig
+from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
 from seats_cli.errors import ConfigError, UsageError
-from seats_cli.selection.base import Entry, Method
+from seats_cli.schedule import PruningPlan
+from seats_cli.selection.method import Entry, Method
 from tests.engine import golden
 from tests.engine.golden import FAMILIES, Run
 

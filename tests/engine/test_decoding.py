@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from seats_cli.config import SeatsConfig
+from seats_cli.engine import graph_decode
 from seats_cli.engine.answer import ask
-from seats_cli.engine.choices import cache_argument
-from seats_cli.engine.decoding import decode_steps, decoder
-from seats_cli.engine.decoding.attention import CHUNK, one_query_attention
-from seats_cli.engine.decoding.layer import PreallocatedLayer
-from seats_cli.engine.decoding.room import Room, Steps
+from seats_cli.engine.decode_attention import CHUNK, one_query_attention
+from seats_cli.engine.generate import cache_argument
+from seats_cli.engine.graph_decode import decode_steps
 from seats_cli.engine.prune import prune
-from seats_cli.media.synthetic import synthetic_clip
+from seats_cli.engine.static_cache import PreallocatedLayer, Room, Steps
+from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import load_model
 from seats_cli.models.registry import adapter_for
 from tests.engine import golden
@@ -29,7 +29,7 @@ from tests.engine.tape import TapeRecorder
 
 CASES = {"qwen2_5": "twelve_ragged", "qwen3": "long_ragged"}
 KV = (None, "survivors", "layerwise")  # None: unpruned
-NEW = decoder.STOCK_STEPS + decoder.MIN_STEPS + 5
+NEW = graph_decode.STOCK_STEPS + graph_decode.MIN_STEPS + 5
 
 
 @cache
@@ -40,7 +40,7 @@ def net(family: str) -> Any:
 @pytest.fixture(autouse=True)
 def nothing_learnt_stays() -> Iterator[None]:
     yield
-    decoder._unfit.clear()
+    graph_decode._unfit.clear()
 
 
 def pruning(family: str, kv: str | None) -> AbstractContextManager[Any]:
@@ -83,7 +83,7 @@ def test_recorded_steps_give_what_dynamic_ones_do(family: str, kv: str | None) -
     torch.testing.assert_close(our_states, states, atol=1e-5, rtol=0)
     assert (how, our_how) == ("dynamic cache", "tape")
     assert recorder.rehearsals == recorder.released == 1
-    assert recorder.replays == NEW - 1 - decoder.STOCK_STEPS - 1  # after prefill and rehearsal
+    assert recorder.replays == NEW - 1 - graph_decode.STOCK_STEPS - 1  # after prefill and rehearsal
 
 
 @pytest.mark.parametrize("kv", [None, "layerwise"])
@@ -117,7 +117,7 @@ def prefill(family: str) -> tuple[Any, Any, Any]:
 @torch.inference_mode()
 def test_all_room_is_used_and_then_the_cache_grows() -> None:
     """More steps than were announced: the last ones are stock, and nothing is lost."""
-    model, new = net("qwen2_5"), decoder.STOCK_STEPS + decoder.MIN_STEPS + 1
+    model, new = net("qwen2_5"), graph_decode.STOCK_STEPS + graph_decode.MIN_STEPS + 1
     name, answers = cache_argument(model), []
     for recorder in (None, TapeRecorder()):
         adapter, output, held = prefill("qwen2_5")
@@ -133,7 +133,7 @@ def test_all_room_is_used_and_then_the_cache_grows() -> None:
         assert {type(layer) for layer in held.layers} == {DynamicLayer}
         assert all(layer.keys.shape[2] == before + new + 3 for layer in held.layers)
     roomy = [number for number, kind in enumerate(kinds) if kind is PreallocatedLayer]
-    assert roomy == list(range(decoder.STOCK_STEPS, new - 1))
+    assert roomy == list(range(graph_decode.STOCK_STEPS, new - 1))
     torch.testing.assert_close(*answers, atol=1e-5, rtol=0)
 
 
@@ -145,7 +145,9 @@ def test_a_question_amid_the_answer_is_no_step() -> None:
     for recorder in (None, TapeRecorder()):
         adapter, output, held = prefill("qwen2_5")
         with decode_steps(adapter, 100, recorder):
-            for width in [1] * (decoder.STOCK_STEPS + 3) + [4] + [1] * (decoder.STOCK_STEPS + 2):
+            for width in (
+                [1] * (graph_decode.STOCK_STEPS + 3) + [4] + [1] * (graph_decode.STOCK_STEPS + 2)
+            ):
                 token = output.logits[:, -1:].argmax(-1).expand(1, width)
                 output = model(input_ids=token, use_cache=True, **{name: held})
         answers.append(output.logits)
@@ -156,7 +158,7 @@ def test_a_question_amid_the_answer_is_no_step() -> None:
 @torch.inference_mode()
 def test_another_cache_is_another_answer() -> None:
     """Two that take turns inside one block do not write into each other."""
-    model, steps = net("qwen2_5"), decoder.STOCK_STEPS + 4
+    model, steps = net("qwen2_5"), graph_decode.STOCK_STEPS + 4
     name, answers = cache_argument(model), []
     for recorder in (None, TapeRecorder()):
         prompts = [prefill("qwen2_5") for _ in range(2)]
@@ -221,7 +223,7 @@ def test_an_error_of_the_model_is_the_models() -> None:
 
     def tired(_module: Any, _args: Any) -> None:
         calls.append(1)
-        if len(calls) > 1 + decoder.STOCK_STEPS:
+        if len(calls) > 1 + graph_decode.STOCK_STEPS:
             raise RuntimeError("tired")
 
     handle = adapter.layers[0].register_forward_pre_hook(tired)
@@ -241,7 +243,7 @@ def hooks_of(model: Any) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("after", [1, decoder.STOCK_STEPS + 1, decoder.STOCK_STEPS + 3])
+@pytest.mark.parametrize("after", [1, graph_decode.STOCK_STEPS + 1, graph_decode.STOCK_STEPS + 3])
 def test_the_model_is_left_as_it_was_found(after: int) -> None:
     model = net("qwen2_5")
     adapter, recorder = adapter_for(model), TapeRecorder()
@@ -287,9 +289,9 @@ def test_everything_else_stays_stock(change: str, monkeypatch: pytest.MonkeyPatc
     elif change == "hidden states":
         settings |= {"output_hidden_states": True, "return_dict_in_generate": True}
     elif change == "flash":
-        monkeypatch.setattr(decoder, "_ATTENTIONS", ("eager",))
+        monkeypatch.setattr(graph_decode, "_ATTENTIONS", ("eager",))
     elif change == "short":
-        settings |= dict.fromkeys(("max_new_tokens", "min_new_tokens"), 2 + decoder.MIN_STEPS)
+        settings |= dict.fromkeys(("max_new_tokens", "min_new_tokens"), 2 + graph_decode.MIN_STEPS)
     elif change == "training":
         monkeypatch.setattr(adapter.language_model, "training", True)
     else:
@@ -364,7 +366,7 @@ def test_an_answer_says_how_it_was_decoded(
     stock = ask(loaded, clip, "What?", **settings)
     assert stock.timing.decoding == "dynamic cache"
     recorder = TapeRecorder()
-    monkeypatch.setattr(decoder, "graph_recorder", lambda _adapter: recorder)
+    monkeypatch.setattr(graph_decode, "graph_recorder", lambda _adapter: recorder)
     recorded = ask(loaded, clip, "What?", **settings)
     assert recorded.timing.decoding == "tape"
     assert recorded.token_ids == stock.token_ids

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from seats_cli.engine.choices import cache_argument
+from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
 from tests.engine import golden
 from tests.engine.golden import Run

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from seats_cli.config import PruningPlan
 from seats_cli.engine.prune import prune
-from seats_cli.selection.fastv import FastV
-from seats_cli.selection.method import METHODS
+from seats_cli.schedule import PruningPlan
+from seats_cli.selection.methods import METHODS
+from seats_cli.selection.methods.fastv import FastV
 from tests.engine import golden
 from tests.engine.golden import FAMILIES, GOLDEN, Run
 

@@ -10,15 +10,14 @@ import pytest
 import torch
 
 from seats_cli.config import SeatsConfig
-from seats_cli.engine.choices import cache_argument
-from seats_cli.engine.clock import Clock
-from seats_cli.engine.marks import EventMarks, marks_for
-from seats_cli.engine.profile import profile
+from seats_cli.engine.generate import cache_argument
+from seats_cli.engine.profiling import run_profile
 from seats_cli.engine.prune import prune
-from seats_cli.measurements import STAGES, Setting
-from seats_cli.media.synthetic import synthetic_clip
+from seats_cli.engine.timing import Clock, EventMarks, marks_for
+from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import load_model
-from seats_cli.models.devices import devices_of
+from seats_cli.models.adapter import devices_of
+from seats_cli.results import STAGES, RunSpec
 from tests.engine import golden
 from tests.engine.golden import FAMILIES, Run
 
@@ -99,8 +98,8 @@ def test_profile_by_events() -> None:
     loaded = load_model("bundled", device="cuda")
     assert len(devices_of(loaded.model)) == 1
     clip = synthetic_clip(4.0, sizing=loaded.sizing)
-    settings = (Setting("seats 25%", SeatsConfig(retain=0.25)),)
-    found = profile(loaded, lambda: clip, "What?", settings, repeats=2, new_tokens=2)
+    settings = (RunSpec("seats 25%", SeatsConfig(retain=0.25)),)
+    found = run_profile(loaded, lambda: clip, "What?", settings, repeats=2, new_tokens=2)
     assert found.clock == "CUDA events"
     for run in found.runs:
         # Stages are read off the device and their sum off the host: none may be lost or doubled.
@@ -125,8 +124,8 @@ def test_profile_goes_on_where_the_unpruned_run_does_not_fit() -> None:
 
     handle = loaded.adapter.layers[1].register_forward_pre_hook(exhaust, with_kwargs=True)
     try:
-        settings = (Setting("seats 10%", SeatsConfig(retain=0.1)),)
-        found = profile(loaded, lambda: clip, "What?", settings, repeats=1, new_tokens=2)
+        settings = (RunSpec("seats 10%", SeatsConfig(retain=0.1)),)
+        found = run_profile(loaded, lambda: clip, "What?", settings, repeats=1, new_tokens=2)
     finally:
         handle.remove()
     assert found.full is None

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from seats_cli.config import SeatsConfig
+from seats_cli.engine import graph_decode
 from seats_cli.engine.answer import ask
-from seats_cli.engine.decoding import decode_steps, decoder
-from seats_cli.engine.decoding.attention import CHUNK, one_query_attention
+from seats_cli.engine.decode_attention import CHUNK, one_query_attention
+from seats_cli.engine.graph_decode import decode_steps
 from seats_cli.engine.prune import prune
-from seats_cli.media.synthetic import synthetic_clip
+from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import load_model
 from seats_cli.models.registry import adapter_for
 from tests.engine import golden
@@ -39,9 +40,9 @@ def net(family: str, dtype: torch.dtype = torch.float32) -> Any:
 
 @pytest.fixture(autouse=True)
 def nothing_learnt_stays() -> Iterator[None]:
-    decoder._unfit.clear()
+    graph_decode._unfit.clear()
     yield
-    decoder._unfit.clear()
+    graph_decode._unfit.clear()
 
 
 def generate(
@@ -168,7 +169,7 @@ def test_what_waits_for_the_device_is_not_captured(when: str) -> None:
     assert how.startswith("dynamic cache (not recorded: ")
     assert ours == tokens
     assert torch.cuda.get_sync_debug_mode() == 0
-    decoder._unfit.clear()
+    graph_decode._unfit.clear()
     ours, _, how = generate(model, "qwen2_5", "layerwise", stock=False, **SAMPLING)
     assert (how, ours) == (GRAPH, tokens)  # nothing of the failure is left
 

@@ -11,9 +11,9 @@ import torch
 
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
-from seats_cli.engine.memory import EncoderMemory
+from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.engine.prune import prune
-from seats_cli.media.synthetic import synthetic_clip
+from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import LoadedModel, adapter_for, load_model, prepare_clip
 from tests.engine import golden
 from tests.engine.golden import Run
@@ -64,7 +64,7 @@ def run(
     model: Any,
     inputs: dict[str, Any],
     config: SeatsConfig | None,
-    memory: EncoderMemory | None = None,
+    memory: EncoderCache | None = None,
 ) -> Outcome:
     context: Any = nullcontext()
     if config is not None:
@@ -82,7 +82,7 @@ def same(one: Outcome, other: Outcome) -> bool:
 
 
 def test_every_method_as_if_alone(model: Any, inputs: dict[str, Any]) -> None:
-    memory = EncoderMemory()
+    memory = EncoderCache()
     with counted(model) as passes:
         shared = [run(model, inputs, config, memory) for config in CONFIGS]
         assert sorted(passes) == ["audio", "video"]
@@ -91,13 +91,13 @@ def test_every_method_as_if_alone(model: Any, inputs: dict[str, Any]) -> None:
 
 
 def test_unpruned_first_has_no_statistics_to_offer(model: Any, inputs: dict[str, Any]) -> None:
-    memory = EncoderMemory()
+    memory = EncoderCache()
     run(model, inputs, None, memory)
     assert same(run(model, inputs, CONFIGS[0], memory), run(model, inputs, CONFIGS[0]))
 
 
 def test_another_clip_is_not_taken_for_the_first(model: Any, inputs: dict[str, Any]) -> None:
-    memory = EncoderMemory()
+    memory = EncoderCache()
     run(model, inputs, CONFIGS[0], memory)
     pixels = inputs["pixel_values_videos"]
     other = {**inputs, "pixel_values_videos": pixels.flip(0)}
@@ -109,7 +109,7 @@ def test_another_clip_is_not_taken_for_the_first(model: Any, inputs: dict[str, A
 
 def test_another_window_needs_new_statistics(model: Any, inputs: dict[str, Any]) -> None:
     memory, wide = (
-        EncoderMemory(),
+        EncoderCache(),
         SeatsConfig(retain_video=0.6, retain_audio=0.7, video_window=1, audio_window=20),
     )
     run(model, inputs, CONFIGS[0], memory)
@@ -122,7 +122,7 @@ def test_the_model_is_left_as_it_was(model: Any, inputs: dict[str, Any]) -> None
     try:
         stop = model.lm_head.register_forward_pre_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run(model, inputs, CONFIGS[0], EncoderMemory())
+            run(model, inputs, CONFIGS[0], EncoderCache())
         stop.remove()
         assert vars(adapter.visual)["forward"] is mine
         assert "forward" not in vars(adapter.audio_tower)
@@ -139,7 +139,7 @@ class TestAsk:
 
     def test_answers_are_those_of_separate_calls(self, loaded: LoadedModel) -> None:
         clip = synthetic_clip(5.0, fps=2.0, max_frames=8, sizing=loaded.sizing, audio=True)
-        prepared, memory = prepare_clip(loaded, clip), EncoderMemory()
+        prepared, memory = prepare_clip(loaded, clip), EncoderCache()
         for question in ("What is shown first?", "What is heard?"):
             for config in (SeatsConfig(retain=0.25), None):
                 shared = ask(loaded, prepared, question, config=config, memory=memory)

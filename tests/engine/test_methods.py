@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from seats_cli.config import SeatsConfig
-from seats_cli.engine.choices import cache_argument
+from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
 from seats_cli.errors import ConfigError
 from seats_cli.models import adapter_for
-from seats_cli.selection.method import METHODS
+from seats_cli.selection.methods import METHODS
 from seats_cli.selection.trace import SelectionTrace
 from tests.engine import golden
 from tests.engine.golden import FAMILIES, Run

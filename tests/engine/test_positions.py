@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seats_cli.engine.positions import quick_positions
 from seats_cli.models.adapter import Adapter
-from seats_cli.models.positions import chunk_borders
+from seats_cli.models.mrope import chunk_borders
+from seats_cli.models.optimize import vectorized_mrope
 from seats_cli.models.registry import adapter_for
 from tests.engine.golden import FAMILIES, build
 
@@ -62,7 +62,7 @@ def test_equal_to_stock(family: str, data: st.DataObject, sound: bool) -> None:
     model = adapter(family)
     given_ = arguments(model, data, sound)
     positions, delta = model.core.get_rope_index(**given_)
-    with quick_positions(model):
+    with vectorized_mrope(model):
         ours, our_delta = model.core.get_rope_index(**given_)
     for found, expected in ((ours, positions), (our_delta, delta)):
         assert torch.equal(found, expected)
@@ -91,7 +91,7 @@ def test_other_prompts_go_to_stock(family: str, change: str) -> None:
         "second_per_grids": torch.tensor(seconds),
     }
     expected = model.core.get_rope_index(**settings_)
-    with quick_positions(model):
+    with vectorized_mrope(model):
         found = model.core.get_rope_index(**settings_)
     assert all(map(torch.equal, found, expected))
 
@@ -101,9 +101,9 @@ def test_the_model_is_left_as_it_was_found(family: str) -> None:
     model = adapter(family)
     name, _ = model.quick_positions()
     stock = getattr(model.core, name)
-    with quick_positions(model):
+    with vectorized_mrope(model):
         once = getattr(model.core, name)
-        with quick_positions(model):
+        with vectorized_mrope(model):
             assert getattr(model.core, name) not in (stock, once)
         assert getattr(model.core, name) is once
     assert name not in vars(model.core)

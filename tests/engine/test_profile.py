@@ -8,26 +8,18 @@ import pytest
 import torch
 
 from seats_cli.config import SeatsConfig
-from seats_cli.engine.compare import agreement, compare, divergence
-from seats_cli.engine.profile import profile
+from seats_cli.engine.comparison import agreement, divergence, run_comparison
+from seats_cli.engine.profiling import run_profile
 from seats_cli.errors import UsageError
-from seats_cli.measurements import (
-    READING,
-    STAGE1_PARTS,
-    STAGES,
-    TOTALS,
-    Comparison,
-    Profile,
-    Setting,
-)
 from seats_cli.media.clip import Clip
-from seats_cli.media.synthetic import synthetic_clip
+from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import LoadedModel, load_model
+from seats_cli.results import READING, STAGE1_PARTS, STAGES, TOTALS, Comparison, Profile, RunSpec
 
 SETTINGS = (
-    Setting("seats 25%", SeatsConfig(retain=0.25)),
-    Setting("fastv 25%", SeatsConfig(retain=0.25, method="fastv")),
-    Setting("unknown", SeatsConfig(method="guess")),
+    RunSpec("seats 25%", SeatsConfig(retain=0.25)),
+    RunSpec("fastv 25%", SeatsConfig(retain=0.25, method="fastv")),
+    RunSpec("unknown", SeatsConfig(method="guess")),
 )
 
 
@@ -43,7 +35,7 @@ def clip(loaded: LoadedModel) -> Clip:
 
 @pytest.fixture(scope="module")
 def measured(loaded: LoadedModel, clip: Clip) -> Profile:
-    return profile(
+    return run_profile(
         loaded,
         lambda: clip,
         "What color?",
@@ -57,7 +49,7 @@ def measured(loaded: LoadedModel, clip: Clip) -> Profile:
 
 @pytest.fixture(scope="module")
 def compared(loaded: LoadedModel, clip: Clip) -> Comparison:
-    return compare(loaded, clip, "What color?", SETTINGS, max_new_tokens=4)
+    return run_comparison(loaded, clip, "What color?", SETTINGS, max_new_tokens=4)
 
 
 def test_every_setting_and_stage_is_there(measured: Profile) -> None:
@@ -122,7 +114,7 @@ def test_nothing_is_left_on_the_model(loaded: LoadedModel, measured: Profile) ->
 @pytest.mark.parametrize("change", [{"repeats": 0}, {"warm_ups": -1}, {"new_tokens": 0}])
 def test_impossible_numbers(loaded: LoadedModel, clip: Clip, change: dict[str, int]) -> None:
     with pytest.raises(UsageError):
-        profile(loaded, lambda: clip, "What?", (), **change)  # type: ignore[arg-type]
+        run_profile(loaded, lambda: clip, "What?", (), **change)  # type: ignore[arg-type]
 
 
 def test_comparison(compared: Comparison) -> None:
@@ -139,7 +131,7 @@ def test_comparison(compared: Comparison) -> None:
 
 
 def test_keeping_everything_agrees(loaded: LoadedModel, clip: Clip) -> None:
-    same = compare(loaded, clip, "What?", [Setting("all", SeatsConfig(retain=1.0))]).runs[1]
+    same = run_comparison(loaded, clip, "What?", [RunSpec("all", SeatsConfig(retain=1.0))]).runs[1]
     assert same.same_answer
     assert same.first_token_kl_nats == pytest.approx(0.0, abs=1e-6)
     assert same.token_agreement == 1.0

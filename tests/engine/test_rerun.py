@@ -17,7 +17,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.media import read_clip
 from seats_cli.models import load_model
-from seats_cli.report.document import answer_document, dump_document
+from seats_cli.report.documents import answer_document, dump_document
 
 loaded = load_model("bundled", device="cpu")
 clip = read_clip("assets/sees_cat_says_dog.mp4", sizing=loaded.sizing)

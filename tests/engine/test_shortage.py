@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from seats_cli.config import SeatsConfig
-from seats_cli.engine.compare import compare
-from seats_cli.engine.profile import profile
-from seats_cli.engine.shortage import Shortage, unless_out_of_memory
+from seats_cli.engine.comparison import run_comparison
+from seats_cli.engine.memory_stats import Shortage, unless_out_of_memory
+from seats_cli.engine.profiling import run_profile
 from seats_cli.errors import ResourceError
-from seats_cli.measurements import Setting
 from seats_cli.media.clip import Clip
-from seats_cli.media.synthetic import synthetic_clip
+from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import LoadedModel, load_model
+from seats_cli.results import RunSpec
 
 SETTINGS = (
-    Setting("seats 40%", SeatsConfig(retain=0.4)),
-    Setting("seats 10%", SeatsConfig(retain=0.1)),
+    RunSpec("seats 40%", SeatsConfig(retain=0.4)),
+    RunSpec("seats 10%", SeatsConfig(retain=0.1)),
 )
 
 
@@ -73,8 +73,8 @@ def hooks(loaded: LoadedModel) -> int:
     )
 
 
-def run_profile(loaded: LoadedModel, clip: Clip, warm_ups: int = 0) -> Any:
-    return profile(
+def profile_twice(loaded: LoadedModel, clip: Clip, warm_ups: int = 0) -> Any:
+    return run_profile(
         loaded, lambda: clip, "What?", SETTINGS, repeats=2, warm_ups=warm_ups, new_tokens=2
     )
 
@@ -83,7 +83,7 @@ def test_profile_goes_on_without_the_unpruned_run(
     loaded: LoadedModel, clip: Clip, room_for: Callable[[float], list[Any]]
 ) -> None:
     held, before = room_for(0.9), hooks(loaded)
-    found = run_profile(loaded, clip, warm_ups=1)
+    found = profile_twice(loaded, clip, warm_ups=1)
     assert found.full is None
     assert [run.label for run in found.runs] == ["seats 40%", "seats 10%"]
     assert [(run.label, run.error) for run in found.failed] == [
@@ -99,7 +99,7 @@ def test_profile_goes_on_without_the_unpruned_run(
 def test_profile_goes_on_without_a_pruned_run(
     loaded: LoadedModel, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seats_cli.engine import profile as module
+    from seats_cli.engine import profiling as module
 
     asked: list[float | None] = []
     ask = module.ask
@@ -111,7 +111,7 @@ def test_profile_goes_on_without_a_pruned_run(
         return ask(*args, config=config, **others)
 
     monkeypatch.setattr(module, "ask", failing)
-    found = run_profile(loaded, clip)
+    found = profile_twice(loaded, clip)
     assert found.full is not None
     assert [run.label for run in found.runs] == ["full", "seats 10%"]
     assert found.failed[0].error == "Out of memory on the GPU in run 2 of 2."
@@ -122,9 +122,9 @@ def test_nothing_fits(
 ) -> None:
     held = room_for(0.0)
     with pytest.raises(ResourceError, match="No setting could run"):
-        run_profile(loaded, clip)
+        profile_twice(loaded, clip)
     with pytest.raises(ResourceError, match="No setting could run"):
-        compare(loaded, clip, "What?", SETTINGS)
+        run_comparison(loaded, clip, "What?", SETTINGS)
     gc.collect()
     assert len(held) == 6
     assert not any(reference() is not None for reference in held)
@@ -134,7 +134,7 @@ def test_compare_goes_on_without_the_unpruned_answer(
     loaded: LoadedModel, clip: Clip, room_for: Callable[[float], list[Any]]
 ) -> None:
     held = room_for(0.9)
-    found = compare(loaded, clip, "What?", SETTINGS, max_new_tokens=2)
+    found = run_comparison(loaded, clip, "What?", SETTINGS, max_new_tokens=2)
     full, *others = found.runs
     assert not found.unpruned_fits
     assert (full.answer, full.same_answer, full.error) == (

@@ -14,9 +14,9 @@ import torch
 
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
-from seats_cli.engine.memory import EncoderMemory
+from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.engine.prune import prune
-from seats_cli.media.synthetic import synthetic_clip
+from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import adapter_for, load_model
 from tests.engine import golden
 from tests.engine.golden import Run
@@ -56,7 +56,7 @@ def test_the_same_tokens_and_logits(family: str, tmp_path: Path) -> None:
     expected = [outcome(plain, inputs, config) for config in configs]
     model = spread(golden.build(family, "sdpa"), tmp_path)
     assert any(parameter.device.type == "meta" for parameter in model.parameters())
-    memory = EncoderMemory()
+    memory = EncoderCache()
     for config, (kept, logits) in zip(configs, expected, strict=True):
         for shared in (None, memory):
             found = outcome(model, inputs, config, shared)

@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from seats_cli.config import SeatsConfig
 from seats_cli.cost.encoders import packed_vision_flops, vision_flops
 from seats_cli.engine.answer import ask
-from seats_cli.engine.memory import EncoderMemory
+from seats_cli.engine.encoder_cache import EncoderCache
+from seats_cli.engine.encoder_reuse import EncoderReuse
 from seats_cli.engine.prune import prune
-from seats_cli.engine.still import SkipStill
-from seats_cli.media.synthetic import synthetic_clip
+from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import LoadedModel, adapter_for, load_model
-from seats_cli.models.attention import use_for_encoders
+from seats_cli.models.optimize import use_for_encoders
 from tests.engine import golden
 from tests.engine.golden import Run
 
@@ -54,7 +54,7 @@ def still(moving: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(
-    model: Any, inputs: dict[str, Any], config: SeatsConfig, memory: EncoderMemory | None = None
+    model: Any, inputs: dict[str, Any], config: SeatsConfig, memory: EncoderCache | None = None
 ) -> tuple[list[list[int]], Tensor, Any]:
     with torch.no_grad(), prune(model, config, memory=memory) as pruned:
         logits = model(**inputs).logits[0, -1]
@@ -155,7 +155,7 @@ def test_new_places_see_all_that_is_there(
     pixels = torch.cat([first[0], second, third, first[1], first[2], last])
     with torch.no_grad(), one_block(model, full=full) as adapter:
         expected = adapter.visual(pixels, grid_thw=grid_thw)
-        skip = SkipStill(adapter, 0.0, cell=cell)
+        skip = EncoderReuse(adapter, 0.0, cell=cell)
         with skip.attach(), encoded(model) as sizes:
             output = adapter.visual(pixels, grid_thw=grid_thw)
         packing = skip.packing
@@ -179,7 +179,7 @@ def test_a_memory_keeps_tolerances_apart(model: Any, still: dict[str, Any]) -> N
     pixels = still["pixel_values_videos"]
     grainy = {**still, "pixel_values_videos": pixels + 1e-3 * torch.randn_like(pixels)}
     levels = (None, 0, 2, 0)
-    memory, configs = EncoderMemory(), [replace(CONFIG, still_tolerance=level) for level in levels]
+    memory, configs = EncoderCache(), [replace(CONFIG, still_tolerance=level) for level in levels]
     with encoded(model) as sizes:
         shared = [run(model, grainy, config, memory) for config in configs]
     assert len(sizes) == 3
@@ -194,7 +194,7 @@ def test_a_memory_keeps_tolerances_apart(model: Any, still: dict[str, Any]) -> N
 def test_a_call_with_settings_of_its_own_is_left_alone(model: Any, still: dict[str, Any]) -> None:
     adapter = adapter_for(model)
     grid_thw, pixels = still["video_grid_thw"], still["pixel_values_videos"]
-    with torch.no_grad(), SkipStill(adapter, 0.0).attach(), encoded(model) as sizes:
+    with torch.no_grad(), EncoderReuse(adapter, 0.0).attach(), encoded(model) as sizes:
         output = adapter.visual(pixels, grid_thw=grid_thw, output_hidden_states=True)
         adapter.visual(pixels, grid_thw)
     assert len(output.hidden_states[0]) == len(pixels)
@@ -217,7 +217,7 @@ def test_a_picture_is_encoded(model: Any, moving: dict[str, Any]) -> None:
     grid_thw = torch.tensor([[1, 6, 8]])
     with torch.no_grad():
         expected = adapter.visual(pixels, grid_thw=grid_thw).pooler_output
-        with SkipStill(adapter, 255.0).attach():
+        with EncoderReuse(adapter, 255.0).attach():
             assert torch.equal(adapter.visual(pixels, grid_thw=grid_thw).pooler_output, expected)
 
 
@@ -229,7 +229,7 @@ def test_the_model_is_left_as_it_was(model: Any, still: dict[str, Any]) -> None:
     stop = adapter.visual.merger.register_forward_pre_hook(lambda *_: 1 / 0)
     try:
         with pytest.raises(ZeroDivisionError):
-            run(model, still, replace(CONFIG, still_tolerance=0), EncoderMemory())
+            run(model, still, replace(CONFIG, still_tolerance=0), EncoderCache())
         assert vars(adapter.visual)["forward"] is mine
         assert "forward" not in vars(adapter.audio_tower)
         assert len(adapter.visual._forward_pre_hooks) == hooks
@@ -252,7 +252,7 @@ class TestCost:
                 adapter.visual(*given)
             return int(counter.get_total_flops())
 
-        everything, skip = counted(), SkipStill(adapter, 0.0)
+        everything, skip = counted(), EncoderReuse(adapter, 0.0)
         with skip.attach():
             rest = counted()
         skip.finish()

@@ -9,7 +9,7 @@ import torch
 from torch.backends import cuda
 
 from seats_cli.engine.prune import prune
-from seats_cli.engine.unplanned import unplanned_attention
+from seats_cli.models.optimize import without_cudnn_sdpa
 from seats_cli.models.registry import adapter_for
 from tests.engine import golden
 from tests.engine.golden import FAMILIES, Run
@@ -43,7 +43,7 @@ def case(family: str) -> Run:
 def test_an_unpruned_prompt_may_and_the_answer_may_not(family: str) -> None:
     model = golden.build(family)
     seen, _ = noting(model)
-    with unplanned_attention(adapter_for(model), prefill=False):
+    with without_cudnn_sdpa(adapter_for(model), prefill=False):
         model.generate(**golden.inputs(case(family)), max_new_tokens=3, do_sample=False)
     assert seen == [True, False, False]
     assert "forward" not in vars(adapter_for(model).language_model)
@@ -68,7 +68,7 @@ def test_an_error_leaves_it_allowed() -> None:
     adapter_for(model).layers[0].register_forward_hook(fail)
     with (
         pytest.raises(KeyboardInterrupt),
-        unplanned_attention(adapter_for(model), prefill=True),
+        without_cudnn_sdpa(adapter_for(model), prefill=True),
     ):
         model(**golden.inputs(case("qwen2_5")))
 
@@ -78,7 +78,7 @@ def test_what_is_off_stays_off() -> None:
     model = golden.build("qwen2_5")
     cuda.enable_cudnn_sdp(False)
     try:
-        with unplanned_attention(adapter_for(model), prefill=True):
+        with without_cudnn_sdpa(adapter_for(model), prefill=True):
             model(**golden.inputs(case("qwen2_5")))
         assert not cuda.cudnn_sdp_enabled()
     finally:

@@ -12,8 +12,8 @@ import pytest
 
 from seats_cli.errors import UsageError
 from seats_cli.evaluate.benchmarks import READERS, read_benchmark
-from seats_cli.evaluate.benchmarks.layout import without_letters
-from seats_cli.evaluate.prompts import options_for, prompt_for
+from seats_cli.evaluate.benchmarks.annotations import without_letters
+from seats_cli.evaluate.scoring import options_for, prompt_for
 
 OPTIONS = ["A. a dog", "B. a cat", "C. a cow", "D. a hen"]
 PLAIN = ("a dog", "a cat", "a cow", "a hen")

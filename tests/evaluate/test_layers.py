@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.layers import LayerCurve, blind_settings, layer_curve, recommend
-from seats_cli.evaluate.records import Record
+from seats_cli.evaluate.layer_curve import LayerCurve, blind_settings, layer_curve, recommend
+from seats_cli.evaluate.run_folder import ItemRecord
 from seats_cli.report import layers_table
 
 
@@ -48,7 +48,7 @@ def test_any_curve_gives_a_possible_plan(both: list[float]) -> None:
     assert found.encoder_scale >= 1.0
 
 
-def records(layers: int, items: int, errors: tuple[str, ...] = ()) -> list[Record]:
+def records(layers: int, items: int, errors: tuple[str, ...] = ()) -> list[ItemRecord]:
     """Everything needs the video up to layer 2, nothing the sound."""
     found = []
     for setting in blind_settings(layers):
@@ -57,7 +57,7 @@ def records(layers: int, items: int, errors: tuple[str, ...] = ()) -> list[Recor
         for item in range(items):
             failed = setting.label if setting.label in errors and item == 0 else None
             found.append(
-                Record(
+                ItemRecord(
                     str(item),
                     "c",
                     setting.label,
@@ -67,7 +67,7 @@ def records(layers: int, items: int, errors: tuple[str, ...] = ()) -> list[Recor
                     error=failed,
                 )
             )
-    full = [Record(str(item), "c", "full", "full", "x", correct=True) for item in range(items)]
+    full = [ItemRecord(str(item), "c", "full", "full", "x", correct=True) for item in range(items)]
     return found + full
 
 

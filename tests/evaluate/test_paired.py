@@ -9,11 +9,11 @@ import pytest
 
 from seats_cli.errors import UsageError
 from seats_cli.evaluate.paired import compare_paired, main
-from seats_cli.evaluate.records import Record
+from seats_cli.evaluate.run_folder import ItemRecord
 
 
-def record(number: int, label: str, given: str, error: str | None = None) -> Record:
-    return Record(
+def record(number: int, label: str, given: str, error: str | None = None) -> ItemRecord:
+    return ItemRecord(
         str(number),
         f"clip {number // 2}",
         label,

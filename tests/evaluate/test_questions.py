@@ -10,10 +10,10 @@ import pytest
 
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.evaluate.jsonl import read_jsonl
-from seats_cli.evaluate.prompts import options_for, prompt_for
-from seats_cli.evaluate.questions import Item, QuestionSet, SetSettings, open_clip
+from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet, open_clip
+from seats_cli.evaluate.scoring import options_for, prompt_for
 from seats_cli.media import FrameSizing
-from seats_cli.tiny.mp4 import write_mp4
+from seats_cli.world.mp4 import write_mp4
 
 
 def item(name: str, media: str = "a.mp4", **more: object) -> Item:
@@ -69,24 +69,24 @@ class TestPrompts:
     choices = Item("a", "b", "Which?", "B", choices=("red", "blue"))
 
     def test_letters(self) -> None:
-        settings = SetSettings(preamble="Watch.", instruction="Letter only.")
+        settings = EvalProtocol(preamble="Watch.", instruction="Letter only.")
         assert prompt_for(self.choices, settings) == (
             "Watch.\nWhich?\nA. red\nB. blue\nLetter only."
         )
         assert options_for(self.choices, settings) == ()
 
     def test_likelihood_and_open_questions_are_bare(self) -> None:
-        settings = SetSettings(choice_style="likelihood")
+        settings = EvalProtocol(choice_style="likelihood")
         assert prompt_for(self.choices, settings) == "Which?"
         assert options_for(self.choices, settings) == ("red", "blue")
-        assert prompt_for(item("a"), SetSettings()) == "What?"
+        assert prompt_for(item("a"), EvalProtocol()) == "What?"
 
 
 def test_bounds_on_tokens_become_pixels() -> None:
-    settings = SetSettings(min_tokens_per_grid=128, max_tokens_per_grid=144)
+    settings = EvalProtocol(min_tokens_per_grid=128, max_tokens_per_grid=144)
     sizing = settings.sizing(FrameSizing.for_factor(32))
     assert (sizing.min_pixels, sizing.max_pixels) == (128 * 1024, 144 * 1024)
-    assert SetSettings().sizing(sizing) == sizing
+    assert EvalProtocol().sizing(sizing) == sizing
 
 
 def test_a_file_is_read_within_its_range(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_file_is_read_within_its_range(tmp_path: Path) -> None:
     frames = np.zeros((40, 56, 56, 3), np.uint8)
     frames[20:] = 255
     write_mp4(path, frames, 10.0)
-    settings = SetSettings(fps=2.0, max_frames=4)
+    settings = EvalProtocol(fps=2.0, max_frames=4)
     sizing = FrameSizing(28, 3136, 3136)
     whole = open_clip(item("a", str(path)), settings, sizing)
     assert whole.frames is not None

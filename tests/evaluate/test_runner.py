@@ -10,17 +10,17 @@ import pytest
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.evaluate import runner
+from seats_cli.evaluate.generated import synthetic_set
 from seats_cli.evaluate.questions import Item, QuestionSet, open_clip
-from seats_cli.evaluate.records import Record
+from seats_cli.evaluate.run_folder import ItemRecord
 from seats_cli.evaluate.runner import Shard, evaluate
-from seats_cli.evaluate.synthetic import synthetic_set
-from seats_cli.measurements import Setting
 from seats_cli.models import LoadedModel, load_model
-from seats_cli.selection.blind import Blindness
+from seats_cli.results import RunSpec
+from seats_cli.selection.methods.ablation import ModalityAblation
 
-FULL = Setting("full", None)
-SEATS = Setting("seats 25%", SeatsConfig(retain=0.25))
-RANDOM = Setting("random 25%", SeatsConfig(method="random", retain=0.25))
+FULL = RunSpec("full", None)
+SEATS = RunSpec("seats 25%", SeatsConfig(retain=0.25))
+RANDOM = RunSpec("random 25%", SeatsConfig(method="random", retain=0.25))
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def questions() -> QuestionSet:
 
 
 def run(
-    loaded: LoadedModel, questions: QuestionSet, *settings: Setting, **more: Any
-) -> list[Record]:
-    records: list[Record] = []
+    loaded: LoadedModel, questions: QuestionSet, *settings: RunSpec, **more: Any
+) -> list[ItemRecord]:
+    records: list[ItemRecord] = []
     evaluate(
         loaded, questions, settings, done=more.pop("done", set()), store=records.append, **more
     )
@@ -44,11 +44,11 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def records(loaded: LoadedModel, questions: QuestionSet) -> list[Record]:
+def records(loaded: LoadedModel, questions: QuestionSet) -> list[ItemRecord]:
     return run(loaded, questions, FULL, SEATS, RANDOM)
 
 
-def test_every_pair_once(questions: QuestionSet, records: list[Record]) -> None:
+def test_every_pair_once(questions: QuestionSet, records: list[ItemRecord]) -> None:
     assert sorted(record.key for record in records) == sorted(
         (item.id, setting.label) for item in questions.items for setting in (FULL, SEATS, RANDOM)
     )
@@ -56,7 +56,7 @@ def test_every_pair_once(questions: QuestionSet, records: list[Record]) -> None:
 
 
 def test_answers_are_those_of_ask(
-    loaded: LoadedModel, questions: QuestionSet, records: list[Record]
+    loaded: LoadedModel, questions: QuestionSet, records: list[ItemRecord]
 ) -> None:
     for item in (item for item in questions.items if not item.choices):
         clip = open_clip(item, questions.settings, loaded.sizing)
@@ -68,7 +68,7 @@ def test_answers_are_those_of_ask(
 
 
 def test_what_is_done_is_not_repeated(
-    loaded: LoadedModel, questions: QuestionSet, records: list[Record]
+    loaded: LoadedModel, questions: QuestionSet, records: list[ItemRecord]
 ) -> None:
     done = {record.key for record in records[:-2]}
     again = run(loaded, questions, FULL, SEATS, RANDOM, done=done)
@@ -77,7 +77,7 @@ def test_what_is_done_is_not_repeated(
 
 
 def test_shards_part_the_clips(
-    loaded: LoadedModel, questions: QuestionSet, records: list[Record]
+    loaded: LoadedModel, questions: QuestionSet, records: list[ItemRecord]
 ) -> None:
     parts = [run(loaded, questions, SEATS, shard=Shard(rank, 2)) for rank in (0, 1)]
     assert all(parts)
@@ -138,7 +138,7 @@ def test_interrupts_are_no_failures(
 def test_hidden_from_a_layer_on(loaded: LoadedModel, questions: QuestionSet) -> None:
     depth = loaded.architecture.num_layers
     everything = SeatsConfig(method="full")
-    hidden = Setting("no video", everything, Blindness(4, video=True, audio=False))
+    hidden = RunSpec("no video", everything, ModalityAblation(4, video=True, audio=False))
     (record, *_) = run(loaded, questions, hidden)
     assert record.method == "blind"
     assert record.video_tokens == pytest.approx(record.offered_video_tokens * 4 / depth)
@@ -146,8 +146,8 @@ def test_hidden_from_a_layer_on(loaded: LoadedModel, questions: QuestionSet) -> 
 
 
 def test_a_budget_out_of_reach_is_refused_once(loaded: LoadedModel, questions: QuestionSet) -> None:
-    impossible = Setting("fastv-om 5%", SeatsConfig(method="fastv-om", retain=0.05))
-    records: list[Record] = []
+    impossible = RunSpec("fastv-om 5%", SeatsConfig(method="fastv-om", retain=0.05))
+    records: list[ItemRecord] = []
     refused = evaluate(loaded, questions, [impossible, SEATS], done=set(), store=records.append)
     assert "out of reach" in refused["fastv-om 5%"]
     assert {record.label for record in records} == {SEATS.label}

@@ -10,8 +10,7 @@ import pytest
 
 from seats_cli.errors import UsageError
 from seats_cli.evaluate.questions import Item, QuestionSet
-from seats_cli.evaluate.records import Record
-from seats_cli.evaluate.storage import RunFolder
+from seats_cli.evaluate.run_folder import ItemRecord, RunFolder
 
 DESCRIPTION: dict[str, Any] = {
     "questions": "mine",
@@ -21,8 +20,8 @@ DESCRIPTION: dict[str, Any] = {
 }
 
 
-def record(item: str, label: str = "full", **changes: Any) -> Record:
-    return Record(item, "clip", label, "full", "red", **{"given": "red", **changes})
+def record(item: str, label: str = "full", **changes: Any) -> ItemRecord:
+    return ItemRecord(item, "clip", label, "full", "red", **{"given": "red", **changes})
 
 
 def keys(folder: RunFolder) -> list[tuple[str, str]]:

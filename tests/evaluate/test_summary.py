@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.findings import Group, SettingSummary, Summary
-from seats_cli.evaluate.records import Record
-from seats_cli.evaluate.summary import summarise
+from seats_cli.evaluate.run_folder import ItemRecord
+from seats_cli.evaluate.summary import Group, SettingSummary, Summary, summarise
 
 
-def record(item: int, label: str, correct: bool = True, **more: object) -> Record:
+def record(item: int, label: str, correct: bool = True, **more: object) -> ItemRecord:
     values: dict[str, object] = {
         "item_id": f"i{item}",
         "clip_key": f"c{item // 2}",
@@ -28,7 +27,7 @@ def record(item: int, label: str, correct: bool = True, **more: object) -> Recor
         "kind": "short",
         **more,
     }
-    return Record(**values)  # type: ignore[arg-type]
+    return ItemRecord(**values)  # type: ignore[arg-type]
 
 
 def setting(summary: Summary, label: str) -> SettingSummary:
@@ -147,12 +146,12 @@ def test_every_record_is_counted_in_one_way(drawn: list[tuple[int, str, str]]) -
 class TestRecord:
     def test_round_trip(self) -> None:
         first = record(1, "seats 10%", prefill_s=0.25, retain=0.1)
-        again = Record.from_dict(json.loads(json.dumps({**first.as_dict(), "newer": 1})))
+        again = ItemRecord.from_dict(json.loads(json.dumps({**first.as_dict(), "newer": 1})))
         assert again == first
         assert again.key == ("i1", "seats 10%")
 
     def test_refusals(self) -> None:
         with pytest.raises(UsageError, match="no record"):
-            Record.from_dict({"item_id": "a"})
+            ItemRecord.from_dict({"item_id": "a"})
         with pytest.raises(ValueError, match="cannot be correct"):
             dataclasses.replace(record(0, "full"), error="no")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from seats_cli.errors import UsageError
+from seats_cli.evaluate.generated import SyntheticClip, synthetic_set
 from seats_cli.evaluate.questions import Item
-from seats_cli.evaluate.synthetic import SyntheticClip, synthetic_set
 from seats_cli.media import FrameSizing
-from seats_cli.tiny.questions import CROSS_MODAL, FAMILIES, facts_of
+from seats_cli.world.clip_questions import CROSS_MODAL, FAMILIES, facts_of
 
 SMALL = FrameSizing(28, 3136, 12544)
 
@@ -137,7 +137,7 @@ def test_refusals() -> None:
 
 def test_listing_needs_no_torch() -> None:
     code = (
-        "import sys; from seats_cli.evaluate.synthetic import synthetic_set; synthetic_set(9);"
+        "import sys; from seats_cli.evaluate.generated import synthetic_set; synthetic_set(9);"
         "import seats_cli.evaluate.jsonl, seats_cli.evaluate.scoring;"
         "sys.exit('torch' in sys.modules)"
     )

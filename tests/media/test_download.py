@@ -13,10 +13,9 @@ from http.server import ThreadingHTTPServer
 import pytest
 
 from seats_cli.errors import MediaError
-from seats_cli.media import addresses, web
-from seats_cli.media.addresses import is_public
-from seats_cli.media.download import download, is_url
-from seats_cli.media.web import Patience
+from seats_cli.media import http
+from seats_cli.media.fetch import download, is_url
+from seats_cli.media.http import Patience, is_public
 from tests.media.server import BODY, Handler
 
 HASTE = Patience(connect_s=2, silence_s=0.5, answer_s=1, total_s=1)
@@ -124,8 +123,8 @@ def test_local_addresses_need_permission(base: str, monkeypatch: pytest.MonkeyPa
         assert "--allow-local-urls" in text or "not known" in text
     # A public server that leads inside: only the first address is public.
     public = {"public.example": ["127.0.0.1"]}
-    monkeypatch.setattr(web, "resolve", lambda host, _: public.get(host) or [host])
-    monkeypatch.setattr(web, "check_public", _first_is_public)
+    monkeypatch.setattr(http, "resolve", lambda host, _: public.get(host) or [host])
+    monkeypatch.setattr(http, "check_public", _first_is_public)
     text = refusal(
         f"http://public.example:{port}/away?http://127.0.0.1:{port}/file", allow_local=False
     )
@@ -134,13 +133,13 @@ def test_local_addresses_need_permission(base: str, monkeypatch: pytest.MonkeyPa
 
 def _first_is_public(host: str, found: list[str]) -> None:
     if host != "public.example":
-        addresses.check_public(host, found)
+        http.check_public(host, found)
 
 
 def test_one_local_address_among_public_ones_is_enough() -> None:
     with pytest.raises(MediaError, match="own network"):
-        addresses.check_public("two.example", ["8.8.8.8", "10.0.0.1"])
-    addresses.check_public("two.example", ["8.8.8.8", "2606:4700::1111"])
+        http.check_public("two.example", ["8.8.8.8", "10.0.0.1"])
+    http.check_public("two.example", ["8.8.8.8", "2606:4700::1111"])
 
 
 def test_the_checked_address_is_the_one_connected_to(

@@ -12,7 +12,7 @@ import pytest
 
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.media import FrameSizing, read_clip
-from seats_cli.media.decoding import FrameReader
+from seats_cli.media.video import FrameReader
 from tests.media.build import Picture, Sound, number_of, numbered, plain, steady, tone, turn, write
 
 SMALL = FrameSizing(28, 28 * 28, 112 * 112, None)

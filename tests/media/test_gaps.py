@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from seats_cli.media import SAMPLE_RATE, FrameSizing, read_clip
-from seats_cli.media.gaps import Gaps, find_gaps, may_have_gaps
-from seats_cli.media.outline import outline_clip
+from seats_cli.media.inspection import outline_clip
+from seats_cli.media.timeline import Gaps, find_gaps, may_have_gaps
 from tests.media.build import Picture, Sound, click, number_of, numbered, plain, tone, write
 from tests.media.test_alignment import check, flash
 

@@ -8,9 +8,9 @@ import pytest
 
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.media.clip import FrameSizing
-from seats_cli.media.outline import outline_clip
-from seats_cli.media.read import read_clip
-from seats_cli.media.synthetic import synthetic_clip
+from seats_cli.media.inspection import outline_clip
+from seats_cli.media.reader import read_clip
+from seats_cli.media.synthetic_clip import synthetic_clip
 from tests.media.build import Sound, steady, tone, turn, write
 
 ASSETS = sorted(

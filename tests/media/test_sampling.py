@@ -10,7 +10,7 @@ import pytest
 
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.media import FrameSizing
-from seats_cli.media.sampling import effective_fps, frame_count, frame_indices, frame_size
+from seats_cli.media.frame_sampling import effective_fps, frame_count, frame_indices, frame_size
 
 vision = pytest.importorskip("qwen_omni_utils.v2_5.vision_process")
 torch = pytest.importorskip("torch")

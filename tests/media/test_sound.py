@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.media import SAMPLE_RATE, notices, read_clip, sound
+from seats_cli.media import SAMPLE_RATE, audio, notices, read_clip
 from tests.media.build import Picture, Sound, click, plain, steady, tone, write
 
 
@@ -28,8 +28,8 @@ def level(samples: np.ndarray) -> float:
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 96_000])
 @pytest.mark.parametrize(("layout", "channels"), [("mono", 1), ("stereo", 2), ("5.1", 6)])
 def test_rates_and_layouts(tmp_path: Path, rate: int, layout: str, channels: int) -> None:
-    sound = Sound(tone(1.5, 440, rate, channels), rate, layout, codec="pcm_s16le")
-    audio = sound_of(write(tmp_path / "a.wav", sounds=[sound]))
+    audio = Sound(tone(1.5, 440, rate, channels), rate, layout, codec="pcm_s16le")
+    audio = sound_of(write(tmp_path / "a.wav", sounds=[audio]))
     assert len(audio) == pytest.approx(1.5 * SAMPLE_RATE, abs=2)
     wanted = tone(1.5, 440, SAMPLE_RATE)[0][: len(audio)]
     # The same wave at the same place: the resampler adds no delay.
@@ -41,8 +41,8 @@ def test_surround_is_weighted_and_never_clips(tmp_path: Path) -> None:
     for channel in range(6):
         samples = np.zeros((6, 16_000), np.float32)
         samples[channel] = tone(1.0, 440, 16_000)[0]
-        sound = Sound(samples, 16_000, "5.1", codec="pcm_s16le")
-        weights.append(level(sound_of(write(tmp_path / f"{channel}.wav", sounds=[sound]))) / 0.5)
+        audio = Sound(samples, 16_000, "5.1", codec="pcm_s16le")
+        weights.append(level(sound_of(write(tmp_path / f"{channel}.wav", sounds=[audio]))) / 0.5)
     left, right, centre, lfe, back_left, back_right = weights
     assert left == pytest.approx(right, rel=0.01)
     assert centre == pytest.approx(left * np.sqrt(2), rel=0.01)
@@ -77,8 +77,8 @@ def test_cover_art_is_no_video(tmp_path: Path) -> None:
     """An ID3 picture in front of an MP3 stream."""
     Image = pytest.importorskip("PIL.Image")
     Image.fromarray(plain((200, 0, 0))).save(tmp_path / "cover.jpg")
-    sound = Sound(tone(1, 440, 44_100), 44_100, codec="libmp3lame")
-    mp3 = write(tmp_path / "a.mp3", sounds=[sound], container_options={"id3v2_version": "0"})
+    audio = Sound(tone(1, 440, 44_100), 44_100, codec="libmp3lame")
+    mp3 = write(tmp_path / "a.mp3", sounds=[audio], container_options={"id3v2_version": "0"})
     picture = b"\0image/jpeg\0\x03\0" + (tmp_path / "cover.jpg").read_bytes()
     frame = b"APIC" + len(picture).to_bytes(4, "big") + b"\0\0" + picture
     size = bytes(len(frame) >> shift & 0x7F for shift in (21, 14, 7, 0))
@@ -136,10 +136,10 @@ def test_no_sound_track(tmp_path: Path) -> None:
 def test_a_gap_is_silence(tmp_path: Path) -> None:
     """Two stretches of one track with 1.5 s between them."""
     path = tmp_path / "a.mkv"
-    sound = Sound(
+    audio = Sound(
         np.concatenate([tone(1, 440), np.zeros((1, 72_000), np.float32), tone(1, 440)], axis=1)
     )
-    write(path, steady(90), [sound], drop_between=(1.0, 2.5))
+    write(path, steady(90), [audio], drop_between=(1.0, 2.5))
     audio = sound_of(path)
     assert len(audio) == pytest.approx(3.5 * SAMPLE_RATE, abs=800)
     assert level(audio[2000:14_000]) == pytest.approx(0.5, abs=0.05)
@@ -216,7 +216,7 @@ def test_a_wanted_length_is_kept_and_told(tmp_path: Path, name: str) -> None:
 
 def test_the_longest_sound_there_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight hours, here two seconds: also that cut is told."""
-    for module in (sound, notices):
+    for module in (audio, notices):
         monkeypatch.setattr(module, "MAX_AUDIO_S", 2.0)
     path = write(tmp_path / "a.wav", sounds=[Sound(tone(5), codec="pcm_s16le")])
     clip = read_clip(path)

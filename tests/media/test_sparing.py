@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from seats_cli.media import FrameSizing, read_clip
-from seats_cli.media import decoding as decoding_module
-from seats_cli.media import reading as reading_module
-from seats_cli.media.decoding import FrameReader
+from seats_cli.media import reader as reading_module
+from seats_cli.media import video as decoding_module
+from seats_cli.media.video import FrameReader
 from tests.media.build import Picture, Sound, number_of, steady, tone, write
 
 SMALL = FrameSizing(28, 28 * 28, 112 * 112, None)

@@ -11,9 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seats_cli.models import load_model
+from seats_cli.models import encoder_attention, load_model, optimize
 from seats_cli.models.adapter import Adapter
-from seats_cli.models.attention import segments, switch
 from seats_cli.models.attention.measure import as_table, measure
 from seats_cli.models.random_weights import random_model
 from seats_cli.models.registry import adapter_for
@@ -53,7 +52,7 @@ class TestAgainstStock:
     @torch.no_grad()
     def test_vision(self, adapter: Adapter, grids: Any) -> None:
         stock = vision(adapter, grids)
-        with switch.use_for_encoders(adapter):
+        with optimize.use_for_encoders(adapter):
             ours = vision(adapter, grids)
         torch.testing.assert_close(ours, stock, rtol=0, atol=1e-5)
 
@@ -61,7 +60,7 @@ class TestAgainstStock:
     @torch.no_grad()
     def test_audio(self, adapter: Adapter, mel_frames: tuple[int, ...]) -> None:
         stock = audio(adapter, mel_frames)
-        with switch.use_for_encoders(adapter):
+        with optimize.use_for_encoders(adapter):
             ours = audio(adapter, mel_frames)
         torch.testing.assert_close(ours, stock, rtol=0, atol=1e-5)
 
@@ -80,7 +79,7 @@ class TestAgainstStock:
         monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
         vision(adapter, GRIDS[:1])
         stock, calls[:] = list(calls), []
-        with switch.use_for_encoders(adapter):
+        with optimize.use_for_encoders(adapter):
             vision(adapter, GRIDS[:1])
         assert set(stock) == {1}
         assert sum(calls) == len(stock)  # the same segments
@@ -91,7 +90,7 @@ class TestAgainstStock:
         weight = next(adapter.audio_tower.layers[0].parameters())
         audio(adapter, (437, 260)).square().mean().backward()
         stock, weight.grad = weight.grad, None
-        with switch.use_for_encoders(adapter):
+        with optimize.use_for_encoders(adapter):
             audio(adapter, (437, 260)).square().mean().backward()
         ours, weight.grad = weight.grad, None
         assert stock is not None
@@ -117,13 +116,13 @@ def test_any_lengths(repeated: list[tuple[list[int], int]]) -> None:
     lengths = [length for row, count in repeated for length in row * count]
     assume(any(lengths))
     packed = [torch.randn(sum(lengths), 2, 8, generator=seeded()) for _ in range(3)]
-    ours = segments.batched_segments(*packed, lengths=tuple(lengths))
+    ours = encoder_attention.batched_segments(*packed, lengths=tuple(lengths))
     torch.testing.assert_close(ours, slowly(*packed, lengths), rtol=1e-5, atol=1e-5)
 
 
 def test_patterns_of_two_clips() -> None:
     first, second = (64, 64, 32), (48,)
-    found = segments.patterns(first * 5 + second * 4 + (7,))
+    found = encoder_attention.patterns(first * 5 + second * 4 + (7,))
     assert [(one.start, one.count, one.size) for one in found] == [
         (0, 5, 160),
         (800, 4, 48),
@@ -142,10 +141,10 @@ class TestKernel:
             given_to_it.append(rest)
             return slowly(q, k, v, lengths)
 
-        monkeypatch.setattr(segments, "_varlen_kernel", lambda *_: kernel)
+        monkeypatch.setattr(encoder_attention, "_varlen_kernel", lambda *_: kernel)
         packed = [torch.randn(1, 2, 10, 8, generator=seeded()) for _ in range(3)]
         borders = torch.tensor([0, 3, 8, 10])
-        output, weights = segments.segment_attention(
+        output, weights = encoder_attention.segment_attention(
             torch.nn.Module(), *packed, cu_seq_lens_q=borders, scaling=8**-0.5
         )
         assert weights is None
@@ -159,61 +158,63 @@ class TestKernel:
 
     def test_not_on_a_cpu(self) -> None:
         query = torch.zeros(4, 2, 8, dtype=torch.bfloat16)
-        assert segments._varlen_kernel(query, None, 0.0) is None
+        assert encoder_attention._varlen_kernel(query, None, 0.0) is None
 
     def test_one_segment_without_borders(self) -> None:
         packed = [torch.randn(1, 2, 6, 8, generator=seeded()) for _ in range(3)]
-        output, _ = segments.segment_attention(torch.nn.Module(), *packed)
+        output, _ = encoder_attention.segment_attention(torch.nn.Module(), *packed)
         expected = F.scaled_dot_product_attention(*packed).transpose(1, 2)
         torch.testing.assert_close(output, expected)
 
     def test_no_batches_and_no_masks(self) -> None:
         one, two = torch.zeros(1, 2, 6, 8), torch.zeros(2, 2, 6, 8)
         with pytest.raises(ValueError, match="one sequence"):
-            segments.segment_attention(torch.nn.Module(), two, two, two)
+            encoder_attention.segment_attention(torch.nn.Module(), two, two, two)
         with pytest.raises(ValueError, match="no mask"):
-            segments.segment_attention(torch.nn.Module(), one, one, one, torch.zeros(1, 1, 6, 6))
+            encoder_attention.segment_attention(
+                torch.nn.Module(), one, one, one, torch.zeros(1, 1, 6, 6)
+            )
 
 
 class TestSwitch:
     def test_only_the_encoders(self, adapter: Adapter) -> None:
         before = str(adapter.config.to_dict())
-        with switch.use_for_encoders(adapter):
-            assert switch.encoder_attention(adapter) == (switch.SEGMENTS, switch.SEGMENTS)
+        with optimize.use_for_encoders(adapter):
+            assert optimize.encoder_attention(adapter) == (optimize.SEGMENTS, optimize.SEGMENTS)
             assert adapter.config._attn_implementation == "sdpa"
             assert adapter.language_model.config._attn_implementation == "sdpa"
-            assert switch.SEGMENTS not in str(adapter.config.to_dict())
+            assert optimize.SEGMENTS not in str(adapter.config.to_dict())
         assert str(adapter.config.to_dict()) == before
 
     def test_left_as_found_after_an_error(self, adapter: Adapter) -> None:
-        switch.set_for_encoders(adapter, "eager")
-        with pytest.raises(RuntimeError, match="inside"), switch.use_for_encoders(adapter):
+        optimize.set_for_encoders(adapter, "eager")
+        with pytest.raises(RuntimeError, match="inside"), optimize.use_for_encoders(adapter):
             raise RuntimeError("inside")
-        assert switch.encoder_attention(adapter) == ("eager", "eager")
-        switch.set_for_encoders(adapter, "sdpa")
-        assert switch.encoder_attention(adapter) == ("sdpa", "sdpa")
+        assert optimize.encoder_attention(adapter) == ("eager", "eager")
+        optimize.set_for_encoders(adapter, "sdpa")
+        assert optimize.encoder_attention(adapter) == ("sdpa", "sdpa")
 
     def test_unknown_name(self, adapter: Adapter) -> None:
-        with pytest.raises(ValueError, match="magic"), switch.use_for_encoders(adapter, "magic"):
+        with pytest.raises(ValueError, match="magic"), optimize.use_for_encoders(adapter, "magic"):
             pass
-        assert switch.encoder_attention(adapter) == ("sdpa", "sdpa")
+        assert optimize.encoder_attention(adapter) == ("sdpa", "sdpa")
 
     def test_flash_attn_where_it_is_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         cuda, cpu = torch.device("cuda"), torch.device("cpu")
         monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: True)
-        assert switch.best_for_encoders(cuda, torch.bfloat16) == "flash_attention_2"
-        assert switch.best_for_encoders(cuda, torch.float32) == switch.SEGMENTS
-        assert switch.best_for_encoders(cpu, torch.bfloat16) == switch.SEGMENTS
+        assert optimize.best_for_encoders(cuda, torch.bfloat16) == "flash_attention_2"
+        assert optimize.best_for_encoders(cuda, torch.float32) == optimize.SEGMENTS
+        assert optimize.best_for_encoders(cpu, torch.bfloat16) == optimize.SEGMENTS
         monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: False)
-        assert switch.best_for_encoders(cuda, torch.bfloat16) == switch.SEGMENTS
+        assert optimize.best_for_encoders(cuda, torch.bfloat16) == optimize.SEGMENTS
 
 
 class TestLoading:
     def test_sdpa_is_ours_in_the_encoders(self) -> None:
         loaded = load_model("bundled", device="cpu")
         assert loaded.facts.attention == "sdpa"
-        assert loaded.facts.encoder_attention == switch.SEGMENTS
-        assert switch.encoder_attention(loaded.adapter) == (switch.SEGMENTS, switch.SEGMENTS)
+        assert loaded.facts.encoder_attention == optimize.SEGMENTS
+        assert optimize.encoder_attention(loaded.adapter) == (optimize.SEGMENTS, optimize.SEGMENTS)
         assert loaded.adapter.language_model.config._attn_implementation == "sdpa"
 
     @pytest.mark.parametrize("attention", ["stock-sdpa", "eager"])
@@ -222,11 +223,11 @@ class TestLoading:
         stock = attention.removeprefix("stock-")
         assert loaded.facts.attention == attention
         assert loaded.facts.encoder_attention == stock
-        assert switch.encoder_attention(loaded.adapter) == (stock, stock)
+        assert optimize.encoder_attention(loaded.adapter) == (stock, stock)
 
     def test_random_weights_too(self) -> None:
         loaded = random_model("cpu-0.5b", layers=1, hidden=64, device="cpu", dtype="bfloat16")
-        assert loaded.facts.encoder_attention == switch.SEGMENTS
+        assert loaded.facts.encoder_attention == optimize.SEGMENTS
 
 
 def test_measure_compares_both_ways() -> None:
@@ -236,5 +237,5 @@ def test_measure_compares_both_ways() -> None:
     assert vision_measured.segments == 2 * 4 * 6 + 2 * 4  # six windows of a grid, two full blocks
     assert audio_measured.positions == 200
     assert max(vision_measured.difference, audio_measured.difference) < 1e-5
-    assert switch.encoder_attention(loaded.adapter) == (switch.SEGMENTS, switch.SEGMENTS)
+    assert optimize.encoder_attention(loaded.adapter) == (optimize.SEGMENTS, optimize.SEGMENTS)
     assert "vision" in as_table([vision_measured, audio_measured])

@@ -12,16 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seats_cli import gpu
+from seats_cli.models import fused_modules
 from seats_cli.models.adapter import Adapter
-from seats_cli.models.attention.switch import use_for_encoders
-from seats_cli.models.fused import linear, norm
 from seats_cli.models.fused.measure import WAYS, as_table, measure
-from seats_cli.models.fused.rotary import rotated
-from seats_cli.models.fused.switch import exchanges, quick_parts
+from seats_cli.models.fused_modules import rotate_float32, rotated
+from seats_cli.models.optimize import exchanges, quick_parts, use_for_encoders
 from seats_cli.models.random_weights import random_model
 from seats_cli.models.registry import adapter_for
-from seats_cli.models.rotary import rotate_float32
+from seats_cli.selection import device
 from tests.engine.golden import FAMILIES, build
 
 GRIDS = ((2, 10, 6), (1, 8, 12))
@@ -39,13 +37,13 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     triton = pytest.importorskip("triton")
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton compiles for the GPU here")
-    monkeypatch.setattr(gpu, "usable", lambda _device: gpu._Switch.on)
-    monkeypatch.setattr(gpu, "on_gpu", lambda _tensor: True)
+    monkeypatch.setattr(device, "usable", lambda _device: device._Switch.on)
+    monkeypatch.setattr(device, "on_gpu", lambda _tensor: True)
     monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
-    monkeypatch.setattr(linear, "_HALF", (torch.float32,))
-    monkeypatch.setattr(linear, "_FEWEST_ROWS", 1)
+    monkeypatch.setattr(fused_modules, "_HALF", (torch.float32,))
+    monkeypatch.setattr(fused_modules, "_FEWEST_ROWS", 1)
     yield
-    assert gpu._Switch.on, "a kernel could not be built"
+    assert device._Switch.on, "a kernel could not be built"
 
 
 def vision(adapter: Adapter) -> Tensor:
@@ -116,9 +114,9 @@ def test_every_rms_norm_is_found(adapter: Adapter) -> None:
     for part in (adapter.visual, adapter.language_model):
         for module in part.modules():
             if isinstance(module, nn.LayerNorm | nn.Linear | nn.Embedding):
-                assert not norm.is_rms_norm(module)
+                assert not fused_modules.is_rms_norm(module)
             if "RMSNorm" in type(module).__name__:
-                assert norm.is_rms_norm(module)
+                assert fused_modules.is_rms_norm(module)
 
 
 class Gated(nn.Module):
@@ -138,18 +136,20 @@ class Gated(nn.Module):
 def test_padding_an_mlp_changes_nothing(width: int, rows: int, bias: bool) -> None:
     module, hidden = Gated(width, bias), torch.randn(rows, 6)
     stock = module(hidden)
-    assert linear.is_unaligned_mlp(module) == (width % 8 > 0)
-    if not linear.is_unaligned_mlp(module):
+    assert fused_modules.is_unaligned_mlp(module) == (width % 8 > 0)
+    if not fused_modules.is_unaligned_mlp(module):
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "on_gpu", lambda _tensor: True)
-        patch.setattr(linear, "_HALF", (torch.float32,))
-        patch.setattr(linear, "_FEWEST_ROWS", 5)
+        patch.setattr(device, "on_gpu", lambda _tensor: True)
+        patch.setattr(fused_modules, "_HALF", (torch.float32,))
+        patch.setattr(fused_modules, "_FEWEST_ROWS", 5)
         for part in (module.gate_proj, module.up_proj):
-            part.forward = linear.widened(part, part.forward)
+            part.forward = fused_modules.widened(part, part.forward)
         seen = module.up_proj(hidden)
         assert seen.shape[1] == (width if rows < 5 else -(-width // 8) * 8)
-        module.down_proj.forward = linear.of_widened(module.down_proj, module.down_proj.forward)
+        module.down_proj.forward = fused_modules.of_widened(
+            module.down_proj, module.down_proj.forward
+        )
         torch.testing.assert_close(module(hidden), stock, atol=1e-5, rtol=1e-5)
 
 
@@ -157,17 +157,17 @@ def test_weights_that_move_are_left_alone() -> None:
     """accelerate brings them in around the stock `forward`."""
     module = Gated(12, bias=True)
     module.up_proj._hf_hook = object()
-    assert not linear.is_unaligned_mlp(module)
+    assert not fused_modules.is_unaligned_mlp(module)
     convolution = nn.Conv3d(3, 4, (2, 5, 5), (2, 5, 5))
-    assert linear.is_patch_convolution(convolution)
+    assert fused_modules.is_patch_convolution(convolution)
     convolution._hf_hook = object()
-    assert not linear.is_patch_convolution(convolution)
+    assert not fused_modules.is_patch_convolution(convolution)
 
 
 @pytest.mark.parametrize("change", [{"stride": (1, 5, 5)}, {"padding": 1}, {"groups": 2}])
 def test_other_convolutions_are_left_alone(change: dict[str, Any]) -> None:
     usual: dict[str, Any] = {"kernel_size": (2, 5, 5), "stride": (2, 5, 5)}
-    assert not linear.is_patch_convolution(nn.Conv3d(4, 4, **{**usual, **change}))
+    assert not fused_modules.is_patch_convolution(nn.Conv3d(4, 4, **{**usual, **change}))
 
 
 @settings(max_examples=30, deadline=None)
@@ -184,7 +184,7 @@ def test_rotation_is_bit_for_bit_the_stock_one(
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton compiles for the GPU here")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "usable", lambda _device: True)
+        patch.setattr(device, "usable", lambda _device: True)
         patch.setattr(torch.cuda, "device", lambda _device: nullcontext())
         # side by side with the values, as one layer gives all three
         query, key, _ = torch.randn(rows, 3, heads, 2 * half).to(dtype).unbind(1)
@@ -240,6 +240,6 @@ def test_norms_on_a_gpu(dtype: torch.dtype, adapter: Adapter) -> None:
     """At most one rounding apart: squares are summed in another order."""
     module = adapter.language_model.norm.to("cuda", dtype)
     hidden = torch.randn(2, 40, module.weight.numel(), device="cuda", dtype=dtype)
-    quick = norm.quick_norm(module, lambda _hidden: pytest.fail("not quick"))(hidden)
+    quick = fused_modules.quick_norm(module, lambda _hidden: pytest.fail("not quick"))(hidden)
     tolerance = 1e-6 if dtype is torch.float32 else 2**-7
     torch.testing.assert_close(quick, module(hidden), atol=tolerance, rtol=tolerance)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from seats_cli.engine.prune import prune
-from seats_cli.models.attention.switch import SEGMENTS, encoder_attention, use_for_encoders
-from seats_cli.models.quick import quick_model
+from seats_cli.models.optimize import SEGMENTS, encoder_attention, optimized, use_for_encoders
 from seats_cli.models.registry import adapter_for
 from tests.engine import golden
 from tests.engine.golden import FAMILIES, Run
@@ -16,10 +15,10 @@ from tests.engine.golden import FAMILIES, Run
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stock_encoders_and_no_others(family: str) -> None:
     adapter = adapter_for(golden.build(family))
-    with quick_model(adapter):
+    with optimized(adapter):
         assert encoder_attention(adapter) == (SEGMENTS, SEGMENTS)
     assert encoder_attention(adapter) == ("sdpa", "sdpa")
-    with use_for_encoders(adapter, "eager"), quick_model(adapter):
+    with use_for_encoders(adapter, "eager"), optimized(adapter):
         assert encoder_attention(adapter) == ("eager", "eager")
 
 

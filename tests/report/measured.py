@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from seats_cli.cost.latency import Spread
-from seats_cli.measurements import (
+from seats_cli.results import (
     STAGE1_PARTS,
     ComparedRun,
     Comparison,
     FailedRun,
+    LayerSegment,
     MeasuredRun,
     Profile,
-    Segment,
+    Spread,
 )
 from tests.report.sample import ARCHITECTURE, FACTS, MODEL, sample_answer
 
@@ -61,8 +61,8 @@ def measured_run(label: str, times: dict[str, float], share: float, **changes: A
         "retain": None if label == "full" else share,
         "times": spreads(times),
         "segments": (
-            Segment(1, 16, tokens, half, 1.0e13 * share),
-            Segment(17, 28, tokens // 2, half, 1.0e13 * share),
+            LayerSegment(1, 16, tokens, half, 1.0e13 * share),
+            LayerSegment(17, 28, tokens // 2, half, 1.0e13 * share),
         ),
         "alive": ((tokens - 250, 200, 50),) * 16 + ((tokens // 2 - 150, 100, 50),) * 12,
         "average_retention": share,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seats_cli.architecture import Architecture, AudioShape, VisionShape
+from seats_cli.families.base import Architecture, AudioShape, VisionShape
 from seats_cli.media.clip import MediaFacts
 from seats_cli.results import Answer, ChoiceScore, Cost, ModelFacts, Timing
 from seats_cli.selection.trace import SelectionTrace

@@ -12,23 +12,22 @@ import pytest
 from rich.console import Console
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.findings import Summary
-from seats_cli.evaluate.records import Record
+from seats_cli.evaluate.run_folder import ItemRecord
 from seats_cli.evaluate.statistics import Estimate
-from seats_cli.evaluate.summary import summarise
-from seats_cli.report import eval_plots
-from seats_cli.report.document import dump_document
+from seats_cli.evaluate.summary import Summary, summarise
+from seats_cli.report import plots
+from seats_cli.report.documents import dump_document
 from seats_cli.report.eval_documents import eval_csv, eval_document
-from seats_cli.report.eval_plots import plot_evaluation
 from seats_cli.report.eval_table import eval_markdown, eval_report, interval, p_words, points
+from seats_cli.report.plots import plot_evaluation
 
 WHY = "This budget is out of reach."
 
 
-def record(item: int, label: str, share: float, wrong: int) -> Record:
+def record(item: int, label: str, share: float, wrong: int) -> ItemRecord:
     """A record that is wrong for every `wrong`-th item."""
     failed = label == "fastv-om 10%" and item % 4 == 0
-    return Record(
+    return ItemRecord(
         item_id=f"i{item}",
         clip_key=f"c{item // 3}",
         label=label,
@@ -188,7 +187,7 @@ class TestPlot:
     def test_a_line_for_each_method_and_variant(self) -> None:
         labels = ("full", "seats 25%", "seats 10%", "seats 10% adaptive", "random 10%", "fastv 5%")
         records = [record(item, label, 0.1, 7) for label in labels for item in range(9)]
-        lines = eval_plots._lines(summarise("s", records, resamples=50))
+        lines = plots._lines(summarise("s", records, resamples=50))
         assert {name: len(own) for name, own in lines.items()} == {
             "seats adaptive": 1,
             "random": 1,

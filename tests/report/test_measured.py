@@ -13,18 +13,16 @@ import pytest
 from rich.console import Console, RenderableType
 
 from seats_cli.config import SeatsConfig
+from seats_cli.cost.estimate import find_model, plan_run
 from seats_cli.errors import UsageError
-from seats_cli.measurements import FailedRun
-from seats_cli.media.outline import ClipOutline
-from seats_cli.planning import find_model, plan_run
-from seats_cli.report import measured_csv
-from seats_cli.report import measured_documents as documents
+from seats_cli.media.inspection import ClipOutline
+from seats_cli.report import measured_documents
 from seats_cli.report.compare_table import comparison_markdown, comparison_report
-from seats_cli.report.document import dump_document
-from seats_cli.report.paper_table import paper_markdown
-from seats_cli.report.plan_table import plan_report, windows_line
+from seats_cli.report.documents import dump_document
+from seats_cli.report.plan_table import paper_markdown, plan_report, windows_line
 from seats_cli.report.plots import check_plot, plot_profile
 from seats_cli.report.profile_table import factor_words, profile_report, sentence
+from seats_cli.results import FailedRun
 from tests.report.measured import (
     PRUNED_TIMES,
     measured_run,
@@ -108,7 +106,7 @@ def test_comparison_without_the_unpruned_answer() -> None:
     assert "The unpruned model does not fit" in shown
     row = next(line for line in shown.split("\n") if line.startswith("seats 25%"))
     assert row.split()[2:6] == ["-"] * 4
-    document = documents.comparison_document(comparison)
+    document = measured_documents.comparison_document(comparison)
     assert document["unpruned_fits"] is False
     assert document["runs"][0]["error"] == "Out of memory on the GPU."
     for key in ("same_answer", "same_first_token", "first_token_kl_nats", "token_agreement"):
@@ -133,8 +131,8 @@ def test_comparison_markdown() -> None:
 
 def test_documents_are_plain_json() -> None:
     for document in (
-        documents.profile_document(sample_profile(2)),
-        documents.comparison_document(sample_comparison()),
+        measured_documents.profile_document(sample_profile(2)),
+        measured_documents.comparison_document(sample_comparison()),
     ):
         again = json.loads(dump_document(document))
         assert again["schema_version"] == "1"
@@ -142,7 +140,7 @@ def test_documents_are_plain_json() -> None:
 
 
 def test_profile_document() -> None:
-    document = documents.profile_document(sample_profile())
+    document = measured_documents.profile_document(sample_profile())
     run = document["runs"][1]
     assert run["stages"]["prefill"]["median_s"] == 0.3
     assert run["speed_up"]["prefill_and_selection"] == pytest.approx(5.0)
@@ -154,7 +152,7 @@ def test_profile_document() -> None:
 
 
 def test_profile_document_without_the_unpruned_run() -> None:
-    document = documents.profile_document(sample_without_full())
+    document = measured_documents.profile_document(sample_without_full())
     assert document["unpruned_fits"] is False
     assert document["tokens"]["offered"]["total"] == 1000
     assert [run["label"] for run in document["runs"]] == ["seats 25%", "seats 35%"]
@@ -172,7 +170,7 @@ def test_profile_document_without_the_unpruned_run() -> None:
 
 
 def test_csv_without_the_unpruned_run() -> None:
-    rows = list(csv.DictReader(io.StringIO(measured_csv.profile_csv(sample_without_full()))))
+    rows = list(csv.DictReader(io.StringIO(measured_documents.profile_csv(sample_without_full()))))
     assert {row["speed_up"] for row in rows} == {""}
     assert [row["label"] for row in rows if row["error"]] == ["full"]
     assert rows[-1]["error"] == "Out of memory on the GPU in the warm-up."
@@ -180,14 +178,16 @@ def test_csv_without_the_unpruned_run() -> None:
 
 
 def test_csv() -> None:
-    rows = list(csv.DictReader(io.StringIO(measured_csv.profile_csv(sample_profile()))))
+    rows = list(csv.DictReader(io.StringIO(measured_documents.profile_csv(sample_profile()))))
     assert {row["label"] for row in rows} == {"full", "seats 25%"}
     assert {row["stage"] for row in rows} >= {"probe", "media_decode", "prefill", "first_token"}
-    compared = list(csv.DictReader(io.StringIO(measured_csv.comparison_csv(sample_comparison()))))
+    compared = list(
+        csv.DictReader(io.StringIO(measured_documents.comparison_csv(sample_comparison())))
+    )
     assert compared[2]["answer"] == "a blue | card\nor so"
     assert compared[3]["error"] == "This budget is out of reach."
     assert compared[3]["prefill_s"] == ""
-    assert measured_csv.csv_text([]) == ""
+    assert measured_documents.csv_text([]) == ""
 
 
 def test_plan_table_and_document() -> None:
@@ -197,7 +197,7 @@ def test_plan_table_and_document() -> None:
         shown = text_of(plan_report(planned))
         assert "about 40 text" in shown
         assert "selection FLOPs" in shown
-        document = documents.plan_document(planned)
+        document = measured_documents.plan_document(planned)
         assert json.loads(dump_document(document))["warnings"] == ["Something was lost."]
         assert document["tokens"]["offered"]["video"] == 12 * 9 * 16
         assert len(document["tokens"]["alive_per_layer"]) == 28

@@ -8,7 +8,7 @@ import io
 import pytest
 from rich.console import Console
 
-from seats_cli.report.table import print_report
+from seats_cli.report.answer_table import print_report
 from tests.report.sample import CHOICES, FACTS, MODEL, sample_answer, sample_trace
 
 

@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seats_cli import gpu
-from seats_cli.selection import fused
+from seats_cli.selection import device
 from seats_cli.selection.diversity import (
     _greedy_max_min,
     select_diverse_in_windows,
@@ -30,7 +29,7 @@ def interpreted() -> Any:
     triton = pytest.importorskip("triton")
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton compiles for the GPU here")
-    return importlib.import_module("seats_cli.selection.fused.launch")
+    return importlib.import_module("seats_cli.selection.stage1_kernels")
 
 
 def random_distances(windows: int, size: int, seed: int, ties: bool) -> Tensor:
@@ -69,17 +68,17 @@ def test_received_attention_is_the_plain_one(
 
 
 def test_the_cpu_is_left_to_the_plain_version() -> None:
-    assert not gpu.usable(CPU)
-    assert fused.greedy_max_min(torch.rand(1, 4, 4), 2) is None
+    assert not device.usable(CPU)
+    assert device.greedy_max_min(torch.rand(1, 4, 4), 2) is None
     noise = torch.rand(8, 1, 4)
-    assert fused.received_in_windows(noise, noise, torch.tensor([0]), 8) is None
+    assert device.received_in_windows(noise, noise, torch.tensor([0]), 8) is None
 
 
 def test_what_cannot_be_built_is_said_once_and_not_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gpu._Switch, "on", True)
-    monkeypatch.setattr(gpu, "usable", lambda _device: gpu._Switch.on)
+    monkeypatch.setattr(device._Switch, "on", True)
+    monkeypatch.setattr(device, "usable", lambda _device: device._Switch.on)
     monkeypatch.setattr(torch.cuda, "device", lambda _device: pytest.MonkeyPatch.context())
     calls: list[int] = []
 
@@ -88,7 +87,7 @@ def test_what_cannot_be_built_is_said_once_and_not_tried_again(
         raise RuntimeError("no compiler")
 
     pytest.importorskip("triton")
-    monkeypatch.setattr("seats_cli.selection.fused.launch.greedy_max_min", refuse)
+    monkeypatch.setattr("seats_cli.selection.stage1_kernels.greedy_max_min", refuse)
     distance = random_distances(1, 9, 0, ties=False)
     with pytest.warns(RuntimeWarning, match="without Triton kernels.*no compiler"):
         first = _greedy_max_min(distance, 4)
@@ -102,9 +101,9 @@ def test_what_cannot_be_built_is_said_once_and_not_tried_again(
 @pytest.mark.parametrize(("windows", "size", "keep"), [(30, 460, 130), (3, 1536, 700), (1, 2, 1)])
 def test_the_greedy_choice_on_a_gpu(windows: int, size: int, keep: int, ties: bool) -> None:
     distance = random_distances(windows, size, 1, ties).cuda()
-    chosen = fused.greedy_max_min(distance, keep)
+    chosen = device.greedy_max_min(distance, keep)
     assert chosen is not None
-    with gpu.plain():
+    with device.plain():
         assert torch.equal(chosen, _greedy_max_min(distance, keep))
     assert torch.equal(chosen.cpu(), _greedy_max_min(distance.cpu(), keep))
 
@@ -118,8 +117,8 @@ def test_received_attention_on_a_gpu(size: int, heads: int, width: int, dtype: t
     shape = (4 * size + 7, heads, width)
     query, key = (torch.randn(shape, device="cuda", generator=draw).to(dtype) for _ in range(2))
     found = received_attention(query, key, size)
-    assert gpu.usable(query.device)
-    with gpu.plain():
+    assert device.usable(query.device)
+    with device.plain():
         plain = received_attention(query, key, size)
     torch.testing.assert_close(found, plain, atol=1e-4, rtol=1e-4)
     assert torch.equal(found, received_attention(query, key, size))
@@ -132,7 +131,7 @@ def test_the_whole_of_stage_one_on_a_gpu() -> None:
     features = torch.randn(2300, 64, device="cuda", generator=draw)
     importance = torch.rand(2300, device="cuda", generator=draw)
     kept = select_diverse_in_windows(features, importance, 460, 0.3)
-    with gpu.plain():
+    with device.plain():
         assert torch.equal(kept, select_diverse_in_windows(features, importance, 460, 0.3))
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from seats_cli.errors import ConfigError
-from seats_cli.selection.fastv import keep_attended
-from seats_cli.selection.random_tokens import keep_random_modalities
-from seats_cli.selection.ratios import ratio_after_layer, require_positive, spare_audio
-from seats_cli.selection.visionzip import zip_tokens
+from seats_cli.selection.methods.baselines import keep_random_modalities
+from seats_cli.selection.methods.budgets import ratio_after_layer, require_positive, spare_audio
+from seats_cli.selection.methods.fastv import keep_attended
+from seats_cli.selection.methods.visionzip import zip_tokens
 from seats_cli.selection.windows import fixed_windows
 from tests.golden_units import Case, cases_with_result, family_cases
 

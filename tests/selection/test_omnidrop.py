@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seats_cli.errors import ConfigError
-from seats_cli.selection.drop_schedule import (
+from seats_cli.selection.methods.omnidrop import (
     drop_counts,
     entry_fractions,
     initial_drop,
+    keep_after_drop,
     layer_total,
     solve_drops,
 )
-from seats_cli.selection.omnidrop import keep_after_drop
 from seats_cli.selection.relevance import last_query_relevance, question_relevance
 
 

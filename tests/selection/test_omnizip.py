@@ -10,11 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
-from seats_cli.selection.anchors import largest_similarity, merge_into_anchors
-from seats_cli.selection.base import Modality
-from seats_cli.selection.density import density_peaks
-from seats_cli.selection.grids import split_grids
-from seats_cli.selection.omnizip import grid_budgets, grid_scores
+from seats_cli.selection.method import Modality
+from seats_cli.selection.methods.omnizip import (
+    density_peaks,
+    grid_budgets,
+    grid_scores,
+    largest_similarity,
+    merge_into_anchors,
+)
+from seats_cli.selection.windows import split_grids
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 12])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seats_cli.selection.schedule import (
+from seats_cli.schedule import (
     active_layers,
     average_of_fractions,
     average_retention,
@@ -75,5 +75,5 @@ def test_fractions_must_fit_the_layers() -> None:
 
 
 def test_module_does_not_import_torch() -> None:
-    code = "import sys, seats_cli.selection.schedule; sys.exit('torch' in sys.modules)"
+    code = "import sys, seats_cli.schedule; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

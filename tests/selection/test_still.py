@@ -10,8 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seats_cli.selection.still import change, grey_levels, still_map, unit_cells
-from seats_cli.selection.still_packing import Packing, pack
+from seats_cli.selection.static_regions import (
+    Packing,
+    change,
+    grey_levels,
+    pack,
+    still_map,
+    unit_cells,
+)
 
 MERGE, PATCH = 2, 4
 UNIT = MERGE**2

@@ -13,9 +13,9 @@ import torch
 
 from seats_cli.config import SeatsConfig
 from seats_cli.media.clip import Clip
-from seats_cli.media.read import read_clip
+from seats_cli.media.reader import read_clip
 from seats_cli.results import Answer
-from seats_cli.show.record import ReadingOptions, Record
+from seats_cli.show.record import ReadingOptions, RunRecord
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "assets" / "cards_words_beeps_12s.mp4"
@@ -29,7 +29,7 @@ class Run:
 
     answer: Answer
     clip: Clip
-    record: Record
+    record: RunRecord
 
 
 @pytest.fixture(scope="session", autouse=True)

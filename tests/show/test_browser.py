@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from seats_cli.show.page import render_page
-from seats_cli.show.record import AUDIO, VIDEO, Record
+from seats_cli.show.record import AUDIO, VIDEO, RunRecord
 from tests.show.conftest import ROOT
 
 ASSETS = sorted(path for path in (ROOT / "assets").iterdir() if path.suffix in (".mp4", ".wav"))
@@ -65,7 +65,7 @@ class Visit:
         self.page.close()
 
 
-def alive(record: Record, code: int, layer: int) -> int:
+def alive(record: RunRecord, code: int, layer: int) -> int:
     """Tokens of a modality that a layer processes, straight from the stages."""
     kept = np.arange(len(record.modality))
     for stage in record.stages:

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seats_cli.plan import ALLOCATIONS, PruningPlan
-from seats_cli.selection.budget import select_by_relevance
+from seats_cli.schedule import ALLOCATIONS, PruningPlan
 from seats_cli.selection.diversity import select_diverse_in_windows
+from seats_cli.selection.relevance import select_by_relevance
 from seats_cli.selection.trace import SelectionTrace
 from seats_cli.show.capture import stage_windows
 from seats_cli.show.record import Grid

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from seats_cli.cli.main import app
-from seats_cli.media.read import read_clip
-from seats_cli.show.pictures import display_aspect
-from seats_cli.show.storage import load_record
+from seats_cli.media.reader import read_clip
+from seats_cli.show.encode import display_aspect
+from seats_cli.show.trace_file import load_record
 from tests.media.build import Sound, plain, steady, tone, turn, write
 from tests.show.conftest import CARDS, QUESTION, SPEECH
 

@@ -10,7 +10,7 @@ import pytest
 
 from seats_cli.errors import UsageError
 from seats_cli.media.clip import FrameSizing
-from seats_cli.media.read import read_clip
+from seats_cli.media.reader import read_clip
 from seats_cli.show.film import render_film
 from tests.media.build import Picture, Sound, plain, tone, turn, write
 

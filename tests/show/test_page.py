@@ -9,12 +9,12 @@ import re
 import numpy as np
 import pytest
 
-from seats_cli.media.read import read_clip
-from seats_cli.selection.method import METHODS
-from seats_cli.show.depth import MAX_LEVELS, depth_of
-from seats_cli.show.marks import mark_heights, mark_tokens, runs
+from seats_cli.media.reader import read_clip
+from seats_cli.selection.methods import METHODS
+from seats_cli.show.overlay import MAX_LEVELS, depth_of
 from seats_cli.show.page import render_page
 from seats_cli.show.record import AUDIO, VIDEO
+from seats_cli.show.svg import mark_heights, mark_tokens, runs
 from tests.media.build import Sound, plain, steady, tone, write
 
 EVIL = "<script>alert(1)</script> & \"quotes\" 'single' {{ 7 * 7 }} \ud800"
@@ -187,7 +187,7 @@ def test_a_minute_of_large_frames_stays_below_five_megabytes(cards):
 
 def test_rotation_is_undone(ask, tmp_path):
     """The hard case of the media: a film turned by its metadata, its left half dark."""
-    from seats_cli.show.pictures import display_aspect
+    from seats_cli.show.encode import display_aspect
 
     path = tmp_path / "turned.mp4"
     picture = steady(50)
@@ -209,7 +209,7 @@ def test_both_families_from_the_run_to_the_page(tmp_path, family):
     from seats_cli.models import load_model
     from seats_cli.show.capture import record_of
     from seats_cli.show.record import ReadingOptions
-    from seats_cli.show.storage import load_record, save_record
+    from seats_cli.show.trace_file import load_record, save_record
     from tests.models.checkpoints import write_checkpoint
 
     (tmp_path / "model").mkdir()

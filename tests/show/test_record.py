@@ -12,12 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seats_cli.errors import UsageError
-from seats_cli.selection.method import METHODS
+from seats_cli.report.phrases import clip_facts, plan_words
+from seats_cli.selection.methods import METHODS
 from seats_cli.show.record import AUDIO, VIDEO
-from seats_cli.show.storage import from_document, load_record, save_record, to_document
 from seats_cli.show.strip import strip
-from seats_cli.show.typed import MisfitError
-from seats_cli.show.words import clip_facts, plan_words
+from seats_cli.show.trace_file import (
+    MisfitError,
+    from_document,
+    load_record,
+    save_record,
+    to_document,
+)
 
 
 @pytest.mark.parametrize("method", [None, *sorted(METHODS)])

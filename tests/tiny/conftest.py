@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from seats_cli.tiny.build import build_config, build_model, build_processor, build_tokenizer
-from seats_cli.tiny.forward import Thinker
+from seats_cli.training.build import build_config, build_model, build_processor, build_tokenizer
+from seats_cli.training.forward import Thinker
 
 
 @pytest.fixture(scope="module", autouse=True)

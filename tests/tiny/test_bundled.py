@@ -11,11 +11,11 @@ import pytest
 from seats_cli.media import read_clip
 from seats_cli.models import LoadedModel, load_model
 from seats_cli.models.load import BUNDLED_PATH
-from seats_cli.tiny.evaluate import answer, evaluate
-from seats_cli.tiny.mp4 import write_mp4
-from seats_cli.tiny.render import render_frames
-from seats_cli.tiny.scene import Scene, Segment
-from seats_cli.tiny.sound import Sound, synthesise
+from seats_cli.training.held_out import answer, evaluate
+from seats_cli.world.drawing import render_frames
+from seats_cli.world.mp4 import write_mp4
+from seats_cli.world.scene import Scene, SceneSegment
+from seats_cli.world.sounds import Sound, synthesise
 
 MOST_BYTES = 16 * 2**20
 
@@ -57,7 +57,7 @@ def test_colour_cards_with_beeps(bundled: LoadedModel, tmp_path: Path) -> None:
     colors = (("red", (253.0, 0.0, 0.0)), ("blue", (0.0, 0.0, 254.0)), ("green", (0.0, 127.0, 0.0)))
     words = ("ONE", "TWO", "THREE")
     segments = tuple(
-        Segment(4.0 * index, 4.0 * index + 4.0, name, rgb, None, words[index])
+        SceneSegment(4.0 * index, 4.0 * index + 4.0, name, rgb, None, words[index])
         for index, (name, rgb) in enumerate(colors)
     )
     scene = Scene(

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seats_cli.tiny.clip import TinyClip, make_clip
-from seats_cli.tiny.labels import CELL, audio_token_count, dense_labels
-from seats_cli.tiny.layout import LayoutMix, file_layout, frame_count, make_layout, sample_layout
-from seats_cli.tiny.questions import every_question, sample_questions
-from seats_cli.tiny.render import render_frames
-from seats_cli.tiny.scene import MIN_SEGMENT_FRAMES
-from seats_cli.tiny.vocabulary import COLORS, IGNORE, SAMPLE_RATE, SHAPES, SOUND_KINDS
+from seats_cli.training.dense import CELL, audio_token_count, dense_labels
+from seats_cli.world.clip_questions import every_question, sample_questions
+from seats_cli.world.clips import TinyClip, make_clip
+from seats_cli.world.drawing import render_frames
+from seats_cli.world.layouts import LayoutMix, file_layout, frame_count, make_layout, sample_layout
+from seats_cli.world.scene import MIN_SEGMENT_FRAMES
+from seats_cli.world.vocabulary import COLORS, IGNORE, SAMPLE_RATE, SHAPES, SOUND_KINDS
 
 seeds = st.integers(min_value=0, max_value=10**6)
 

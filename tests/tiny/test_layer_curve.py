@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from seats_cli.tiny.layer_curve import Curve, first_blind_layer, seats_layers, write_settings
+from seats_cli.training.ablated_layers import Curve, first_blind_layer, seats_layers, write_settings
 
 
 @pytest.mark.parametrize(

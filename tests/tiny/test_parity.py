@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from seats_cli.tiny.batch import Batch, assemble, evaluation_batch
-from seats_cli.tiny.build import MAX_PIXELS, MIN_PIXELS
-from seats_cli.tiny.clip import Layout, TinyClip, make_clip
-from seats_cli.tiny.forward import Thinker, Thinning, packed_forward
-from seats_cli.tiny.layout import make_layout
-from seats_cli.tiny.questions import Question, every_question
-from seats_cli.tiny.vocabulary import IGNORE
+from seats_cli.training.batch import TrainingBatch, assemble, evaluation_batch
+from seats_cli.training.build import MAX_PIXELS, MIN_PIXELS
+from seats_cli.training.forward import Thinker, Thinning, packed_forward
+from seats_cli.world.clip_questions import Question, every_question
+from seats_cli.world.clips import Layout, TinyClip, make_clip
+from seats_cli.world.layouts import make_layout
+from seats_cli.world.vocabulary import IGNORE
 
 CASES = {
     "even": (4.0, (84, 140), True, True),
@@ -53,7 +53,7 @@ def stock_inputs(processor: Any, clip: TinyClip, question: str) -> dict[str, Any
     )
 
 
-def make_case(processor: Any, name: str) -> tuple[TinyClip, list[Question], Batch]:
+def make_case(processor: Any, name: str) -> tuple[TinyClip, list[Question], TrainingBatch]:
     duration, size, video, audio = CASES[name]
     rng = np.random.default_rng(len(name))
     layout: Layout = make_layout(rng, duration, size, video=video, audio=audio)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seats_cli.tiny.build import SPECIAL_TOKENS
-from seats_cli.tiny.wording import TEMPLATES, corpus, phrase_question, sound_phrases
+from seats_cli.training.build import SPECIAL_TOKENS
+from seats_cli.world.vocabulary import TEMPLATES, corpus, phrase_question, sound_phrases
 
 
 def test_tokenizer_round_trips_any_text(processor: Any) -> None:

@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from seats_cli.tiny.attention import NAME, batched_windows
-from seats_cli.tiny.batch import training_batch
-from seats_cli.tiny.checkpoint import export
-from seats_cli.tiny.forward import Thinker, encode
-from seats_cli.tiny.layout import LayoutMix
-from seats_cli.tiny.optim import split_parameters
-from seats_cli.tiny.settings import micro_settings
-from seats_cli.tiny.train import Trainer
+from seats_cli.training.attention import NAME, batched_windows
+from seats_cli.training.batch import training_batch
+from seats_cli.training.export import export
+from seats_cli.training.forward import Thinker, encode
+from seats_cli.training.hyperparameters import micro_settings
+from seats_cli.training.objective import split_parameters
+from seats_cli.training.train import Trainer
+from seats_cli.world.layouts import LayoutMix
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from seats_cli.evaluate.benchmarks.layout import (
+from seats_cli.evaluate.benchmarks.annotations import (
     Row,
     find_file,
     find_folder,

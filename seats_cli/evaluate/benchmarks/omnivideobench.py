@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.benchmarks.layout import (
+from seats_cli.evaluate.benchmarks.annotations import (
     Row,
     find_file,
     question_set,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from seats_cli.models.attention.switch import SEGMENTS, use_for_encoders
+from seats_cli.models.optimize import SEGMENTS, use_for_encoders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -245,9 +245,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _open(name: str, device: str, dtype: str) -> LoadedModel:
+    from seats_cli.families.named import NAMED
     from seats_cli.models.load import load_model
     from seats_cli.models.random_weights import random_model
-    from seats_cli.named import NAMED
 
     opened = random_model if name in NAMED else load_model
     return opened(name, device=device, dtype=dtype)

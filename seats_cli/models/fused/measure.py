@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seats_cli.models.attention.measure import seconds_of, vision_call
-from seats_cli.models.attention.switch import best_for_encoders, use_for_encoders
-from seats_cli.models.fused.switch import quick_parts
+from seats_cli.models.optimize import best_for_encoders, quick_parts, use_for_encoders
 from seats_cli.models.random_weights import random_model
 
 if TYPE_CHECKING:

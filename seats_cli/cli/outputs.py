@@ -1,0 +1,276 @@
+"""What is written besides the answer: a page, the trace, the strip; or redrawn."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, RenderableType
+
+from seats_cli.cli.console import Talk, print_document
+from seats_cli.cli.defaults import from_command_line
+from seats_cli.cli.inputs import PIPE, InputOptions, limit_pixels, local_path
+from seats_cli.errors import UsageError
+from seats_cli.show.files import TRACE_EXTENSIONS, check_target, replacing
+
+if TYPE_CHECKING:
+    from seats_cli.media.clip import Clip, FrameSizing
+    from seats_cli.results import Answer
+    from seats_cli.show.record import ReadingOptions, RunRecord
+
+
+_WIDTH = 80  # of a pipe or a file
+
+
+def print_result(report: RenderableType) -> None:
+    """Print a report on stdout; into a pipe, without the blanks that tables end lines with."""
+    terminal = sys.stdout.isatty()
+    console = Console(
+        file=sys.stdout,
+        width=None if terminal else _WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    if terminal:
+        console.print(report)
+        return
+    with console.capture() as captured:
+        console.print(report)
+    print_document("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
+
+
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        rich_help_panel="Output",
+        show_default=False,
+        help="Also write a page that shows what was kept.",
+    ),
+]
+SaveTrace = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-trace",
+        metavar="FILE",
+        rich_help_panel="Output",
+        show_default=False,
+        help="Keep the selection in a .json or .safetensors file for seats show --trace.",
+    ),
+]
+Map = Annotated[
+    bool,
+    typer.Option(
+        "--map", rich_help_panel="Output", help="Show in the terminal what was kept over time."
+    ),
+]
+
+
+class Outputs:
+    """What was asked for, and the records it is made of.
+
+    Parameters
+    ----------
+    html, trace : Path or None
+        Files to write.
+    strip : bool
+        Whether to print the strip.
+    questions : int
+        How many are asked; a saved trace holds one.
+
+    Raises
+    ------
+    UsageError
+        If a file could not be written.
+    """
+
+    def __init__(
+        self,
+        html: Path | None = None,
+        trace: Path | None = None,
+        strip: bool = False,
+        *,
+        questions: int = 1,
+    ) -> None:
+        self.html, self.trace, self.strip = html, trace, strip
+        self.records: list[RunRecord] = []
+        self._clip: Clip | None = None
+        if trace is not None:
+            check_trace(trace, "--save-trace")
+            if questions > 1:
+                raise UsageError("--save-trace keeps one question; ask the others without it.")
+        if html is not None:
+            check_target(html, "--html")
+
+    def add(self, answer: Answer, clip: Clip, source: InputOptions, sizing: FrameSizing) -> None:
+        """Note an answer, if anything is to be kept of it."""
+        if self.strip or self.html is not None or self.trace is not None:
+            self.records.append(record_answer(answer, source, sizing))
+            self._clip = clip
+
+    def write(self, talk: Talk) -> None:
+        """Print and write what was asked for."""
+        if self.strip:
+            for record in self.records:
+                print_strip(record, talk)
+        if self.trace is not None:
+            write_trace(self.records[0], self.trace, talk)
+        if self.html is not None and self._clip is not None:
+            write_page(self.records, self._clip, self.html, talk)
+
+
+def check_trace(path: Path, option: str) -> None:
+    """Refuse a trace file that could not be written.
+
+    Raises
+    ------
+    UsageError
+    """
+    if path.suffix.lower() not in TRACE_EXTENSIONS:
+        raise UsageError(f"{option} {path} must end in {' or '.join(TRACE_EXTENSIONS)}.")
+    check_target(path, option)
+
+
+def record_answer(
+    answer: Answer,
+    source: InputOptions,
+    sizing: FrameSizing,
+    *,
+    label: str | None = None,
+    full_answer: str | None = None,
+) -> RunRecord:
+    """The record of an answer about a file that was read by these options."""
+    from seats_cli.media.probe import probe
+    from seats_cli.show.capture import record_of
+
+    shape, track = 1.0, probe(local_path(source.path)).video
+    if track is not None:
+        turned = answer.media.rotation_deg % 180 != 0
+        shape = 1 / track.pixel_shape if turned else track.pixel_shape
+    return record_of(
+        answer,
+        reading_options(source, sizing),
+        label=label,
+        full_answer=full_answer,
+        pixel_shape=shape,
+    )
+
+
+def reading_options(source: InputOptions, sizing: FrameSizing) -> ReadingOptions:
+    """How a clip is read again, without the model that set the size of its frames."""
+    from seats_cli.show.record import ReadingOptions
+
+    return ReadingOptions(
+        start_s=source.start_s,
+        end_s=source.end_s,
+        fps=source.fps,
+        max_frames=source.max_frames,
+        sizing=limit_pixels(sizing, source.max_pixels),
+        audio=source.audio,
+        audio_track=source.audio_track,
+        max_audio_s=source.max_audio_s,
+    )
+
+
+def write_trace(record: RunRecord, path: Path, talk: Talk, option: str = "--save-trace") -> None:
+    """The record as a file."""
+    from seats_cli.show.trace_file import save_record
+
+    there = path.exists()
+    with replacing(path, option) as part:
+        save_record(record, part)
+    report_written(path, there, talk)
+
+
+def write_page(
+    records: Sequence[RunRecord], clip: Clip, path: Path, talk: Talk, option: str = "--html"
+) -> None:
+    """The page about runs of one clip."""
+    from seats_cli.show.page import render_page
+
+    there = path.exists()
+    with talk.progress("Drawing"):
+        page = render_page(records, clip)
+    with replacing(path, option) as part:
+        part.write_text(page, encoding="utf-8")
+    report_written(path, there, talk)
+
+
+def report_written(path: Path, there: bool, talk: Talk) -> None:
+    """Say that a file was written, and whether it took the place of an earlier one."""
+    talk.notice(f"{'Replaced' if there else 'Wrote'} {path} ({path.stat().st_size / 1e3:,.0f} kB).")
+
+
+def print_strip(record: RunRecord, talk: Talk) -> None:
+    """The strip on stderr, as wide as the terminal at most."""
+    from seats_cli.show.strip import strip
+
+    unicode = (sys.stderr.encoding or "").lower().replace("-", "").startswith("utf")
+    talk.console.print()
+    for line in strip(record, talk.console.width, unicode=unicode):
+        talk.console.print(line, soft_wrap=True)
+
+
+# What a saved trace has settled already.
+_SETTLED = (
+    *("start", "end", "fps", "max_frames", "max_pixels", "audio", "audio_track", "max_audio"),
+    *("retain", "retain_video", "retain_audio", "full", "skip_still", "kv", "allocation", "config"),
+    *("model", "device", "dtype", "attn", "revision", "max_new_tokens", "seed", "with_full"),
+)
+
+
+def load_saved(trace: Path, video: str | None) -> tuple[RunRecord, InputOptions]:
+    """A saved record and how to read its clip again."""
+    from seats_cli.media.fetch import is_url
+    from seats_cli.show.trace_file import load_record
+
+    record = load_record(trace)
+    reading, path = record.reading, video or record.media.path
+    if video is None:
+        if path == PIPE or is_url(path):
+            raise UsageError(f"{trace} was made from a pipe or a URL; give the VIDEO too.")
+        beside = trace.parent / path
+        path = str(beside) if not Path(path).exists() and beside.exists() else path
+    return record, InputOptions(
+        path,
+        reading.start_s,
+        reading.end_s,
+        reading.fps,
+        reading.max_frames,
+        None,
+        reading.audio,
+        reading.audio_track,
+        reading.max_audio_s,
+    )
+
+
+def check_clip(record: RunRecord, clip: Clip) -> None:
+    """Refuse another clip than the one that was asked about."""
+    was, found = record.media, clip.facts
+    for what, before, now in (
+        ("frames", was.frames_used, found.frames_used),
+        ("pixels of width", was.width, found.width),
+        ("pixels of height", was.height, found.height),
+        ("s of sound", round(was.audio_used_s, 2), round(found.audio_used_s, 2)),
+    ):
+        if before != now:
+            raise UsageError(
+                f"{found.path} is not the clip of this trace: it gives {now or 0:g} {what} where "
+                f"the trace has {before or 0:g}."
+            )
+
+
+def check_settled(context: typer.Context, question: str | None) -> None:
+    """Refuse options that a saved trace has settled."""
+    if question is not None:
+        raise UsageError("--trace draws a question that was asked; leave QUESTION out.")
+    for name in _SETTLED:
+        if from_command_line(context, name):
+            raise UsageError(
+                f"--trace draws a run as it was: --{name.replace('_', '-')} has no effect on it."
+            )

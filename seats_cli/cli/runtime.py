@@ -1,0 +1,194 @@
+"""Process set-up: exceptions to one sentence and an exit code, Ctrl-C, garbage collection."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from seats_cli.errors import ADVICE, ResourceError, SeatsError, out_of_memory_on
+
+
+def pause_collection() -> None:
+    """Collect no garbage until `resume`."""
+    gc.disable()
+
+
+def resume_collection() -> None:
+    """Collect garbage from now on, but leave alone what is there; nothing without a `pause`."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
+
+_pending: list[BaseException] = []
+
+
+@contextlib.contextmanager
+def noting_interrupts() -> Iterator[None]:
+    """Remember a Ctrl-C inside; where somebody else handles it, they go on to."""
+    usual = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    _pending.clear()
+    if usual:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def stop_if_interrupted() -> None:
+    """Raise what a signal raised before, if that was lost."""
+    if _pending:
+        raise _pending[0]
+
+
+def note(number: int, _frame: FrameType | None) -> None:
+    """A signal handler: ends the command, with 130 for Ctrl-C."""
+    _pending.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
+    raise _pending[-1]
+
+
+EXIT_OK, EXIT_UNEXPECTED, EXIT_INTERRUPTED = 0, 1, 130
+
+_at_end: list[Callable[[], None]] = []
+
+
+def at_end(action: Callable[[], None]) -> None:
+    """Have something done when the command ends, however it ends."""
+    if action not in _at_end:
+        _at_end.append(action)
+
+
+class GuardedGroup(TyperGroup):
+    """A command group that never shows a traceback unless it is asked to.
+
+    The mapping sits here, and not around the app, so that every way to start the app
+    (console script, `python -m`, a test's runner) gives the same output and exit code.
+    """
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command; in standalone mode end the process with its exit code."""
+        arguments = list(sys.argv[1:] if args is None else args)
+
+        def run() -> Any:
+            return super(GuardedGroup, self).main(
+                arguments or ["--help"],  # bare `seats` is a request for help, no mistake
+                prog_name or "seats",
+                complete_var,
+                False,
+                windows_expand_args,
+                **extra,
+            )
+
+        if not standalone_mode:
+            return run()
+        try:
+            with noting_interrupts():
+                result = run()
+        except BaseException as error:
+            leave(error, debug=wants_traceback(arguments))
+        finally:
+            while _at_end:
+                _at_end.pop()()
+        if result == EXIT_INTERRUPTED:  # newer Typer hides Ctrl-C behind this result
+            leave(KeyboardInterrupt(), debug=False)
+        sys.exit(result if isinstance(result, int) else EXIT_OK)
+
+
+def wants_traceback(arguments: Sequence[str]) -> bool:
+    """True for `--debug` or SEATS_DEBUG=1, read from the raw arguments.
+
+    Raw, because parsing them may be what failed.
+    """
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--debug" in options or os.environ.get("SEATS_DEBUG", "") not in ("", "0")
+
+
+def leave(error: BaseException, *, debug: bool) -> NoReturn:
+    """Say what went wrong, in one line, and end the process with the code for it."""
+    if isinstance(error, SystemExit):
+        raise error
+    if _is_closed_pipe(error):
+        _silence_closed_pipe()
+        sys.exit(EXIT_UNEXPECTED)  # what click does where it sees the pipe first
+    sentence, code = explain(error)
+    with contextlib.suppress(OSError, ValueError):
+        if debug and code != EXIT_INTERRUPTED:
+            traceback.print_exception(error)
+        print(sentence, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One sentence and the exit code for an exception."""
+    if isinstance(error, typer.Abort):
+        # Click turns EOFError into Abort; that one is a defect, not a user's Ctrl-C.
+        if isinstance(error.__cause__, EOFError):
+            return _unexpected(error.__cause__)
+        return "Interrupted.", EXIT_INTERRUPTED
+    if isinstance(error, KeyboardInterrupt):
+        return "Interrupted.", EXIT_INTERRUPTED
+    if isinstance(error, SeatsError):
+        return f"Error: {_one_line(str(error))}", error.exit_code
+    place = out_of_memory_on(error)
+    if place is not None:
+        return f"Error: Out of memory on the {place}. {ADVICE}", ResourceError.exit_code
+    if hasattr(error, "format_message"):  # click's exceptions, wherever Typer keeps them
+        return _usage(error)
+    return _unexpected(error)
+
+
+def _usage(error: Any) -> tuple[str, int]:
+    sentence = _one_line(error.format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "seats"
+    return f"Error: {sentence}. See '{command} --help'.", int(error.exit_code)
+
+
+def _unexpected(error: BaseException) -> tuple[str, int]:
+    what = _one_line(str(error)) or "no message"
+    if len(what) > 300:
+        what = f"{what[:300]}..."
+    return (
+        f"Error: unexpected {type(error).__name__}: {what} "
+        "(run it again with --debug or SEATS_DEBUG=1 for the traceback)",
+        EXIT_UNEXPECTED,
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _is_closed_pipe(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _silence_closed_pipe() -> None:
+    """Point stdout at the null device, or the interpreter's last flush complains."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

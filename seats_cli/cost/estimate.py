@@ -1,0 +1,263 @@
+"""What a question about a file will take, worked out from metadata: no weights, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import seats_cli
+from seats_cli.cost.encoders import encoder_flops
+from seats_cli.cost.flops import prefill_flops
+from seats_cli.cost.memory import activation_bytes, cached_tokens, kv_bytes
+from seats_cli.cost.paper import paper_prefill_macs
+from seats_cli.cost.selection import pairs, selection_flops, stage1_windows
+from seats_cli.cost.token_counts import (
+    Counts,
+    MediaSizes,
+    audio_windows,
+    average_retention,
+    predicted_counts,
+    token_counts,
+    video_windows,
+)
+from seats_cli.errors import ModelError, UsageError
+from seats_cli.families.named import HUB_NAMES, NAMED, named_config
+from seats_cli.families.registry import describe_config, read_config
+from seats_cli.media.clip import SAMPLE_RATE, FrameSizing
+from seats_cli.schedule import SEATS
+
+if TYPE_CHECKING:
+    from seats_cli.config import SeatsConfig
+    from seats_cli.families.base import Architecture
+    from seats_cli.media.clip import MediaFacts
+    from seats_cli.media.inspection import ClipOutline
+    from seats_cli.schedule import PruningPlan
+
+
+BUNDLED = "bundled"
+_HOP = SAMPLE_RATE // 100  # samples per mel frame
+_LEAST_SAMPLES = 10 * _HOP  # shorter sounds are padded, as `build_inputs` does
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model as far as its config tells it.
+
+    Parameters
+    ----------
+    name : str
+        As the user named it.
+    architecture : Architecture
+    sizing : FrameSizing
+        How large frames may be for it.
+    """
+
+    name: str
+    architecture: Architecture
+    sizing: FrameSizing
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """Everything `seats plan` shows; counts as in `Cost` and `SelectionTrace`.
+
+    Parameters
+    ----------
+    offered : (int, int, int)
+        Video, audio and text tokens of the prompt.
+    video_windows, audio_windows : tuple of int
+        Tokens of each window of Stage I.
+    alive : tuple of (int, int, int)
+        Tokens in each decoder layer.
+    bytes_per_value : int
+        Of the KV cache and the activations.
+    """
+
+    media: MediaFacts
+    effective_fps: float | None
+    model: PlannedModel
+    config: SeatsConfig | None
+    plan: PruningPlan | None
+    offered: Counts
+    video_windows: tuple[int, ...]
+    audio_windows: tuple[int, ...]
+    alive: tuple[Counts, ...]
+    average_retention: float | None
+    encoder_flops: int
+    selection_flops: int
+    prefill_flops: int
+    full_prefill_flops: int
+    paper_prefill_macs: int
+    paper_full_prefill_macs: int
+    kv_bytes: int
+    full_kv_bytes: int
+    activation_bytes: int
+    full_activation_bytes: int
+    bytes_per_value: int
+    warnings: tuple[str, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the unpruned prompt."""
+        return sum(self.offered)
+
+
+def find_model(name: str, revision: str | None = None) -> PlannedModel:
+    """Read a model's shapes: a named architecture, "bundled", a folder, or a cached hub model.
+
+    Raises
+    ------
+    ModelError
+        If nothing of that name is here, or it is of no supported family.
+    """
+    values = _config_values(name, revision)
+    architecture, own = describe_config(values, name)
+    vision = architecture.vision
+    factor = vision.patch_size * vision.merge_size
+    sizing = FrameSizing(
+        factor=factor,
+        min_pixels=own.get("min_pixels", 128 * factor**2),
+        max_pixels=own.get("max_pixels", 768 * factor**2),
+    )
+    return PlannedModel(name, architecture, sizing)
+
+
+def _config_values(name: str, revision: str | None) -> dict[str, Any]:
+    if name == BUNDLED:
+        return read_config(Path(seats_cli.__file__).parent / "models" / BUNDLED, name)
+    if name.lower() in NAMED:
+        return named_config(name)
+    if Path(name).is_dir():
+        return read_config(Path(name), name)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:
+        cached = None
+    if isinstance(cached, str):
+        return read_config(Path(cached).parent, name)
+    if name in HUB_NAMES:
+        return named_config(HUB_NAMES[name])
+    raise ModelError(
+        f"There is no folder and no cached model '{name}'; named architectures are "
+        f"{', '.join(NAMED)}."
+    )
+
+
+def plan_run(
+    outline: ClipOutline,
+    model: PlannedModel,
+    config: SeatsConfig | None,
+    *,
+    text_tokens: int = 40,
+    max_new_tokens: int = 128,
+    bytes_per_value: int = 2,
+) -> PlannedRun:
+    """Count what a question about a clip will take.
+
+    Parameters
+    ----------
+    outline : ClipOutline
+    model : PlannedModel
+    config : SeatsConfig or None
+        None for an unpruned run.
+    text_tokens : int
+        Tokens of the question and the chat template around it.
+    max_new_tokens : int
+        Longest answer, which has to fit the context too.
+    bytes_per_value : int
+        2 for float16 and bfloat16, 4 for float32.
+
+    Returns
+    -------
+    PlannedRun
+
+    Raises
+    ------
+    UsageError
+        If the method is not SEATS: other methods have no schedule to predict.
+    """
+    if config is not None and config.method != SEATS:
+        raise UsageError(
+            f"seats plan predicts the method seats, not {config.method}; "
+            "seats profile and seats compare run any method."
+        )
+    shape = model.architecture
+    sizes = media_sizes(outline.facts, shape)
+    video, audio = token_counts(shape, sizes)
+    offered = (video, audio, text_tokens)
+    plan = None if config is None else config.plan(shape)
+    alive, final = predicted_counts(plan, shape, sizes, text_tokens)
+    lengths = [sum(counts) for counts in alive]
+    full = [sum(offered)] * shape.num_layers
+    cached = cached_tokens(lengths, "layerwise" if plan is None else plan.kv)
+    return PlannedRun(
+        media=outline.facts,
+        effective_fps=outline.fps,
+        model=model,
+        config=config,
+        plan=plan,
+        offered=offered,
+        video_windows=tuple(video_windows(shape, sizes, plan.video_window if plan else 2)),
+        audio_windows=tuple(audio_windows(shape, sizes, plan.audio_window if plan else 50)),
+        alive=tuple(alive),
+        average_retention=average_retention(alive, offered),
+        encoder_flops=encoder_flops(shape, sizes),
+        selection_flops=0 if plan is None else _selection(shape, sizes, plan, lengths),
+        prefill_flops=prefill_flops(shape, lengths),
+        full_prefill_flops=prefill_flops(shape, full),
+        paper_prefill_macs=paper_prefill_macs(shape, lengths, sum(final)),
+        paper_full_prefill_macs=paper_prefill_macs(shape, full),
+        kv_bytes=kv_bytes(shape, cached, bytes_per_value),
+        full_kv_bytes=kv_bytes(shape, full, bytes_per_value),
+        activation_bytes=activation_bytes(shape, lengths, bytes_per_value),
+        full_activation_bytes=activation_bytes(shape, full, bytes_per_value),
+        bytes_per_value=bytes_per_value,
+        warnings=(*outline.warnings, *_context_warning(sum(offered), max_new_tokens, shape)),
+    )
+
+
+def media_sizes(facts: MediaFacts, architecture: Architecture) -> MediaSizes:
+    """What the encoders will be given of a clip."""
+    vision = architecture.vision
+    grids: tuple[tuple[int, int, int], ...] = ()
+    if facts.frames_used and facts.height and facts.width:
+        times = facts.frames_used // vision.temporal_patch_size
+        grids = ((times, facts.height // vision.patch_size, facts.width // vision.patch_size),)
+    samples = round(facts.audio_used_s * SAMPLE_RATE)
+    frames = (ceil(max(samples, _LEAST_SAMPLES) / _HOP),) if samples else ()
+    return MediaSizes(grids, frames)
+
+
+def _selection(
+    architecture: Architecture, sizes: MediaSizes, plan: PruningPlan, lengths: list[int]
+) -> int:
+    if not plan.prunes:
+        return 0
+    scored = [lengths[layer - 1] for layer in plan.drop_layers]
+    windows = stage1_windows(
+        architecture, sizes, plan, video=plan.initial_video, audio=plan.initial_audio
+    )
+    return selection_flops(
+        architecture,
+        sizes,
+        plan,
+        importance=True,
+        compared=pairs(windows, architecture.hidden_size),
+        scored=scored,
+    )
+
+
+def _context_warning(prompt: int, new: int, architecture: Architecture) -> tuple[str, ...]:
+    limit = architecture.max_positions
+    if prompt + new <= limit:
+        return ()
+    return (
+        f"The prompt would have {prompt:,} tokens and the answer may take {new:,}, but the "
+        f"model's context holds {limit:,}: use --start/--end or a lower --fps, --max-frames or "
+        "--max-pixels.",
+    )

@@ -1,0 +1,159 @@
+"""How many encoder positions and tokens a prompt takes, and what a plan leaves of them.
+
+Predicted counts per modality are exact for SEATS with exact totals (`allocation="adaptive"`); the
+published allocation may miss the total of a drop by a few tokens, because every window keeps at
+least one token of each modality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seats_cli.families.base import Architecture
+from seats_cli.families.registry import QWEN3
+from seats_cli.schedule import PruningPlan
+
+# Encoder positions in a statistics window of the sound, and positions that make one token.
+AUDIO_STATISTICS = {QWEN3: 52}
+AUDIO_POOL = {QWEN3: 1}
+_QWEN2_5_STATISTICS, _QWEN2_5_POOL = 100, 2
+
+
+@dataclass(frozen=True)
+class MediaSizes:
+    """What the encoders are given.
+
+    Parameters
+    ----------
+    grids : tuple of (int, int, int)
+        Temporal grids, and patches in height and width, of each video.
+    mel_frames : tuple of int
+        Mel frames (100 per second) of each sound track.
+    """
+
+    grids: tuple[tuple[int, int, int], ...] = ()
+    mel_frames: tuple[int, ...] = ()
+
+
+def audio_positions(architecture: Architecture, mel_frames: int) -> int:
+    """Encoder positions of one sound."""
+    if architecture.family == QWEN3:  # three halvings of each second; a full one leaves 13
+        seconds, rest = divmod(mel_frames, 100)
+        for _ in range(3):
+            rest = (rest + 1) // 2
+        return 13 * seconds + rest
+    return (mel_frames - 1) // 2 + 1
+
+
+def audio_tokens(architecture: Architecture, mel_frames: int) -> int:
+    """LLM tokens of one sound; an odd last position makes none."""
+    pool = AUDIO_POOL.get(architecture.family, _QWEN2_5_POOL)
+    return audio_positions(architecture, mel_frames) // pool
+
+
+def grid_tokens(architecture: Architecture, grid: tuple[int, int, int]) -> int:
+    """LLM tokens of one temporal grid of a video."""
+    return grid[1] * grid[2] // architecture.vision.merge_size**2
+
+
+def token_counts(architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
+    """Video and audio tokens of a prompt."""
+    video = sum(grid[0] * grid_tokens(architecture, grid) for grid in sizes.grids)
+    return video, sum(audio_tokens(architecture, frames) for frames in sizes.mel_frames)
+
+
+def video_windows(architecture: Architecture, sizes: MediaSizes, grids: int) -> list[int]:
+    """Tokens of each selection window of `grids` temporal grids; none spans two videos."""
+    return [
+        part * grid_tokens(architecture, grid)
+        for grid in sizes.grids
+        for part in _parts(grid[0], grids)
+    ]
+
+
+def audio_windows(architecture: Architecture, sizes: MediaSizes, tokens: int) -> list[int]:
+    """Tokens of each selection window of the sound; none spans two sounds."""
+    return [
+        part
+        for frames in sizes.mel_frames
+        for part in _parts(audio_tokens(architecture, frames), tokens)
+    ]
+
+
+def audio_statistics_windows(architecture: Architecture, sizes: MediaSizes) -> list[int]:
+    """Encoder positions of each window in which the importance of sound is measured."""
+    window = AUDIO_STATISTICS.get(architecture.family, _QWEN2_5_STATISTICS)
+    return [
+        part
+        for frames in sizes.mel_frames
+        for part in _parts(audio_positions(architecture, frames), window)
+    ]
+
+
+def kept_of_window(size: int, share: float) -> int:
+    """Tokens that stay of a window: half to even, as everywhere in the method; at least one."""
+    return min(max(round(share * size), 1), size)
+
+
+def _parts(length: int, part: int) -> list[int]:
+    """`length` cut into runs of `part`, the last one shorter."""
+    return [part] * (length // part) + ([length % part] if length % part else [])
+
+
+Counts = tuple[int, int, int]
+
+
+def predicted_counts(
+    plan: PruningPlan | None, architecture: Architecture, sizes: MediaSizes, text: int
+) -> tuple[list[Counts], Counts]:
+    """Video, audio and text tokens in each layer, and after the last one.
+
+    Parameters
+    ----------
+    plan : PruningPlan or None
+        None for an unpruned run.
+    architecture : Architecture
+    sizes : MediaSizes
+        Pictures and sound of the prompt.
+    text : int
+        Text tokens of the prompt.
+
+    Returns
+    -------
+    alive : list of (int, int, int)
+        Tokens that each layer processes.
+    final : (int, int, int)
+        Tokens that leave the last layer.
+    """
+    video, audio = token_counts(architecture, sizes)
+    if plan is None or not plan.prunes:
+        return [(video, audio, text)] * architecture.num_layers, (video, audio, text)
+    if plan.initial_video < 1.0:
+        windows = video_windows(architecture, sizes, plan.video_window)
+        video = sum(kept_of_window(size, plan.initial_video) for size in windows)
+    if plan.initial_audio < 1.0:
+        windows = audio_windows(architecture, sizes, plan.audio_window)
+        audio = sum(kept_of_window(size, plan.initial_audio) for size in windows)
+    ratios = {
+        layer: (kept_video, kept_audio)
+        for layer, kept_video, kept_audio in zip(
+            plan.drop_layers, plan.keep_video, plan.keep_audio, strict=True
+        )
+    }
+    alive: list[Counts] = []
+    for layer in range(1, architecture.num_layers + 1):
+        alive.append((video, audio, text))
+        if layer in ratios:
+            video, audio = (
+                kept_of_window(size, ratio) if size else 0
+                for size, ratio in zip((video, audio), ratios[layer], strict=True)
+            )
+        if plan.late_layer is not None and layer == plan.late_layer - 1:
+            video = audio = 0
+    return alive, (video, audio, text)
+
+
+def average_retention(alive: list[Counts], offered: Counts) -> float | None:
+    """Mean over the layers of the share of audio-visual tokens alive; None without any."""
+    whole = len(alive) * (offered[0] + offered[1])
+    return sum(video + audio for video, audio, _ in alive) / whole if whole else None

@@ -1,0 +1,146 @@
+"""The KV cache under pruning: arguments, lengths, masks, and positions of generated tokens.
+
+Layers may hold different lengths (two policies, see `SeatsConfig.kv`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from seats_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from seats_cli.selection.device import TokenIndex
+
+
+def cache_of(kwargs: dict[str, Any]) -> Any:
+    """The KV cache argument under its newer or older name."""
+    return kwargs.get("cache", kwargs.get("past_key_values"))
+
+
+def three_rows(positions: Tensor | None, embeddings: Tensor) -> Tensor:
+    """M-RoPE positions (3, B, S) from what transformers passes on.
+
+    The text row that `generate` puts first is left out: after pruning its gaps would be read
+    as borders between packed sequences.
+    """
+    if positions is None:
+        steps = torch.arange(embeddings.shape[1], device=embeddings.device)
+        return steps.expand(3, len(embeddings), -1)
+    if positions.ndim == 2:
+        return positions.expand(3, *positions.shape)
+    return positions[-3:]
+
+
+def unpadded(mask: Tensor | None, keep: Tensor) -> Tensor:
+    """BoolTensor (S,) of positions that are no padding; padding leaves with Stage I."""
+    if mask is None:
+        return torch.ones_like(keep)
+    if mask.ndim != 2:
+        raise UsageError("Pruning needs a padding mask of shape (1, S), not a prepared 4-D mask.")
+    return mask[0].to(keep.device).bool()
+
+
+def cached_tokens(cache: Any, layer: int = 0) -> int:
+    """Tokens held by a layer (0-based) of a transformers cache; 0 without a cache."""
+    return 0 if cache is None else int(cache.get_seq_length(layer))
+
+
+def require_dynamic(cache: Any) -> None:
+    """Refuse caches of a fixed length, whose layers cannot differ.
+
+    Raises
+    ------
+    UsageError
+        For static, offloaded-to-fixed or quantised caches.
+    """
+    if cache is not None and any(
+        type(layer).__name__ != "DynamicLayer" for layer in getattr(cache, "layers", ())
+    ):
+        raise UsageError("Pruning needs a dynamic KV cache: leave out cache_implementation.")
+
+
+def keep_in_layers(cache: Any, layers: int, places: TokenIndex) -> None:
+    """Apply a drop to the first `layers` layers of the cache (policy `survivors`).
+
+    Parameters
+    ----------
+    cache : transformers Cache
+    layers : int
+        How many layers have been passed.
+    places : Places
+        Which of the tokens held by these layers stay.
+    """
+    for layer in cache.layers[:layers]:
+        where = places.on(layer.keys.device)
+        layer.keys = layer.keys.index_select(2, where)
+        layer.values = layer.values.index_select(2, where)
+
+
+def decode_mask(
+    cached: int, new: int, implementation: str, dtype: torch.dtype, device: torch.device
+) -> Tensor | None:
+    """Causal mask of `new` tokens behind `cached` ones, for one layer.
+
+    Returns
+    -------
+    None where the attention needs none (one token, or FlashAttention's own causal rule), else
+    shape (1, 1, new, cached + new): bool for sdpa (True = visible), additive otherwise.
+    """
+    if new == 1 or "flash" in implementation:
+        return None
+    visible = torch.ones(new, cached + new, dtype=torch.bool, device=device).tril(cached)
+    if implementation == "sdpa":
+        return visible[None, None]
+    hidden = torch.zeros(visible.shape, dtype=dtype, device=device)
+    return hidden.masked_fill(~visible, torch.finfo(dtype).min)[None, None]
+
+
+@dataclass(eq=False)
+class _Continuation:
+    """What decoding on a pruned cache must know: its length then, and the next position."""
+
+    cached: int
+    next_position: Tensor
+
+
+class Continuations:
+    """The pruned caches under way; each is forgotten with its cache."""
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[Any, _Continuation] = WeakKeyDictionary()
+
+    def note(self, cache: Any, next_position: Tensor) -> None:
+        """Remember a cache as a prefill left it, and the position of the token to come."""
+        self._known[cache] = _Continuation(cached_tokens(cache), next_position)
+
+    def arguments(
+        self, cache: Any, kwargs: dict[str, Any], positions_given: bool
+    ) -> dict[str, Any]:
+        """The decoder's arguments: true positions, and no mask of the unpruned length.
+
+        Parameters
+        ----------
+        cache : transformers Cache
+            Not empty.
+        kwargs : dict
+            What transformers passes.
+        positions_given : bool
+            Whether its positions come from the caller (`generate` counts the whole sequence).
+        """
+        known = self._known.get(cache)
+        embeddings: Tensor = kwargs["inputs_embeds"]
+        positions = kwargs.get("position_ids")
+        if known is not None and not positions_given:
+            # transformers would count from the cache, which is shorter than the sequence
+            first = known.next_position + cached_tokens(cache) - known.cached
+            steps = torch.arange(embeddings.shape[1], device=embeddings.device)
+            positions = (first.to(embeddings.device) + steps).expand(3, len(embeddings), -1)
+        elif positions is not None:
+            positions = three_rows(positions, embeddings)
+        return {**kwargs, "position_ids": positions, "attention_mask": None}

@@ -1,0 +1,218 @@
+"""Stage 0 in a running model: the vision encoder is given what has changed, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.vision_utils import (
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+)
+
+from seats_cli.cost.encoders import packed_vision_flops, vision_flops
+from seats_cli.models.encoder_attention import use_gathered
+from seats_cli.models.patching import replace_forward
+from seats_cli.results import ReuseFacts
+from seats_cli.selection.static_regions import (
+    Packing,
+    StillMap,
+    grey_levels,
+    pack,
+    positions,
+    still_map,
+)
+
+if TYPE_CHECKING:
+    from seats_cli.models.adapter import Adapter
+
+
+# Side in pixels of what is encoded or not as a whole, where the encoder has no windows: about as
+# large as the windows of Qwen2.5-Omni (112).
+_CELL = 128
+
+
+class EncoderReuse:
+    """Lets the vision encoder skip what has not changed since it was last encoded.
+
+    The output has the shape and the order of an encoding of everything, so that whatever follows
+    is as it would be. An encoder call with settings of its own (precomputed arguments, recorded
+    states) is left alone.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    tolerance : float
+        Largest change in grey levels (0..255) that counts as none; 0 skips exact repeats only.
+    cell : int, optional
+        Tokens on a side of what is encoded or not as a whole; by default an attention window of
+        the encoder, or as much where it has none.
+    """
+
+    def __init__(self, adapter: Adapter, tolerance: float, *, cell: int | None = None) -> None:
+        self._adapter = adapter
+        self._vision = vision = adapter.architecture().vision
+        unit = vision.patch_size * vision.merge_size
+        self._window = None if vision.window_size is None else vision.window_size // unit
+        self._cell = cell or self._window or _CELL // unit
+        self.tolerance = tolerance
+        self.packing: Packing | None = None
+        self.facts: ReuseFacts | None = None
+        self._calls: list[ReuseFacts] = []
+
+    @contextmanager
+    def attach(self) -> Iterator[None]:
+        """Act on the model's vision encoder inside the block; it is then left as it was.
+
+        An `EncoderCache` belongs outside of it, that is, attached later: it compares what went
+        in, and keeps what came out, for the whole clip.
+        """
+        visual = self._adapter.visual
+        look = visual.register_forward_pre_hook(self._look, with_kwargs=True)
+        try:
+            with replace_forward(visual, self._skipping):
+                yield
+        finally:
+            look.remove()
+
+    def expand(self, values: Tensor) -> Tensor:
+        """What the encoder holds per position, (m, ...), for all positions in its own order."""
+        packing = self.packing
+        if packing is None:
+            return values
+        units = packing.place[packing.order].to(values.device)
+        return values[positions(units, self._adapter.merge_unit)]
+
+    def finish(self) -> None:
+        """The prompt is complete: what was found in its pictures becomes `facts`."""
+        self.facts = _together(self.tolerance, self._calls)
+        self._calls.clear()
+
+    @torch.no_grad()
+    def _look(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find out what has changed."""
+        self.packing = None
+        if len(args) + len(kwargs) != 2 or not kwargs.keys() <= {"hidden_states", "grid_thw"}:
+            return
+        pixels = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        grid_thw = kwargs["grid_thw"] if "grid_thw" in kwargs else args[-1]
+        grids = [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
+        vision = self._vision
+        levels = grey_levels(self._adapter.pixel_std, pixels.shape[-1]).to(pixels.device)
+        found = still_map(
+            pixels,
+            grids,
+            levels,
+            tolerance=self.tolerance,
+            merge=vision.merge_size,
+            side=self._cell,
+        )
+        still = StillMap(found.source.cpu(), found.grids)  # the one wait for the device
+        packing = self._pack(still, grid_thw)
+        if len(packing.chosen) < len(packing.place):
+            self.packing = packing
+        self._calls.append(self._facts(still, packing, grids))
+
+    def _pack(self, still: StillMap, grid_thw: Tensor) -> Packing:
+        count = len(still.source)
+        raster = self._adapter.vision_raster_order(grid_thw)
+        order = torch.arange(count) if raster is None else torch.argsort(raster)
+        return pack(still, order, window=self._window, patches=self._adapter.merge_unit)
+
+    def _facts(
+        self, still: StillMap, packing: Packing, grids: list[tuple[int, int, int]]
+    ) -> ReuseFacts:
+        """Of one call of the encoder."""
+        per_grid = still.per_grid()
+        executed = packed_vision_flops(
+            self._vision,
+            len(packing.chosen) * self._adapter.merge_unit,
+            packing.full.pairs,
+            packing.windowed.pairs,
+        )
+        return ReuseFacts(
+            tolerance_levels=self.tolerance,
+            grids=len(per_grid),
+            whole_grids=sum(encoded == size for encoded, size in per_grid),
+            still_grids=sum(encoded == 0 for encoded, _ in per_grid),
+            tokens=len(packing.place),
+            encoded_tokens=len(packing.chosen),
+            saved_flops=vision_flops(self._vision, grids) - executed,
+        )
+
+    def _skipping(self, encode: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            packing = self.packing
+            if packing is None:
+                return encode(*args, **kwargs)
+            pixels = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            grid_thw = kwargs["grid_thw"] if "grid_thw" in kwargs else args[-1]
+            chosen = positions(packing.chosen, self._adapter.merge_unit).to(pixels.device)
+            gathers = self._gathers(packing, pixels.device)
+            own = use_gathered(self._adapter) if gathers else nullcontext()
+            arguments = self._arguments(packing, grid_thw, chosen)
+            if gathers:
+                arguments["gathers"] = gathers
+            with own:
+                output = encode(pixels[chosen], grid_thw=grid_thw, **arguments)
+            return self._expanded(output, packing)
+
+        return forward
+
+    def _arguments(self, packing: Packing, grid_thw: Tensor, chosen: Tensor) -> dict[str, Any]:
+        """What the encoder would work out from a complete grid."""
+        visual, device = self._adapter.visual, chosen.device
+        merge = self._vision.merge_size
+        arguments: dict[str, Any] = {
+            "position_ids": get_vision_position_ids(grid_thw, merge)[chosen],
+            "cu_seqlens": packing.full.borders.to(device),
+        }
+        if self._vision.window_size is not None:
+            arguments["window_index"] = torch.arange(len(packing.chosen), device=device)
+            arguments["cu_window_seqlens"] = packing.windowed.borders.to(device)
+        if hasattr(visual, "pos_embed"):
+            indices, weights = get_vision_interpolation_indices_and_weights(
+                grid_thw,
+                num_grid_per_side=visual.num_grid_per_side,
+                mode=visual.interpolation_mode,
+                align_corners=visual.interpolation_align_corners,
+                spatial_merge_size=merge,
+            )
+            arguments["interp_indices"] = indices[chosen]
+            arguments["interp_weights"] = weights[chosen]
+        return arguments
+
+    def _gathers(self, packing: Packing, device: torch.device) -> dict[nn.Module, Any]:
+        """Where the attention of each block finds its keys, if not among its queries."""
+        full, windowed = (
+            tuple((batch.queries.to(device), batch.keys.to(device)) for batch in segments.batches)
+            for segments in (packing.full, packing.windowed)
+        )
+        sees_all = self._vision.full_attention_blocks
+        gathers = {}
+        for number, block in enumerate(self._adapter.visual.blocks):
+            whole = self._vision.window_size is None or number in sees_all
+            batches = full if whole else windowed
+            if batches:
+                gathers[block.attn] = batches
+        return gathers
+
+    def _expanded(self, output: Any, packing: Packing) -> Any:
+        """The output for all units, in the order of the prompt."""
+        place = packing.place.to(output.pooler_output.device)
+        output.pooler_output = output.pooler_output[place]
+        output.last_hidden_state = self.expand(output.last_hidden_state)
+        if getattr(output, "deepstack_features", None) is not None:
+            output.deepstack_features = [part[place] for part in output.deepstack_features]
+        return output
+
+
+def _together(tolerance: float, calls: list[ReuseFacts]) -> ReuseFacts:
+    """The sum over the calls of one prompt."""
+    counted = [field.name for field in fields(ReuseFacts)][1:]
+    sums = {name: sum(getattr(call, name) for call in calls) for name in counted}
+    return ReuseFacts(tolerance, **sums)

@@ -1,0 +1,214 @@
+"""Importance of every audio-visual token, read off the encoders while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from seats_cli.errors import UsageError
+from seats_cli.selection.device import on_device
+from seats_cli.selection.importance import pool_mean, received_attention
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from seats_cli.engine.encoder_reuse import EncoderReuse
+    from seats_cli.engine.timing import Clock
+    from seats_cli.models.adapter import Adapter
+    from seats_cli.schedule import PruningPlan
+    from seats_cli.selection.method import Method
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderCall:
+    """One pass through an encoder.
+
+    Parameters
+    ----------
+    importance : float32 Tensor, shape (n,)
+        Attention received per LLM token, in the order in which the tokens enter the prompt.
+    lengths : tuple of int
+        Tokens of each clip (or sound) of the call.
+    windows : tuple of int
+        Tokens of a selection window in each.
+    grids : tuple of int
+        Tokens of a temporal grid in each clip; empty for sound.
+    keys : float32 Tensor, shape (n, d), or None
+        Keys per LLM token, averaged over heads, where the method needs them.
+    """
+
+    importance: Tensor
+    lengths: tuple[int, ...]
+    windows: tuple[int, ...]
+    grids: tuple[int, ...] = ()
+    keys: Tensor | None = None
+
+
+class EncoderStatistics:
+    """Hooks on the last attention of both encoders (arXiv 2605.20035, Stage I).
+
+    Parameters
+    ----------
+    adapter : Adapter
+    plan : PruningPlan
+        Sizes of the selection windows.
+    method : Method
+        What it needs; if nothing, the attention is left alone and only lengths are noted.
+    clock : Clock
+        Where the time spent here is added, as "select".
+    everything : bool
+        Note what any method may need, for an `EncoderCache` that serves several.
+    still : EncoderReuse, optional
+        Knows what the vision encoder is not given, so that importance is that of the whole prompt.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        plan: PruningPlan,
+        method: Method,
+        clock: Clock,
+        *,
+        everything: bool = False,
+        still: EncoderReuse | None = None,
+    ) -> None:
+        self._adapter = adapter
+        self._still = still
+        self._video_window = plan.video_window
+        self._audio_window = plan.audio_window
+        self._clock = clock
+        self._importance = everything or method.needs_importance
+        self._keys = everything or method.needs_keys
+        self._grid_thw = torch.zeros(0, 3, dtype=torch.long)  # on the CPU
+        self._mel_frames: list[int] = []
+        self._projected: dict[nn.Module, Tensor] = {}
+        self._video: list[EncoderCall] = []
+        self._audio: list[EncoderCall] = []
+
+    def install(self) -> list[RemovableHandle]:
+        """Register the hooks; they act until the handles are removed."""
+        adapter = self._adapter
+        handles: list[RemovableHandle] = []
+        for encoder, enter, attention, leave in (
+            (adapter.visual, self._enter_vision, adapter.vision_attention, self._leave_vision),
+            (adapter.audio_tower, self._enter_audio, adapter.audio_attention, self._leave_audio),
+        ):
+            handles.append(encoder.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(attention.register_forward_hook(leave, with_kwargs=True))
+        if self._importance or self._keys:
+            for projection in (*adapter.vision_projections, *adapter.audio_projections):
+                handles.append(projection.register_forward_hook(self._note_projection))
+        return handles
+
+    def clear(self) -> None:
+        """Forget all calls."""
+        self._video.clear()
+        self._audio.clear()
+        self._projected.clear()
+        if self._still is not None:
+            self._still.finish()
+
+    def calls(self, modality: str) -> list[EncoderCall]:
+        """What has been noted of "video" or "audio" so far, in order."""
+        return self._video if modality == "video" else self._audio
+
+    def window(self, modality: str) -> int:
+        """Size of a selection window: grids of "video", tokens of "audio"."""
+        return self._video_window if modality == "video" else self._audio_window
+
+    def video_for(self, tokens: int) -> EncoderCall:
+        """The latest vision call that produced that many tokens (images are encoded apart)."""
+        return _latest(self._video, tokens, "video")
+
+    def audio_for(self, tokens: int) -> EncoderCall:
+        """The latest audio call that produced that many tokens."""
+        return _latest(self._audio, tokens, "audio")
+
+    def _enter_vision(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        # to the host before the encoder is given work to wait for
+        self._grid_thw = _argument(args, kwargs, "grid_thw", 1).cpu()
+
+    def _note_projection(self, module: Any, _args: Any, output: Tensor) -> None:
+        self._projected[module] = output
+
+    def _taken(self, projections: Sequence[nn.Module]) -> list[Tensor]:
+        """What these layers of the attention gave, which need not be computed again."""
+        return [self._projected.pop(layer) for layer in projections]
+
+    @torch.no_grad()
+    def _leave_vision(self, _module: Any, _args: Any, kwargs: dict[str, Any], _output: Any) -> None:
+        grid_thw, unit = self._grid_thw, self._adapter.merge_unit
+        grids = [(int(t), int(h) * int(w)) for t, h, w in grid_thw.tolist()]
+        lengths = tuple(t * patches // unit for t, patches in grids)
+        windows = tuple(self._video_window * patches // unit for _, patches in grids)
+        importance, keys = torch.zeros(0), None
+        with self._clock.stage("select"):
+            if self._importance or self._keys:
+                query, key = self._adapter.vision_query_key(
+                    self._taken(self._adapter.vision_projections), kwargs["position_embeddings"]
+                )
+                if self._still is not None:
+                    query, key = self._still.expand(query), self._still.expand(key)
+                order = self._adapter.vision_raster_order(grid_thw)
+                order = None if order is None else on_device(order, query.device)
+            if self._importance:
+                received = received_attention(
+                    query, key, [w * unit for w in windows], [n * unit for n in lengths]
+                )
+                importance = _ordered(pool_mean(received, unit), order)
+            if self._keys:
+                keys = _ordered(pool_mean(key.float().mean(1), unit), order)
+        per_grid = tuple(patches // unit for _, patches in grids)
+        self._video.append(EncoderCall(importance, lengths, windows, per_grid, keys))
+
+    def _enter_audio(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self._mel_frames = _argument(args, kwargs, "feature_lens", 1).tolist()
+
+    @torch.no_grad()
+    def _leave_audio(self, _module: Any, _args: Any, _kwargs: Any, _output: Any) -> None:
+        adapter, pool = self._adapter, self._adapter.audio_pool
+        positions = [adapter.audio_positions(int(frames)) for frames in self._mel_frames]
+        importance, keys = torch.zeros(0), None
+
+        def pooled(values: Tensor) -> Tensor:
+            # an odd tail of a sound makes no token: pool each sound by itself
+            return torch.cat([pool_mean(part, pool) for part in torch.split(values, positions)])
+
+        with self._clock.stage("select"):
+            if self._importance or self._keys:
+                query, key = adapter.audio_query_key(self._taken(adapter.audio_projections))
+            if self._importance:
+                importance = pooled(
+                    received_attention(
+                        query, key, [adapter.audio_statistics_window] * len(positions), positions
+                    )
+                )
+            if self._keys:
+                keys = pooled(key.float().mean(1))
+        lengths = tuple(n // pool for n in positions)
+        windows = (self._audio_window,) * len(lengths)
+        self._audio.append(EncoderCall(importance, lengths, windows, (), keys))
+
+
+def _ordered(values: Tensor, order: Tensor | None) -> Tensor:
+    """Values in raster order, where the encoder has an order of its own."""
+    return values if order is None else values[order]
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, index: int) -> Any:
+    """A module's argument, passed by name or by position."""
+    return kwargs[name] if name in kwargs else args[index]
+
+
+def _latest(calls: list[EncoderCall], tokens: int, modality: str) -> EncoderCall:
+    for call in reversed(calls):
+        if sum(call.lengths) == tokens:
+            return call
+    raise UsageError(
+        f"The prompt has {tokens} {modality} tokens, but its encoder did not run inside "
+        "prune(...): let the model (or generate) encode the media within the context."
+    )

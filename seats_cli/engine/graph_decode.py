@@ -1,0 +1,195 @@
+"""Answer tokens after the first: how each call of the text model runs, eager or recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers.utils import ModelOutput
+
+from seats_cli.engine.cache import cache_of
+from seats_cli.engine.cuda_graph import graph_recorder
+from seats_cli.engine.static_cache import (
+    CACHE_NAMES,
+    Form,
+    StaticRun,
+    one_token_form,
+    sees_everything,
+)
+from seats_cli.models.patching import replace_forward
+
+if TYPE_CHECKING:
+    from seats_cli.engine.cuda_graph import Recorded, Recorder
+    from seats_cli.models.adapter import Adapter
+
+
+STOCK = "dynamic cache"
+# Recording takes about as long as two steps: an answer that ends sooner has lost nothing, and
+# a longer one less than twice what it could have saved.
+STOCK_STEPS = 2
+MIN_STEPS = 6  # with fewer to come, recording one does not pay
+_ATTENTIONS = ("sdpa", "eager")
+
+# Why steps of a text model cannot be recorded, found out once.
+_unfit: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+class Decoding:
+    """The answer tokens of one `decode_steps`.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    max_new_tokens : int
+    recorder : Recorder or None
+        None leaves every call as it is.
+    """
+
+    def __init__(self, adapter: Adapter, max_new_tokens: int, recorder: Recorder | None) -> None:
+        self._adapter = adapter
+        self._max_new_tokens = max_new_tokens
+        self._recorder = recorder
+        self._trouble = "" if recorder is None else _unfit.get(adapter.language_model, "")
+        self._seen = 0  # tokens since the prefill
+        self._run: StaticRun | None = None
+        self._recorded: Recorded | None = None
+        self._replayed = False
+
+    @property
+    def how(self) -> str:
+        """How tokens were generated, in a few words."""
+        if self._replayed and self._recorder is not None:
+            return self._recorder.name
+        return f"{STOCK} ({self._trouble})" if self._trouble else STOCK
+
+    @property
+    def possible(self) -> bool:
+        """Whether anything can be other than stock."""
+        model = self._adapter.language_model
+        return (
+            self._recorder is not None
+            and not self._trouble
+            and self._max_new_tokens - STOCK_STEPS - 1 >= MIN_STEPS
+            and not model.training
+            and model.config._attn_implementation in _ATTENTIONS
+        )
+
+    def wrap(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A `forward` of the text model in place of its own."""
+
+        def stepping(*args: Any, **kwargs: Any) -> Any:
+            form = one_token_form(args, kwargs, len(self._adapter.layers))
+            if not self._continues(form, kwargs):
+                self.close()
+            self._seen = 0 if form is None else self._seen + 1
+            if form is None or (self._run is None and not self._worthwhile(kwargs)):
+                return forward(*args, **kwargs)
+            try:
+                return self._step(forward, kwargs, form)
+            except RuntimeError as error:
+                self.close()
+                output = forward(*args, **kwargs)  # the error was none of the recording if it stays
+                self._note(error)
+                return output
+
+        return stepping
+
+    def close(self) -> None:
+        """Let go of the recording; the cache has layers that grow again."""
+        recorded, run = self._recorded, self._run
+        self._recorded = self._run = None
+        try:
+            if recorded is not None:
+                recorded.release()
+        finally:
+            if run is not None:
+                run.give_back()
+
+    def _continues(self, form: Form | None, kwargs: dict[str, Any]) -> bool:
+        """Whether a call is the next step of the run under way."""
+        run = self._run
+        return run is None or (form == run.form and cache_of(kwargs) is run.cache and run.left > 0)
+
+    def _worthwhile(self, kwargs: dict[str, Any]) -> bool:
+        """Whether to begin a run with the token at hand."""
+        return (
+            not self._trouble
+            and self._seen > STOCK_STEPS
+            and self._left >= MIN_STEPS
+            and sees_everything(kwargs)
+        )
+
+    @property
+    def _left(self) -> int:
+        """Steps to come at most, with the one at hand; the prefill gives the first token."""
+        return self._max_new_tokens - self._seen
+
+    def _step(self, forward: Callable[..., Any], kwargs: dict[str, Any], form: Form) -> Any:
+        recorder = self._recorder
+        assert recorder is not None
+        if self._run is None:
+            run = self._run = StaticRun(self._adapter, forward, kwargs, form, self._left)
+            run.prepare(kwargs)
+            output = recorder.rehearse(run.step)
+            _require_plain(output)
+        else:
+            run = self._run
+            run.prepare(kwargs)
+            if self._recorded is None:
+                self._recorded = recorder.record(run.step)
+            self._recorded.replay()
+            self._replayed = True
+            output = self._recorded.output
+        run.advance()
+        # The next step overwrites what this one gave.
+        return type(output)(**{**output, "last_hidden_state": output.last_hidden_state.clone()})
+
+    def _note(self, error: RuntimeError) -> None:
+        """Go on with stock steps; for good, unless it was only memory that was short."""
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        self._trouble = f"not recorded: {words[0][:120]}"
+        if not isinstance(error, torch.OutOfMemoryError):
+            _unfit[self._adapter.language_model] = self._trouble
+
+
+def _require_plain(output: Any) -> None:
+    """Refuse outputs with more in them than can be handed on."""
+    if not isinstance(output, ModelOutput) or set(output) - {"last_hidden_state", *CACHE_NAMES}:
+        raise RuntimeError("the text model gives more than hidden states")
+
+
+@contextmanager
+def decode_steps(
+    adapter: Adapter, max_new_tokens: int, recorder: Recorder | None = None
+) -> Iterator[Decoding]:
+    """Generate faster inside the block; the model is then left as it was found.
+
+    On an NVIDIA GPU the tokens after the first few run as one captured graph on a cache with
+    room for them all. Elsewhere, with several devices or sequences, with flash-attn, and for
+    short answers, everything stays as it is.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    max_new_tokens : int
+        Longest answer, in tokens.
+    recorder : Recorder, optional
+        In place of the one that suits the device.
+
+    Yields
+    ------
+    Decoding
+        Says how it went.
+    """
+    decoding = Decoding(adapter, max_new_tokens, recorder or graph_recorder(adapter))
+    if not decoding.possible:
+        yield decoding
+        return
+    with replace_forward(adapter.language_model, decoding.wrap):
+        try:
+            yield decoding
+        finally:
+            decoding.close()

@@ -1,0 +1,311 @@
+"""Decoding sound into 16 kHz mono on the clip's time line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.filter import Graph
+
+from seats_cli.media.clip import SAMPLE_RATE
+from seats_cli.media.packets import packets, seek_before, select_only
+from seats_cli.media.probe import SAMPLE_RATES
+from seats_cli.media.timeline import NO_GAPS, Gaps
+
+_GUESSED_CHANNELS = 8  # up to 7.1, a file that names no layout means the usual one
+
+
+class Mixer:
+    """Streams frames of one sample format, layout and rate through libswresample.
+
+    The weights are those of ITU-R BS.775 (centre as loud as left and right together, rear
+    channels lower, no LFE), scaled down to sum to one: libswresample leaves that out for
+    floats, and loud 5.1 sound would clip. Layouts for which there are no weights are averaged.
+
+    Parameters
+    ----------
+    frame : AudioFrame
+        A frame of the kind to come.
+    """
+
+    def __init__(self, frame: AudioFrame) -> None:
+        self.kind = kind_of(frame)
+        channels = len(frame.layout.channels)
+        guessed = frame.layout.name.endswith(" channels")  # FFmpeg's name for "not said"
+        try:
+            if guessed and channels > _GUESSED_CHANNELS:
+                raise ValueError("no layout to guess")
+            self._graph = _graph(frame, None)
+        except (av.error.FFmpegError, ValueError):
+            terms = "+".join(f"{1 / channels:.6f}*c{k}" for k in range(channels))
+            self._graph = _graph(frame, f"mono|c0={terms}")
+
+    def push(self, frame: AudioFrame | None) -> Iterator[npt.NDArray[np.float32]]:
+        """Feed a frame, or None for the end, and get what is ready.
+
+        Yields
+        ------
+        float32 array, shape (n,)
+            Mono samples at `SAMPLE_RATE`, in [-1, 1] if the input was.
+        """
+        if frame is not None:
+            # Samples are counted here; the stamps' rounding must not stretch the sound.
+            frame.pts = None
+        self._graph.push(frame)
+        # A frame gives one piece at most, so that it takes no exception (slow in PyAV) to see
+        # that there is no second. Should one be late, it comes with the next frame or the end.
+        while True:
+            try:
+                piece = self._graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            assert isinstance(piece, AudioFrame)
+            yield piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+            if frame is not None:
+                return
+
+
+def _graph(frame: AudioFrame, pan: str | None) -> Graph:
+    """A filter graph for frames like this one, mixing by `pan` or by the standard weights."""
+    graph = Graph()
+    last = graph.add(
+        "abuffer",
+        sample_rate=str(frame.sample_rate),
+        sample_fmt=frame.format.name,
+        channel_layout=frame.layout.name,
+        time_base=f"1/{frame.sample_rate}",
+    )
+    chain = [graph.add("pan", pan)] if pan else []
+    chain.append(
+        graph.add("aresample", osr=str(SAMPLE_RATE), ochl="mono", osf="flt", rematrix_maxval="1.0")
+    )
+    chain.append(graph.add("abuffersink"))
+    for step in chain:
+        last.link_to(step)
+        last = step
+    graph.configure()
+    return graph
+
+
+def kind_of(frame: AudioFrame) -> tuple[str, str, int]:
+    """What must stay the same for a `Mixer` to go on: format, layout, rate."""
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, loudly
+# Silence in the time stamps that is believed: a pause in talk is left out by some recorders.
+# Longer is a damaged stamp, unless the picture goes on meanwhile.
+_PAUSE_S = 60.0
+_PAUSE_WITHOUT_PICTURE_S = 600.0
+_FIRST_BUFFER_S = 600.0
+_JUMP_S = 0.04  # time stamps in Matroska are rounded to 1 ms and some muxers are sloppier
+_LEAD_IN_S = 0.2  # decoded ahead of a range's start, because AAC and Opus need a run-up
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedSound:
+    """Sound from the start of the range.
+
+    Parameters
+    ----------
+    samples : float32 array, shape (n,)
+        Mono, `SAMPLE_RATE`, in [-1, 1].
+    broken : int
+        Packets that could not be decoded; silence stands in for them.
+    first_s : float
+        Seconds from the start of the range to the first decoded sample.
+    joined : int
+        Leaps in the time stamps too large to be silence, closed up.
+    cut : bool
+        The sound goes on, but only so much was wanted, or more than `MAX_AUDIO_S` was.
+    """
+
+    samples: npt.NDArray[np.float32]
+    broken: int
+    first_s: float
+    joined: int
+    cut: bool
+
+
+def decode_sound(
+    container: InputContainer,
+    stream: AudioStream,
+    *,
+    origin_s: float,
+    start: float | None,
+    end: float | None,
+    length_s: float | None,
+    max_s: float | None = None,
+    gaps: Gaps = NO_GAPS,
+    picture_end_s: float | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> DecodedSound | None:
+    """Decode a sound track, or a range of it.
+
+    Parameters
+    ----------
+    container, stream
+        An open file and one of its audio streams.
+    origin_s : float
+        Time stamp, in seconds, of the file's time 0.
+    start, end : float or None
+        Range in seconds on the file's timeline.
+    length_s : float or None
+        Seconds the file claims to last.
+    max_s : float or None
+        Seconds of sound wanted at most.
+    gaps : Gaps
+        Stretches of the file's timeline that were closed up for the picture.
+    picture_end_s : float or None
+        Where the picture ends on the file's timeline, if it was read.
+    on_progress : callable or None
+        Called with the fraction done.
+
+    Returns
+    -------
+    DecodedSound or None
+        None if nothing decodes in the range.
+    """
+    select_only(container, stream)
+    begin = start or 0.0
+    if start is not None and stream.time_base is not None:
+        ticks = int((origin_s + max(begin - _LEAD_IN_S, 0.0)) / stream.time_base)
+        seek_before(container, stream, ticks)
+    wanted_s = np.inf if end is None else end - begin
+    stop = begin + min(wanted_s, MAX_AUDIO_S, np.inf if max_s is None else max_s)
+    expected = (min(stop, length_s) if length_s else min(stop, begin + 60.0)) - begin
+    track = _Timeline(max(expected, 0.0), stop - begin)
+    placer = _Placer(track, gaps, begin, None if picture_end_s is None else picture_end_s - begin)
+    broken = 0
+
+    def count_error() -> None:
+        nonlocal broken
+        broken += 1
+
+    for packet in packets(container, stream, count_error):
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            broken += 1
+            continue
+        for frame in frames:
+            placer.add(frame, origin_s)
+        if on_progress is not None and expected > 0:
+            on_progress(min(placer.at_s / expected, 1.0))
+        if placer.at_s > track.limit_s + _JUMP_S:
+            break
+    placer.flush()
+    if track.first is None:
+        return None
+    cut = track.limit_s < wanted_s and placer.at_s > track.limit_s + _JUMP_S
+    return DecodedSound(track.samples(), broken, track.first / SAMPLE_RATE, placer.joined, cut)
+
+
+class _Placer:
+    """Turns decoded frames into runs of 16 kHz samples at the right place."""
+
+    def __init__(
+        self, track: _Timeline, gaps: Gaps, begin_s: float, picture_end_s: float | None
+    ) -> None:
+        self.track = track
+        self.gaps = gaps
+        self.begin_s = begin_s
+        self.picture_end_s = picture_end_s
+        self.at_s = 0.0  # where the next frame is expected
+        self.joined = 0
+        self._shift_s = 0.0
+        self._mixer: Mixer | None = None
+        self._position = 0
+
+    def add(self, frame: AudioFrame, origin_s: float) -> None:
+        """Place a frame; `origin_s` is the time stamp of the file's time 0."""
+        if frame.samples == 0 or frame.sample_rate not in SAMPLE_RATES:
+            return
+        when = self.at_s
+        if frame.time is not None:
+            when = frame.time - origin_s
+            if len(self.gaps):
+                when = float(self.gaps.close(np.array([when]))[0])
+            when += self._shift_s - self.begin_s
+        if self._is_leap(when):
+            self.joined += 1
+            self._shift_s += self.at_s - when
+            when = self.at_s
+        if (
+            self._mixer is None
+            or kind_of(frame) != self._mixer.kind
+            or abs(when - self.at_s) > _JUMP_S
+        ):
+            self.flush()
+            self._mixer = Mixer(frame)
+            self._position = round(when * SAMPLE_RATE)
+            self.at_s = when
+        self.at_s += frame.samples / frame.sample_rate
+        self._write(self._mixer, frame)
+
+    def flush(self) -> None:
+        """Write out what the mixer still holds."""
+        if self._mixer is not None:
+            self._write(self._mixer, None)
+            self._mixer = None
+
+    def _is_leap(self, when: float) -> bool:
+        """Whether a time cannot be meant: back, or after more silence than is credible."""
+        gap = when - self.at_s
+        if gap < -1.0:
+            return self.track.first is not None  # a range is entered from before its start
+        if when >= self.track.limit_s and self.track.limit_s < MAX_AUDIO_S:
+            return False  # behind the range: not to be pulled into it
+        if self.picture_end_s is None:
+            return gap > _PAUSE_WITHOUT_PICTURE_S
+        return gap > _PAUSE_S and when > self.picture_end_s + _PAUSE_S
+
+    def _write(self, mixer: Mixer, frame: AudioFrame | None) -> None:
+        for samples in mixer.push(frame):
+            self.track.write(self._position, samples)
+            self._position += len(samples)
+
+
+class _Timeline:
+    """A growing buffer of samples in which every piece has its place; gaps stay silent."""
+
+    def __init__(self, expected_s: float, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self.first: int | None = None
+        self._end = 0
+        self._expected = int(min(expected_s + 1.0, MAX_AUDIO_S) * SAMPLE_RATE)
+        # A header's word is not worth gigabytes: the buffer follows what is decoded.
+        size = min(self._expected, int(_FIRST_BUFFER_S * SAMPLE_RATE))
+        self._buffer = np.zeros(size, np.float32)
+
+    def write(self, position: int, samples: npt.NDArray[np.float32]) -> None:
+        """Put samples at a position, less what lies before 0, over earlier ones or too late."""
+        limit = round(self.limit_s * SAMPLE_RATE)
+        skip = max(self._end - position, 0)
+        stop = min(position + len(samples), limit)
+        begin = position + skip
+        if stop <= begin:
+            return
+        if stop > len(self._buffer):
+            # Grows in place where the system can; the new part is zero.
+            self._buffer.resize(min(max(stop, self._next_size()), limit), refcheck=False)
+        target = self._buffer[begin:stop]
+        np.nan_to_num(samples[skip : skip + len(target)], copy=False, nan=0.0)
+        np.clip(samples[skip : skip + len(target)], -1.0, 1.0, out=target)
+        self.first = begin if self.first is None else self.first
+        self._end = stop
+
+    def _next_size(self) -> int:
+        """Twice as much, but not beyond what is expected: that part would never be used."""
+        size = len(self._buffer)
+        return min(2 * size, self._expected) if size < self._expected else size * 5 // 4
+
+    def samples(self) -> npt.NDArray[np.float32]:
+        """Everything up to the last sample written, float32, shape (n,)."""
+        return self._buffer[: self._end]

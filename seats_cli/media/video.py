@@ -1,0 +1,362 @@
+"""Decoding video into frames of one size at the planned times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from seats_cli.errors import MediaError
+from seats_cli.media.clip import FrameSizing
+from seats_cli.media.packets import PacketTable, packets, seek_before, select_only
+from seats_cli.media.pixels import FrameScaler
+from seats_cli.media.probe import max_pixels
+
+# Seeking costs flushing the decoder and a look at the index: worth it above this many frames.
+_SEEK_GAIN = 48
+# More frames in a row than this are rarely lost; a damaged stamp is likelier.
+_LEAP = 32
+
+
+def can_spare(codec: str, table: PacketTable) -> bool:
+    """Whether frames that are not wanted can be passed over without a trace.
+
+    H.264 marks every frame that no other refers to. HEVC marks those of a temporal layer, to
+    which a higher layer may refer.
+    """
+    return codec == "h264" and not table.counted
+
+
+class Picker(Protocol):
+    """Who takes the frames, and knows which one is wanted next."""
+
+    @property
+    def done(self) -> bool:
+        """Nothing more is wanted."""
+
+    @property
+    def next_target(self) -> int:
+        """Time stamp of the next frame wanted, in ticks of the stream."""
+
+
+class FrameReader:
+    """Decodes a stream, jumping over stretches nobody asked for and over damage.
+
+    Parameters
+    ----------
+    container, stream, table
+        An open file, its video stream and that stream's time stamps.
+    only : set of int
+        Time stamps of the frames that are wanted. Where the codec says which frames no other
+        frame refers to, those of them that are not wanted are not decoded: the wanted ones come
+        out the same. Empty to decode everything.
+    """
+
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        table: PacketTable,
+        only: Set[int] = frozenset(),
+    ) -> None:
+        self.container = container
+        self.stream = stream
+        self.table = table
+        self.errors = 0
+        self._max_pixels = max_pixels(container.format.name)
+        self._count = 0
+        self._at: int | None = None  # stamp of the frame that came last
+        self._jumped_to: int | None = None
+        self._held: VideoFrame | None = None
+        self._may_seek = not table.counted and len(table.keyframes) > 0
+        self._only = only if can_spare(stream.codec_context.name, table) else frozenset()
+        self._progressive = False  # before the first frame nobody knows
+
+    def frames(self, picker: Picker) -> Iterator[VideoFrame]:
+        """Frames in display order until the file ends; restarts after every jump."""
+        self._jump(picker.next_target)
+        jumped = True
+        while jumped and not picker.done:
+            jumped = False
+            for packet in packets(self.container, self.stream, self._count_error):
+                yield from self._decode(packet)
+                if not picker.done and self._jump(picker.next_target):
+                    jumped = True
+                    break
+        if self._held is not None:
+            yield self._held
+
+    def _count_error(self) -> None:
+        self.errors += 1
+
+    def _decode(self, packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
+        self._spare(packet)
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            self.errors += 1
+            return
+        for frame in frames:
+            if frame.width * frame.height > self._max_pixels:
+                raise MediaError(
+                    f"The picture has {frame.width} x {frame.height} pixels, more than can be "
+                    "decoded safely; scale the video down first."
+                )
+            self._check_fields(frame)
+            if self._stamp(frame):
+                yield from self._settle(frame)
+
+    def _spare(self, packet: Packet[VideoStream]) -> None:
+        """Let the decoder pass over the packet's frame if nobody needs it."""
+        if self._only:
+            idle = self._progressive and packet.pts is not None and packet.pts not in self._only
+            self.stream.codec_context.skip_frame = "NONREF" if idle else "DEFAULT"
+
+    def _check_fields(self, frame: VideoFrame) -> None:
+        """The two fields of a frame can have stamps of their own: then nothing is spared."""
+        if self._only and frame.interlaced_frame:
+            self.errors += self._progressive  # half of a frame may have been passed over
+            self._only = frozenset()
+            self.stream.codec_context.skip_frame = "DEFAULT"
+        self._progressive = True
+
+    def _settle(self, frame: VideoFrame) -> Iterator[VideoFrame]:
+        """Hold back a frame whose stamp leaps ahead, until the next one confirms it.
+
+        A single damaged stamp would make all frames up to it count as missing.
+        """
+        pts = frame.pts or 0
+        if self._held is not None:
+            if pts > (self._held.pts or 0):
+                self._at = self._held.pts
+                yield self._held
+            else:
+                self.errors += 1
+            self._held = None
+        at = pts if self._at is None else self._at
+        there, here = np.searchsorted(self.table.pts, [pts, at])
+        if there - here > _LEAP:
+            self._held = frame
+        else:
+            self._at = pts
+            yield frame
+
+    def _stamp(self, frame: VideoFrame) -> bool:
+        """Make sure the frame has a time; False if it cannot be placed."""
+        if self.table.counted:
+            if self._count >= len(self.table.pts):
+                return False
+            frame.pts = int(self.table.pts[self._count])
+            self._count += 1
+        elif frame.pts is None:
+            frame.pts = frame.dts
+        return frame.pts is not None
+
+    def _jump(self, target: int) -> bool:
+        """Seek if the next wanted frame is far beyond a keyframe that lies ahead."""
+        if not self._may_seek:
+            return False
+        keys, pts = self.table.keyframes, self.table.pts
+        key = int(keys[max(int(np.searchsorted(keys, target, side="right")) - 1, 0)])
+        if self._at is None:
+            near = not self.table.partial and np.searchsorted(pts, key) < _SEEK_GAIN
+        else:
+            near = np.searchsorted(pts, key) - np.searchsorted(pts, self._at) < _SEEK_GAIN
+        # Damaged stamps can lead to the same place again and again.
+        if near or (self._jumped_to is not None and key <= self._jumped_to):
+            return False
+        self._jumped_to, self._held = key, None
+        self._may_seek = seek_before(self.container, self.stream, key)
+        self._at = key
+        return True
+
+
+# Frames that a decoder in trouble may hand out too late.
+_DISORDER = 32
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedFrames:
+    """The frames asked for and what happened on the way.
+
+    Parameters
+    ----------
+    pixels : uint8 array, shape (n, H, W, 3)
+        RGB, upright.
+    rotation_deg : int
+        Anticlockwise turn of the coded picture that made it upright: 0, 90, 180 or 270.
+    source_width, source_height : int
+        Size of the upright picture in the file.
+    broken : int
+        Packets that could not be decoded and frames the decoder marks as damaged.
+    missing : int
+        Frames asked for that did not decode; the frame before stands in for each.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    rotation_deg: int
+    source_width: int
+    source_height: int
+    broken: int
+    missing: int
+
+
+def decode_frames(
+    container: InputContainer,
+    stream: VideoStream,
+    table: PacketTable,
+    wanted: npt.NDArray[np.int64],
+    sizing: FrameSizing,
+    on_frame: Callable[[float], None] | None = None,
+    mirrored_turns: int | None = None,
+    *,
+    spare: bool = False,
+) -> DecodedFrames | None:
+    """Decode the frames that are on screen at the given times.
+
+    Parameters
+    ----------
+    container, stream, table
+        An open file, its video stream and that stream's time stamps.
+    wanted : int64 array, shape (n,)
+        Time stamps in ticks of the stream, non-decreasing; repeated ones repeat the frame.
+    sizing : FrameSizing
+        Bounds on the size of the frames.
+    on_frame : callable or None
+        Called with the fraction done after each frame taken.
+    mirrored_turns : int or None
+        As `seats_cli.media.orientation.mirrored_turns`.
+    spare : bool
+        Do not decode what is not needed, where the codec allows it. Damage there goes unseen.
+
+    Returns
+    -------
+    DecodedFrames or None
+        None if not a single frame decodes.
+
+    Raises
+    ------
+    MediaError
+        If the picture is too large or too thin.
+    """
+    select_only(container, stream)
+    stream.codec_context.options = {"max_pixels": str(max_pixels(container.format.name))}
+    picker = _Picker(table, wanted, sizing, on_frame, mirrored_turns)
+    only = frozenset(picker.targets) if spare else frozenset()
+    reader = FrameReader(container, stream, table, only)
+    for frame in reader.frames(picker):
+        picker.offer(frame)
+        if picker.done:
+            break
+    picker.finish()
+    if picker.scaler is None:
+        return None
+    scaler = picker.scaler
+    return DecodedFrames(
+        pixels=picker.pixels,
+        rotation_deg=scaler.rotation_deg,
+        source_width=scaler.source_width,
+        source_height=scaler.source_height,
+        broken=reader.errors + picker.corrupt,
+        missing=picker.missing,
+    )
+
+
+class _Picker:
+    """Takes the wanted frames out of a sequence in display order."""
+
+    def __init__(
+        self,
+        table: PacketTable,
+        wanted: npt.NDArray[np.int64],
+        sizing: FrameSizing,
+        on_frame: Callable[[float], None] | None,
+        mirrored_turns: int | None,
+    ) -> None:
+        # The last frame at or before each instant: an exact stamp, so that it can be taken
+        # when it comes instead of when the next one shows that it was the last.
+        at = np.searchsorted(table.pts, wanted, side="right") - 1
+        self.targets = table.pts[np.maximum(at, 0)].tolist()
+        self.sizing = sizing
+        self.on_frame = on_frame
+        self.mirrored_turns = mirrored_turns
+        self.scaler: FrameScaler | None = None
+        self.pixels: npt.NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
+        self.taken = 0
+        self.corrupt = 0
+        self._missing: dict[int, list[int]] = {}  # stamp to the places where it is wanted
+        self._patience = _DISORDER
+        self._before: VideoFrame | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._complete and not (self._missing and self._patience)
+
+    @property
+    def missing(self) -> int:
+        return sum(map(len, self._missing.values()))
+
+    @property
+    def next_target(self) -> int:
+        return int(self.targets[min(self.taken, len(self.targets) - 1)])
+
+    @property
+    def _complete(self) -> bool:
+        return self.taken == len(self.targets)
+
+    def offer(self, frame: VideoFrame) -> None:
+        """Consider the next frame; its `pts` is set."""
+        pts = frame.pts or 0
+        if self._complete:
+            self._patience -= 1
+        for place in self._missing.pop(pts, ()):  # damage can bring frames out of order
+            self._put(frame, place)
+        while not self._complete and self.next_target < pts:
+            self._miss(self._before or frame)
+        if not self._complete and self.next_target == pts:
+            self._take(frame)
+            self.corrupt += frame.is_corrupt
+            while not self._complete and self.next_target == pts:
+                self._repeat()
+        self._before = frame
+
+    def finish(self) -> None:
+        """Fill what is left with the last frame there was."""
+        if self._before is None:
+            return
+        while not self._complete:
+            self._miss(self._before)
+
+    def _miss(self, instead: VideoFrame) -> None:
+        self._missing.setdefault(self.next_target, []).append(self.taken)
+        self._take(instead)
+
+    def _take(self, frame: VideoFrame) -> None:
+        if self.scaler is None:
+            count = len(self.targets)
+            self.scaler = FrameScaler.for_frame(frame, count, self.sizing, self.mirrored_turns)
+            size = (count, self.scaler.height, self.scaler.width, 3)
+            self.pixels = np.empty(size, np.uint8)
+        self._put(frame, self.taken)
+        self._advance()
+
+    def _put(self, frame: VideoFrame, place: int) -> None:
+        assert self.scaler is not None
+        self.pixels[place] = self.scaler.rgb(frame)
+
+    def _repeat(self) -> None:
+        self.pixels[self.taken] = self.pixels[self.taken - 1]
+        self._advance()
+
+    def _advance(self) -> None:
+        self.taken += 1
+        if self.on_frame is not None:
+            self.on_frame(self.taken / len(self.targets))

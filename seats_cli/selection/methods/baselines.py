@@ -1,0 +1,68 @@
+"""The two ends of the scale: everything stays, or tokens are kept at random."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seats_cli.selection.method import Entry, Method, PromptTokens
+from seats_cli.selection.methods.budgets import floor_count
+from seats_cli.selection.topk import keep_at_random
+
+
+class Full(Method):
+    """Keeps every token in every layer, whatever the budget says."""
+
+    def before_llm(self, prompt: PromptTokens) -> Entry:
+        """Everything enters."""
+        return Entry(prompt.keep_all())
+
+
+def keep_random_modalities(
+    video_mask: Tensor, audio_mask: Tensor, video: float, audio: float, seed: int
+) -> Tensor:
+    """Draw from each modality, uniformly without replacement.
+
+    Parameters
+    ----------
+    video_mask, audio_mask : BoolTensor, shape (S,)
+    video, audio : float
+        Fraction of each modality to keep; counts are rounded down, to at least one token.
+    seed : int
+        Of one stream on the CPU: the video is drawn first, then the audio.
+
+    Returns
+    -------
+    BoolTensor, shape (S,)
+        True for kept tokens and for text.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    keep = torch.ones_like(video_mask)
+    for mask, ratio in ((video_mask, video), (audio_mask, audio)):
+        size = int(mask.sum())
+        count = floor_count(size, ratio)
+        keep[mask] = keep_at_random(size, count, generator, mask.device)
+    return keep
+
+
+class Random(Method):
+    """Each modality keeps its target fraction, drawn with the plan's seed.
+
+    Taken from the comparison in arXiv 2605.20035: uniform without replacement, counts rounded
+    down. Floor: one token of each modality present.
+    """
+
+    entry_kind = "random"
+
+    def before_llm(self, prompt: PromptTokens) -> Entry:
+        """Draw the tokens that enter."""
+        plan = self.plan
+        return Entry(
+            keep_random_modalities(
+                prompt.video.mask,
+                prompt.audio.mask,
+                plan.retention_video,
+                plan.retention_audio,
+                plan.seed,
+            )
+        )

@@ -1,0 +1,38 @@
+"""DivPrune: the most diverse tokens before the LLM (arXiv 2503.02175).
+
+Taken from the paper: greedy max-min selection on the plain cosine distance between projected
+tokens, over the whole modality. Taken from the comparison in arXiv 2605.20035: the "-om" form
+selects in windows (two grids, 50 audio tokens) and treats audio like video. Chosen here: audio
+that must go is drawn at random, as for the other methods for vision. The whole-modality form
+holds a distance matrix of n x n float32 (285 MB for 8,448 tokens).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seats_cli.selection.diversity import select_diverse, select_diverse_in_windows
+from seats_cli.selection.method import Modality, PromptTokens
+from seats_cli.selection.methods.visual_only import VisualMethod
+from seats_cli.selection.relevance import total_to_keep
+
+
+class DivPrune(VisualMethod):
+    """`divprune` and, with `omni`, `divprune-om`.
+
+    Counts round half to even. Floor: one token of the modality, or of each window with `omni`.
+    """
+
+    name = "divprune"
+    entry_kind = "max-min"
+
+    def choose(self, prompt: PromptTokens, modality: Modality, ratio: float) -> tuple[Tensor, None]:
+        """Over the whole modality, or per window with `omni`."""
+        features = prompt.embeddings[modality.mask]
+        if self.omni:
+            windows, lengths = modality.windows, modality.lengths
+            return select_diverse_in_windows(features, None, windows, ratio, lengths), None
+        keep = torch.zeros(len(features), dtype=torch.bool, device=features.device)
+        keep[select_diverse(features[None], None, total_to_keep(len(features), ratio))[0]] = True
+        return keep, None

@@ -1,0 +1,52 @@
+"""DyCoke: temporal merging of video tokens before the LLM (arXiv 2411.15024).
+
+Taken from the paper: groups of four consecutive grids; the first of a group stays whole, and in
+the others the tokens most similar (cosine, same position) to it leave. Left out: its second
+part, which prunes the KV cache while the answer is written, belongs to a cache policy. Chosen
+here: one rate for all grids but the anchors, solved so that the total meets the budget exactly;
+groups start anew with each clip; and, as anchors are indivisible (a quarter of a long clip),
+audio gives way below that share, and a smaller budget is refused.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from seats_cli.errors import ConfigError
+from seats_cli.selection.method import Modality, PromptTokens
+from seats_cli.selection.methods.budgets import VIDEO_FLOOR
+from seats_cli.selection.methods.visual_only import VisualMethod
+from seats_cli.selection.relevance import total_to_keep
+from seats_cli.selection.windows import anchor_tokens, keep_changing, split_grids
+
+GROUP = 4
+
+
+class DyCoke(VisualMethod):
+    """`dycoke`. Floor: the first grid of every group of four.
+
+    Raises
+    ------
+    ConfigError
+        On a prompt whose anchor grids alone exceed the budget.
+    """
+
+    name = "dycoke"
+    entry_kind = "change"
+
+    def video_floor(self, prompt: PromptTokens) -> float:
+        """Share of the anchor grids."""
+        grids = split_grids(prompt.video)
+        return max(VIDEO_FLOOR, anchor_tokens(grids, GROUP) / prompt.video.size)
+
+    def choose(self, prompt: PromptTokens, modality: Modality, ratio: float) -> tuple[Tensor, None]:
+        """Anchors, and the share of the rest that changed most."""
+        grids = split_grids(modality)
+        count, least = total_to_keep(modality.size, ratio), anchor_tokens(grids, GROUP)
+        if count < least:
+            raise ConfigError(
+                f"This budget is out of reach for dycoke: the first of every {GROUP} grids stays "
+                f"whole, which is {least / modality.size:.3g} of the video; ask for at least "
+                "that or use another method."
+            )
+        return keep_changing(prompt.embeddings[modality.mask], grids, GROUP, count), None

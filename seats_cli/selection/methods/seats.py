@@ -1,0 +1,71 @@
+"""SEATS: diversity before the LLM, query-guided pruning inside it (arXiv 2605.20035)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from seats_cli.selection.diversity import select_diverse_in_windows
+from seats_cli.selection.method import Entry, LayerTokens, Method, PromptTokens
+from seats_cli.selection.relevance import select_by_relevance
+
+if TYPE_CHECKING:
+    from seats_cli.schedule import PruningPlan
+
+
+class Seats(Method):
+    """Stages I and II; Stage III (the late block) needs no choice and belongs to the engine.
+
+    Parameters
+    ----------
+    plan : PruningPlan
+        Retention after Stage I, keep ratio per drop layer, windows, temperature, allocation.
+    """
+
+    entry_kind = "diversity"
+
+    def __init__(self, plan: PruningPlan) -> None:
+        super().__init__(plan)
+        self.needs_importance = min(plan.initial_video, plan.initial_audio) < 1.0
+        self._ratios = {
+            layer: (video, audio)
+            for layer, video, audio in zip(
+                plan.drop_layers, plan.keep_video, plan.keep_audio, strict=True
+            )
+        }
+
+    def before_llm(self, prompt: PromptTokens) -> Entry:
+        """Stage I: attention-weighted max-min diversity in each window of each clip."""
+        plan, keep = self.plan, prompt.keep_all()
+        for modality, ratio in (
+            (prompt.video, plan.initial_video),
+            (prompt.audio, plan.initial_audio),
+        ):
+            if modality.lengths and ratio < 1.0:
+                positions = modality.positions
+                keep[positions] = select_diverse_in_windows(
+                    prompt.embeddings.index_select(0, positions),
+                    modality.importance,
+                    modality.windows,
+                    ratio,
+                    modality.lengths,
+                )
+        return Entry(keep)
+
+    def drops_after(self, layer: int) -> bool:
+        """Whether `layer` is one of the plan's drop layers."""
+        return layer in self._ratios
+
+    def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor:
+        """Stage II: budgets per temporal window, then the most relevant tokens of each."""
+        keep_video, keep_audio = self._ratios[layer]
+        return select_by_relevance(
+            tokens.relevance,
+            tokens.video_mask,
+            tokens.audio_mask,
+            keep_video,
+            keep_audio,
+            temperature=self.plan.temperature,
+            allocation=self.plan.allocation,
+        )

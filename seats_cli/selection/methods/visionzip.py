@@ -1,0 +1,190 @@
+"""VisionZip: attended tokens before the LLM, the rest merged (arXiv 2412.04467).
+
+Taken from the paper: dominant tokens by the attention received in the encoder; the remaining
+ones are averaged into evenly spaced targets by the similarity of their keys. Taken from the
+comparison in arXiv 2605.20035: windows (two grids, 50 audio tokens) for long clips, no
+contextual tokens by default, counts rounded per window, and the "-om" form that treats audio in
+the same way. That code rounds the dominant count down, so a window may fall short of its budget
+by less than one token. Chosen here: the contextual ratio is capped by the target, and a clip's
+last, shorter window follows the same rule as the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from seats_cli.schedule import PruningPlan
+from seats_cli.selection.method import Modality, PromptTokens
+from seats_cli.selection.methods.budgets import floor_count
+from seats_cli.selection.methods.visual_only import VisualMethod
+from seats_cli.selection.windows import fixed_windows
+
+
+def window_counts(size: int, ratio: float, contextual: float) -> tuple[int, int]:
+    """Dominant and contextual tokens of a window of `size` tokens.
+
+    Parameters
+    ----------
+    size : int
+        Tokens in the window.
+    ratio : float
+        Fraction that stays.
+    contextual : float
+        The part of `size` that is kept as merged tokens, within `ratio`.
+
+    Returns
+    -------
+    (int, int)
+        Dominant tokens are rounded down and contextual ones half to even, each to at least one
+        where its fraction is above 0; together at most `size`.
+    """
+    dominant = floor_count(size, ratio - contextual)
+    merged = max(round(contextual * size), 1) if contextual > 0.0 else 0
+    return dominant, min(merged, size - dominant)
+
+
+def merge_rest(features: Tensor, keys: Tensor, rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Average tokens into evenly spaced targets among them.
+
+    Parameters
+    ----------
+    features : Tensor, shape (B, N, D)
+        Embeddings of B windows.
+    keys : Tensor, shape (B, N, d)
+        Encoder keys.
+    rest : LongTensor, shape (B, M)
+        Tokens of each window that are not dominant, ascending.
+    count : int
+        Targets among them, 1 to M.
+
+    Returns
+    -------
+    targets : LongTensor, shape (B, count)
+        Indices into the window.
+    merged : float32 Tensor, shape (B, count, D)
+        Target plus the mean of the tokens whose key is most similar to the target's.
+    """
+    step = max(1, rest.shape[1] // count)
+    at = torch.arange(count, device=rest.device) * step
+    others = torch.ones(rest.shape[1], dtype=torch.bool, device=rest.device)
+    others[at] = False
+
+    def rows(values: Tensor, index: Tensor) -> Tensor:
+        return values.float().gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+    targets, leaving = rest[:, at], rest[:, others]
+    merged, members = rows(features, targets), rows(features, leaving)
+    if not members.shape[1]:
+        return targets, merged
+    similarity = normalize(rows(keys, leaving), dim=-1) @ normalize(
+        rows(keys, targets), dim=-1
+    ).transpose(1, 2)
+    nearest = similarity.argmax(-1)
+    total = torch.zeros_like(merged)
+    total.scatter_add_(1, nearest.unsqueeze(-1).expand_as(members), members)
+    number = torch.zeros(nearest.shape[0], count, device=merged.device)
+    number.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=number.dtype))
+    return targets, merged + total / number.clamp(min=1.0).unsqueeze(-1)
+
+
+@torch.no_grad()
+def zip_tokens(
+    features: Tensor,
+    importance: Tensor,
+    keys: Tensor | None,
+    window: int | Sequence[int],
+    ratio: float,
+    contextual: float = 0.0,
+    lengths: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Keep the attended tokens of each window and merge the others into a few.
+
+    Parameters
+    ----------
+    features : Tensor, shape (n, D)
+        Projected embeddings of one modality, in sequence order.
+    importance : Tensor, shape (n,)
+        Attention received in the encoder.
+    keys : Tensor, shape (n, d), or None
+        Encoder keys, needed with `contextual` only.
+    window : int or sequence of int
+        Tokens in a window; one number, or one for each clip of `lengths`.
+    ratio : float
+        Fraction of each window that stays.
+    contextual : float
+        The part of it that is merged from tokens that do not stay.
+    lengths : sequence of int, optional
+        Tokens of each clip; windows never span two. By default all is one clip.
+
+    Returns
+    -------
+    keep : BoolTensor, shape (n,)
+    merged : float32 Tensor, shape (n, D), or None
+        Embeddings with the merged tokens in place of their targets; None without any.
+
+    Raises
+    ------
+    ValueError
+        If keys are missing where tokens are to be merged.
+    """
+    if contextual > 0.0 and keys is None:
+        raise ValueError("merging contextual tokens needs the encoder's keys")
+    total, device = features.shape[0], features.device
+    keep = torch.zeros(total, dtype=torch.bool, device=device)
+    merged = features.float().clone() if contextual > 0.0 else None
+    for size, starts in fixed_windows(total, window, lengths).items():
+        dominant, count = window_counts(size, ratio, contextual)
+        tokens = torch.tensor(starts, device=device).unsqueeze(1) + torch.arange(
+            size, device=device
+        )
+        order = importance[tokens].argsort(dim=1, descending=True, stable=True)
+        keep[tokens.gather(1, order[:, :dominant])] = True
+        if merged is None or keys is None or not count:
+            continue
+        rest = order[:, dominant:].sort(1).values
+        targets, values = merge_rest(features[tokens], keys[tokens], rest, count)
+        at = tokens.gather(1, targets)
+        keep[at] = True
+        merged[at] = values
+    return keep, merged
+
+
+class VisionZip(VisualMethod):
+    """`visionzip` and, with `omni`, `visionzip-om`.
+
+    Floor: one token of each window.
+
+    Parameters
+    ----------
+    plan : PruningPlan
+        Targets, windows, and `contextual_ratio`.
+    omni : bool
+        Whether audio is treated like video.
+    """
+
+    name = "visionzip"
+    entry_kind = "attended"
+    needs_importance = True
+
+    def __init__(self, plan: PruningPlan, omni: bool = False) -> None:
+        super().__init__(plan, omni)
+        self.needs_keys = plan.contextual_ratio > 0.0
+
+    def choose(
+        self, prompt: PromptTokens, modality: Modality, ratio: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attended tokens of each window, and merged ones if the plan asks for them."""
+        assert modality.importance is not None
+        return zip_tokens(
+            prompt.embeddings[modality.mask],
+            modality.importance,
+            modality.keys,
+            modality.windows,
+            ratio,
+            min(self.plan.contextual_ratio, ratio),
+            modality.lengths,
+        )

@@ -1,0 +1,229 @@
+"""Turn generated clips and questions into tensors for training.
+
+All clips of a batch share a layout, so nothing is padded but the questions. The questions of a clip
+follow one shared prefix (the clip); `packed_mask` lets each see the prefix and itself only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen2_5OmniProcessor
+
+from seats_cli.training.build import SECONDS_PER_CHUNK, SYSTEM_PROMPT
+from seats_cli.training.dense import audio_token_count, dense_labels
+from seats_cli.world.clip_questions import Question, every_question, sample_questions
+from seats_cli.world.clips import Layout, TinyClip, make_clip
+from seats_cli.world.layouts import LayoutMix, sample_layout
+from seats_cli.world.vocabulary import AUDIO_TOKENS_PER_SECOND, IGNORE, SOUND_KINDS
+
+_OTHER_SYSTEM_PROMPT = (
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
+    "perceiving auditory and visual inputs, as well as generating text and speech."
+)
+_MEL_PADDING = 800  # samples; the extractor sees zeros after the sound, as with its own padding
+
+
+@dataclass
+class TrainingBatch:
+    """B clips of one layout with their packed questions.
+
+    Parameters
+    ----------
+    pixel_values : float32 tensor, shape (B * patches, 1176), or None
+    mel : float32 tensor, shape (B, 128, frames), or None
+    prefix_ids : int64 tensor, shape (P,)
+        Everything up to the question; the same for all clips.
+    question_ids, question_number, position, target : int64 tensors, shape (B, Q)
+        Packed questions with answers: tokens, running number from 1 (-1 = padding), position
+        counted from the end of the prefix, next-token target (`IGNORE` outside the answers).
+    lookup, lookup_kind : int64 tensors, shape (B, Q)
+        At words that name a picture: the index of its segment, and the kind of sound that was
+        heard during it. `IGNORE` elsewhere.
+    labels : dict of dicts of int64 tensors, shape (B, tokens)
+        `DenseLabels` as tensors.
+    questions : list of lists of Question
+        In packed order.
+    """
+
+    layout: Layout
+    pixel_values: torch.Tensor | None
+    mel: torch.Tensor | None
+    prefix_ids: torch.Tensor
+    question_ids: torch.Tensor
+    question_number: torch.Tensor
+    position: torch.Tensor
+    target: torch.Tensor
+    lookup: torch.Tensor
+    lookup_kind: torch.Tensor
+    labels: dict[str, dict[str, torch.Tensor]]
+    questions: list[list[Question]] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Number of clips."""
+        return self.question_ids.shape[0]
+
+
+def patches_of(frames: np.ndarray, processor: Qwen2_5OmniProcessor) -> torch.Tensor:
+    """uint8 frames (B, T, H, W, 3) to normalised vision patches (B * T/2 * H/14 * W/14, 1176)."""
+    video = processor.video_processor
+    mean = torch.tensor(video.image_mean).view(1, 1, 3, 1, 1)
+    spread = torch.tensor(video.image_std).view(1, 1, 3, 1, 1)
+    pixels = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float()
+    pixels = (pixels / 255.0 - mean) / spread
+    patches: torch.Tensor = video.patchify(pixels, video.patch_size, video.merge_size, 2)[0]
+    return patches.reshape(-1, patches.shape[-1])
+
+
+def mel_of(audio: np.ndarray, processor: Qwen2_5OmniProcessor) -> torch.Tensor:
+    """float32 sound (B, n) to log-mel features (B, 128, ceil(n / 160))."""
+    extractor = processor.feature_extractor
+    padded = np.pad(audio, ((0, 0), (0, _MEL_PADDING)))
+    features: torch.Tensor = extractor(
+        list(padded),
+        sampling_rate=extractor.sampling_rate,
+        padding="longest",
+        truncation=False,
+        return_tensors="pt",
+    ).input_features
+    frames = -(-audio.shape[1] // extractor.hop_length)
+    return features[:, :, :frames]
+
+
+def prefix_text(layout: Layout, processor: Qwen2_5OmniProcessor, system: str) -> str:
+    """The prompt up to the question, placeholders interleaved by the real processor."""
+    opening = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"
+    tokens = audio_token_count(layout.audio_samples) if layout.audio_samples else 0
+    if not layout.frame_times:
+        bos, eos = processor.audio_bos_token, processor.audio_eos_token
+        return f"{opening}{bos}{processor.audio_token * tokens}{eos}"
+    grid = torch.tensor([layout.grid_thw])
+    video = {"video_grid_thw": grid, "video_second_per_grid": [layout.seconds_per_grid]}
+    if tokens:
+        content = processor.replace_video_with_audio_token(
+            video,
+            0,
+            {"num_audio_tokens": [tokens]},
+            0,
+            position_id_per_seconds=AUDIO_TOKENS_PER_SECOND,
+            seconds_per_chunk=SECONDS_PER_CHUNK,
+        )
+    else:
+        content = processor.video_token * (int(grid.prod()) // 4)
+    return f"{opening}{processor.vision_bos_token}{content}{processor.vision_eos_token}"
+
+
+def _name_tokens(tokenizer: Any, question: Question, asked: list[int]) -> list[int]:
+    """Index of the picture at the token that names it, `IGNORE` at all others."""
+    line = [IGNORE] * len(asked)
+    for name in question.names:
+        token = tokenizer.encode(f" {name}")
+        if question.picture is not None and len(token) == 1 and token[0] in asked:
+            line[asked.index(token[0])] = question.picture
+    return line
+
+
+def _packed(
+    processor: Qwen2_5OmniProcessor, rows: Sequence[Sequence[Question]]
+) -> tuple[torch.Tensor, ...]:
+    """Question ids, numbers, positions, targets, lookups and their kinds, each (B, Q)."""
+    tokenizer = processor.tokenizer
+    closing = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    packed: list[tuple[list[int], ...]] = []
+    for questions in rows:
+        ids: list[int] = []
+        numbers: list[int] = []
+        positions: list[int] = []
+        targets: list[int] = []
+        lookups: list[int] = []
+        kinds: list[int] = []
+        for number, question in enumerate(questions, start=1):
+            asked = tokenizer.encode(question.text) + closing
+            answer = [*tokenizer.encode(question.answer), end]
+            ids += asked + answer[:-1]
+            targets += [IGNORE] * (len(asked) - 1) + answer
+            length = len(asked) + len(answer) - 1
+            numbers += [number] * length
+            positions += range(length)
+            named = _name_tokens(tokenizer, question, asked)
+            named += [IGNORE] * (length - len(asked))
+            lookups += named
+            kinds += [
+                IGNORE if picture == IGNORE else SOUND_KINDS.index(question.answer)
+                for picture in named
+            ]
+        packed.append((ids, numbers, positions, targets, lookups, kinds))
+    longest = max(len(row[0]) for row in packed)
+    filling = (0, -1, 0, IGNORE, IGNORE, IGNORE)
+    return tuple(
+        torch.tensor([row[part] + [fill] * (longest - len(row[part])) for row in packed])
+        for part, fill in enumerate(filling)
+    )
+
+
+def assemble(
+    clips: Sequence[TinyClip],
+    rows: Sequence[Sequence[Question]],
+    processor: Qwen2_5OmniProcessor,
+    *,
+    system: str = SYSTEM_PROMPT,
+) -> TrainingBatch:
+    """Tensors for clips of one layout and the questions about each of them."""
+    layout = clips[0].layout
+    frames = [clip.frames for clip in clips if clip.frames is not None]
+    audio = [clip.audio for clip in clips if clip.audio is not None]
+    truths = [dense_labels(clip) for clip in clips]
+    labels = {
+        part: {
+            name: torch.from_numpy(np.stack([getattr(truth, part)[name] for truth in truths]))
+            for name in getattr(truths[0], part)
+        }
+        for part in ("video", "audio", "video_context", "audio_context")
+    }
+    ids, numbers, positions, targets, lookups, kinds = _packed(processor, rows)
+    return TrainingBatch(
+        layout=layout,
+        pixel_values=patches_of(np.stack(frames), processor) if frames else None,
+        mel=mel_of(np.stack(audio), processor) if audio else None,
+        prefix_ids=torch.tensor(processor.tokenizer.encode(prefix_text(layout, processor, system))),
+        question_ids=ids,
+        question_number=numbers,
+        position=positions,
+        target=targets,
+        lookup=lookups,
+        lookup_kind=kinds,
+        labels=labels,
+        questions=[list(row) for row in rows],
+    )
+
+
+def training_batch(
+    rng: np.random.Generator,
+    processor: Qwen2_5OmniProcessor,
+    *,
+    seconds: float,
+    questions: int,
+    weights: Mapping[str, float],
+    mix: LayoutMix,
+) -> TrainingBatch:
+    """A batch of about `seconds` of clips (3 to 24 of them), `questions` about each."""
+    layout = sample_layout(rng, mix)
+    count = int(np.clip(round(seconds / layout.duration), 3, 24))
+    clips = [make_clip(rng, layout) for _ in range(count)]
+    rows = [sample_questions(rng, clip, questions, weights) for clip in clips]
+    system = _OTHER_SYSTEM_PROMPT if rng.random() < 0.08 else SYSTEM_PROMPT
+    return assemble(clips, rows, processor, system=system)
+
+
+def evaluation_batch(
+    rng: np.random.Generator, processor: Qwen2_5OmniProcessor, layout: Layout, clips: int
+) -> TrainingBatch:
+    """A batch with one question of every family that each clip allows."""
+    drawn = [make_clip(rng, layout) for _ in range(clips)]
+    return assemble(drawn, [every_question(rng, clip) for clip in drawn], processor)

@@ -1,0 +1,263 @@
+"""Dense truth about a clip, token by token, and throw-away heads that are trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, rms_norm
+
+from seats_cli.world.clips import TinyClip
+from seats_cli.world.drawing import shape_coverage
+from seats_cli.world.vocabulary import (
+    AUDIO_TOKENS_PER_SECOND,
+    COLORS,
+    IGNORE,
+    MAX_BEEPS,
+    MAX_SEGMENTS,
+    MOTIONS,
+    PITCHES,
+    SHAPES,
+    SOUND_KINDS,
+    SWEEPS,
+)
+
+IntArray = npt.NDArray[np.int64]
+
+CELL = 28  # pixels: one LLM token covers 2x2 patches of 14 pixels
+_COVERED = 0.06  # a cell with less of the shape counts as empty
+
+# Number of classes of every label. Encoder labels come from one token's own surroundings; context
+# labels need what came before or the other modality, and are read in the middle of the LLM.
+CARD_CLASS = len(SHAPES) + 1  # "shape" of a cell of a card
+VIDEO_CLASSES = {"color": len(COLORS) + 1, "shape": CARD_CLASS + 1, "motion": len(MOTIONS) + 1}
+AUDIO_CLASSES = {"kind": len(SOUND_KINDS), "pitch": len(PITCHES), "sweep": len(SWEEPS)}
+VIDEO_CONTEXT_CLASSES = {"segment": MAX_SEGMENTS, "screen_color": len(COLORS)}
+AUDIO_CONTEXT_CLASSES = {
+    "segment": MAX_SEGMENTS,
+    "screen_color": len(COLORS),
+    "screen_shape": len(SHAPES),
+    "beeps": MAX_BEEPS + 1,
+    "segment_kind": len(SOUND_KINDS),
+}
+
+
+@dataclass(frozen=True)
+class DenseLabels:
+    """Labels by name; arrays of shape (video tokens,) or (audio tokens,), `IGNORE` = no loss."""
+
+    video: dict[str, IntArray]
+    audio: dict[str, IntArray]
+    video_context: dict[str, IntArray]
+    audio_context: dict[str, IntArray]
+
+
+def audio_token_count(samples: int) -> int:
+    """LLM tokens of a sound track: mel frames of 10 ms, strided by 2 twice."""
+    frames = -(-samples // 160)
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+def _screen_labels(
+    clip: TinyClip, segments: IntArray
+) -> tuple[dict[str, IntArray], dict[str, IntArray]]:
+    """Colour and shape (one label dict each of context kind) for segment indices, `IGNORE` kept."""
+    assert clip.scene is not None
+    colors = np.array([COLORS.index(segment.color) for segment in clip.scene.segments])
+    shapes = np.array(
+        [
+            IGNORE if segment.shape is None else SHAPES.index(segment.shape)
+            for segment in clip.scene.segments
+        ]
+    )
+    known = segments != IGNORE
+    safe = np.where(known, segments, 0)
+    color = np.where(known, colors[safe], IGNORE)
+    shape = np.where(known, shapes[safe], IGNORE)
+    return {"segment": segments, "screen_color": color}, {"screen_shape": shape}
+
+
+def _video_labels(clip: TinyClip) -> tuple[dict[str, IntArray], dict[str, IntArray]]:
+    scene, layout = clip.scene, clip.layout
+    if scene is None:
+        empty = np.zeros(0, dtype=np.int64)
+        return dict.fromkeys(VIDEO_CLASSES, empty), dict.fromkeys(VIDEO_CONTEXT_CLASSES, empty)
+    times = np.array(layout.frame_times)
+    grids, rows, columns = len(times) // 2, layout.height // CELL, layout.width // CELL
+    index = np.array([scene.segment_index(float(time)) for time in times]).reshape(grids, 2)
+    pixels = shape_coverage(scene, times, layout.height, layout.width)
+    covered = pixels.reshape(grids, 2, rows, CELL, columns, CELL).mean(axis=(1, 3, 5)) > _COVERED
+
+    changes = index[:, 0] != index[:, 1]
+    segment = np.where(changes, IGNORE, index[:, 1]).astype(np.int64)
+    screen, shapes = _screen_labels(clip, segment)
+    mixed = changes[:, None, None] & covered
+    color = np.where(covered, screen["screen_color"][:, None, None] + 1, 0)
+    if scene.style == "card":
+        shape = np.full(covered.shape, CARD_CLASS)
+        motion = np.zeros(covered.shape)
+    else:
+        shape = np.where(covered, shapes["screen_shape"][:, None, None] + 1, 0)
+        motion = np.where(covered, MOTIONS.index(scene.motion) + 1, 0)
+    labels = {
+        "color": np.where(mixed, IGNORE, color),
+        "shape": np.where(mixed, IGNORE, shape),
+        "motion": motion,
+    }
+    # "Pictures so far" is known from the second frame even where the picture changes in between.
+    so_far = {"segment": index[:, 1], "screen_color": screen["screen_color"]}
+    per_cell = {name: np.repeat(value, rows * columns) for name, value in so_far.items()}
+    return {name: value.astype(np.int64).ravel() for name, value in labels.items()}, per_cell
+
+
+def _segment_at(clip: TinyClip, times: np.ndarray) -> IntArray:
+    """Segment on screen at the given times; `IGNORE` where the sampled frames leave it open."""
+    assert clip.scene is not None
+    frame_times = np.array(clip.layout.frame_times)
+    shown = np.array([clip.scene.segment_index(float(time)) for time in frame_times])
+    after = np.searchsorted(frame_times, times)
+    before = np.clip(after - 1, 0, len(shown) - 1)
+    after = np.clip(after, 0, len(shown) - 1)
+    sure = (shown[before] == shown[after]) & (times <= clip.layout.duration + 0.2)
+    return np.where(sure, shown[before], IGNORE).astype(np.int64)
+
+
+def _kind_in_segment(clip: TinyClip, times: np.ndarray, kind: IntArray) -> IntArray:
+    """Latest kind of sound since the picture last changed, "silence" (0) if there was none yet."""
+    assert clip.scene is not None
+    segment = np.array([clip.scene.segment_index(float(time)) for time in times], dtype=np.int64)
+    sounding = np.where(kind > 0, np.arange(len(kind)), -1)
+    latest = np.maximum.accumulate(sounding)
+    same = (latest >= 0) & (segment[latest] == segment)
+    return np.where(same, kind[latest], 0)
+
+
+def _audio_labels(clip: TinyClip) -> tuple[dict[str, IntArray], dict[str, IntArray]]:
+    count = audio_token_count(clip.layout.audio_samples) if clip.audio is not None else 0
+    times = (np.arange(count) + 0.5) / AUDIO_TOKENS_PER_SECOND
+    kind = np.zeros(count, dtype=np.int64)
+    pitch, sweep = np.full(count, IGNORE), np.full(count, IGNORE)
+    beeps = np.zeros(count, dtype=np.int64)
+    for sound in clip.sounds:
+        for start, end in sound.beeps or ((sound.start, sound.end),):
+            now = (times >= start) & (times < max(end, start + 1 / AUDIO_TOKENS_PER_SECOND))
+            kind[now] = SOUND_KINDS.index(sound.kind)
+            if sound.pitch is not None:
+                pitch[now] = PITCHES.index(sound.pitch)
+            if sound.sweep is not None:
+                sweep[now] = SWEEPS.index(sound.sweep)
+        for _, end in sound.beeps:
+            beeps += times >= end
+    context = {"beeps": beeps}
+    if clip.scene is not None:
+        segment = _segment_at(clip, times)
+        screen, shapes = _screen_labels(clip, segment)
+        heard = _kind_in_segment(clip, times, kind)
+        context.update(**screen, **shapes)
+        context["segment_kind"] = np.where(segment == IGNORE, IGNORE, heard)
+    nothing = np.full(count, IGNORE, dtype=np.int64)
+    context = {name: context.get(name, nothing) for name in AUDIO_CONTEXT_CLASSES}
+    return {"kind": kind, "pitch": pitch, "sweep": sweep}, context
+
+
+def dense_labels(clip: TinyClip) -> DenseLabels:
+    """Labels for every video token (grid by grid, row by row) and audio token of a clip."""
+    video, video_context = _video_labels(clip)
+    audio, audio_context = _audio_labels(clip)
+    return DenseLabels(video, audio, video_context, audio_context)
+
+
+CLASSES: dict[str, Mapping[str, int]] = {
+    "video": VIDEO_CLASSES,
+    "audio": AUDIO_CLASSES,
+    "video_context": VIDEO_CONTEXT_CLASSES,
+    "audio_context": AUDIO_CONTEXT_CLASSES,
+}
+# Labels whose class 0 fills most of the clip: their accuracy is stated on the rest.
+_MOSTLY_ZERO = {("video", name) for name in VIDEO_CLASSES} | {("audio", "kind")}
+# Empty cells, cards and silence are many and easy; at full weight they drown the shapes.
+_DULL_WEIGHT = 0.15
+
+
+def _class_weights(part: str, name: str, classes: int) -> torch.Tensor:
+    """Weights (classes,) of a label's classes in its loss."""
+    weights = torch.ones(classes)
+    if (part, name) in _MOSTLY_ZERO:
+        weights[0] = _DULL_WEIGHT
+    if (part, name) == ("video", "shape"):
+        weights[CARD_CLASS] = _DULL_WEIGHT
+    return weights
+
+
+class DenseHeads(nn.Module):
+    """One linear read-out per label.
+
+    Parameters
+    ----------
+    width : int
+        Of the hidden states that are read.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {
+                f"{part}_{name}": nn.Linear(width, classes)
+                for part, names in CLASSES.items()
+                for name, classes in names.items()
+            }
+        )
+
+    def forward(
+        self, part: str, hidden: torch.Tensor, labels: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Summed loss and accuracies of one group of labels.
+
+        Parameters
+        ----------
+        part : str
+            A key of `CLASSES`.
+        hidden : float tensor, shape (..., width)
+        labels : dict of int64 tensors, shape (...)
+
+        Returns
+        -------
+        float tensor, shape (), and dict of float
+            Accuracy by "part.name", left out where nothing is labelled.
+        """
+        states = rms_norm(hidden, hidden.shape[-1:])
+        loss = hidden.new_zeros(())
+        accuracy: dict[str, float] = {}
+        for name in CLASSES[part]:
+            truth = labels[name].flatten()
+            known = truth != IGNORE
+            if not bool(known.any()):
+                continue
+            scores = self.heads[f"{part}_{name}"](states.flatten(0, -2)[known])
+            weights = _class_weights(part, name, scores.shape[-1])
+            loss = loss + cross_entropy(scores, truth[known], weights)
+            counted = weights[truth[known]] == 1.0
+            if bool(counted.any()):
+                right = scores.argmax(-1)[counted] == truth[known][counted]
+                accuracy[f"{part}.{name}"] = right.float().mean().item()
+        return loss, accuracy
+
+    def named_sound(self, states: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        """Loss of reading, at words that name a picture, the sound heard during it.
+
+        The read-out is that of the sound tokens themselves ("segment_kind"): the word is to fetch
+        what they hold, as it is.
+
+        Parameters
+        ----------
+        states : float tensor, shape (names, width)
+        kinds : int64 tensor, shape (names,)
+        """
+        if not len(kinds):
+            return states.new_zeros(())
+        normed = rms_norm(states, states.shape[-1:])
+        return cross_entropy(self.heads["audio_context_segment_kind"](normed), kinds)

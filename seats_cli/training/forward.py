@@ -1,0 +1,230 @@
+"""The packed forward pass of training: clip once, all its questions behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from seats_cli.training.attention_targets import attention_loss, end_to_word, word_to_sound
+from seats_cli.training.batch import TrainingBatch
+from seats_cli.training.dense import CLASSES
+from seats_cli.world.vocabulary import IGNORE
+
+# A Qwen2_5OmniThinkerForConditionalGeneration; transformers is not followed by the type checker.
+Thinker: TypeAlias = Any
+
+_LOOKUP_LAYERS = 2  # layers from the middle in which a word fetches what it names
+
+
+@dataclass(frozen=True)
+class Thinning:
+    """What is withheld from the LLM, to make it tolerate pruning.
+
+    Parameters
+    ----------
+    video_drop, audio_drop : float
+        Share of tokens left out at random before the LLM, 0..1.
+    cut_layer : int or None
+        Layers from this index (0-based) on see no video or audio at all.
+    """
+
+    video_drop: float = 0.0
+    audio_drop: float = 0.0
+    cut_layer: int | None = None
+
+
+@dataclass
+class PackedOutput:
+    """Encoder outputs, mid-LLM states with their labels, and answer logits.
+
+    Parameters
+    ----------
+    video, audio : float tensors, shape (B, tokens, width), or None
+        Projected embeddings.
+    middle : dict
+        For "video_context" and "audio_context": states (B, P, width) of the whole prefix and its
+        labels (B, P), `IGNORE` at other tokens.
+    logits : float tensor, shape (answer tokens, vocabulary)
+        In the order of `target[target != IGNORE]`.
+    lookup : float tensor, shape ()
+        Loss of the taught heads (see `lookup`), 0 unless the model is in training mode.
+    named : float tensor, shape (k * names, width)
+        States of the words that name a picture, some layers later, in the order of
+        `lookup[lookup != IGNORE]`; in training mode also of the ends of their questions (k = 2).
+    """
+
+    video: torch.Tensor | None
+    audio: torch.Tensor | None
+    middle: dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]
+    logits: torch.Tensor
+    lookup: torch.Tensor
+    named: torch.Tensor
+
+
+def encode(model: Thinker, batch: TrainingBatch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Projected video and audio embeddings, each (B, tokens, width) or None."""
+    video = audio = None
+    size = batch.size
+    if batch.pixel_values is not None:
+        grid = torch.tensor([batch.layout.grid_thw] * size)
+        video = model.model.visual(batch.pixel_values, grid_thw=grid).pooler_output
+        video = video.view(size, -1, video.shape[-1])
+    if batch.mel is not None:
+        frames = batch.mel.shape[2]
+        flat = batch.mel.permute(1, 0, 2).reshape(batch.mel.shape[1], -1)
+        audio = model.model.audio_tower(
+            flat, feature_lens=torch.full((size,), frames)
+        ).last_hidden_state
+        audio = audio.view(size, -1, audio.shape[-1])
+    return video, audio
+
+
+def prefix_positions(model: Thinker, batch: TrainingBatch) -> torch.Tensor:
+    """M-RoPE positions (3, P) of the prefix, from the model's own rule."""
+    ids = batch.prefix_ids[None]
+    layout = batch.layout
+    has_video, has_audio = batch.pixel_values is not None, batch.mel is not None
+    frames = batch.mel.shape[2] if batch.mel is not None else 0
+    if not has_video:
+        return torch.arange(ids.shape[1]).expand(3, -1)
+    positions: torch.Tensor = model.model.get_rope_index(
+        ids,
+        None,
+        torch.tensor([layout.grid_thw]),
+        torch.ones_like(ids),
+        has_audio,
+        torch.tensor([frames]) if has_audio else None,
+        torch.tensor([layout.seconds_per_grid]),
+    )[0]
+    return positions[:, 0]
+
+
+def _run_layers(
+    model: Thinker,
+    states: torch.Tensor,
+    positions: torch.Tensor,
+    mask: torch.Tensor,
+    layers: range,
+) -> torch.Tensor:
+    language = model.model.language_model
+    rotary = language.rotary_emb(states, positions)
+    for index in layers:
+        states = language.layers[index](states, attention_mask=mask, position_embeddings=rotary)
+    return states
+
+
+def packed_mask(number: torch.Tensor) -> torch.Tensor:
+    """Who sees whom (B, 1, N, N): the past, if it is the prefix (number 0) or the same question."""
+    length = number.shape[1]
+    past = torch.ones(length, length, dtype=torch.bool).tril()
+    visible = (number[:, None, :] == 0) | (number[:, None, :] == number[:, :, None])
+    return (past & visible)[:, None]
+
+
+def _random_keep(ids: torch.Tensor, token: int, drop: float, size: int) -> torch.Tensor:
+    """Sorted places of a random share of the tokens with this id, (B, kept)."""
+    places = (ids == token).nonzero()[:, 0]
+    count = max(min(2, len(places)), round(len(places) * (1 - drop)))
+    order = torch.rand(size, len(places)).argsort(dim=1)[:, :count]
+    return places[order]
+
+
+def packed_forward(
+    model: Thinker, batch: TrainingBatch, *, thinning: Thinning, middle_layer: int
+) -> PackedOutput:
+    """Run encoders and LLM on a packed batch.
+
+    Parameters
+    ----------
+    middle_layer : int
+        Hidden states after this many layers go to the context heads.
+    """
+    config = model.config
+    language = model.model.language_model
+    video, audio = encode(model, batch)
+    ids, size = batch.prefix_ids, batch.size
+    prefix = language.embed_tokens(ids).expand(size, -1, -1).clone()
+    if video is not None:
+        prefix[:, ids == config.video_token_id] = video
+    if audio is not None:
+        prefix[:, ids == config.audio_token_id] = audio
+    prefix_position = prefix_positions(model, batch)
+    next_position = int(prefix_position.max()) + 1
+
+    is_text = (ids != config.video_token_id) & (ids != config.audio_token_id)
+    kept = torch.cat(
+        [
+            is_text.nonzero()[:, 0].expand(size, -1),
+            _random_keep(ids, config.video_token_id, thinning.video_drop, size),
+            _random_keep(ids, config.audio_token_id, thinning.audio_drop, size),
+        ],
+        dim=1,
+    ).sort(dim=1)[0]
+    labels = _prefix_labels(batch, ids, config.video_token_id, config.audio_token_id)
+    labels = {
+        part: {name: value.gather(1, kept) for name, value in values.items()}
+        for part, values in labels.items()
+    }
+    prefix = prefix.gather(1, kept[..., None].expand(-1, -1, prefix.shape[-1]))
+    prefix_length = kept.shape[1]
+
+    states = torch.cat([prefix, language.embed_tokens(batch.question_ids)], dim=1)
+    question_position = (batch.position + next_position).expand(3, -1, -1)
+    positions = torch.cat([prefix_position[:, kept], question_position], dim=2)
+    number = torch.cat([torch.zeros_like(kept), batch.question_number], dim=1)
+    mask = packed_mask(number)
+
+    layer_count = len(language.layers)
+    states = _run_layers(model, states, positions, mask, range(middle_layer))
+    middle_states = states[:, :prefix_length]
+    middle = {part: (middle_states, labels[part]) for part in labels}
+    cut = layer_count if thinning.cut_layer is None else thinning.cut_layer
+    read = min(middle_layer + _LOOKUP_LAYERS, cut)
+    before = states
+    states = _run_layers(model, states, positions, mask, range(middle_layer, read))
+    named = states[:, prefix_length:][batch.lookup != IGNORE]
+    lookup = states.new_zeros(())
+    if model.training and read < cut:
+        rotary = language.rotary_emb(states, positions)
+        segment = labels["audio_context"]["segment"]
+        first = word_to_sound(segment, batch.lookup)
+        second = end_to_word(prefix_length, batch.lookup, batch.question_number, batch.target)
+        layers = language.layers
+        lookup = attention_loss(layers[middle_layer], before, rotary, mask, *first, head=0)
+        last = config.text_config.num_attention_heads - 1
+        lookup = lookup + attention_loss(layers[read], states, rotary, mask, *second, head=last)
+        states = _run_layers(model, states, positions, mask, range(read, read + 1))
+        read += 1
+        # What the word fetched is to arrive at the end of the question as well.
+        named = torch.cat([named, states[second[0]]])
+    states = _run_layers(model, states, positions, mask, range(read, cut))
+    if cut < layer_count:
+        # Nothing looks at the clip any more, so its tokens need not be computed either.
+        text = is_text[kept]
+        stays = torch.cat([text, torch.ones_like(batch.question_ids, dtype=torch.bool)], dim=1)
+        places = stays.nonzero()[:, 1].view(size, -1)
+        states = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+        positions = positions.gather(2, places.expand(3, -1, -1))
+        mask = packed_mask(number.gather(1, places))
+        prefix_length = int(text[0].sum())
+        states = _run_layers(model, states, positions, mask, range(cut, layer_count))
+    answers = states[:, prefix_length:][batch.target != IGNORE]
+    logits = model.lm_head(language.norm(answers))
+    return PackedOutput(video, audio, middle, logits, lookup, named)
+
+
+def _prefix_labels(
+    batch: TrainingBatch, ids: torch.Tensor, video_token: int, audio_token: int
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Context labels laid out along the prefix: (B, P), `IGNORE` at other tokens."""
+    spread: dict[str, dict[str, torch.Tensor]] = {}
+    for part, token in (("video_context", video_token), ("audio_context", audio_token)):
+        places = ids == token
+        spread[part] = {}
+        for name in CLASSES[part]:
+            line = torch.full((batch.size, len(ids)), IGNORE)
+            line[:, places] = batch.labels[part][name]
+            spread[part][name] = line
+    return spread

@@ -1,0 +1,122 @@
+"""Everything that decides what a training run does.
+
+The defaults hold what the run of the shipped model taught; the model card says how that one
+differed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from seats_cli.world.layouts import LayoutMix
+
+# How often a family is asked, relative to the others that a clip allows.
+FAMILY_WEIGHTS: Mapping[str, float] = {
+    "color": 0.5,
+    "shape": 1.2,
+    "motion": 1.5,
+    "sound_kind": 0.6,
+    "pitch": 0.8,
+    "sweep": 0.5,
+    "beep_count": 1.8,
+    "first_color": 0.6,
+    "last_color": 0.6,
+    "color_count": 1.2,
+    "color_order": 1.2,
+    "color_at_sound": 3.0,
+    "shape_at_sound": 5.0,
+    "sound_at_picture": 7.0,
+}
+SHORT_CLIPS = LayoutMix(durations=((2.0, 4.0, 0.35), (4.0, 6.05, 0.65)), video_only=0.03)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of training.
+
+    Parameters
+    ----------
+    name : {"encoders", "joint"}
+        Encoders with their heads only, or everything.
+    steps : int
+        Length of the learning-rate schedule.
+    minutes : float
+        The schedule also ends after this much wall clock.
+    muon_rate, adam_rate : float
+        Peak learning rates.
+    batch_seconds : float
+        Seconds of clips per step, over all workers.
+    questions : int
+        Per clip.
+    mix : LayoutMix
+        Durations and tracks.
+    """
+
+    name: str
+    steps: int
+    minutes: float
+    muon_rate: float
+    adam_rate: float
+    batch_seconds: float
+    questions: int
+    mix: LayoutMix
+    warmup_steps: int = 60
+    final_rate: float = 0.03  # of the peak, at the end of the cosine
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole run.
+
+    Parameters
+    ----------
+    encoder_head_weight, context_head_weight : float
+        Weights of the throw-away heads in the joint loss.
+    lookup_weight : float
+        Weight of teaching a word that names a picture to fetch its sound (see `lookup`).
+    middle_layer : int
+        LLM layers before the context heads read.
+    thin_from : float
+        Share of the joint phase after which tokens are dropped at full strength.
+    max_video_drop, max_audio_drop : float
+        Upper ends of the uniform random drops.
+    cut_layers : tuple of int
+        LLM layer indices from which on the clip may be hidden.
+    """
+
+    seed: int = 1
+    phases: tuple[Phase, ...] = (
+        Phase("encoders", 450, 12.0, 0.02, 2e-3, 80.0, 1, SHORT_CLIPS),
+        Phase("joint", 2600, 120.0, 0.01, 1.5e-3, 96.0, 8, LayoutMix()),
+    )
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
+    encoder_head_weight: float = 0.4
+    context_head_weight: float = 0.3
+    lookup_weight: float = 0.4
+    middle_layer: int = 5
+    thin_from: float = 0.6
+    max_video_drop: float = 0.85
+    max_audio_drop: float = 0.65
+    cut_layers: tuple[int, ...] = (8, 9, 10, 12)
+    width: int = 128
+    layers: int = 14
+    mlp: int = 320
+    encoder_layers: int = 4
+
+
+def micro_settings() -> Settings:
+    """A run of a few seconds, for tests."""
+    short = LayoutMix(durations=((2.0, 3.0, 1.0),), video_only=0.0, audio_only=0.0)
+    return Settings(
+        phases=(
+            Phase("encoders", 2, 1.0, 0.02, 2e-3, 8.0, 1, short, warmup_steps=1),
+            Phase("joint", 2, 1.0, 0.01, 1.5e-3, 8.0, 3, short, warmup_steps=1),
+        ),
+        width=64,
+        layers=4,
+        mlp=96,
+        encoder_layers=2,
+        middle_layer=2,
+        cut_layers=(2, 3),
+    )

@@ -1,0 +1,271 @@
+"""Train the bundled model from scratch on generated clips.
+
+One command runs both phases, resumes where it was stopped, and exports the result:
+
+    python -m seats_cli.training.train --out runs/tiny --export seats_cli/models/bundled
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from seats_cli.training.attention import batched_windows
+from seats_cli.training.batch import TrainingBatch, training_batch
+from seats_cli.training.build import build_config, build_model, build_processor, build_tokenizer
+from seats_cli.training.dense import DenseHeads
+from seats_cli.training.export import export
+from seats_cli.training.forward import Thinker, Thinning
+from seats_cli.training.held_out import accuracy_by_family, validation_batches
+from seats_cli.training.hyperparameters import Phase, Settings
+from seats_cli.training.objective import (
+    Figures,
+    draw_thinning,
+    encoder_loss,
+    joint_loss,
+    split_parameters,
+)
+from seats_cli.training.workers import WorkerGroup, run_workers
+from seats_cli.world.clip_questions import FAMILIES
+
+log = logging.getLogger(__name__)
+
+_SAVE_EVERY = 100  # steps
+_LOG_EVERY = 25
+_CHECK_EVERY = 250
+_GRADIENT_LIMIT = 1e3  # Muon does not care about scale; this only stops explosions
+
+
+class Trainer:
+    """State of a run: model, heads, optimisers and where in the schedule it is."""
+
+    def __init__(self, settings: Settings, out: Path, crew: WorkerGroup | None = None) -> None:
+        self.settings = settings
+        self.out = out
+        self.crew = crew or WorkerGroup()
+        torch.manual_seed(settings.seed)
+        self.processor = build_processor(build_tokenizer())
+        config = build_config(
+            self.processor.tokenizer,
+            width=settings.width,
+            layers=settings.layers,
+            mlp=settings.mlp,
+            encoder_layers=settings.encoder_layers,
+        )
+        self.model: Thinker = build_model(config).train()
+        self.heads = DenseHeads(settings.width)
+        self.phase_index = 0
+        self.step = 0
+        self.elapsed = 0.0  # seconds spent in the current phase, over all restarts
+        self._start_phase()
+        torch.manual_seed(settings.seed + self.crew.rank)  # from here on chance may differ
+
+    @property
+    def phase(self) -> Phase:
+        """The current stage."""
+        return self.settings.phases[self.phase_index]
+
+    def _start_phase(self) -> None:
+        modules: list[torch.nn.Module] = [self.model.model.visual, self.model.model.audio_tower]
+        if self.phase.name == "joint":
+            modules.append(self.model.model.language_model)
+        matrices, rest = split_parameters(modules)
+        self.parameters = [*matrices, *rest, *self.heads.parameters()]
+        self.muon = torch.optim.Muon(matrices, self.phase.muon_rate, weight_decay=0.01)
+        self.adam = torch.optim.AdamW(
+            [*rest, *self.heads.parameters()],
+            self.phase.adam_rate,
+            betas=(0.9, 0.97),
+            weight_decay=0.01,
+            fused=True,
+        )
+
+    def progress(self) -> float:
+        """Share of the phase that is done, by steps or by time, whichever is further."""
+        by_time = self.elapsed / (60 * self.phase.minutes)
+        return min(1.0, max(self.step / self.phase.steps, by_time))
+
+    def _set_rates(self) -> None:
+        cosine = 0.5 * (1 + math.cos(math.pi * self.progress()))
+        least = self.phase.final_rate
+        scale = min(1.0, (self.step + 1) / self.phase.warmup_steps)
+        scale *= least + (1 - least) * cosine
+        for group in self.muon.param_groups:
+            group["lr"] = self.phase.muon_rate * scale
+        for group in self.adam.param_groups:
+            group["lr"] = self.phase.adam_rate * scale
+
+    def loss(self, batch: TrainingBatch) -> tuple[torch.Tensor, Figures]:
+        """Loss of a batch in the current phase, with figures for the log."""
+        if self.phase.name == "encoders":
+            return encoder_loss(self.model, self.heads, batch)
+        rng = np.random.default_rng([self.settings.seed, 7, self.step, self.crew.rank])
+        thinning = draw_thinning(rng, self.progress(), self.settings)
+        return joint_loss(self.model, self.heads, batch, thinning, self.settings)
+
+    def update(self, batch: TrainingBatch) -> Figures:
+        """One optimiser step; a batch with a broken gradient is skipped."""
+        self._set_rates()
+        with batched_windows(self.model):
+            loss, figures = self.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.crew.average_gradients(self.parameters)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, _GRADIENT_LIMIT)
+        if torch.isfinite(norm):
+            self.muon.step()  # type: ignore[no-untyped-call]
+            self.adam.step()
+        else:
+            log.warning("step %d skipped: the gradient is not finite", self.step)
+        for parameter in self.parameters:
+            parameter.grad = None
+        return figures
+
+    def save(self) -> None:
+        """Write the state so that an interruption costs at most `_SAVE_EVERY` steps."""
+        if self.crew.rank > 0:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "muon": self.muon.state_dict(),
+            "adam": self.adam.state_dict(),
+            "phase": self.phase_index,
+            "step": self.step,
+            "elapsed": self.elapsed,
+        }
+        unfinished = self.out / "state.pt.part"
+        torch.save(state, unfinished)
+        unfinished.replace(self.out / "state.pt")
+
+    def resume(self) -> None:
+        """Go on from the last saved state, if there is one."""
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.phase_index = state["phase"]
+        self._start_phase()
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
+        self.step, self.elapsed = state["step"], state["elapsed"]
+        log.info("resumed %s at step %d", self.phase.name, self.step)
+
+    def _batches(self) -> Iterator[TrainingBatch]:
+        """This worker's batches from the current step on, each from its own seed."""
+        for step in range(self.step, self.phase.steps):
+            yield training_batch(
+                np.random.default_rng([self.settings.seed, self.phase_index, step, self.crew.rank]),
+                self.processor,
+                seconds=self.phase.batch_seconds / self.crew.size,
+                questions=self.phase.questions,
+                weights=self.settings.weights,
+                mix=self.phase.mix,
+            )
+
+    def run_phase(self) -> None:
+        """Train to the end of the current phase."""
+        smooth: dict[str, float] = {}
+        checks = validation_batches(self.processor) if self.phase.name == "joint" else []
+        checks = checks[self.crew.rank :: self.crew.size]
+        before, started = self.elapsed, time.monotonic()
+        for batch in self._batches():
+            for name, value in self.update(batch).items():
+                smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
+            self.step += 1
+            self.elapsed = self.crew.agree(before + time.monotonic() - started)
+            if self.step % _LOG_EVERY == 0:
+                figures = " ".join(f"{name} {value:.3f}" for name, value in smooth.items())
+                log.info("%s %d %.0fs %s", self.phase.name, self.step, self.elapsed, figures)
+            if checks and self.step % _CHECK_EVERY == 0:
+                self._check(checks)
+            if self.step % _SAVE_EVERY == 0:
+                self.save()
+            if self.progress() >= 1.0:
+                break
+
+    def _check(self, checks: list[TrainingBatch]) -> None:
+        for title, cut in (("full", None), (f"cut{self.settings.cut_layers[-2]}", -2)):
+            layer = None if cut is None else self.settings.cut_layers[cut]
+            table = accuracy_by_family(self.model, checks, Thinning(cut_layer=layer))
+            counts = torch.tensor([table.get(family, (0, 0)) for family in FAMILIES])
+            totals = self.crew.total(counts).tolist()
+            table = {family: (a, n) for family, (a, n) in zip(FAMILIES, totals, strict=True) if n}
+            figures = " ".join(f"{name} {right / n:.2f}" for name, (right, n) in table.items())
+            macro = sum(right / n for right, n in table.values()) / len(table)
+            log.info("held-out %s %d macro %.3f %s", title, self.step, macro, figures)
+
+    def run(self) -> None:
+        """Train all remaining phases."""
+        while True:
+            self.run_phase()
+            if self.phase_index + 1 == len(self.settings.phases):
+                self.save()
+                return
+            self.phase_index += 1
+            self.step, self.elapsed = 0, 0.0
+            self._start_phase()
+            self.save()
+
+
+def _settings(joint_minutes: float | None) -> Settings:
+    """The shipped settings, the joint phase limited to another wall clock if asked."""
+    settings = Settings()
+    if joint_minutes is None:
+        return settings
+    phases = [
+        dataclasses.replace(phase, minutes=joint_minutes) if phase.name == "joint" else phase
+        for phase in settings.phases
+    ]
+    return dataclasses.replace(settings, phases=tuple(phases))
+
+
+def _train(crew: WorkerGroup, options: argparse.Namespace) -> None:
+    """The work of one process."""
+    first = crew.rank == 0
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if first:
+        handlers.append(logging.FileHandler(options.out / "log.txt"))
+    logging.basicConfig(
+        level=logging.INFO if first else logging.ERROR,
+        format="%(asctime)s %(message)s",
+        handlers=handlers,
+    )
+    torch.set_flush_denormal(True)
+    settings = _settings(options.joint_minutes)
+    trainer = Trainer(settings, options.out, crew)
+    if first:
+        effective = json.dumps(dataclasses.asdict(settings), indent=1)
+        (options.out / "settings.json").write_text(effective + "\n")
+    trainer.resume()
+    trainer.run()
+    if first and options.export is not None:
+        export(trainer.model, trainer.processor, options.export)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line; settings that decide the result are in `settings.py`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run (resumable)")
+    parser.add_argument("--export", type=Path, help="write the finished model here")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one per core")
+    parser.add_argument("--joint-minutes", type=float, help="wall clock of the joint phase")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    run_workers(options.workers, options.out, _train, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Generated clips and questions with known answers."""

@@ -1,0 +1,229 @@
+"""Questions about a generated clip, asked only where the answer is beyond doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from seats_cli.world.clips import Draft, TinyClip
+from seats_cli.world.scene import SceneSegment
+from seats_cli.world.sounds import Sound
+from seats_cli.world.vocabulary import phrase_question, sound_phrases
+
+CROSS_MODAL = ("color_at_sound", "shape_at_sound", "sound_at_picture")
+FAMILIES = (
+    "color",
+    "shape",
+    "motion",
+    "sound_kind",
+    "pitch",
+    "sweep",
+    "beep_count",
+    "first_color",
+    "last_color",
+    "color_count",
+    "color_order",
+    *CROSS_MODAL,
+)
+
+_CLEAR = 0.05  # seconds a sound keeps away from a change of picture to belong to one side
+_PARTIAL = 0.4  # a shorter overlap of a sound and a picture is not worth an answer
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question in words with its only right answer.
+
+    `picture` is the index of the segment that the question names, by one of `names`.
+    """
+
+    family: str
+    text: str
+    answer: str
+    picture: int | None = None
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fact:
+    """An answer of a family and the words its question needs (`{object}`, `{sound}`, ...)."""
+
+    answer: str
+    slots: Mapping[str, tuple[str, ...]]
+    picture: int | None = None
+    names: tuple[str, ...] = ()
+
+
+def _is_inside(sound: Sound, segment: SceneSegment) -> bool:
+    return sound.start >= segment.start + _CLEAR and sound.end <= segment.end - _CLEAR
+
+
+def _heard_during(segment: SceneSegment, sounds: tuple[Sound, ...]) -> str | None:
+    """The one kind of sound during a segment, "silence", or None when it is not clear-cut."""
+    kinds = []
+    for sound in sounds:
+        overlap = min(sound.end, segment.end) - max(sound.start, segment.start)
+        if overlap <= -_CLEAR:
+            continue
+        if not _is_inside(sound, segment) and overlap < _PARTIAL:
+            return None
+        if sound.kind == "beeps" and not any(
+            start >= segment.start + _CLEAR and end <= segment.end - _CLEAR
+            for start, end in sound.beeps
+        ):
+            return None
+        kinds.append(sound.kind)
+    if len(kinds) > 1:
+        return None
+    return kinds[0] if kinds else "silence"
+
+
+def _picture_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
+    scene = clip.scene
+    if scene is None:
+        return {}
+    colors = [segment.color for segment in scene.segments]
+    shapes = {segment.shape for segment in scene.segments}
+    things: tuple[str, ...] = ("object", "thing", "shape")
+    if scene.style == "card":
+        things = ("picture", "screen", "image")
+    elif len(shapes) == 1:
+        things = (*things, str(scene.segments[0].shape))
+    slots = {"object": things}
+    facts: dict[str, list[Fact]] = {"color_count": [Fact(str(len(colors)), slots)]}
+    if len(colors) == 1:
+        facts["color"] = [Fact(colors[0], slots)]
+    else:
+        facts["color_order"] = [Fact(", ".join(colors), slots)]
+    facts["first_color"] = [Fact(colors[0], slots)]
+    facts["last_color"] = [Fact(colors[-1], slots)]
+    if scene.style == "object":
+        facts["motion"] = [Fact(scene.motion, slots)]
+        if len(shapes) == 1:
+            facts["shape"] = [Fact(str(scene.segments[0].shape), {"object": ("object", "thing")})]
+    return facts
+
+
+def _sound_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
+    if not clip.layout.audio_samples:
+        return {"sound_kind": [Fact("silence", {})]}
+    facts: dict[str, list[Fact]] = {}
+    if len(clip.sounds) <= 1:
+        facts["sound_kind"] = [Fact(clip.sounds[0].kind if clip.sounds else "silence", {})]
+    beeps = 0
+    for sound in clip.sounds:
+        beeps += len(sound.beeps)
+        phrases = sound_phrases(sound.kind, len(sound.beeps))
+        alone = len(clip.sounds) == 1
+        nouns = (*phrases.singular, "sound") if alone else phrases.singular
+        if sound.pitch is not None:
+            facts.setdefault("pitch", []).append(Fact(sound.pitch, {"sound": nouns}))
+        if sound.sweep is not None:
+            facts["sweep"] = [Fact(sound.sweep, {"sound": nouns})]
+    facts["beep_count"] = [Fact(str(beeps), {})]
+    return facts
+
+
+def _cross_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
+    """Facts that need picture and sound together; only for clips that show several pictures."""
+    scene = clip.scene
+    if scene is None or not clip.layout.audio_samples or len(scene.segments) < 2:
+        return {}
+    segments = scene.segments
+    shapes_differ = len({segment.shape for segment in segments}) == len(segments)
+    things = ("picture", "screen", "card") if scene.style == "card" else ("object", "thing")
+    facts: dict[str, list[Fact]] = {}
+    for sound in clip.sounds:
+        home = next((segment for segment in segments if _is_inside(sound, segment)), None)
+        if home is None:
+            continue
+        phrases = sound_phrases(sound.kind, len(sound.beeps))
+        alone = len(clip.sounds) == 1
+        slots = {
+            "during": (*phrases.during, "during the sound") if alone else phrases.during,
+            "object": things,
+        }
+        facts.setdefault("color_at_sound", []).append(Fact(home.color, slots))
+        if shapes_differ and home.shape is not None:
+            facts.setdefault("shape_at_sound", []).append(Fact(home.shape, slots))
+    for index, segment in enumerate(segments):
+        kind = _heard_during(segment, clip.sounds)
+        if kind is None:
+            continue
+        scenes: tuple[str, ...]
+        if scene.style == "card":
+            scenes = tuple(f"{segment.color} {thing}" for thing in ("card", "picture", "screen"))
+        else:
+            scenes = tuple(f"{segment.color} {thing}" for thing in ("one", "object", "shape"))
+            if shapes_differ:
+                scenes = (*scenes, f"{segment.shape}")
+        slots = {"scene": scenes, "color": (segment.color,)}
+        names = tuple(name for name in (segment.color, segment.shape) if name)
+        facts.setdefault("sound_at_picture", []).append(Fact(kind, slots, index, names))
+    return facts
+
+
+def facts_of(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
+    """Everything that may be asked about a clip, by family.
+
+    First and last colour of a clip with one picture are kept: they are true, if dull.
+    """
+    return {**_picture_facts(clip), **_sound_facts(clip), **_cross_facts(clip)}
+
+
+def ask(
+    rng: np.random.Generator, family: str, facts: list[Fact], *, variants: bool = True
+) -> Question:
+    """Put one of a family's facts into words.
+
+    Parameters
+    ----------
+    variants : bool
+        Also lower case, missing question marks and the like, in a few per cent.
+    """
+    # Answers first, so that "silence" does not win by being true of most pictures.
+    answer = str(rng.choice(sorted({fact.answer for fact in facts})))
+    fitting = [fact for fact in facts if fact.answer == answer]
+    fact = fitting[int(rng.integers(len(fitting)))]
+    slots = {name: str(rng.choice(choices)) for name, choices in fact.slots.items()}
+    text = phrase_question(rng, family, slots, variants=variants)
+    return Question(family, text, fact.answer, fact.picture, fact.names)
+
+
+def sample_questions(
+    rng: np.random.Generator, clip: TinyClip, count: int, weights: Mapping[str, float]
+) -> list[Question]:
+    """Draw questions about a clip, families in proportion to `weights` (1 if not named)."""
+    facts = facts_of(clip)
+    families = list(facts)
+    shares = np.array([_share(family, clip, facts, weights) for family in families])
+    chosen = rng.choice(len(families), size=count, p=shares / shares.sum())
+    return [ask(rng, families[index], facts[families[index]]) for index in chosen]
+
+
+def _share(
+    family: str,
+    clip: TinyClip,
+    facts: Mapping[str, list[Fact]],
+    weights: Mapping[str, float],
+) -> float:
+    """Weight of a family for this clip: dull cases of a family count for little."""
+    share = weights.get(family, 1.0)
+    single = clip.scene is not None and len(clip.scene.segments) == 1
+    if single and family in ("first_color", "last_color", "color_count"):
+        share *= 0.2
+    if family == "beep_count" and facts[family][0].answer == "0":
+        share *= 0.08
+    return share
+
+
+def every_question(rng: np.random.Generator, clip: TinyClip) -> list[Question]:
+    """One question of every family the clip allows, leaving out dull ones (for evaluation)."""
+    facts = facts_of(clip)
+    return [
+        ask(rng, family, facts[family], variants=False)
+        for family in FAMILIES
+        if family in facts and _share(family, clip, facts, {}) >= 1.0
+    ]

@@ -1,0 +1,222 @@
+"""Pictures and sounds together on one timeline, with the truth about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from seats_cli.world.drawing import render_frames
+from seats_cli.world.scene import Scene, sample_scene
+from seats_cli.world.sounds import MIN_LENGTH, Sound, sample_sound, synthesise
+from seats_cli.world.vocabulary import SAMPLE_RATE
+
+KIND_WEIGHTS = {"beeps": 0.36, "speech": 0.2, "tone": 0.15, "chirp": 0.13, "noise": 0.16}
+_EDGE = 0.12  # seconds kept free between a sound and a change of picture
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a clip is sampled; equal for all clips of a training batch.
+
+    Parameters
+    ----------
+    duration : float
+        Seconds of picture (of sound, if there is no picture).
+    frame_times : tuple of float
+        Seconds at which frames are taken; an even number of them, empty without a picture.
+    height, width : int
+        Frame size in pixels, multiples of 28.
+    audio_samples : int
+        Length of the sound track at `SAMPLE_RATE`; 0 without a sound track.
+    effective_fps : float
+        What the processor is told.
+    """
+
+    duration: float
+    frame_times: tuple[float, ...]
+    height: int
+    width: int
+    audio_samples: int
+    effective_fps: float
+
+    @property
+    def seconds_per_grid(self) -> float:
+        """Seconds between two temporal patches (two frames each)."""
+        return 2.0 / self.effective_fps
+
+    @property
+    def grid_thw(self) -> tuple[int, int, int]:
+        """Temporal, vertical and horizontal number of vision patches."""
+        return len(self.frame_times) // 2, self.height // 14, self.width // 14
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """What a clip will show and play, before any of it is drawn or synthesised.
+
+    Parameters
+    ----------
+    layout : Layout
+    scene : Scene or None
+        None without a picture.
+    sounds : tuple of Sound
+        In the order heard.
+    floor : float
+        Standard deviation of the room noise; 0 for digital silence.
+    noise_seed : int
+        For the room noise.
+    """
+
+    layout: Layout
+    scene: Scene | None
+    sounds: tuple[Sound, ...] = ()
+    floor: float = 0.0
+    noise_seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TinyClip:
+    """A generated clip and what is true of it."""
+
+    layout: Layout
+    scene: Scene | None
+    sounds: tuple[Sound, ...]
+    frames: npt.NDArray[np.uint8] | None
+    audio: npt.NDArray[np.float32] | None
+
+
+def _free_slots(
+    rng: np.random.Generator, scene: Scene | None, seconds: float, local: bool, count: int
+) -> list[tuple[float, float]]:
+    """`count` time spans for sounds: in different segments if `local`, else side by side."""
+    low, high = 0.08, seconds - 0.08
+    if local and scene is not None and len(scene.segments) > 1:
+        spans = [
+            (max(low, segment.start + _EDGE), min(high, segment.end - _EDGE))
+            for segment in scene.segments
+        ]
+        order = rng.permutation(len(spans))[:count]
+        return [spans[index] for index in order]
+    borders = np.linspace(low, high, count + 1)
+    borders[1:-1] += rng.uniform(-0.2, 0.2, size=count - 1) * (high - low) / count
+    return [
+        (float(borders[index]), float(borders[index + 1]) - (_EDGE if index < count - 1 else 0.0))
+        for index in rng.permutation(count)
+    ]
+
+
+def _draw_sounds(
+    rng: np.random.Generator, scene: Scene | None, seconds: float
+) -> tuple[Sound, ...]:
+    """None, one, two or three sounds of different kinds that do not overlap."""
+    draw = rng.random()
+    count = 0 if draw < 0.07 else 1 if draw < 0.66 else 2 if draw < 0.94 else 3
+    slots = _free_slots(rng, scene, seconds, bool(rng.random() < 0.85), max(count, 1))[:count]
+    kinds = list(KIND_WEIGHTS)
+    sounds: list[Sound] = []
+    for low, high in slots:
+        fitting = [
+            kind
+            for kind in kinds
+            if MIN_LENGTH[kind] <= high - low and kind not in {sound.kind for sound in sounds}
+        ]
+        if not fitting:
+            continue
+        weights = np.array([KIND_WEIGHTS[kind] for kind in fitting])
+        kind = str(rng.choice(fitting, p=weights / weights.sum()))
+        sounds.append(sample_sound(rng, kind, low, high))
+    return tuple(sorted(sounds, key=lambda sound: sound.start))
+
+
+def draft_clip(rng: np.random.Generator, layout: Layout, *, multi_share: float = 0.75) -> Draft:
+    """Decide what a clip of the given layout is about; arguments as for `make_clip`."""
+    scene = None
+    if layout.frame_times:
+        times = np.array(layout.frame_times)
+        scene = sample_scene(rng, times, layout.duration, multi_share=multi_share)
+    if not layout.audio_samples:
+        return Draft(layout, scene)
+    seconds = layout.audio_samples / SAMPLE_RATE
+    heard = seconds if scene is None else min(seconds, layout.duration)
+    sounds = _draw_sounds(rng, scene, heard)
+    return Draft(layout, scene, sounds, draw_floor(rng), int(rng.integers(2**31)))
+
+
+def draw_floor(rng: np.random.Generator) -> float:
+    """Level of the room noise; in three of ten clips there is none."""
+    return float(10 ** rng.uniform(-4.5, -2.8)) if rng.random() < 0.7 else 0.0
+
+
+def render_clip(draft: Draft) -> TinyClip:
+    """Draw the frames and synthesise the sound of a draft."""
+    layout, scene = draft.layout, draft.scene
+    frames = None
+    if scene is not None:
+        frames = render_frames(scene, layout.frame_times, layout.height, layout.width)
+    audio = None
+    if layout.audio_samples:
+        audio = synthesise(
+            draft.sounds, layout.audio_samples, floor=draft.floor, seed=draft.noise_seed
+        )
+    return TinyClip(layout, scene, draft.sounds, frames, audio)
+
+
+def make_clip(rng: np.random.Generator, layout: Layout, *, multi_share: float = 0.75) -> TinyClip:
+    """Generate a clip of the given layout.
+
+    Parameters
+    ----------
+    rng : numpy Generator
+        The only source of chance: same state, same clip.
+    multi_share : float
+        Share of clips that show more than one picture.
+    """
+    return render_clip(draft_clip(rng, layout, multi_share=multi_share))
+
+
+SHORTEST, LONGEST = 2.5, 5.0  # seconds of the moment; two seconds are four frames
+_QUIET = 2.0  # seconds that the pictures around it stay at least
+_EDGE_moment = 0.12  # seconds kept free between the sound and a change of picture
+_IN_THE_MIDDLE = 0.7  # share of moments with a still picture on both sides
+
+
+def draft_moment(rng: np.random.Generator, layout: Layout) -> tuple[Draft, int]:
+    """Decide what happens in a long quiet clip, and when.
+
+    Parameters
+    ----------
+    rng : numpy Generator
+        The only source of chance.
+    layout : Layout
+        With picture and sound, at least 7 seconds.
+
+    Returns
+    -------
+    Draft
+    int
+        Index of the segment that is the moment.
+    """
+    scene = sample_scene(rng, np.array(layout.frame_times), layout.duration, multi_share=1.0)
+    length = float(rng.uniform(SHORTEST, LONGEST))
+    pieces = 3 if len(scene.segments) > 2 and rng.random() < _IN_THE_MIDDLE else 2
+    if pieces == 3:
+        moment = 1
+        start = float(rng.uniform(_QUIET, layout.duration - _QUIET - length))
+        borders = [0.0, start, start + length, layout.duration]
+    else:
+        moment = int(rng.integers(2))
+        cut = length if moment == 0 else layout.duration - length
+        borders = [0.0, cut, layout.duration]
+    segments = tuple(
+        replace(segment, start=borders[index], end=borders[index + 1])
+        for index, segment in enumerate(scene.segments[:pieces])
+    )
+    weights = np.array(list(KIND_WEIGHTS.values()))
+    kind = str(rng.choice(list(KIND_WEIGHTS), p=weights / weights.sum()))
+    sound = sample_sound(
+        rng, kind, borders[moment] + _EDGE_moment, borders[moment + 1] - _EDGE_moment
+    )
+    quiet = replace(scene, segments=segments, motion="still", speed=0.0)
+    return Draft(layout, quiet, (sound,), draw_floor(rng), int(rng.integers(2**31))), moment

@@ -1,0 +1,293 @@
+"""What a clip sounds like: named sounds and speech-like sound on a timeline, synthesised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from seats_cli.world.vocabulary import MAX_BEEPS, SAMPLE_RATE
+
+# First three formants (Hz) of a few vowels; what is said does not matter, only that it talks.
+_VOWELS = np.array(
+    [
+        [730, 1090, 2440],
+        [270, 2290, 3010],
+        [300, 870, 2240],
+        [530, 1840, 2480],
+        [570, 840, 2410],
+        [660, 1720, 2410],
+        [490, 1350, 1690],
+    ],
+    dtype=np.float64,
+)
+_BANDWIDTHS = np.array([90.0, 120.0, 180.0])  # Hz
+_CONTROL_RATE = 200  # formants and loudness are set this many times per second
+
+
+def _syllable_track(rng: np.random.Generator, steps: int) -> tuple[np.ndarray, ...]:
+    """Control tracks: formants (steps, 3) in Hz, voiced and hiss loudness (steps,)."""
+    formants = np.zeros((steps, 3))
+    voiced, hiss = np.zeros(steps), np.zeros(steps)
+    position = 0
+    while position < steps:
+        vowel = _VOWELS[rng.integers(len(_VOWELS))] * rng.uniform(0.92, 1.12)
+        onset = int(rng.uniform(0.02, 0.09) * _CONTROL_RATE)
+        body = int(rng.uniform(0.09, 0.24) * _CONTROL_RATE)
+        end = min(position + onset + body, steps)
+        formants[position:end] = vowel
+        if rng.random() < 0.45:
+            hiss[position : position + onset] = rng.uniform(0.05, 0.3)
+        middle = min(position + onset, end)
+        voiced[middle:end] = np.sin(np.linspace(0.25, np.pi - 0.1, end - middle))
+        pause = rng.uniform(0.12, 0.3) if rng.random() < 0.12 else rng.uniform(0, 0.03)
+        position = end
+        stop = min(position + int(pause * _CONTROL_RATE), steps)
+        formants[position:stop] = vowel
+        position = max(stop, position)
+    return formants, voiced, hiss
+
+
+def _smooth(track: np.ndarray, width: int) -> np.ndarray:
+    """Moving average along the first axis: mouths do not jump."""
+    kernel = np.ones(width) / width
+    columns = track.reshape(len(track), -1)
+    padded = np.pad(columns, ((width // 2, width - 1 - width // 2), (0, 0)), mode="edge")
+    smooth = [np.convolve(padded[:, i], kernel, mode="valid") for i in range(columns.shape[1])]
+    return np.stack(smooth, axis=1).reshape(track.shape)
+
+
+def synthesise_speech(seed: int, samples: int) -> np.ndarray:
+    """Babble of the given length.
+
+    Parameters
+    ----------
+    seed : int
+        Chooses voice and syllables.
+    samples : int
+        Length at `SAMPLE_RATE`.
+
+    Returns
+    -------
+    float64 array, shape (samples,)
+        Peak about 1.
+    """
+    rng = np.random.default_rng(seed)
+    steps = samples * _CONTROL_RATE // SAMPLE_RATE + 2
+    formants, voiced, hiss = _syllable_track(rng, steps)
+    formants, voiced, hiss = _smooth(formants, 7), _smooth(voiced, 3), _smooth(hiss, 3)
+
+    voice = rng.uniform(85, 240)  # Hz
+    drift = np.cumsum(rng.standard_normal(steps)) * 0.004
+    pitch = voice * (1 + 0.08 * np.sin(np.linspace(0, rng.uniform(2, 8), steps)) + 0.3 * drift)
+    pitch = np.clip(pitch, 70, 300)
+
+    when = np.arange(samples) * (_CONTROL_RATE / SAMPLE_RATE)
+    control = np.arange(steps)
+    phase = 2 * np.pi * np.cumsum(np.interp(when, control, pitch)) / SAMPLE_RATE
+    wave = np.zeros(samples)
+    for harmonic in range(1, int(min(30, 3600 / voice)) + 1):
+        distance = (harmonic * pitch[:, None] - formants) / _BANDWIDTHS
+        resonance = (np.array([1.0, 0.6, 0.3]) / (1 + distance**2)).sum(axis=1)
+        strength = (resonance + 0.02) * voiced / harmonic**0.4
+        wave += np.interp(when, control, strength) * np.sin(harmonic * phase)
+    breath = rng.standard_normal(samples)
+    wave += np.interp(when, control, hiss) * (breath - np.roll(breath, 1)) * 0.7
+    peak = float(np.abs(wave).max()) or 1.0
+    return wave / peak
+
+
+FloatArray = npt.NDArray[np.float32]
+
+LOW_PITCH_BELOW = 650.0  # Hz; between the two limits "high or low" is not asked
+HIGH_PITCH_ABOVE = 1400.0
+MIN_LENGTH = {"tone": 1.0, "beeps": 0.15, "chirp": 0.5, "noise": 0.4, "speech": 0.6}  # seconds
+_MAX_LENGTH = {"tone": 5.0, "chirp": 1.8, "noise": 2.0, "speech": 4.0}  # seconds
+_RAMP = 80  # samples faded in and out: 5 ms, so that no sound starts with a click
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One named sound.
+
+    Parameters
+    ----------
+    kind : str
+        One of `SOUND_KINDS` except "silence".
+    start, end : float
+        Seconds.
+    amplitude : float
+        Peak, 0..1.
+    frequency : float
+        Hz, of tones and beeps; start of a chirp.
+    end_frequency : float
+        Hz, end of a chirp; otherwise equal to `frequency`.
+    beeps : tuple of (start, end)
+        Seconds; empty unless `kind` is "beeps".
+    overtone : float
+        Strength of the second harmonic of tones and beeps.
+    seed : int
+        For noise and speech.
+    """
+
+    kind: str
+    start: float
+    end: float
+    amplitude: float
+    frequency: float = 0.0
+    end_frequency: float = 0.0
+    beeps: tuple[tuple[float, float], ...] = ()
+    overtone: float = 0.0
+    seed: int = 0
+
+    @property
+    def pitch(self) -> str | None:
+        """`low` or `high`; None where nobody would be sure."""
+        if self.kind not in ("tone", "beeps"):
+            return None
+        if self.frequency < LOW_PITCH_BELOW:
+            return "low"
+        return "high" if self.frequency > HIGH_PITCH_ABOVE else None
+
+    @property
+    def sweep(self) -> str | None:
+        """`rising` or `falling` for chirps."""
+        if self.kind != "chirp":
+            return None
+        return "rising" if self.end_frequency > self.frequency else "falling"
+
+
+def _beep_times(rng: np.random.Generator, low: float, high: float) -> list[tuple[float, float]]:
+    """Between 1 and `MAX_BEEPS` equal beeps of 0.1 to 0.6 s inside [low, high]."""
+    room = high - low
+    least_gap = 0.14
+    most = min(MAX_BEEPS, int((room + least_gap) / (0.1 + least_gap)))
+    count = int(rng.integers(1, max(most, 1) + 1))
+    longest = min(0.6, max(0.1, (room - (count - 1) * least_gap) / count))
+    length = 0.1 + (longest - 0.1) * float(rng.random()) ** 1.5
+    gap = 0.0
+    if count > 1:
+        widest = min(0.9, (room - count * length) / (count - 1))
+        gap = float(rng.uniform(least_gap, max(widest, least_gap + 1e-6)))
+    total = count * length + (count - 1) * gap
+    first = float(rng.uniform(low, max(high - total, low + 1e-6)))
+    starts = [first + index * (length + gap) for index in range(count)]
+    return [(start, start + length) for start in starts]
+
+
+def sample_sound(rng: np.random.Generator, kind: str, low: float, high: float) -> Sound:
+    """Draw a sound of the given kind that fits into [low, high] seconds.
+
+    Raises
+    ------
+    ValueError
+        If the room is shorter than `MIN_LENGTH` of the kind.
+    """
+    room = high - low
+    if room < MIN_LENGTH[kind]:
+        raise ValueError(f"{kind} needs {MIN_LENGTH[kind]} s, got {room:.2f} s")
+    amplitude = float(10 ** rng.uniform(-1.4, -0.2))
+    seed = int(rng.integers(2**31))
+    if kind == "beeps":
+        beeps = _beep_times(rng, low, high)
+        start, end = beeps[0][0], beeps[-1][1]
+    else:
+        beeps = []
+        longest = min(_MAX_LENGTH[kind], room)
+        length = float(rng.uniform(max(MIN_LENGTH[kind], 0.4 * longest), longest))
+        start = float(rng.uniform(low, high - length))
+        end = start + length
+    frequency = end_frequency = 0.0
+    if kind in ("tone", "beeps"):
+        frequency = end_frequency = float(np.exp(rng.uniform(np.log(200), np.log(3500))))
+    elif kind == "chirp":
+        frequency, end_frequency = float(rng.uniform(200, 450)), float(rng.uniform(1800, 3500))
+        if rng.random() < 0.5:
+            frequency, end_frequency = end_frequency, frequency
+    return Sound(
+        kind=kind,
+        start=start,
+        end=end,
+        amplitude=amplitude,
+        frequency=frequency,
+        end_frequency=end_frequency,
+        beeps=tuple(beeps),
+        overtone=float(rng.uniform(0, 0.3)),
+        seed=seed,
+    )
+
+
+def _faded(wave: np.ndarray) -> np.ndarray:
+    steps = np.arange(len(wave))
+    return wave * np.minimum(1.0, np.minimum(steps, steps[::-1]) / _RAMP)
+
+
+def _tone(frequency: float, overtone: float, samples: int) -> np.ndarray:
+    phase = 2 * np.pi * frequency * np.arange(samples) / SAMPLE_RATE
+    return np.asarray(np.sin(phase) + overtone * np.sin(2 * phase))
+
+
+def _chirp(first: float, last: float, samples: int) -> np.ndarray:
+    """Exponential sweep: equal time per octave."""
+    ratio = np.log(last / first)
+    part = np.arange(samples) / samples
+    phase = 2 * np.pi * first * samples / SAMPLE_RATE * (np.exp(ratio * part) - 1) / ratio
+    return np.asarray(np.sin(phase))
+
+
+def _noise(seed: int, samples: int) -> np.ndarray:
+    """White noise, or now and then a duller one."""
+    rng = np.random.default_rng(seed)
+    wave = rng.standard_normal(samples)
+    if rng.random() < 0.4:
+        wave = (wave + np.roll(wave, 1) + np.roll(wave, 2)) / 1.7
+    return wave * 0.4
+
+
+def _waves(sound: Sound) -> list[tuple[float, np.ndarray]]:
+    """(start in seconds, waveform) of every piece of a sound."""
+    samples = int((sound.end - sound.start) * SAMPLE_RATE)
+    if sound.kind == "beeps":
+        return [
+            (start, _tone(sound.frequency, sound.overtone, int((end - start) * SAMPLE_RATE)))
+            for start, end in sound.beeps
+        ]
+    if sound.kind == "tone":
+        wave = _tone(sound.frequency, sound.overtone, samples)
+    elif sound.kind == "chirp":
+        wave = _chirp(sound.frequency, sound.end_frequency, samples)
+    elif sound.kind == "noise":
+        wave = _noise(sound.seed, samples)
+    else:
+        wave = synthesise_speech(sound.seed, samples)
+    return [(sound.start, wave)]
+
+
+def synthesise(sounds: tuple[Sound, ...], samples: int, *, floor: float, seed: int) -> FloatArray:
+    """Mix sounds over a noise floor.
+
+    Parameters
+    ----------
+    samples : int
+        Length of the track at `SAMPLE_RATE`.
+    floor : float
+        Standard deviation of the room noise; 0 for digital silence.
+    seed : int
+        For the room noise.
+
+    Returns
+    -------
+    float32 array, shape (samples,)
+        -1..1.
+    """
+    track = np.zeros(samples, dtype=np.float32)
+    for sound in sounds:
+        for start, wave in _waves(sound):
+            first = int(start * SAMPLE_RATE)
+            piece = (sound.amplitude * _faded(wave))[: max(0, samples - first)]
+            track[first : first + len(piece)] += piece.astype(np.float32)
+    if floor > 0:
+        rng = np.random.default_rng(seed)
+        track += floor * rng.standard_normal(samples, dtype=np.float32)
+    return np.clip(track, -1.0, 1.0)
