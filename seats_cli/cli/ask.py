@@ -16,9 +16,9 @@ from seats_cli.cli.console import (
     print_document,
     stdout_is_unicode,
 )
-from seats_cli.cli.inputs import InputOptions, ModelOptions, check_file, open_model, read_input
 from seats_cli.cli.outputs import Html, Map, Outputs, SaveTrace
 from seats_cli.cli.question import check_stdin_is_free, find_questions
+from seats_cli.cli.sources import InputOptions, ModelOptions, check_file, open_model, read_input
 from seats_cli.cli.to_config import BudgetOptions, build_config
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seats_cli.cli import inputs, to_config
 from seats_cli.cli import options as opt
+from seats_cli.cli import sources, to_config
 from seats_cli.cli.console import Talk, calm_libraries, print_document, stdout_is_unicode
 from seats_cli.cli.defaults import from_command_line
-from seats_cli.cli.inputs import InputOptions, ModelOptions, check_file
 from seats_cli.cli.options import Format
 from seats_cli.cli.outputs import Html, print_result, record_answer, write_page
 from seats_cli.cli.question import check_stdin_is_free, find_question
+from seats_cli.cli.sources import InputOptions, ModelOptions, check_file
 from seats_cli.show.files import check_target
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def compare(
     longest = opt.parse_seconds("--max-audio", max_audio)
     chosen = ModelOptions(model, device, dtype.value, attn.value, revision, offline)
     random = inputs.RandomOptions(random_weights, layers, hidden, seed)
-    inputs.check_random(random, chosen, model_typed=from_command_line(context, "model"))
+    sources.check_random(random, chosen, model_typed=from_command_line(context, "model"))
     if html is not None:
         check_target(html, "--html")
     check_stdin_is_free(video, question)
@@ -99,8 +99,8 @@ def compare(
 
     from seats_cli.engine.comparison import run_comparison as run_all
 
-    loaded = inputs.open_any(chosen, random, talk)
-    clip, read_s = inputs.any_clip(source, None, loaded, talk)
+    loaded = sources.open_any(chosen, random, talk)
+    clip, read_s = sources.any_clip(source, None, loaded, talk)
     with talk.progress("Answering") as progress:
         result = run_all(
             loaded,

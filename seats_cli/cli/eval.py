@@ -10,9 +10,9 @@ import typer
 from seats_cli.cli import options as opt
 from seats_cli.cli import to_config
 from seats_cli.cli.console import Talk, calm_libraries, print_document, stdout_is_unicode
-from seats_cli.cli.inputs import ModelOptions
 from seats_cli.cli.options import Format
 from seats_cli.cli.outputs import print_result
+from seats_cli.cli.sources import ModelOptions
 from seats_cli.evaluate.run import EvalReading, Job, Outcome, check_errors, run_job
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 
 from seats_cli.cli.console import Talk, print_document
 from seats_cli.cli.defaults import from_command_line
-from seats_cli.cli.inputs import PIPE, InputOptions, limit_pixels, local_path
+from seats_cli.cli.sources import PIPE, InputOptions, limit_pixels, local_path
 from seats_cli.errors import UsageError
 from seats_cli.show.files import TRACE_EXTENSIONS, check_target, replacing
 

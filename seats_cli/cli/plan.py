@@ -8,8 +8,8 @@ import typer
 
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import Talk, print_document, stdout_is_unicode
-from seats_cli.cli.inputs import limit_pixels, local_path
 from seats_cli.cli.outputs import print_result
+from seats_cli.cli.sources import limit_pixels, local_path
 from seats_cli.cli.to_config import BudgetOptions, build_config
 
 EPILOG = (

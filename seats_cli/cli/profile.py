@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seats_cli.cli import inputs, to_config
 from seats_cli.cli import options as opt
+from seats_cli.cli import sources, to_config
 from seats_cli.cli.console import Talk, calm_libraries, print_document, stdout_is_unicode
 from seats_cli.cli.defaults import from_command_line
-from seats_cli.cli.inputs import InputOptions, ModelOptions, check_file, local_path
 from seats_cli.cli.outputs import print_result
+from seats_cli.cli.sources import InputOptions, ModelOptions, check_file, local_path
 
 if TYPE_CHECKING:
     from seats_cli.results import Profile
@@ -116,8 +116,8 @@ def profile(
     source = InputOptions(
         video or "", first, last, fps, max_frames, max_pixels, audio, audio_track, longest
     )
-    inputs.check_source(source, synthetic)
-    inputs.check_random(random, chosen, model_typed=from_command_line(context, "model"))
+    sources.check_source(source, synthetic)
+    sources.check_random(random, chosen, model_typed=from_command_line(context, "model"))
     if video is not None:
         check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
     if plot is not None:
@@ -132,12 +132,12 @@ def profile(
     from seats_cli.engine.profiling import run_profile as measure
     from seats_cli.media.probe import probe
 
-    loaded = inputs.open_any(chosen, random, talk)
+    loaded = sources.open_any(chosen, random, talk)
     reader = Talk(quiet=True)  # reading is repeated: its warnings once, its spinner never
     with talk.progress("Measuring") as progress:
         result = measure(
             loaded,
-            lambda: inputs.any_clip(source, synthetic, loaded, reader)[0],
+            lambda: sources.any_clip(source, synthetic, loaded, reader)[0],
             question,
             settings,
             probe=None if video is None else lambda: probe(local_path(video)),

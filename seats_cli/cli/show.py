@@ -9,7 +9,6 @@ import typer
 
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import Talk, calm_libraries, print_document
-from seats_cli.cli.inputs import InputOptions, ModelOptions, check_file, open_model, read_input
 from seats_cli.cli.outputs import (
     check_clip,
     check_settled,
@@ -21,6 +20,7 @@ from seats_cli.cli.outputs import (
 )
 from seats_cli.cli.question import check_stdin_is_free, find_question
 from seats_cli.cli.runtime import stop_if_interrupted
+from seats_cli.cli.sources import InputOptions, ModelOptions, check_file, open_model, read_input
 from seats_cli.cli.to_config import BudgetOptions, build_config
 from seats_cli.errors import UsageError
 from seats_cli.show.files import check_target, replacing
@@ -242,7 +242,7 @@ def _write(record: RunRecord, clip: Clip, output: Path, talk: Talk, *, keeps_tra
 
 
 def _render(record: RunRecord, clip: Clip, source: InputOptions, film: Path, talk: Talk) -> None:
-    from seats_cli.cli.inputs import local_path
+    from seats_cli.cli.sources import local_path
     from seats_cli.show.film import render_film
 
     there = film.exists()

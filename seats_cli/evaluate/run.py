@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.cli.console import ProgressBar, Talk, calm_libraries
-from seats_cli.cli.inputs import ModelOptions, open_model
 from seats_cli.cli.runtime import stop_if_interrupted
+from seats_cli.cli.sources import ModelOptions, open_model
 from seats_cli.errors import BatchError, UsageError
 from seats_cli.evaluate.distributed import Workers, stop_if_orphaned
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from seats_cli.cli.inputs import _file_name
+from seats_cli.cli.sources import _file_name
 from tests.cli.fakes import CALLS, tiny_wav
 from tests.cli.test_process import start
 

@@ -190,7 +190,7 @@ def check_file(
     MediaError
         As `seats_cli.media.probe.probe`: only the header is read here.
     UsageError
-        As `seats_cli.cli.inputs.local_path`.
+        As `seats_cli.cli.sources.local_path`.
     """
     from seats_cli.media.probe import probe
 

@@ -1,0 +1,79 @@
+"""The rooms of docs/architecture.md: arrows point down, none in a circle, files are topics."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.structure import (
+    ENTRANCES,
+    MAX_FILES,
+    MAX_LINES,
+    MAX_SMALL_FILES,
+    MAX_TOTAL_LINES,
+    ROOMS,
+    SMALL,
+    Import,
+    imports,
+    lines_of,
+    modules,
+    repeated_names,
+    room_of,
+)
+
+
+def test_every_module_stands_in_a_known_room() -> None:
+    strangers = {room_of(module) for module in modules()} - {*ROOMS, *ENTRANCES}
+    assert not strangers
+
+
+def test_no_import_points_upward() -> None:
+    upward = [
+        edge
+        for edge in imports()
+        if room_of(edge.source) not in ENTRANCES
+        and (
+            room_of(edge.target) in ENTRANCES
+            or ROOMS.index(room_of(edge.target)) > ROOMS.index(room_of(edge.source))
+        )
+    ]
+    assert not [_words(edge) for edge in upward]
+
+
+def test_no_imports_form_a_circle() -> None:
+    waiting = {module: set[str]() for module in modules()}
+    for edge in imports():
+        waiting[edge.source].add(edge.target)
+    # Whatever needs nothing that is still waiting leaves; a circle is what can never leave.
+    while free := {module for module, needs in waiting.items() if not needs & waiting.keys()}:
+        for module in free:
+            del waiting[module]
+    assert not waiting, f"in circles, or above one: {sorted(waiting)}"
+
+
+def test_selection_needs_torch_alone() -> None:
+    allowed = {"errors", "families", "schedule", "config", "selection"}
+    rooms = {room_of(edge.target) for edge in imports() if room_of(edge.source) == "selection"}
+    assert rooms <= allowed
+
+
+def test_files_are_topics() -> None:
+    sizes = {module: lines_of(path) for module, path in modules().items()}
+    assert len(sizes) <= MAX_FILES
+    assert len([module for module, lines in sizes.items() if lines < SMALL]) <= MAX_SMALL_FILES
+    assert not {module: lines for module, lines in sizes.items() if lines > MAX_LINES}
+    assert sum(sizes.values()) <= MAX_TOTAL_LINES
+
+
+def test_no_file_name_has_two_meanings() -> None:
+    assert not repeated_names()
+
+
+@pytest.mark.parametrize("room", ["families", "media"])
+def test_rooms_below_the_model_import_no_torch(room: str) -> None:
+    for module, path in modules().items():
+        if room_of(module) == room:
+            assert "import torch" not in path.read_text(encoding="utf-8"), module
+
+
+def _words(edge: Import) -> str:
+    return f"{edge.source}:{edge.line} imports {edge.target}"
