@@ -82,7 +82,7 @@ def compare(
     first, last = opt.parse_range(start, end)
     longest = opt.parse_seconds("--max-audio", max_audio)
     chosen = ModelOptions(model, device, dtype.value, attn.value, revision, offline)
-    random = inputs.RandomOptions(random_weights, layers, hidden, seed)
+    random = sources.RandomOptions(random_weights, layers, hidden, seed)
     sources.check_random(random, chosen, model_typed=from_command_line(context, "model"))
     if html is not None:
         check_target(html, "--html")

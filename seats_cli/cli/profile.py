@@ -112,7 +112,7 @@ def profile(
     first, last = opt.parse_range(start, end)
     longest = opt.parse_seconds("--max-audio", max_audio)
     chosen = ModelOptions(model, device, dtype.value, attn.value, revision, offline)
-    random = inputs.RandomOptions(random_weights, layers, hidden, seed)
+    random = sources.RandomOptions(random_weights, layers, hidden, seed)
     source = InputOptions(
         video or "", first, last, fps, max_frames, max_pixels, audio, audio_track, longest
     )
