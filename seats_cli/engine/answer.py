@@ -217,7 +217,7 @@ def _watched(
     Pruned and unpruned runs are treated alike, so pruning gets no credit for it.
     """
     handles = clock.watch(adapter)
-    head = adapter.thinker.lm_head
+    head = adapter.lm_head
     handles.append(head.register_forward_pre_hook(_last_position))
     handles.append(head.register_forward_hook(refuse_nan))
     if on_logits is not None:

@@ -15,26 +15,13 @@ from torch import Tensor
 from seats_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from seats_cli.models.adapter import Adapter
     from seats_cli.selection.device import TokenIndex
 
 
 def cache_of(kwargs: dict[str, Any]) -> Any:
     """The KV cache argument under its newer or older name."""
     return kwargs.get("cache", kwargs.get("past_key_values"))
-
-
-def three_rows(positions: Tensor | None, embeddings: Tensor) -> Tensor:
-    """M-RoPE positions (3, B, S) from what transformers passes on.
-
-    The text row that `generate` puts first is left out: after pruning its gaps would be read
-    as borders between packed sequences.
-    """
-    if positions is None:
-        steps = torch.arange(embeddings.shape[1], device=embeddings.device)
-        return steps.expand(3, len(embeddings), -1)
-    if positions.ndim == 2:
-        return positions.expand(3, *positions.shape)
-    return positions[-3:]
 
 
 def unpadded(mask: Tensor | None, keep: Tensor) -> Tensor:
@@ -110,9 +97,15 @@ class _Continuation:
 
 
 class Continuations:
-    """The pruned caches under way; each is forgotten with its cache."""
+    """The pruned caches under way; each is forgotten with its cache.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    adapter : Adapter
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
         self._known: WeakKeyDictionary[Any, _Continuation] = WeakKeyDictionary()
 
     def note(self, cache: Any, next_position: Tensor) -> None:
@@ -139,8 +132,7 @@ class Continuations:
         if known is not None and not positions_given:
             # transformers would count from the cache, which is shorter than the sequence
             first = known.next_position + cached_tokens(cache) - known.cached
-            steps = torch.arange(embeddings.shape[1], device=embeddings.device)
-            positions = (first.to(embeddings.device) + steps).expand(3, len(embeddings), -1)
+            positions = self._adapter.positions(None, embeddings) + first.to(embeddings.device)
         elif positions is not None:
-            positions = three_rows(positions, embeddings)
+            positions = self._adapter.positions(positions, embeddings)
         return {**kwargs, "position_ids": positions, "attention_mask": None}

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers.vision_utils import (
-    get_vision_interpolation_indices_and_weights,
-    get_vision_position_ids,
-)
 
 from seats_cli.cost.encoders import packed_vision_flops, vision_flops
+from seats_cli.errors import UsageError
 from seats_cli.models.encoder_attention import use_gathered
 from seats_cli.models.patching import replace_forward
 from seats_cli.results import ReuseFacts
@@ -51,9 +48,16 @@ class EncoderReuse:
     cell : int, optional
         Tokens on a side of what is encoded or not as a whole; by default an attention window of
         the encoder, or as much where it has none.
+
+    Raises
+    ------
+    UsageError
+        If the model's vision encoder does not take packed patches.
     """
 
     def __init__(self, adapter: Adapter, tolerance: float, *, cell: int | None = None) -> None:
+        if not adapter.packed_attentions:
+            raise UsageError(f"Stage 0 (still_tolerance) does not work with {adapter.family}.")
         self._adapter = adapter
         self._vision = vision = adapter.architecture().vision
         unit = vision.patch_size * vision.merge_size
@@ -154,7 +158,7 @@ class EncoderReuse:
             chosen = positions(packing.chosen, self._adapter.merge_unit).to(pixels.device)
             gathers = self._gathers(packing, pixels.device)
             own = use_gathered(self._adapter) if gathers else nullcontext()
-            arguments = self._arguments(packing, grid_thw, chosen)
+            arguments = self._adapter.packed_vision_arguments(grid_thw, packing)
             if gathers:
                 arguments["gathers"] = gathers
             with own:
@@ -162,29 +166,6 @@ class EncoderReuse:
             return self._expanded(output, packing)
 
         return forward
-
-    def _arguments(self, packing: Packing, grid_thw: Tensor, chosen: Tensor) -> dict[str, Any]:
-        """What the encoder would work out from a complete grid."""
-        visual, device = self._adapter.visual, chosen.device
-        merge = self._vision.merge_size
-        arguments: dict[str, Any] = {
-            "position_ids": get_vision_position_ids(grid_thw, merge)[chosen],
-            "cu_seqlens": packing.full.borders.to(device),
-        }
-        if self._vision.window_size is not None:
-            arguments["window_index"] = torch.arange(len(packing.chosen), device=device)
-            arguments["cu_window_seqlens"] = packing.windowed.borders.to(device)
-        if hasattr(visual, "pos_embed"):
-            indices, weights = get_vision_interpolation_indices_and_weights(
-                grid_thw,
-                num_grid_per_side=visual.num_grid_per_side,
-                mode=visual.interpolation_mode,
-                align_corners=visual.interpolation_align_corners,
-                spatial_merge_size=merge,
-            )
-            arguments["interp_indices"] = indices[chosen]
-            arguments["interp_weights"] = weights[chosen]
-        return arguments
 
     def _gathers(self, packing: Packing, device: torch.device) -> dict[nn.Module, Any]:
         """Where the attention of each block finds its keys, if not among its queries."""
@@ -194,11 +175,11 @@ class EncoderReuse:
         )
         sees_all = self._vision.full_attention_blocks
         gathers = {}
-        for number, block in enumerate(self._adapter.visual.blocks):
+        for number, attention in enumerate(self._adapter.packed_attentions):
             whole = self._vision.window_size is None or number in sees_all
             batches = full if whole else windowed
             if batches:
-                gathers[block.attn] = batches
+                gathers[attention] = batches
         return gathers
 
     def _expanded(self, output: Any, packing: Packing) -> Any:

@@ -130,7 +130,7 @@ class EncoderStatistics:
 
     def _enter_vision(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         # to the host before the encoder is given work to wait for
-        self._grid_thw = _argument(args, kwargs, "grid_thw", 1).cpu()
+        self._grid_thw = self._adapter.vision_grids(args, kwargs).cpu()
 
     def _note_projection(self, module: Any, _args: Any, output: Tensor) -> None:
         self._projected[module] = output
@@ -149,7 +149,7 @@ class EncoderStatistics:
         with self._clock.stage("select"):
             if self._importance or self._keys:
                 query, key = self._adapter.vision_query_key(
-                    self._taken(self._adapter.vision_projections), kwargs["position_embeddings"]
+                    self._taken(self._adapter.vision_projections), kwargs
                 )
                 if self._still is not None:
                     query, key = self._still.expand(query), self._still.expand(key)
@@ -166,12 +166,12 @@ class EncoderStatistics:
         self._video.append(EncoderCall(importance, lengths, windows, per_grid, keys))
 
     def _enter_audio(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        self._mel_frames = _argument(args, kwargs, "feature_lens", 1).tolist()
+        self._mel_frames = self._adapter.mel_frames(args, kwargs)
 
     @torch.no_grad()
     def _leave_audio(self, _module: Any, _args: Any, _kwargs: Any, _output: Any) -> None:
         adapter, pool = self._adapter, self._adapter.audio_pool
-        positions = [adapter.audio_positions(int(frames)) for frames in self._mel_frames]
+        positions = [adapter.audio_positions(frames) for frames in self._mel_frames]
         importance, keys = torch.zeros(0), None
 
         def pooled(values: Tensor) -> Tensor:
@@ -197,11 +197,6 @@ class EncoderStatistics:
 def _ordered(values: Tensor, order: Tensor | None) -> Tensor:
     """Values in raster order, where the encoder has an order of its own."""
     return values if order is None else values[order]
-
-
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], name: str, index: int) -> Any:
-    """A module's argument, passed by name or by position."""
-    return kwargs[name] if name in kwargs else args[index]
 
 
 def _latest(calls: list[EncoderCall], tokens: int, modality: str) -> EncoderCall:

@@ -1,8 +1,8 @@
 """The pruned prefill: hooks that carry a shrinking set of tokens through the decoder.
 
-Everything the decoder needs per token is kept in step here: hidden states, rotary
-embeddings, attention mask, DeepStack features, KV cache. Positions are never renumbered:
-survivors keep their M-RoPE positions, and generated tokens continue the unpruned sequence.
+Everything the decoder needs per token is kept in step here: hidden states, attention mask, KV
+cache, and the family's side tensors (rotary embeddings, DeepStack features). Positions are never
+renumbered: survivors keep theirs, and generated tokens continue the unpruned sequence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from seats_cli.engine.cache import (
     decode_mask,
     keep_in_layers,
     require_dynamic,
-    three_rows,
     unpadded,
 )
 from seats_cli.engine.token_state import TokenState
@@ -58,9 +57,7 @@ def last_text_relevance(adapter: Adapter, layer: Any, output: Tensor, alive: Tok
     """
     text = ~(alive.video | alive.audio)
     last_text = int(text.nonzero()[-1])
-    query, key = adapter.relevance_query_key(
-        layer, output[0], alive.rotary_on(output.device), last_text
-    )
+    query, key = adapter.relevance_query_key(layer, output[0], alive.sides, last_text)
     return relevance.last_query_relevance(query, key)
 
 
@@ -85,9 +82,7 @@ def question_relevance(
     """
     length = entered.shape[1]
     asking = torch.arange(length - question, length, device=entered.device)
-    query, key = adapter.relevance_query_key(
-        layer, entered[0], alive.rotary_on(entered.device), asking
-    )
+    query, key = adapter.relevance_query_key(layer, entered[0], alive.sides, asking)
     return relevance.question_relevance(query, key, asking)
 
 
@@ -125,7 +120,7 @@ class PrunedPrefill:
         self._entered: Tensor | None = None  # the current layer's input, where it is asked for
         self._cache: Any = None
         self._stages: list[tuple[str, int, Tensor, Tensor | None]] = []
-        self._continuations = Continuations()
+        self._continuations = Continuations(adapter)
 
     # ---------------------------------------------------------------- hooks
 
@@ -192,8 +187,8 @@ class PrunedPrefill:
                     hidden.device,
                 )
                 return args, {**kwargs, "attention_mask": mask}
-            if alive.rotary is None:
-                alive.rotary = kwargs["position_embeddings"]
+            if number == 1:
+                alive.sides |= self._adapter.layer_side_tensors(kwargs)
             if self._question:
                 self._entered = hidden
             if not alive.thinned:
@@ -201,8 +196,8 @@ class PrunedPrefill:
             mask = kwargs.get("attention_mask")
             if mask is not None:  # causal and unpadded: any subset has the same triangle
                 mask = mask[..., : hidden.shape[1], : hidden.shape[1]]
-            rotary = tuple(part.to(hidden.device) for part in alive.rotary)
-            return args, {**kwargs, "attention_mask": mask, "position_embeddings": rotary}
+            own = self._adapter.layer_arguments(alive.sides, hidden.device)
+            return args, {**kwargs, "attention_mask": mask, **own}
 
         return hook
 
@@ -212,7 +207,7 @@ class PrunedPrefill:
             if alive is None:
                 return None
             hidden = output[0] if isinstance(output, tuple) else output
-            hidden = alive.add_deepstack(hidden, number)
+            hidden = self._adapter.after_layer(hidden, number, alive.sides)
             if self._method.drops_after(number):
                 with self._clock.stage("select"):
                     hidden = self._drop_irrelevant(module, hidden, number)
@@ -241,7 +236,7 @@ class PrunedPrefill:
         video, audio = ids == self._adapter.video_token_id, ids == self._adapter.audio_token_id
         self.trace = SelectionTrace(len(self._adapter.layers), video, audio)
         self._stages = []
-        positions = three_rows(kwargs.get("position_ids"), embeddings)
+        positions = self._adapter.positions(kwargs.get("position_ids"), embeddings)
         self._next_position = positions.max() + 1
         with self._clock.stage("select"):
             entry = self._method.before_llm(self._prompt_tokens(embeddings[0], video, audio))
@@ -249,12 +244,8 @@ class PrunedPrefill:
                 embeddings = entry.embeddings[None]
             keep = entry.keep & unpadded(kwargs.get("attention_mask"), entry.keep)
             places = TokenIndex(keep.cpu().nonzero()[:, 0])
-        self._alive = TokenState(torch.arange(len(keep)), video, audio)
-        deepstack = kwargs.get("deepstack_visual_embeds")
-        if deepstack is not None:
-            self._alive.visual = kwargs["visual_pos_masks"][0].cpu().nonzero()[:, 0]
-            self._alive.deepstack = list(deepstack)
-            kwargs = {**kwargs, "deepstack_visual_embeds": None, "visual_pos_masks": None}
+        kwargs, sides = self._adapter.take_side_tensors(kwargs)
+        self._alive = TokenState(torch.arange(len(keep)), video, audio, sides)
         self._alive.keep(places)
         self._alive.thinned = False  # the decoder makes mask and rotary for these tokens itself
         asks = self._method.asking == "question"
@@ -264,8 +255,9 @@ class PrunedPrefill:
         return {
             **kwargs,
             "inputs_embeds": embeddings.index_select(1, places.on(embeddings.device)),
-            "position_ids": positions.index_select(-1, places.on(positions.device)),
-            "attention_mask": None,
+            **self._adapter.position_arguments(
+                positions.index_select(-1, places.on(positions.device))
+            ),
         }
 
     def _prompt_tokens(self, embeddings: Tensor, video: Tensor, audio: Tensor) -> PromptTokens:

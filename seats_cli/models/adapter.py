@@ -1,15 +1,17 @@
 """The interface between a model family and the engine.
 
-An adapter finds the parts of a stock transformers model and exposes the few computations
-that selection needs from them. It never changes the model.
+An adapter finds the parts of a model and exposes the few computations that selection needs from
+them. It never changes the model. Whatever only one family has (rows of M-RoPE positions, DeepStack
+features, names of arguments) stays behind it: the engine slices an adapter's `SideTensors` without
+knowing what they hold.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,11 @@ from torch import Tensor, nn
 from seats_cli.families.base import Architecture
 from seats_cli.families.registry import with_own_settings
 from seats_cli.media.clip import FrameSizing
-from seats_cli.models.fused_modules import rotate, rotate_vision
+from seats_cli.models.fused_modules import rotate
+from seats_cli.selection.device import TokenIndex
+
+if TYPE_CHECKING:
+    from seats_cli.selection.static_regions import Packing
 
 # Bytes of a GPU that the processor needs for each byte of the frames: float32 pixels in three
 # copies and once in the model's precision, and as much again to be on the safe side.
@@ -53,13 +59,57 @@ def processor_device(device: torch.device, frames: int, free: int) -> torch.devi
     return device if device.type == "cuda" and free >= _PROCESSOR_SHARE * frames else None
 
 
+@dataclass(frozen=True, eq=False)
+class SideTensors:
+    """What a decoder needs for its tokens besides their hidden states.
+
+    Parameters
+    ----------
+    tensors : tuple of Tensor, shape (..., m, d)
+        One row for each of m tokens.
+    places : LongTensor, shape (m,), on the CPU, or None
+        Which of the tokens alive these are, ascending; None if all of them have a row.
+    """
+
+    tensors: tuple[Tensor, ...]
+    places: Tensor | None = None
+
+    def keep(self, kept: TokenIndex) -> SideTensors:
+        """The rows of the tokens at some places, ascending, among those alive."""
+        rows, places = kept, None
+        if self.places is not None:
+            rows = TokenIndex(torch.isin(self.places, kept.host).nonzero()[:, 0])
+            places = torch.searchsorted(kept.host, self.places[rows.host])
+        return SideTensors(
+            tuple(part.index_select(-2, rows.on(part.device)) for part in self.tensors), places
+        )
+
+
+ROTARY = "rotary"
+
+
 class Adapter(ABC):
     """One loaded model of a family.
+
+    The defaults describe a decoder like Llama's: positions in one row, layers that are given
+    `position_embeddings` and attend by `self_attn` behind an `input_layernorm`.
 
     Parameters
     ----------
     model : nn.Module
-        The thinker (`...ThinkerForConditionalGeneration`) or the full Omni model around it.
+        The model, or a larger one around it (an Omni model with its talker).
+
+    Attributes
+    ----------
+    model : nn.Module
+        What gives logits, with a `forward` and a `generate`.
+    core : nn.Module
+        The module below it whose `forward` is given `input_ids`, or the model itself.
+    language_model : nn.Module
+        The decoder, whose `forward` is given `inputs_embeds` and which has `layers`.
+    visual, audio_tower, lm_head : nn.Module
+    config : transformers configuration
+        Of `model`.
     """
 
     family: ClassVar[str]
@@ -68,20 +118,17 @@ class Adapter(ABC):
     processor_class: ClassVar[str]
     audio_statistics_window: ClassVar[int]  # encoder positions per softmax of the importance
     audio_pool: ClassVar[int]  # encoder positions averaged into one LLM token
-    pixel_std: ClassVar[tuple[float, float, float]]  # by which the processor divides colours
 
-    def __init__(self, model: nn.Module) -> None:
-        thinker: Any = getattr(model, "thinker", model)
-        inner: Any = thinker.model
-        # transformers up to 5.17 keeps the encoders on the thinker and the decoder in
-        # `.model`; later versions put all three into `.model`.
-        nested = hasattr(inner, "language_model")
-        self.thinker: Any = thinker
-        self.core: Any = inner if nested else thinker
-        self.language_model: Any = inner.language_model if nested else inner
-        self.visual: Any = self.core.visual
-        self.audio_tower: Any = self.core.audio_tower
-        self.config: Any = thinker.config
+    model: Any
+    core: Any
+    language_model: Any
+    visual: Any
+    audio_tower: Any
+    lm_head: Any
+    config: Any
+
+    @abstractmethod
+    def __init__(self, model: nn.Module) -> None: ...
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -90,19 +137,19 @@ class Adapter(ABC):
         return layers
 
     @property
+    @abstractmethod
     def merge_unit(self) -> int:
         """Vision patches merged into one LLM token."""
-        return int(self.config.vision_config.spatial_merge_size) ** 2
 
     @property
+    @abstractmethod
     def video_token_id(self) -> int:
         """Placeholder id of a video token."""
-        return _token_id(self.config, "video")
 
     @property
+    @abstractmethod
     def audio_token_id(self) -> int:
         """Placeholder id of an audio token."""
-        return _token_id(self.config, "audio")
 
     def architecture(self) -> Architecture:
         """Shapes of this model as plain numbers, with its own SEATS settings if it has some."""
@@ -121,20 +168,21 @@ class Adapter(ABC):
     @classmethod
     @abstractmethod
     def describe(cls, config: Any) -> Architecture:
-        """Shapes of a thinker config as plain numbers."""
+        """Shapes of a model's config as plain numbers."""
 
     def sizing(self) -> FrameSizing:
         """Frame sizes: 128 to 768 merged tokens as officially, or the checkpoint's own."""
-        vision, own = self.config.vision_config, self.own_settings()
-        official = FrameSizing.for_factor(vision.patch_size * vision.spatial_merge_size)
+        vision, own = self.architecture().vision, self.own_settings()
+        official = FrameSizing.for_factor(vision.patch_size * vision.merge_size)
         limits = {name: own[name] for name in ("min_pixels", "max_pixels") if name in own}
         return replace(official, **limits)
 
+    # ------------------------------------------------------------ encoders
+
     @property
+    @abstractmethod
     def vision_attention(self) -> nn.Module:
         """The last vision block's attention."""
-        attention: nn.Module = self.visual.blocks[-1].attn
-        return attention
 
     @property
     @abstractmethod
@@ -142,68 +190,144 @@ class Adapter(ABC):
         """The layers of `vision_attention` whose outputs contain its queries and keys."""
 
     @abstractmethod
-    def split_vision(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Queries and keys before rotation, each (N, D), from those outputs for N patches."""
+    def vision_query_key(
+        self, projected: Sequence[Tensor], arguments: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys of N patches as the last attention compares them.
+
+        Patches of one LLM token stand next to each other.
+
+        Parameters
+        ----------
+        projected : sequence of Tensor
+            Outputs of `vision_projections`.
+        arguments : dict
+            Keyword arguments of the attention.
+
+        Returns
+        -------
+        query, key : Tensor, each (N, heads, head_dim)
+        """
 
     @abstractmethod
+    def vision_grids(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Time, height and width in patches, (n, 3), of each video in a call of `visual`."""
+
+    def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
+        """LongTensor (n,) that brings merged tokens from encoder to raster order, or None."""
+        return None
+
+    # Vision encoders that take packed patches and the borders between them: the fused attention
+    # and Stage 0 are for these alone.
+
+    pixel_std: ClassVar[tuple[float, float, float]]  # by which the processor divides colours
+
+    @property
+    def packed_attentions(self) -> list[nn.Module]:
+        """The attention of each vision block, if it takes packed patches (`cu_seqlens`)."""
+        return []
+
     def vision_states(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of N patches from a vision block's attention, by its own layers.
 
         Parameters
         ----------
         attention : nn.Module
+            One of `packed_attentions`.
         hidden : Tensor, shape (N, D)
 
         Returns
         -------
         query, key, value : Tensor, each (N, heads, head_dim), before rotation
         """
+        raise NotImplementedError
 
-    def vision_query_key(
-        self, projected: Sequence[Tensor], position_embeddings: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Rotated queries and keys, each (N, heads, head_dim), of N patches."""
-        heads = self.config.vision_config.num_heads
-        query, key = (part.view(len(part), heads, -1) for part in self.split_vision(projected))
-        return rotate_vision(query, key, *position_embeddings)
-
-    @abstractmethod
-    def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
-        """LongTensor (n,) that brings merged tokens from encoder to raster order, or None."""
+    def packed_vision_arguments(self, grid_thw: Tensor, packing: Packing) -> dict[str, Any]:
+        """What the vision encoder would derive from a complete grid, for a part of its patches."""
+        raise NotImplementedError
 
     @property
+    @abstractmethod
     def audio_attention(self) -> nn.Module:
         """The last audio layer's attention."""
-        attention: nn.Module = self.audio_tower.layers[-1].self_attn
-        return attention
 
     @property
+    @abstractmethod
     def audio_projections(self) -> tuple[nn.Module, ...]:
         """The layers of `audio_attention` that give its queries and keys."""
-        attention: Any = self.audio_attention
-        return attention.q_proj, attention.k_proj
 
+    @abstractmethod
     def audio_query_key(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Queries and keys, each (N, heads, head_dim), of N encoder positions."""
-        heads = self.config.audio_config.encoder_attention_heads
-        query, key = (part.view(len(part), heads, -1) for part in projected)
-        return query, key
+
+    @abstractmethod
+    def mel_frames(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+        """Mel frames of each sound in a call of `audio_tower`."""
 
     @staticmethod
     @abstractmethod
     def audio_positions(mel_frames: int) -> int:
         """Encoder positions of a sound of that many mel frames."""
 
-    @abstractmethod
-    def quick_positions(self) -> tuple[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
-        """Name of the model's method that interleaves positions token by token, and its exchange.
+    # ------------------------------------------------------------- decoder
 
-        The exchange makes a quick method from the stock one, with the same results
-        (`seats_cli.models.mrope`).
+    def positions(self, given: Tensor | None, embeddings: Tensor) -> Tensor:
+        """Positions (..., B, S) of tokens, from the decoder's argument; counted up without one.
+
+        Parameters
+        ----------
+        given : LongTensor or None
+            The argument `position_ids`.
+        embeddings : Tensor, shape (B, S, D)
         """
+        if given is None:
+            steps = torch.arange(embeddings.shape[1], device=embeddings.device)
+            return steps.expand(len(embeddings), -1)
+        return given
+
+    def position_arguments(self, positions: Tensor) -> dict[str, Any]:
+        """The decoder's arguments for unpadded tokens at these positions, which may have gaps.
+
+        Without a mask, and without a cache, transformers reads gaps in a single row of positions
+        as borders between packed sequences, which do not see each other.
+        """
+        whole = torch.ones(positions.shape[-2:], dtype=torch.bool, device=positions.device)
+        return {"position_ids": positions, "attention_mask": whole}
+
+    def take_side_tensors(
+        self, arguments: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, SideTensors]]:
+        """The decoder's arguments in a prefill, and what of them the engine is to carry instead."""
+        return arguments, {}
+
+    def layer_side_tensors(self, arguments: dict[str, Any]) -> dict[str, SideTensors]:
+        """What the first layer's arguments hold for each of its tokens."""
+        return {ROTARY: SideTensors(tuple(arguments["position_embeddings"]))}
+
+    def layer_arguments(
+        self, sides: dict[str, SideTensors], device: torch.device
+    ) -> dict[str, Any]:
+        """A layer's arguments from them, for the tokens that are left."""
+        rotary = tuple(part.to(device) for part in sides[ROTARY].tensors)
+        return {"position_embeddings": rotary}
+
+    def after_layer(self, hidden: Tensor, number: int, sides: dict[str, SideTensors]) -> Tensor:
+        """States (1, n, D) that leave layer `number` (from 1), with what is added to them there."""
+        return hidden
+
+    def quick_methods(self) -> list[tuple[Any, str, Callable[..., Any]]]:
+        """Objects with the name of a slow method, and what makes a quick one from it.
+
+        The results are the same.
+        """
+        return []
 
     def relevance_query_key(
-        self, layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], query_index: int | Tensor
+        self,
+        layer: Any,
+        hidden: Tensor,
+        sides: dict[str, SideTensors],
+        query_index: int | Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Query of one token (or of some) and keys of all, from states of the sequence.
 
@@ -214,7 +338,8 @@ class Adapter(ABC):
         ----------
         layer : decoder layer
         hidden : Tensor, shape (n, D)
-        rotary : two Tensors (cos, sin), each (n, head_dim)
+        sides : dict
+            Side tensors of the n tokens.
         query_index : int, or LongTensor of shape (q,)
             Which tokens ask.
 
@@ -224,7 +349,7 @@ class Adapter(ABC):
         key : Tensor, shape (kv_heads, n, head_dim)
         """
         attention = layer.self_attn
-        cos, sin = rotary
+        cos, sin = (part[0].to(hidden.device) for part in sides[ROTARY].tensors)
         normed = layer.input_layernorm(hidden)
         asking = attention.q_proj(normed[query_index])
         query = asking.view(*asking.shape[:-1], -1, attention.head_dim)
@@ -234,9 +359,3 @@ class Adapter(ABC):
         query = rotate(query, cos[query_index].unsqueeze(-2), sin[query_index].unsqueeze(-2))
         key = rotate(key, cos[:, None], sin[:, None])
         return query, key.transpose(0, 1)
-
-
-def _token_id(config: Any, modality: str) -> int:
-    """Placeholder token id under its newer (`_id`) or older (`_index`) config name."""
-    value = getattr(config, f"{modality}_token_id", None)
-    return int(getattr(config, f"{modality}_token_index") if value is None else value)

@@ -103,8 +103,8 @@ Exchange = tuple[Any, Callable[[Callable[..., Any]], Callable[..., Any]]]
 def exchanges(adapter: Adapter) -> list[Exchange]:
     """The modules concerned, each with what makes its quick `forward` from its stock one."""
     found: list[Exchange] = []
-    for block in adapter.visual.blocks:
-        found.append((block.attn, partial(quick_attention, adapter, block.attn)))
+    for attention in adapter.packed_attentions:
+        found.append((attention, partial(quick_attention, adapter, attention)))
     for module in adapter.visual.modules():
         found += _products(module)
     for part in (adapter.visual, adapter.language_model):
@@ -199,12 +199,8 @@ def without_cudnn_sdpa(adapter: Adapter, *, prefill: bool) -> Iterator[None]:
 
 @contextmanager
 def vectorized_mrope(adapter: Adapter) -> Iterator[None]:
-    """Let a model find its prompt's positions quickly inside the block; results are the same.
-
-    Which part of the model is asked for them depends on the version of transformers.
-    """
-    name, quick = adapter.quick_positions()
+    """Let a model find its prompt's positions quickly inside the block; results are the same."""
     with ExitStack() as stack:
-        for part in {id(part): part for part in (adapter.thinker, adapter.core)}.values():
+        for part, name, quick in adapter.quick_methods():
             stack.enter_context(replace_method(part, name, quick))
         yield

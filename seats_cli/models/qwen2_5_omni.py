@@ -11,11 +11,11 @@ from transformers.vision_utils import get_vision_window_index
 
 from seats_cli.families.base import Architecture
 from seats_cli.families.registry import QWEN2_5, describe_qwen2_5
-from seats_cli.models.adapter import Adapter
 from seats_cli.models.mrope import quick_chunks
+from seats_cli.models.qwen_omni import QwenOmni
 
 
-class Qwen25Omni(Adapter):
+class Qwen25Omni(QwenOmni):
     """Windowed vision encoder, stride-2 audio pooling, dense decoder, 25 audio tokens/s."""
 
     family = QWEN2_5

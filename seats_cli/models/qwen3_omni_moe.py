@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from seats_cli.families.base import Architecture
 from seats_cli.families.registry import QWEN3, describe_qwen3
-from seats_cli.models.adapter import Adapter
 from seats_cli.models.mrope import quick_merge
+from seats_cli.models.qwen_omni import QwenOmni
 
 
-class Qwen3OmniMoe(Adapter):
+class Qwen3OmniMoe(QwenOmni):
     """DeepStack vision features, mixture-of-experts decoder, 13 audio tokens/s."""
 
     family = QWEN3
@@ -46,10 +46,6 @@ class Qwen3OmniMoe(Adapter):
         states = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1)
         query, key, value = states.unbind(1)
         return query, key, value
-
-    def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
-        """The encoder already works in raster order."""
-        return None
 
     def quick_positions(self) -> tuple[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
         """The merge of a picture's and a sound's tokens by time."""

@@ -99,7 +99,7 @@ def test_other_prompts_go_to_stock(family: str, change: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_is_left_as_it_was_found(family: str) -> None:
     model = adapter(family)
-    name, _ = model.quick_positions()
+    (_, name, _), *_ = model.quick_methods()
     stock = getattr(model.core, name)
     with vectorized_mrope(model):
         once = getattr(model.core, name)
@@ -107,7 +107,7 @@ def test_the_model_is_left_as_it_was_found(family: str) -> None:
             assert getattr(model.core, name) not in (stock, once)
         assert getattr(model.core, name) is once
     assert name not in vars(model.core)
-    assert name not in vars(model.thinker)
+    assert name not in vars(model.model)
     assert getattr(model.core, name) == stock
 
 
@@ -118,7 +118,7 @@ def test_the_model_is_left_as_it_was_found(family: str) -> None:
 )
 def test_chunks_are_those_of_the_loop(steps: list[int], size: int, start: int) -> None:
     values = start + torch.tensor(steps).cumsum(0) - steps[0]
-    stock = adapter("qwen2_5").thinker.get_chunked_index(values, size, start)
+    stock = adapter("qwen2_5").model.get_chunked_index(values, size, start)
     assert chunk_borders(values, size, start) == stock
 
 
