@@ -1,11 +1,22 @@
-"""What was answered, measured and compared; plain objects that reports draw from."""
+"""What was answered, measured and compared: plain objects that every report draws from.
+
+At the end, the two functions that make any of them ready for JSON.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import Enum
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from seats_cli import __version__
 from seats_cli.schedule import FULL
 
 if TYPE_CHECKING:
@@ -27,30 +38,8 @@ class Spread:
 
 
 def spread(seconds: Sequence[float]) -> Spread:
-    """Median, 10th and 90th percentile of some durations.
-
-    Parameters
-    ----------
-    seconds : sequence of float
-        At least one.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    return Spread(percentile(seconds, 0.5), percentile(seconds, 0.1), percentile(seconds, 0.9))
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` (0..1) of the values lie, interpolated between neighbours."""
-    if not values:
-        raise ValueError("a percentile needs at least one value")
-    ordered = sorted(values)
-    position = share * (len(ordered) - 1)
-    below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
+    """Median, 10th and 90th percentile of at least one duration."""
+    return Spread(*np.percentile(seconds, (50, 10, 90)).tolist())
 
 
 @dataclass(frozen=True)
@@ -420,3 +409,42 @@ class Comparison:
     def unpruned_fits(self) -> bool:
         """Whether the unpruned model answered."""
         return self.runs[0].error is None
+
+
+_VERSIONED = ("torch", "torchvision", "transformers", "av", "librosa")
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions of what computes the answer, without importing any of it."""
+    found: dict[str, str | None] = {
+        "seats-cli": __version__,
+        "python": platform.python_version(),
+    }
+    for name in _VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def jsonable(value: Any) -> Any:
+    """The value with only dict, list, str, int, float, bool and None in it."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, Enum):
+        return jsonable(value.value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        # A file name that is no UTF-8 carries lone surrogates, which no JSON reader takes.
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return jsonable(dataclasses.asdict(value))
+    if hasattr(value, "item"):  # numpy and torch scalars
+        return jsonable(value.item())
+    return str(value)

@@ -83,7 +83,8 @@ def imports() -> Iterator[Import]:
             else:
                 continue
             for name in names:
-                if name.split(".")[0] != "seats_cli":
+                # The version stands before anything that the package loads, so all may read it.
+                if name.split(".")[0] != "seats_cli" or name == "seats_cli.__version__":
                     continue
                 inner = name.removeprefix("seats_cli").removeprefix(".")
                 target = inner if inner in known else inner.rpartition(".")[0] or "__init__"

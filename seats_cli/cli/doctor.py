@@ -21,7 +21,8 @@ def doctor(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
 
     sections = environment()
     if as_json:
-        from seats_cli.report.documents import SCHEMA_VERSION, dump_document, jsonable
+        from seats_cli.report.documents import SCHEMA_VERSION, dump_document
+        from seats_cli.results import jsonable
 
         document = jsonable({"schema_version": SCHEMA_VERSION, **sections})
         print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
@@ -72,7 +73,8 @@ def config(context: typer.Context, as_json: opt.Json = False, debug: opt.Debug =
         for key in KEYS
     }
     if as_json:
-        from seats_cli.report.documents import SCHEMA_VERSION, dump_document, jsonable
+        from seats_cli.report.documents import SCHEMA_VERSION, dump_document
+        from seats_cli.results import jsonable
 
         values = {key: {"value": value, "origin": origin} for key, (value, origin) in rows.items()}
         document = jsonable({"schema_version": SCHEMA_VERSION, "settings": values})

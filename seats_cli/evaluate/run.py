@@ -180,7 +180,7 @@ def _description(
     job: Job, questions: QuestionSet, loaded: LoadedModel, settings: Sequence[RunSpec]
 ) -> dict[str, Any]:
     """What makes this run different from another, for its folder."""
-    from seats_cli.report.documents import jsonable, versions
+    from seats_cli.results import jsonable, versions
 
     facts = dataclasses.asdict(loaded.facts)
     device = facts.pop("device")

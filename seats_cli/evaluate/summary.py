@@ -10,7 +10,6 @@ import numpy as np
 
 from seats_cli.evaluate.run_folder import ItemRecord
 from seats_cli.evaluate.statistics import RESAMPLES, BoolArray, ClipBootstrap, Estimate, mcnemar_p
-from seats_cli.results import percentile
 
 FULL = "full"
 
@@ -277,7 +276,7 @@ def _cost(records: Sequence[ItemRecord]) -> SettingCost:
 
     def median(name: str) -> float | None:
         found = values(name)
-        return percentile(found, 0.5) if found else None
+        return float(np.median(found)) if found else None
 
     def peak(name: str) -> int | None:
         return max((int(value) for value in values(name)), default=None)

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import platform
 from collections.abc import Mapping, Sequence
-from enum import Enum
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from seats_cli import __version__
+from seats_cli.results import jsonable, versions
 
 if TYPE_CHECKING:
     from seats_cli.results import Answer, Cost, Timing
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
 
 # Raised when a key changes its meaning or disappears; new keys alone do not raise it.
 SCHEMA_VERSION = "1"
-
-_VERSIONED = ("torch", "torchvision", "transformers", "av", "librosa")
 
 
 def answer_document(answer: Answer) -> dict[str, Any]:
@@ -78,42 +72,6 @@ def answers_document(answers: Sequence[Answer]) -> dict[str, Any]:
 def dump_document(document: Mapping[str, Any], *, ascii_only: bool = False) -> str:
     """The document as indented JSON text; NaN is an error here, `jsonable` has removed it."""
     return json.dumps(document, indent=2, ensure_ascii=ascii_only, allow_nan=False)
-
-
-def versions() -> dict[str, str | None]:
-    """Installed versions of what computes the answer, without importing any of it."""
-    found: dict[str, str | None] = {
-        "seats-cli": __version__,
-        "python": platform.python_version(),
-    }
-    for name in _VERSIONED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def jsonable(value: Any) -> Any:
-    """The value with only dict, list, str, int, float, bool and None in it."""
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, Enum):
-        return jsonable(value.value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        # A file name that is no UTF-8 carries lone surrogates, which no JSON reader takes.
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return jsonable(dataclasses.asdict(value))
-    if hasattr(value, "item"):  # numpy and torch scalars
-        return jsonable(value.item())
-    return str(value)
 
 
 def _architecture(answer: Answer) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from seats_cli.report.documents import SCHEMA_VERSION, jsonable, versions
+from seats_cli.report.documents import SCHEMA_VERSION
 from seats_cli.report.measured_documents import FLOPS_CONVENTION, csv_text
+from seats_cli.results import jsonable, versions
 
 if TYPE_CHECKING:
     from seats_cli.evaluate.statistics import Estimate

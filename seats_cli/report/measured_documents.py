@@ -8,8 +8,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from seats_cli.report.documents import SCHEMA_VERSION, cost_values, jsonable, still_values, versions
-from seats_cli.results import STAGE1_PARTS, STAGES, TOTALS
+from seats_cli.report.documents import SCHEMA_VERSION, cost_values, still_values
+from seats_cli.results import STAGE1_PARTS, STAGES, TOTALS, jsonable, versions
 
 if TYPE_CHECKING:
     from seats_cli.cost.estimate import PlannedRun

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.config import DEFAULT_RETAIN
-from seats_cli.report.documents import jsonable, versions
+from seats_cli.results import jsonable, versions
 from seats_cli.schedule import SEATS
 from seats_cli.selection.diversity import window_keep_count
 from seats_cli.selection.relevance import allocate, window_means

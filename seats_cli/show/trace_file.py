@@ -18,8 +18,7 @@ import numpy.typing as npt
 from seats_cli.errors import UsageError
 from seats_cli.families.base import Architecture
 from seats_cli.media.clip import MediaFacts
-from seats_cli.report.documents import jsonable
-from seats_cli.results import ModelFacts
+from seats_cli.results import ModelFacts, jsonable
 from seats_cli.show.files import TRACE_EXTENSIONS
 from seats_cli.show.record import (
     AUDIO,

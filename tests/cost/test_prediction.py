@@ -20,7 +20,7 @@ from seats_cli.cost.token_counts import (
     video_windows,
 )
 from seats_cli.models.registry import ADAPTERS
-from seats_cli.results import percentile, spread
+from seats_cli.results import Spread, spread
 from tests.engine.golden import Run, build, index, inputs, plan, runs
 from tests.shapes import architecture
 
@@ -113,7 +113,5 @@ def test_activations_grow_with_the_longest_layer() -> None:
 
 def test_spread() -> None:
     assert spread([3.0]) == spread([3.0, 3.0])
-    assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.5
-    assert (spread(range(11)).p10_s, spread(range(11)).p90_s) == (1.0, 9.0)
-    with pytest.raises(ValueError, match="at least one"):
-        percentile([], 0.5)
+    assert spread([1.0, 2.0, 3.0, 4.0]).median_s == 2.5  # between the two in the middle
+    assert spread(range(11)) == Spread(5.0, 1.0, 9.0)

@@ -8,7 +8,8 @@ import math
 
 import pytest
 
-from seats_cli.report.documents import answer_document, dump_document, jsonable
+from seats_cli.report.documents import answer_document, dump_document
+from seats_cli.results import jsonable
 from tests.report.sample import CHOICES, FACTS, sample_answer, sample_trace
 
 

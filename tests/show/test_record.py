@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seats_cli.errors import UsageError
-from seats_cli.report.phrases import clip_facts, plan_words
 from seats_cli.selection.methods import METHODS
+from seats_cli.show.page import clip_facts, plan_words
 from seats_cli.show.record import AUDIO, VIDEO
 from seats_cli.show.strip import strip
 from seats_cli.show.trace_file import (
