@@ -15,13 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.errors import ConfigError
-from seats_cli.families.published import (
-    ENCODER_SCALE,
-    PRESETS,
-    Pairs,
-    default_layers,
-    retention_pair,
-)
+from seats_cli.families.base import ENCODER_SCALE, PRESETS, Pairs
+from seats_cli.families.registry import family_named, family_of
 from seats_cli.schedule import (
     ALLOCATIONS,
     FULL,
@@ -262,7 +257,7 @@ class SeatsConfig:
     def targets(self, family: str, own: Pairs = ()) -> tuple[float, float]:
         """Average retention of video and of audio, by the pairs of the family or the model."""
         share = DEFAULT_RETAIN if self.retain is None else self.retain
-        video, audio = retention_pair(family, share, own)
+        video, audio = family_named(family).retention_pair(share, own)
         return self.retain_video or video, self.retain_audio or audio
 
     def plan(self, architecture: Architecture) -> PruningPlan:
@@ -330,7 +325,7 @@ class SeatsConfig:
         depth = architecture.num_layers
         drop_layers, late_layer = architecture.drop_layers, architecture.late_layer
         if not drop_layers and late_layer is None:
-            drop_layers, late_layer = default_layers(architecture.family, depth)
+            drop_layers, late_layer = family_of(architecture).default_layers(depth)
         if self.late_layer is not None:
             late_layer = None if isinstance(self.late_layer, str) else self.late_layer
         if self.drop_layers is not None:

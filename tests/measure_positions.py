@@ -33,7 +33,7 @@ def main() -> None:
     for family in FAMILIES:
         adapter = adapter_for(build(family))
         merge = adapter.config.vision_config.spatial_merge_size
-        sound = adapter.audio_positions(MEL_FRAMES) // adapter.audio_pool
+        sound = adapter.family.audio_tokens(MEL_FRAMES)
         ids = torch.tensor([prompt(adapter, 10, 20, GRIDS * ROWS * COLUMNS, sound)])
         given = {
             "input_ids": ids,

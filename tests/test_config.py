@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 import seats_cli
 from seats_cli.config import SeatsConfig
 from seats_cli.errors import ConfigError
-from seats_cli.families.named import named_config
-from seats_cli.families.published import default_layers, default_temperature, retention_pair
-from seats_cli.families.registry import describe_config
+from seats_cli.families.registry import describe_config, family_named, named_config
 from seats_cli.schedule import PruningPlan, average_retention
 from tests.shapes import architecture
 
 FAMILIES = ("qwen2_5_omni", "qwen3_omni_moe")
+QWEN2_5 = family_named("qwen2_5_omni")
 PRESETS = ("35%", "25%", "15%", "10%")
 
 PUBLISHED = {
@@ -140,11 +139,16 @@ def test_depth_is_checked_when_it_becomes_known() -> None:
 
 
 def test_published_layers() -> None:
-    assert default_layers("qwen2_5_omni", 28) == ((16, 18, 20), 24)
-    assert default_layers("qwen3_omni_moe", 48) == ((27, 31, 35), 40)
-    assert default_layers("qwen2_5_omni", 36) == ((21, 23, 26), 31)
-    assert default_temperature("qwen2_5_omni") == 0.1
-    assert default_temperature("qwen3_omni_moe") == 0.3
+    found = {
+        name: describe_config(named_config(name), name)[0]
+        for name in ("qwen2.5-omni-7b", "qwen3-omni-30b-a3b", "qwen2.5-omni-3b")
+    }
+    assert [(a.drop_layers, a.late_layer, a.layers_from) for a in found.values()] == [
+        ((16, 18, 20), 24, "paper"),
+        ((27, 31, 35), 40, "paper"),
+        ((21, 23, 26), 31, "depth"),
+    ]
+    assert [a.temperature for a in found.values()] == [0.1, 0.3, 0.1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -178,7 +182,7 @@ def test_paper_plan() -> None:
 def test_interpolated_pairs_are_ordered(first: float, second: float) -> None:
     low, high = sorted((first, second))
     for family in FAMILIES:
-        below, above = retention_pair(family, low), retention_pair(family, high)
+        below, above = (family_named(family).retention_pair(share) for share in (low, high))
         assert below[0] <= above[0] + 1e-12
         assert below[1] <= above[1] + 1e-12
         assert 0 < below[0] <= 1
@@ -186,9 +190,9 @@ def test_interpolated_pairs_are_ordered(first: float, second: float) -> None:
 
 
 def test_interpolation() -> None:
-    assert retention_pair("qwen2_5_omni", 0.2) == pytest.approx((0.15, 0.5))
-    assert retention_pair("qwen2_5_omni", 0.05) == pytest.approx((0.03, 0.175))
-    assert retention_pair("qwen2_5_omni", 1.0) == (1.0, 1.0)
+    assert QWEN2_5.retention_pair(0.2) == pytest.approx((0.15, 0.5))
+    assert QWEN2_5.retention_pair(0.05) == pytest.approx((0.03, 0.175))
+    assert QWEN2_5.retention_pair(1.0) == (1.0, 1.0)
 
 
 # From settings to plans
@@ -209,9 +213,9 @@ def test_overrides_win_over_the_pair() -> None:
 
 def test_a_model_may_have_pairs_of_its_own() -> None:
     own = ((0.3, 0.4, 0.25), (0.1, 0.2, 0.05))
-    assert retention_pair("qwen2_5_omni", 0.1, own) == (0.2, 0.05)
-    assert retention_pair("qwen2_5_omni", 0.2, own) == pytest.approx((0.3, 0.15))
-    assert retention_pair("qwen2_5_omni", 1.0, own) == (1.0, 1.0)
+    assert QWEN2_5.retention_pair(0.1, own) == (0.2, 0.05)
+    assert QWEN2_5.retention_pair(0.2, own) == pytest.approx((0.3, 0.15))
+    assert QWEN2_5.retention_pair(1.0, own) == (1.0, 1.0)
     assert SeatsConfig(retain=0.3, retain_audio=0.5).targets("qwen2_5_omni", own) == (0.4, 0.5)
     described, _ = describe_config(
         {**named_config("cpu-0.5b"), "seats": {"retention_pairs": [[0.1, 0.2, 0.05]]}}, "mine"

@@ -13,7 +13,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.cost.estimate import find_model, plan_run
 from seats_cli.engine.answer import ask
 from seats_cli.errors import ModelError, UsageError
-from seats_cli.families.named import named_config
+from seats_cli.families.registry import named_config
 from seats_cli.media.clip import MediaFacts
 from seats_cli.media.inspection import ClipOutline, outline_clip
 from seats_cli.media.reader import read_clip

@@ -17,7 +17,8 @@ from seats_cli.errors import UsageError
 from seats_cli.show.files import TRACE_EXTENSIONS, check_target, replacing
 
 if TYPE_CHECKING:
-    from seats_cli.media.clip import Clip, FrameSizing
+    from seats_cli.families.base import FrameSizing
+    from seats_cli.media.clip import Clip
     from seats_cli.results import Answer
     from seats_cli.show.record import ReadingOptions, RunRecord
 

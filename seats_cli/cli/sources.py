@@ -22,7 +22,8 @@ from seats_cli.cli.runtime import at_end, note, stop_if_interrupted
 from seats_cli.errors import MediaError, UsageError
 
 if TYPE_CHECKING:
-    from seats_cli.media.clip import Clip, FrameSizing
+    from seats_cli.families.base import FrameSizing
+    from seats_cli.media.clip import Clip
     from seats_cli.media.fetch import Readable
     from seats_cli.models import LoadedModel
 
@@ -328,7 +329,7 @@ def check_random(random: RandomOptions, model: ModelOptions, *, model_typed: boo
         return
     if model.model is not None and model_typed:
         raise UsageError("--model and --random-weights exclude each other.")
-    from seats_cli.families.named import named_config
+    from seats_cli.families.registry import named_config
 
     named_config(random.name, layers=random.layers, hidden=random.hidden)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,14 @@ from seats_cli.cost.token_counts import (
     video_windows,
 )
 from seats_cli.errors import ModelError, UsageError
-from seats_cli.families.named import HUB_NAMES, NAMED, named_config
-from seats_cli.families.registry import describe_config, read_config
-from seats_cli.media.clip import SAMPLE_RATE, FrameSizing
+from seats_cli.families.base import SAMPLE_RATE, FrameSizing, mel_frames
+from seats_cli.families.registry import (
+    checkpoints,
+    describe_config,
+    named_config,
+    named_shapes,
+    read_config,
+)
 from seats_cli.schedule import SEATS
 
 if TYPE_CHECKING:
@@ -37,8 +41,6 @@ if TYPE_CHECKING:
 
 
 BUNDLED = "bundled"
-_HOP = SAMPLE_RATE // 100  # samples per mel frame
-_LEAST_SAMPLES = 10 * _HOP  # shorter sounds are padded, as `build_inputs` does
 
 
 @dataclass(frozen=True)
@@ -114,20 +116,13 @@ def find_model(name: str, revision: str | None = None) -> PlannedModel:
     """
     values = _config_values(name, revision)
     architecture, own = describe_config(values, name)
-    vision = architecture.vision
-    factor = vision.patch_size * vision.merge_size
-    sizing = FrameSizing(
-        factor=factor,
-        min_pixels=own.get("min_pixels", 128 * factor**2),
-        max_pixels=own.get("max_pixels", 768 * factor**2),
-    )
-    return PlannedModel(name, architecture, sizing)
+    return PlannedModel(name, architecture, FrameSizing.for_model(architecture.vision, own))
 
 
 def _config_values(name: str, revision: str | None) -> dict[str, Any]:
     if name == BUNDLED:
         return read_config(Path(seats_cli.__file__).parent / "models" / BUNDLED, name)
-    if name.lower() in NAMED:
+    if name.lower() in named_shapes():
         return named_config(name)
     if Path(name).is_dir():
         return read_config(Path(name), name)
@@ -140,11 +135,11 @@ def _config_values(name: str, revision: str | None) -> dict[str, Any]:
         cached = None
     if isinstance(cached, str):
         return read_config(Path(cached).parent, name)
-    if name in HUB_NAMES:
-        return named_config(HUB_NAMES[name])
+    if name in checkpoints():
+        return named_config(checkpoints()[name].shape)
     raise ModelError(
         f"There is no folder and no cached model '{name}'; named architectures are "
-        f"{', '.join(NAMED)}."
+        f"{', '.join(named_shapes())}."
     )
 
 
@@ -229,8 +224,7 @@ def media_sizes(facts: MediaFacts, architecture: Architecture) -> MediaSizes:
         times = facts.frames_used // vision.temporal_patch_size
         grids = ((times, facts.height // vision.patch_size, facts.width // vision.patch_size),)
     samples = round(facts.audio_used_s * SAMPLE_RATE)
-    frames = (ceil(max(samples, _LEAST_SAMPLES) / _HOP),) if samples else ()
-    return MediaSizes(grids, frames)
+    return MediaSizes(grids, (mel_frames(samples),) if samples else ())
 
 
 def _selection(

@@ -15,8 +15,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.cost.flops import check_layers, head_flops, layer_flops
 from seats_cli.cost.token_counts import MediaSizes, predicted_counts
 from seats_cli.families.base import Architecture
-from seats_cli.families.named import named_config
-from seats_cli.families.registry import describe_config
+from seats_cli.families.registry import describe_config, named_config
 from seats_cli.schedule import PruningPlan
 
 

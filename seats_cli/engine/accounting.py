@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from seats_cli.cost.encoders import encoder_flops
 from seats_cli.cost.flops import decode_flops, prefill_flops
@@ -129,7 +129,7 @@ def _merged(
 def account(
     architecture: Architecture,
     trace: SelectionTrace,
-    inputs: dict[str, Any],
+    sizes: MediaSizes,
     *,
     plan: PruningPlan | None,
     decode_steps: int,
@@ -145,8 +145,8 @@ def account(
     architecture : Architecture
     trace : SelectionTrace
         Of the run; without stages for an unpruned one.
-    inputs : dict
-        Model inputs, for the encoders' sizes.
+    sizes : MediaSizes
+        What the encoders were given.
     plan : PruningPlan or None
         None for an unpruned run.
     decode_steps : int
@@ -164,7 +164,6 @@ def account(
     full = [trace.length] * trace.num_layers
     final = trace.stages[-1].kept.numel() if trace.stages else trace.length
     cached = cached_tokens(alive, "layerwise" if plan is None else plan.kv)
-    sizes = media_sizes(inputs)
     encoders = encoder_flops(architecture, sizes)
     return Cost(
         prefill_flops=prefill_flops(architecture, alive),
@@ -182,15 +181,6 @@ def account(
         decode_flops=decode_flops(architecture, cached, decode_steps),
         activation_bytes=activation_bytes(architecture, alive, bytes_per_value),
         full_activation_bytes=activation_bytes(architecture, full, bytes_per_value),
-    )
-
-
-def media_sizes(inputs: dict[str, Any]) -> MediaSizes:
-    """What the encoders are given, read off the model's inputs."""
-    grids, frames = inputs.get("video_grid_thw"), inputs.get("feature_attention_mask")
-    return MediaSizes(
-        () if grids is None else tuple((t, h, w) for t, h, w in grids.tolist()),
-        () if frames is None else tuple(frames.sum(-1).tolist()),
     )
 
 

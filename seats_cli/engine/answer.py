@@ -165,7 +165,7 @@ def ask(
         cost=account(
             architecture,
             trace,
-            inputs,
+            adapter.media_sizes(inputs),
             plan=plan,
             decode_steps=max(len(token_ids) - 1, 0),
             bytes_per_value=loaded.model.dtype.itemsize,

@@ -57,7 +57,9 @@ class EncoderReuse:
 
     def __init__(self, adapter: Adapter, tolerance: float, *, cell: int | None = None) -> None:
         if not adapter.packed_attentions:
-            raise UsageError(f"Stage 0 (still_tolerance) does not work with {adapter.family}.")
+            raise UsageError(
+                f"Stage 0 (still_tolerance) does not work with {adapter.family.title}."
+            )
         self._adapter = adapter
         self._vision = vision = adapter.architecture().vision
         unit = vision.patch_size * vision.merge_size

@@ -170,13 +170,15 @@ class EncoderStatistics:
 
     @torch.no_grad()
     def _leave_audio(self, _module: Any, _args: Any, _kwargs: Any, _output: Any) -> None:
-        adapter, pool = self._adapter, self._adapter.audio_pool
-        positions = [adapter.audio_positions(frames) for frames in self._mel_frames]
+        adapter, family = self._adapter, self._adapter.family
+        positions = [family.audio_positions(frames) for frames in self._mel_frames]
         importance, keys = torch.zeros(0), None
 
         def pooled(values: Tensor) -> Tensor:
             # an odd tail of a sound makes no token: pool each sound by itself
-            return torch.cat([pool_mean(part, pool) for part in torch.split(values, positions)])
+            return torch.cat(
+                [pool_mean(part, family.audio_pool) for part in torch.split(values, positions)]
+            )
 
         with self._clock.stage("select"):
             if self._importance or self._keys:
@@ -184,12 +186,12 @@ class EncoderStatistics:
             if self._importance:
                 importance = pooled(
                     received_attention(
-                        query, key, [adapter.audio_statistics_window] * len(positions), positions
+                        query, key, [family.audio_statistics_window] * len(positions), positions
                     )
                 )
             if self._keys:
                 keys = pooled(key.float().mean(1))
-        lengths = tuple(n // pool for n in positions)
+        lengths = tuple(map(family.audio_tokens, self._mel_frames))
         windows = (self._audio_window,) * len(lengths)
         self._audio.append(EncoderCall(importance, lengths, windows, (), keys))
 

@@ -1,12 +1,90 @@
-"""Shapes of a model as plain numbers: all that planning and cost accounting need to know.
+"""What a model family is, as plain numbers and functions of numbers: no torch in here.
 
-An adapter in `seats_cli.models` fills these from a transformers config; nothing here
-imports torch.
+A family is one file that ends in a `FAMILY`, and a line in `seats_cli.families.registry`. Planning
+and cost accounting need no more than that; running a model needs an adapter beside it
+(`seats_cli.models`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+SAMPLE_RATE = 16_000  # Hz, what Whisper-style feature extractors expect
+HOP = SAMPLE_RATE // 100  # samples per mel frame: 100 frames per second
+MIN_SAMPLES = 10 * HOP  # a shorter sound would give the encoder no token at all: it is padded
+
+# The official pipeline's budget for a whole video: 90 % of a 128,000 token context.
+TOKEN_BUDGET = 128_000 * 9 // 10
+MIN_TOKENS_PER_FRAME, MAX_TOKENS_PER_FRAME = 128, 768
+
+# Overall share of audio-visual tokens, and the average retention of video and of audio it means.
+Pairs = tuple[tuple[float, float, float], ...]
+
+# From the paper (arXiv 2605.20035, implementation details), for all families alike: tokens that
+# enter the LLM as a multiple of the average retention, overall shares, and where in the depth of a
+# model tokens are dropped. Layers for other depths than the published ones follow from the latter.
+ENCODER_SCALE = 1.4
+PRESETS = {"35%": 0.35, "25%": 0.25, "15%": 0.15, "10%": 0.10}
+_DROP_DEPTHS = (0.57, 0.64, 0.71)
+_LATE_DEPTH = 0.86
+
+
+def mel_frames(samples: int) -> int:
+    """Mel frames of a sound, the last one begun included."""
+    return -(-max(samples, MIN_SAMPLES) // HOP)
+
+
+def parts(length: int, part: int) -> list[int]:
+    """`length` cut into runs of `part`, the last one shorter."""
+    return [part] * (length // part) + ([length % part] if length % part else [])
+
+
+def halved(length: int) -> int:
+    """Outputs of a convolution with stride 2, kernel 3 and padding 1."""
+    return (length - 1) // 2 + 1
+
+
+@dataclass(frozen=True)
+class FrameSizing:
+    """Size rules of the vision processor, in pixels of a frame (qwen-omni-utils names).
+
+    Parameters
+    ----------
+    factor : int
+        Both sides become multiples of this (patch size times merge size: 28 or 32).
+    min_pixels, max_pixels : int
+        Bounds on height x width of one frame. `max_pixels` wins where they contradict.
+    total_pixels : int | None
+        Bound on the pixels of all frames together, two frames counted as one because they
+        share their tokens; None for no bound.
+    """
+
+    factor: int = 28
+    min_pixels: int = MIN_TOKENS_PER_FRAME * 28 * 28
+    max_pixels: int = MAX_TOKENS_PER_FRAME * 28 * 28
+    total_pixels: int | None = TOKEN_BUDGET * 28 * 28
+
+    @classmethod
+    def for_factor(
+        cls, factor: int, *, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> FrameSizing:
+        """The official rules for tokens of `factor` x `factor` pixels, or a model's own bounds."""
+        area = factor * factor
+        return cls(
+            factor,
+            MIN_TOKENS_PER_FRAME * area if min_pixels is None else min_pixels,
+            MAX_TOKENS_PER_FRAME * area if max_pixels is None else max_pixels,
+            TOKEN_BUDGET * area,
+        )
+
+    @classmethod
+    def for_model(cls, vision: VisionShape, own: Mapping[str, Any]) -> FrameSizing:
+        """The rules for a model, from its shapes and its own settings (see `with_own_settings`)."""
+        bounds = {name: own[name] for name in ("min_pixels", "max_pixels") if name in own}
+        return cls.for_factor(vision.patch_size * vision.merge_size, **bounds)
 
 
 @dataclass(frozen=True)
@@ -71,7 +149,7 @@ class AudioShape:
     conv_channels : int
         Channels of the convolutional front end.
     tokens_per_second : float
-        LLM tokens per second of sound (25 for Qwen2.5-Omni, 13 for Qwen3-Omni).
+        LLM tokens per second of audio (25 for Qwen2.5-Omni, 13 for Qwen3-Omni).
     """
 
     depth: int
@@ -92,7 +170,7 @@ class Architecture:
     Parameters
     ----------
     family : str
-        Adapter name: "qwen2_5_omni" or "qwen3_omni_moe".
+        Name of a registered family, such as "qwen2_5_omni".
     num_layers, hidden_size, intermediate_size : int
         Decoder layers (numbered from 1 everywhere), width, dense MLP width.
     num_heads, num_kv_heads, head_dim : int
@@ -114,8 +192,8 @@ class Architecture:
     max_positions : int
         Context length in tokens.
     retention_pairs : tuple of (float, float, float)
-        The model's own average retention of video and of audio for overall shares; empty for those
-        of its family.
+        The model's own overall shares with their average retention of video and of audio; empty
+        for those of its family.
     layers_from : str
         Where the default layers come from: "paper", "depth" (scaled by depth) or "model"
         (stored beside the weights).
@@ -139,5 +217,206 @@ class Architecture:
     late_layer: int | None = None
     temperature: float = 0.1
     max_positions: int = 32768
-    retention_pairs: tuple[tuple[float, float, float], ...] = ()
+    retention_pairs: Pairs = ()
     layers_from: str = "depth"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on the hub.
+
+    Parameters
+    ----------
+    shape : str
+        The family's named shape that it has.
+    gigabytes : int
+        Size of the download.
+    """
+
+    shape: str
+    gigabytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Everything that is known of a family without running a model of it.
+
+    Parameters
+    ----------
+    name : str
+        As it stands in `Architecture.family`.
+    title : str
+        As people call it.
+    model_types : tuple of str
+        Of its config.json files.
+    shapes : callable
+        From a config (with the attributes of the transformers class) to the fields of
+        `Architecture` that `Family.describe` does not know: both encoders, and experts.
+    audio_positions : callable
+        From mel frames (100 per second) of a sound to positions of the audio encoder.
+    audio_flops : callable
+        FLOPs of the audio encoder on a sound, from its shape and mel frames (at least 1).
+    audio_pool : int
+        Encoder positions that become one LLM token.
+    audio_statistics_window : int
+        Encoder positions per softmax of the importance (Stage I).
+    retention_pairs : tuple of (float, float, float)
+        Average retention of video and of audio for overall shares.
+    temperature : float
+        Softmax temperature of the window budgets.
+    published_layers : mapping
+        From a number of layers to drop layers and the first layer of the late block.
+    inner_config : str
+        Key of the config of the model that answers in that of a larger one around it.
+    named_shapes : mapping
+        config.json values by name, to plan and to measure without a checkpoint.
+    checkpoints : mapping
+        Hub ids, so that a plan for one needs no download.
+    """
+
+    name: str
+    title: str
+    model_types: tuple[str, ...]
+    shapes: Callable[[Any], dict[str, Any]]
+    audio_positions: Callable[[int], int]
+    audio_flops: Callable[[AudioShape, int], int]
+    audio_pool: int
+    audio_statistics_window: int
+    retention_pairs: Pairs
+    temperature: float
+    published_layers: Mapping[int, tuple[tuple[int, ...], int | None]] = field(default_factory=dict)
+    inner_config: str = ""
+    named_shapes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+
+    def audio_tokens(self, mel_frames: int) -> int:
+        """LLM tokens of a sound; positions left over at its end make none."""
+        return self.audio_positions(mel_frames) // self.audio_pool
+
+    def describe(self, config: Any) -> Architecture:
+        """Shapes and defaults of a model from its config, or an object with the same attributes."""
+        text = getattr(config, "text_config", config)
+        depth, heads = text.num_hidden_layers, text.num_attention_heads
+        drop_layers, late_layer = self.default_layers(depth)
+        return Architecture(
+            family=self.name,
+            num_layers=depth,
+            hidden_size=text.hidden_size,
+            intermediate_size=text.intermediate_size,
+            num_heads=heads,
+            num_kv_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+            vocab_size=text.vocab_size,
+            drop_layers=drop_layers,
+            late_layer=late_layer,
+            temperature=self.temperature,
+            max_positions=text.max_position_embeddings,
+            layers_from="paper" if depth in self.published_layers else "depth",
+            **self.shapes(config),
+        )
+
+    def default_layers(self, num_layers: int) -> tuple[tuple[int, ...], int | None]:
+        """Drop layers and the first layer of the late block for a model of `num_layers`.
+
+        The published layers where there are any; otherwise 57, 64, 71 and 86 % of the depth,
+        rounded. Where rounding makes layers meet, the drop layers move down the model, and those
+        that would reach the late block are left out. In very shallow models the late block
+        starts later, or not at all, so that Stage I does not have to keep more than everything.
+
+        Parameters
+        ----------
+        num_layers : int
+            Decoder layers L.
+
+        Returns
+        -------
+        drop_layers : tuple of int
+            1-based layers after which tokens are dropped, strictly increasing.
+        late_layer : int | None
+            First layer without audio-visual tokens.
+        """
+        if num_layers in self.published_layers:
+            return self.published_layers[num_layers]
+        # The late block must leave room for the target: scale * (late - 1) / L >= 1.
+        late_layer = next(
+            (
+                layer
+                for layer in range(max(2, round(_LATE_DEPTH * num_layers)), num_layers + 1)
+                if ENCODER_SCALE * (layer - 1) >= num_layers
+            ),
+            None,
+        )
+        last_layer = num_layers if late_layer is None else late_layer - 1
+        drops: list[int] = []
+        for depth in _DROP_DEPTHS:
+            drops.append(max(1, round(depth * num_layers), drops[-1] + 1 if drops else 1))
+        return tuple(layer for layer in drops if layer < last_layer), late_layer
+
+    def retention_pair(self, overall: float, own: Pairs = ()) -> tuple[float, float]:
+        """Average retention of video and of audio for an overall share.
+
+        The pairs are interpolated linearly, up to (1, 1) at 1; below the smallest share both
+        shrink in proportion.
+
+        Parameters
+        ----------
+        overall : float
+            Nominal share of audio-visual tokens, in (0, 1].
+        own : tuple of (overall, video, audio)
+            A model's own pairs, in place of the family's.
+
+        Returns
+        -------
+        video, audio : float
+            Average fractions over all layers.
+        """
+        known = {share: (video, audio) for share, video, audio in own or self.retention_pairs}
+        pairs = dict(sorted({**known, 1.0: (1.0, 1.0)}.items()))
+        if overall in pairs:
+            return pairs[overall]
+        smallest = min(pairs)
+        if overall < smallest:
+            video, audio = pairs[smallest]
+            return video * overall / smallest, audio * overall / smallest
+        below, above = next(span for span in pairwise(pairs) if span[0] < overall < span[1])
+        part = (overall - below) / (above - below)
+        (video, audio), (video_above, audio_above) = pairs[below], pairs[above]
+        return video + part * (video_above - video), audio + part * (audio_above - audio)
+
+
+# What families have in common. The attributes are those of transformers' configuration classes.
+
+
+def vision_fields(vision: Any) -> dict[str, Any]:
+    """The fields of `VisionShape` under the names that Qwen's vision configs have."""
+    return {
+        "depth": vision.depth,
+        "hidden_size": vision.hidden_size,
+        "intermediate_size": vision.intermediate_size,
+        "num_heads": vision.num_heads,
+        "patch_size": vision.patch_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+        "merge_size": vision.spatial_merge_size,
+        "in_channels": vision.in_channels,
+        "out_hidden_size": vision.out_hidden_size,
+    }
+
+
+def audio_fields(audio: Any) -> dict[str, Any]:
+    """The fields of `AudioShape` under the names that Whisper's configs have."""
+    return {
+        "depth": audio.encoder_layers,
+        "hidden_size": audio.d_model,
+        "intermediate_size": audio.encoder_ffn_dim,
+        "num_heads": audio.encoder_attention_heads,
+        "num_mel_bins": audio.num_mel_bins,
+        "out_hidden_size": audio.output_dim,
+    }
+
+
+def audio_block_flops(shape: AudioShape, segments: Sequence[int]) -> int:
+    """All transformer blocks of an audio encoder; positions attend within their segment."""
+    hidden = shape.hidden_size
+    dense = 2 * sum(segments) * (4 * hidden**2 + 2 * hidden * shape.intermediate_size)
+    attention = 2 * 2 * hidden * sum(length**2 for length in segments)
+    return shape.depth * (dense + attention)

@@ -1,11 +1,12 @@
-"""From a model's configuration to its shapes, without importing torch or transformers.
+"""The families, and a model's shapes from its config.json by the family that it belongs to.
 
-The adapters in `seats_cli.models` describe loaded models through this module, and `seats plan`
-describes a config.json, so that both speak of the same model in the same numbers.
+The adapters in `seats_cli.models` describe loaded models through the same functions as `seats plan`
+does config files, so that both speak of the same model in the same numbers.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,60 +14,77 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from seats_cli.errors import ModelError
-from seats_cli.families.base import Architecture, AudioShape, VisionShape
-from seats_cli.families.published import default_layers, default_temperature
+from seats_cli.errors import ModelError, UsageError
+from seats_cli.families import qwen2_5_omni, qwen3_omni_moe
+from seats_cli.families.base import Architecture, Checkpoint, Family
 
-QWEN2_5, QWEN3 = "qwen2_5_omni", "qwen3_omni_moe"
-
-
-def describe_qwen2_5(config: Any) -> Architecture:
-    """Shapes of a `Qwen2_5OmniThinkerConfig`, or of an object with the same attributes."""
-    vision, audio = config.vision_config, config.audio_config
-    return Architecture(
-        vision=VisionShape(
-            **_vision(vision),
-            gated_mlp=True,
-            window_size=vision.window_size,
-            full_attention_blocks=tuple(vision.fullatt_block_indexes),
-        ),
-        audio=AudioShape(
-            **_audio(audio),
-            window_frames=2 * audio.n_window,
-            conv_channels=audio.d_model,
-            tokens_per_second=25.0,
-        ),
-        **_decoder(QWEN2_5, config.text_config, published_depth=28),
-    )
+FAMILIES: list[Family] = [qwen2_5_omni.FAMILY, qwen3_omni_moe.FAMILY]
 
 
-def describe_qwen3(config: Any) -> Architecture:
-    """Shapes of a `Qwen3OmniMoeThinkerConfig`, or of an object with the same attributes."""
-    text, vision, audio = config.text_config, config.vision_config, config.audio_config
-    deepstack = tuple(vision.deepstack_visual_indexes)
-    return Architecture(
-        vision=VisionShape(**_vision(vision), gated_mlp=False, deepstack_blocks=deepstack),
-        audio=AudioShape(
-            **_audio(audio),
-            window_frames=audio.n_window_infer,
-            conv_channels=audio.downsample_hidden_size,
-            tokens_per_second=13.0,
-        ),
-        num_experts=text.num_experts,
-        experts_per_token=text.num_experts_per_tok,
-        moe_intermediate_size=text.moe_intermediate_size,
-        deepstack_layers=len(deepstack),
-        **_decoder(QWEN3, text, published_depth=48),
-    )
+def register_family(family: Family) -> Family:
+    """Make a family known, for planning and cost accounting; running it needs an adapter too.
+
+    Raises
+    ------
+    ValueError
+        If its name, a model type or a named shape is taken.
+    """
+    for other in FAMILIES:
+        taken = {other.name, *other.model_types, *other.named_shapes} & {
+            family.name,
+            *family.model_types,
+            *family.named_shapes,
+        }
+        if taken:
+            raise ValueError(f"{min(taken)!r} belongs to the family {other.name!r} already")
+    FAMILIES.append(family)
+    return family
+
+
+def family_named(name: str) -> Family:
+    """The family of that name (`Architecture.family`).
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise ModelError(f"There is no model family '{name}': {family_titles()} are known.")
+
+
+def family_of(architecture: Architecture) -> Family:
+    """The family that an architecture belongs to."""
+    return family_named(architecture.family)
+
+
+def family_titles() -> str:
+    """What people call the families, as part of a sentence."""
+    titles = [family.title for family in FAMILIES]
+    return f"{', '.join(titles[:-1])} and {titles[-1]}"
+
+
+def checkpoints() -> dict[str, Checkpoint]:
+    """Known checkpoints by their hub ids."""
+    return {name: found for family in FAMILIES for name, found in family.checkpoints.items()}
+
+
+def named_shapes() -> dict[str, dict[str, Any]]:
+    """config.json values by name: first those of published checkpoints, then made-up ones."""
+    found = {name: values for family in FAMILIES for name, values in family.named_shapes.items()}
+    published = {checkpoint.shape for checkpoint in checkpoints().values()}
+    return dict(sorted(found.items(), key=lambda item: item[0] not in published))
 
 
 def describe_config(values: dict[str, Any], name: str) -> tuple[Architecture, dict[str, Any]]:
-    """Shapes and own settings of a parsed config.json, of a thinker or of the model around it.
+    """Shapes and own settings of a parsed config.json.
 
     Parameters
     ----------
     values : dict
-        Contents of the file.
+        Contents of the file, of the model that answers or of a larger one around it.
     name : str
         What to call the model in messages.
 
@@ -82,16 +100,16 @@ def describe_config(values: dict[str, Any], name: str) -> tuple[Architecture, di
     ModelError
         If the model is of no supported family or a number is missing.
     """
-    values = values.get("thinker_config", values)
-    kind = str(values.get("model_type", "")).removesuffix("_thinker")
-    describe = {QWEN2_5: describe_qwen2_5, QWEN3: describe_qwen3}.get(kind)
-    if describe is None:
+    kind = str(values.get("model_type", ""))
+    family = next((family for family in FAMILIES if kind in family.model_types), None)
+    if family is None:
         raise ModelError(
             f"The model type '{kind}' of '{name}' is not supported; seats works with "
-            "Qwen2.5-Omni and Qwen3-Omni."
+            f"{family_titles()}."
         )
+    values = values.get(family.inner_config, values)
     try:
-        architecture = describe(_as_object(values))
+        architecture = family.describe(_as_object(values))
     except (AttributeError, TypeError) as error:
         raise ModelError(f"The config of '{name}' is incomplete: {error}.") from error
     own: dict[str, Any] = values.get("seats") or {}
@@ -119,7 +137,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     Raises
     ------
     ModelError
-        If there is none or it is no JSON object.
+        If there is none or it does not hold a JSON object.
     """
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -130,52 +148,66 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     return values
 
 
-def _decoder(family: str, text: Any, published_depth: int) -> dict[str, Any]:
-    drop_layers, late_layer = default_layers(family, text.num_hidden_layers)
-    return {
-        "family": family,
-        "num_layers": text.num_hidden_layers,
-        "hidden_size": text.hidden_size,
-        "intermediate_size": text.intermediate_size,
-        "num_heads": text.num_attention_heads,
-        "num_kv_heads": text.num_key_value_heads,
-        "head_dim": getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        "vocab_size": text.vocab_size,
-        "drop_layers": drop_layers,
-        "late_layer": late_layer,
-        "temperature": default_temperature(family),
-        "max_positions": text.max_position_embeddings,
-        "layers_from": "paper" if text.num_hidden_layers == published_depth else "depth",
-    }
-
-
-def _vision(vision: Any) -> dict[str, Any]:
-    return {
-        "depth": vision.depth,
-        "hidden_size": vision.hidden_size,
-        "intermediate_size": vision.intermediate_size,
-        "num_heads": vision.num_heads,
-        "patch_size": vision.patch_size,
-        "temporal_patch_size": vision.temporal_patch_size,
-        "merge_size": vision.spatial_merge_size,
-        "in_channels": vision.in_channels,
-        "out_hidden_size": vision.out_hidden_size,
-    }
-
-
-def _audio(audio: Any) -> dict[str, Any]:
-    return {
-        "depth": audio.encoder_layers,
-        "hidden_size": audio.d_model,
-        "intermediate_size": audio.encoder_ffn_dim,
-        "num_heads": audio.encoder_attention_heads,
-        "num_mel_bins": audio.num_mel_bins,
-        "out_hidden_size": audio.output_dim,
-    }
-
-
 def _as_object(value: Any) -> Any:
     """Nested dicts as objects with attributes; lists stay as they are."""
     if isinstance(value, dict):
         return SimpleNamespace(**{key: _as_object(item) for key, item in value.items()})
     return value
+
+
+def named_config(
+    name: str, *, layers: int | None = None, hidden: int | None = None
+) -> dict[str, Any]:
+    """Values of a named shape's config.json, possibly scaled.
+
+    Parameters
+    ----------
+    name : str
+        A key of `named_shapes()`, in any case.
+    layers : int or None
+        Decoder layers instead of the real number.
+    hidden : int or None
+        Decoder width instead of the real one, a multiple of the head width. Heads and MLP
+        follow in proportion; the encoders stay as they are but for their output.
+
+    Returns
+    -------
+    dict
+        A copy that the caller may change.
+
+    Raises
+    ------
+    UsageError
+        If there is no such name or the scaling does not come out even.
+    """
+    known = named_shapes()
+    if name.lower() not in known:
+        raise UsageError(f"Unknown architecture '{name}': choose from {', '.join(known)}.")
+    values = copy.deepcopy(known[name.lower()])
+    if layers is not None:
+        if layers < 1:
+            raise UsageError(f"--layers must be at least 1, not {layers}.")
+        values["text_config"]["num_hidden_layers"] = layers
+    if hidden is not None:
+        _widen(values, hidden)
+    return values
+
+
+def _widen(values: dict[str, Any], hidden: int) -> None:
+    text = values["text_config"]
+    heads, groups = text["num_attention_heads"], text["num_key_value_heads"]
+    head = text.get("head_dim") or text["hidden_size"] // heads
+    # Qwen3's heads are together wider than the model: keep that proportion.
+    wanted = hidden * heads * head // text["hidden_size"] // head
+    if hidden < head or hidden % head or wanted < 1:
+        raise UsageError(f"--hidden must be a multiple of the head width {head}, not {hidden}.")
+    scale = hidden / text["hidden_size"]
+    fewer = max(1, round(groups * scale))
+    while wanted % fewer:
+        fewer -= 1
+    text.update(hidden_size=hidden, num_attention_heads=wanted, num_key_value_heads=fewer)
+    for name in ("intermediate_size", "moe_intermediate_size"):
+        if name in text:
+            text[name] = max(8, round(text[name] * scale / 8) * 8)
+    values["vision_config"]["out_hidden_size"] = hidden
+    values["audio_config"]["output_dim"] = hidden

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from seats_cli.media.clip import SAMPLE_RATE, Clip, FrameSizing, MediaFacts
+from seats_cli.families.base import SAMPLE_RATE, FrameSizing
+from seats_cli.media.clip import Clip, MediaFacts
 from seats_cli.media.reader import read_clip
 from seats_cli.media.timecode import parse_time
 

@@ -13,7 +13,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.filter import Graph
 
-from seats_cli.media.clip import SAMPLE_RATE
+from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.packets import packets, seek_before, select_only
 from seats_cli.media.probe import SAMPLE_RATES
 from seats_cli.media.timeline import NO_GAPS, Gaps

@@ -7,44 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-SAMPLE_RATE = 16_000  # Hz, what the Whisper-style feature extractors of both families expect
-
-
-# The official pipeline's budget for a whole video: 90 % of a 128,000 token context.
-TOKEN_BUDGET = 128_000 * 9 // 10
-MIN_TOKENS_PER_FRAME, MAX_TOKENS_PER_FRAME = 128, 768
-
-
-@dataclass(frozen=True)
-class FrameSizing:
-    """Size rules of the vision processor, in pixels of a frame (qwen-omni-utils names).
-
-    Parameters
-    ----------
-    factor : int
-        Both sides become multiples of this (patch size times merge size: 28 or 32).
-    min_pixels, max_pixels : int
-        Bounds on height x width of one frame. `max_pixels` wins where they contradict.
-    total_pixels : int | None
-        Bound on the pixels of all frames together, two frames counted as one because they
-        share their tokens; None for no bound.
-    """
-
-    factor: int = 28
-    min_pixels: int = MIN_TOKENS_PER_FRAME * 28 * 28
-    max_pixels: int = MAX_TOKENS_PER_FRAME * 28 * 28
-    total_pixels: int | None = TOKEN_BUDGET * 28 * 28
-
-    @classmethod
-    def for_factor(cls, factor: int) -> FrameSizing:
-        """The official defaults for a model whose tokens cover `factor` x `factor` pixels."""
-        area = factor * factor
-        return cls(
-            factor,
-            MIN_TOKENS_PER_FRAME * area,
-            MAX_TOKENS_PER_FRAME * area,
-            TOKEN_BUDGET * area,
-        )
+from seats_cli.families.base import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

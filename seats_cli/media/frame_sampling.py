@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.media.clip import MAX_TOKENS_PER_FRAME, FrameSizing
+from seats_cli.families.base import MAX_TOKENS_PER_FRAME, FrameSizing
 
 FRAMES_PER_GRID = 2  # a temporal patch is two frames, so their number is even
 MIN_FRAMES = 4

@@ -10,7 +10,8 @@ from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
-from seats_cli.media.clip import FrameSizing, MediaFacts
+from seats_cli.families.base import FrameSizing
+from seats_cli.media.clip import MediaFacts
 from seats_cli.media.container import StrPath, open_media, shown
 from seats_cli.media.frame_sampling import FramePlan, plan_frames
 from seats_cli.media.notices import gap_notices

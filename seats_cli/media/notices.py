@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.audio import MAX_AUDIO_S, DecodedSound
-from seats_cli.media.clip import SAMPLE_RATE
 from seats_cli.media.frame_sampling import FramePlan
 from seats_cli.media.packets import PacketTable
 from seats_cli.media.probe import AudioTrack, Source, VideoTrack

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from seats_cli.media.clip import FrameSizing
+from seats_cli.families.base import FrameSizing
 from seats_cli.media.frame_sampling import frame_size
 
 # Bicubic and averaging when shrinking, as in the official pipeline. Without the two flags

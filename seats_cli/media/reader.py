@@ -13,8 +13,9 @@ from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError, UsageError
+from seats_cli.families.base import SAMPLE_RATE, FrameSizing
 from seats_cli.media.audio import DecodedSound, decode_sound
-from seats_cli.media.clip import SAMPLE_RATE, Clip, FrameSizing, MediaFacts
+from seats_cli.media.clip import Clip, MediaFacts
 from seats_cli.media.container import StrPath, open_media, shown
 from seats_cli.media.frame_sampling import FramePlan, plan_frames
 from seats_cli.media.notices import gap_notices, overall_notices, picture_notices, sound_notices

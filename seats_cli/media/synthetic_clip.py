@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from seats_cli.errors import UsageError
-from seats_cli.media.clip import SAMPLE_RATE, Clip, FrameSizing, MediaFacts
+from seats_cli.families.base import SAMPLE_RATE, FrameSizing
+from seats_cli.media.clip import Clip, MediaFacts
 from seats_cli.media.frame_sampling import effective_fps, frame_count, frame_size
 
 SOURCE_FPS = 25.0

@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
-from seats_cli.media.clip import FrameSizing
+from seats_cli.families.base import FrameSizing
 from seats_cli.media.packets import PacketTable, packets, seek_before, select_only
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import max_pixels

@@ -10,19 +10,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from seats_cli.families.base import Architecture
+from seats_cli.errors import UsageError
+from seats_cli.families.base import Architecture, Family, FrameSizing
 from seats_cli.families.registry import with_own_settings
-from seats_cli.media.clip import FrameSizing
 from seats_cli.models.fused_modules import rotate
 from seats_cli.selection.device import TokenIndex
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from seats_cli.cost.token_counts import MediaSizes
+    from seats_cli.media.clip import Clip
     from seats_cli.selection.static_regions import Packing
 
 # Bytes of a GPU that the processor needs for each byte of the frames: float32 pixels in three
@@ -112,12 +116,8 @@ class Adapter(ABC):
         Of `model`.
     """
 
-    family: ClassVar[str]
-    model_types: ClassVar[tuple[str, ...]]
-    thinker_class: ClassVar[str]  # names in transformers
-    processor_class: ClassVar[str]
-    audio_statistics_window: ClassVar[int]  # encoder positions per softmax of the importance
-    audio_pool: ClassVar[int]  # encoder positions averaged into one LLM token
+    family: ClassVar[Family]
+    unused_weights: ClassVar[tuple[str, ...]] = ()  # parts of names that checkpoints may lack
 
     model: Any
     core: Any
@@ -153,7 +153,7 @@ class Adapter(ABC):
 
     def architecture(self) -> Architecture:
         """Shapes of this model as plain numbers, with its own SEATS settings if it has some."""
-        return with_own_settings(self.describe(self.config), self.own_settings())
+        return with_own_settings(self.family.describe(self.config), self.own_settings())
 
     def own_settings(self) -> dict[str, Any]:
         """The `seats` entry of the checkpoint's config.json.
@@ -165,17 +165,76 @@ class Adapter(ABC):
         settings: dict[str, Any] = getattr(self.config, "seats", None) or {}
         return settings
 
-    @classmethod
-    @abstractmethod
-    def describe(cls, config: Any) -> Architecture:
-        """Shapes of a model's config as plain numbers."""
-
     def sizing(self) -> FrameSizing:
         """Frame sizes: 128 to 768 merged tokens as officially, or the checkpoint's own."""
-        vision, own = self.architecture().vision, self.own_settings()
-        official = FrameSizing.for_factor(vision.patch_size * vision.merge_size)
-        limits = {name: own[name] for name in ("min_pixels", "max_pixels") if name in own}
-        return replace(official, **limits)
+        return FrameSizing.for_model(self.architecture().vision, self.own_settings())
+
+    # ------------------------------------------------- loading and prompts
+
+    @classmethod
+    @abstractmethod
+    def model_class(cls) -> Any:
+        """The class of the model that answers, a `PreTrainedModel` with its `config_class`."""
+
+    @classmethod
+    @abstractmethod
+    def load_processor(cls, folder: Path) -> Any:
+        """The processor of a checkpoint folder, with a `tokenizer`; no remote code is run."""
+
+    @classmethod
+    @abstractmethod
+    def bare_processor(cls, values: dict[str, Any], bundled: Path) -> Any:
+        """A processor for a model without a checkpoint.
+
+        Parameters
+        ----------
+        values : dict
+            The model's config.json.
+        bundled : Path
+            Folder of the bundled model, for its tokenizer and feature extractor.
+        """
+
+    @classmethod
+    @abstractmethod
+    def token_ids(cls, tokenizer: Any) -> dict[str, int]:
+        """Ids of a bare processor's control tokens under the names of the model's config."""
+
+    @abstractmethod
+    def clip_inputs(
+        self, processor: Any, clip: Clip, question: str, device: torch.device | None
+    ) -> dict[str, Any]:
+        """Inputs of a prompt that asks a question about a clip, on whatever device.
+
+        Parameters
+        ----------
+        processor
+            The model's own.
+        clip : Clip
+            With frames that have been resized already, sound, or both.
+        question : str
+            Contains no control tokens.
+        device : torch.device or None
+            Where pixel values are best computed, if not on the CPU.
+
+        Returns
+        -------
+        dict
+            `input_ids` (1, S), `attention_mask`, and what the encoders are given.
+        """
+
+    def message_inputs(
+        self,
+        processor: Any,
+        messages: Sequence[dict[str, Any]],
+        sizing: FrameSizing,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Inputs of a conversation, see `seats_cli.models.inputs.inputs_from_messages`."""
+        raise UsageError(f"{self.family.title} takes a clip and a question, not chat messages.")
+
+    @abstractmethod
+    def media_sizes(self, inputs: dict[str, Any]) -> MediaSizes:
+        """What the encoders are given by these inputs."""
 
     # ------------------------------------------------------------ encoders
 
@@ -263,11 +322,6 @@ class Adapter(ABC):
     @abstractmethod
     def mel_frames(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
         """Mel frames of each sound in a call of `audio_tower`."""
-
-    @staticmethod
-    @abstractmethod
-    def audio_positions(mel_frames: int) -> int:
-        """Encoder positions of a sound of that many mel frames."""
 
     # ------------------------------------------------------------- decoder
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from seats_cli.cost.token_counts import MediaSizes, token_counts
 from seats_cli.errors import ResourceError, UsageError
-from seats_cli.media.clip import SAMPLE_RATE, Clip
+from seats_cli.families.base import mel_frames
 from seats_cli.models.adapter import free_bytes, processor_device
 
 if TYPE_CHECKING:
     from seats_cli.families.base import Architecture
+    from seats_cli.media.clip import Clip
     from seats_cli.models.load import LoadedModel
 
 
-HOP = SAMPLE_RATE // 100  # samples per mel frame: 100 frames per second
 _STAND_IN = "\ue000"  # a private-use character, which no chat template contains
-MIN_AUDIO = 10 * HOP  # samples; shorter sounds would give the encoder no token at all
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +40,7 @@ class PreparedClip:
 
 
 def prepare_clip(loaded: LoadedModel, clip: Clip) -> PreparedClip:
-    """Features of a clip, through the family's own processor.
-
-    The processor gets the frames as they are (already resized by the reader), the effective
-    frame rate, and the whole sound: no truncation, and padding to the sound's own length
-    instead of the 300 s that the Whisper feature extractor defaults to.
+    """Features of a clip, through the family's own processor (`Adapter.clip_inputs`).
 
     Raises
     ------
@@ -58,25 +52,12 @@ def prepare_clip(loaded: LoadedModel, clip: Clip) -> PreparedClip:
     if clip.frames is None and clip.audio is None:
         raise UsageError("The clip has neither picture nor sound to ask about.")
     _check_size(loaded.architecture, clip, 0)
-    content: list[dict[str, str]] = []
-    if clip.frames is not None:
-        content.append({"type": "video", "video": "clip"})
-    else:
-        content.append({"type": "audio", "audio": "clip"})
-    content.append({"type": "text", "text": _STAND_IN})
-    text = loaded.processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    inputs = loaded.adapter.clip_inputs(
+        loaded.processor, clip, _STAND_IN, _pixels_on(loaded.model.device, clip)
     )
-    media = _media(loaded.processor, clip, _pixels_on(loaded.model.device, clip))
-    inputs = loaded.processor(text=[text], return_tensors="pt", **media)
     template = inputs.pop("input_ids")[0]
     inputs.pop("attention_mask")
-    features = {
-        name: _to_model(value, loaded.model) if isinstance(value, torch.Tensor) else value
-        for name, value in inputs.items()
-    }
-    features["use_audio_in_video"] = clip.frames is not None and clip.audio is not None
-    return PreparedClip(clip, template, features)
+    return PreparedClip(clip, template, _on_model(inputs, loaded.model))
 
 
 def build_inputs(loaded: LoadedModel, clip: Clip | PreparedClip, question: str) -> dict[str, Any]:
@@ -135,7 +116,7 @@ def _check_size(architecture: Architecture, clip: Clip, text: int) -> None:
         )
         sizes = MediaSizes(grids=(grid,))
     if clip.audio is not None:
-        sizes = replace(sizes, mel_frames=(max(len(clip.audio), MIN_AUDIO) // HOP,))
+        sizes = replace(sizes, mel_frames=(mel_frames(len(clip.audio)),))
     video, audio = token_counts(architecture, sizes)
     if video + audio + text > architecture.max_positions:
         remedy = "use --start/--end, a lower --fps, --max-frames or --max-pixels, or --max-audio"
@@ -165,33 +146,11 @@ def _pixels_on(device: torch.device, clip: Clip) -> torch.device | None:
     return processor_device(device, clip.frames.nbytes, free_bytes(device))
 
 
-def _media(processor: Any, clip: Clip, device: torch.device | None) -> dict[str, Any]:
-    """The processor's arguments for picture and sound."""
-    arguments: dict[str, Any] = {}
-    videos_kwargs: dict[str, Any] = {}
-    if clip.frames is not None:
-        arguments["videos"] = [torch.from_numpy(clip.frames).permute(0, 3, 1, 2)]
-        videos_kwargs = {"do_resize": False, "do_sample_frames": False, "fps": clip.fps}
-        if device is not None:
-            videos_kwargs["device"] = device
-    if clip.audio is not None:
-        samples = max(len(clip.audio), MIN_AUDIO)
-        short = samples - len(clip.audio)
-        # No copy where nothing is added: this may be hours of sound.
-        arguments["audio"] = [np.pad(clip.audio, (0, short)) if short else clip.audio]
-        arguments["audio_kwargs"] = {
-            "truncation": False,
-            "padding": "max_length",
-            "max_length": -(-samples // HOP) * HOP,
-        }
-        if clip.frames is not None:
-            # transformers 5.18 and later take the sound of a video by index
-            if hasattr(processor, "_resolve_audio_from_video"):
-                arguments.update(load_audio_from_video=True, audio_from_video_indices=[0])
-            else:
-                videos_kwargs["use_audio_in_video"] = True
-    return {**arguments, "videos_kwargs": videos_kwargs} if videos_kwargs else arguments
-
-
-def _to_model(value: torch.Tensor, model: Any) -> torch.Tensor:
-    return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+def _on_model(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Tensors on the model's device, floating point ones in its dtype."""
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in inputs.items()
+    }

@@ -1,4 +1,4 @@
-"""Loading a thinker and its processor: the bundled model, a folder, or a cached hub model."""
+"""Loading a model and its processor: the bundled model, a folder, or a cached hub model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from seats_cli.errors import ModelError, UsageError
-from seats_cli.families.base import Architecture
-from seats_cli.media.clip import FrameSizing
+from seats_cli.families.base import Architecture, FrameSizing
+from seats_cli.families.registry import checkpoints, read_config
 from seats_cli.models.adapter import Adapter, devices_of
 from seats_cli.models.optimize import (
     best_for_encoders,
@@ -33,13 +33,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 STOCK_SDPA = "stock-sdpa"
 ATTENTION = ("sdpa", STOCK_SDPA, "flash_attention_2", "eager")
 _ALLOCATION = re.compile("out of memory|allocate memory|map segment", re.IGNORECASE)
-# Checkpoint sizes on the hub, to warn before a download that seats never starts by itself
-HUB_GIGABYTES = {
-    "Qwen/Qwen2.5-Omni-3B": 12,
-    "Qwen/Qwen2.5-Omni-7B": 22,
-    "Qwen/Qwen3-Omni-30B-A3B-Instruct": 71,
-    "Qwen/Qwen3-Omni-30B-A3B-Thinking": 64,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +42,7 @@ class LoadedModel:
     Parameters
     ----------
     model : nn.Module
-        The thinker, in eval mode.
+        The model that answers (of an Omni model, the thinker), in eval mode.
     processor : ProcessorMixin
         Tokenizer, video processor and feature extractor of the checkpoint.
     adapter : Adapter
@@ -84,7 +77,7 @@ def load_model(
     revision: str | None = None,
     offline: bool = False,
 ) -> LoadedModel:
-    """Load a thinker (never the talker) from safetensors, without running remote code.
+    """Load a model (of an Omni model, the thinker) from safetensors, without running remote code.
 
     Parameters
     ----------
@@ -117,8 +110,7 @@ def load_model(
     kind = _dtype(dtype, where)
     _check_attention(attention, where)
     folder = _locate(name, revision, offline)
-    config = _read_config(folder, name)
-    family = adapter_class(config.model_type)
+    family = adapter_class(str(read_config(folder, name).get("model_type", "")))
     spread = device == SPREAD
     processor, net = _read(family, folder, name, kind, attention, spread=spread)
     net = net.eval() if spread else net.to(where).eval()
@@ -128,7 +120,7 @@ def load_model(
     facts = ModelFacts(
         id=name,
         revision=revision or (folder.name if folder.parent.name == "snapshots" else None),
-        family=family.family,
+        family=family.family.name,
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         device=_spread_name(net) if spread else _device_name(where),
         dtype=str(kind).removeprefix("torch."),
@@ -160,26 +152,14 @@ def _locate(name: str, revision: str | None, offline: bool) -> Path:
             f"There is no model folder '{name}', and it is no hub id either."
         ) from None
     except (LocalEntryNotFoundError, OSError):
-        size = f" (about {HUB_GIGABYTES[name]} GB)" if name in HUB_GIGABYTES else ""
+        known = checkpoints().get(name)  # to warn before a download that seats never starts itself
+        size = "" if known is None else f" (about {known.gigabytes} GB)"
         option = f" --revision {revision}" if revision else ""
         state = " and --offline is set" if offline else ""
         raise ModelError(
             f"The model '{name}' is neither a folder nor in the Hugging Face cache{state}; "
             f"fetch it{size} with: hf download {name}{option}"
         ) from None
-
-
-def _read_config(folder: Path, name: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # broken JSON fails in as many ways as there are types
-        if isinstance(error, MemoryError) or _ALLOCATION.search(str(error)):
-            raise
-        raise ModelError(
-            f"'{name}' has no readable config of a supported model: {_first_sentence(error)}."
-        ) from error
 
 
 def _read(
@@ -191,17 +171,10 @@ def _read(
     *,
     spread: bool,
 ) -> tuple[Any, Any]:
-    """Processor and thinker of a checkpoint folder."""
-    import transformers
-
+    """Processor and model of a checkpoint folder."""
     try:
-        processor = getattr(transformers, family.processor_class).from_pretrained(
-            folder,
-            # Not left to the default, which asks on the terminal whether to run the folder's code.
-            trust_remote_code=False,
-            local_files_only=True,
-        )
-        net, info = getattr(transformers, family.thinker_class).from_pretrained(
+        processor = family.load_processor(folder)
+        net, info = family.model_class().from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=transformers_name(attention),
@@ -218,8 +191,12 @@ def _read(
             f"The checkpoint '{name}' cannot be read ({_first_sentence(error)}); "
             "a missing or cut-off file is the usual cause: fetch it again."
         ) from error
-    # transformers would fill these with random numbers; only this pair is never used
-    missing = sorted(key for key in info["missing_keys"] if "audio_bos_eos_token" not in key)
+    # transformers would fill these with random numbers
+    missing = sorted(
+        key
+        for key in info["missing_keys"]
+        if not any(part in key for part in family.unused_weights)
+    )
     if missing:
         raise ModelError(
             f"The checkpoint '{name}' lacks {len(missing)} weights of its model, the first "

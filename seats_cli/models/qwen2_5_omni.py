@@ -1,4 +1,9 @@
-"""Adapter for Qwen2.5-Omni (3B and 7B, and the bundled model)."""
+"""Adapter for Qwen2.5-Omni (3B and 7B, and the bundled model).
+
+transformers cuts the positions of picture and sound into chunks in a loop over tokens: tenths of a
+second for a minute of video, more than the pruned prefill takes on a GPU. `chunk_borders` gives the
+same numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +14,17 @@ import torch
 from torch import Tensor, nn
 from transformers.vision_utils import get_vision_window_index
 
-from seats_cli.families.base import Architecture
-from seats_cli.families.registry import QWEN2_5, describe_qwen2_5
-from seats_cli.models.mrope import quick_chunks
+from seats_cli.families.qwen2_5_omni import FAMILY
 from seats_cli.models.qwen_omni import QwenOmni
 
 
 class Qwen25Omni(QwenOmni):
     """Windowed vision encoder, stride-2 audio pooling, dense decoder, 25 audio tokens/s."""
 
-    family = QWEN2_5
-    model_types = ("qwen2_5_omni", "qwen2_5_omni_thinker")
-    thinker_class = "Qwen2_5OmniThinkerForConditionalGeneration"
-    processor_class = "Qwen2_5OmniProcessor"
-    audio_statistics_window = 100  # 2 s at 50 encoder positions per second
-    audio_pool = 2
+    family = FAMILY
+    name = "Qwen2_5Omni"
+    token_suffix = "index"
     pixel_std = (0.26862954, 0.26130258, 0.27577711)
-
-    @classmethod
-    def describe(cls, config: Any) -> Architecture:
-        """Shapes of a `Qwen2_5OmniThinkerConfig` as plain numbers."""
-        return describe_qwen2_5(config)
 
     @property
     def vision_projections(self) -> tuple[nn.Module, ...]:
@@ -61,7 +56,52 @@ class Qwen25Omni(QwenOmni):
         """The chunks of two seconds in which picture and sound alternate."""
         return "get_chunked_index", quick_chunks
 
-    @staticmethod
-    def audio_positions(mel_frames: int) -> int:
-        """One stride-2 convolution."""
-        return (mel_frames - 1) // 2 + 1
+
+Chunks = list[tuple[int, int]]
+
+
+def chunk_borders(values: Tensor, size: int, start: int | Tensor = 0) -> Chunks | None:
+    """Cut positions where they reach the next multiple of a size, as Qwen2.5-Omni does.
+
+    At most one border between two tokens: where positions jump over several multiples, the tokens
+    that follow are chunks of their own until the multiples have caught up.
+
+    Parameters
+    ----------
+    values : Tensor, shape (n,), on the CPU
+    size : int
+        Positions per chunk, at least 1.
+    start : int
+        Position at which the first chunk starts.
+
+    Returns
+    -------
+    list of (int, int)
+        Where each chunk begins and ends; None if the values do not ascend.
+    """
+    if bool((values[1:] < values[:-1]).any()):
+        return None
+    offsets, borders = (values - start).contiguous(), [0]
+    least = 0
+    while True:
+        limit = torch.tensor(len(borders) * size, dtype=offsets.dtype)
+        border = max(least, int(torch.searchsorted(offsets, limit)))
+        if border >= len(values):
+            break
+        borders.append(border)
+        least = border + 1
+    return list(zip(borders, [*borders[1:], len(values)], strict=True))
+
+
+def quick_chunks(stock: Callable[..., Chunks]) -> Callable[..., Chunks]:
+    """Qwen2.5-Omni's `get_chunked_index` by `chunk_borders`."""
+
+    def get_chunked_index(
+        token_indices: Tensor, tokens_per_chunk: int, remove_index: int | Tensor
+    ) -> Chunks:
+        found = None
+        if len(token_indices) and tokens_per_chunk >= 1:
+            found = chunk_borders(token_indices, tokens_per_chunk, remove_index)
+        return stock(token_indices, tokens_per_chunk, remove_index) if found is None else found
+
+    return get_chunked_index

@@ -1,34 +1,31 @@
-"""Adapter for Qwen3-Omni (30B-A3B Instruct and Thinking)."""
+"""Adapter for Qwen3-Omni (30B-A3B Instruct and Thinking).
+
+transformers merges the positions of picture and sound in a loop over tokens: tenths of a second for
+a minute of video, more than the pruned prefill takes on a GPU. `PictureWithSound` gives the same
+numbers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from seats_cli.families.base import Architecture
-from seats_cli.families.registry import QWEN3, describe_qwen3
-from seats_cli.models.mrope import quick_merge
+from seats_cli.families.qwen3_omni_moe import FAMILY
 from seats_cli.models.qwen_omni import QwenOmni
 
 
 class Qwen3OmniMoe(QwenOmni):
     """DeepStack vision features, mixture-of-experts decoder, 13 audio tokens/s."""
 
-    family = QWEN3
-    model_types = ("qwen3_omni_moe", "qwen3_omni_moe_thinker")
-    thinker_class = "Qwen3OmniMoeThinkerForConditionalGeneration"
-    processor_class = "Qwen3OmniMoeProcessor"
-    audio_statistics_window = 52  # 4 s at 13 positions per second, as in the reference
-    audio_pool = 1
+    family = FAMILY
+    name = "Qwen3OmniMoe"
+    token_suffix = "id"
     pixel_std = (0.5, 0.5, 0.5)
-
-    @classmethod
-    def describe(cls, config: Any) -> Architecture:
-        """Shapes of a `Qwen3OmniMoeThinkerConfig` as plain numbers."""
-        return describe_qwen3(config)
 
     @property
     def vision_projections(self) -> tuple[nn.Module, ...]:
@@ -49,13 +46,159 @@ class Qwen3OmniMoe(QwenOmni):
 
     def quick_positions(self) -> tuple[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
         """The merge of a picture's and a sound's tokens by time."""
-        quick = partial(quick_merge, config=self.config, sound_tokens=self.audio_positions)
+        quick = partial(quick_merge, config=self.config, sound_tokens=FAMILY.audio_tokens)
         return "get_rope_index", quick
 
-    @staticmethod
-    def audio_positions(mel_frames: int) -> int:
-        """Three stride-2 convolutions in chunks of 100 frames, 13 positions each."""
-        chunks, tail = divmod(mel_frames, 100)
-        for _ in range(3):
-            tail = (tail + 1) // 2
-        return 13 * chunks + tail
+
+def merged(picture: Tensor, sound: Tensor) -> tuple[Tensor, int]:
+    """Two sequences of positions in one, by time; of equal ones the picture's come first.
+
+    Parameters
+    ----------
+    picture, sound : Tensor, shapes (3, n) and (3, m)
+        Each ascending in time, neither empty.
+
+    Returns
+    -------
+    positions : Tensor, shape (3, n + m)
+    tail : int
+        How many at the end are of one modality.
+    """
+    order = torch.cat([picture[0], sound[0]]).argsort(stable=True)
+    seen = order < picture.shape[1]
+    others = (seen != seen[-1]).nonzero()
+    return torch.cat([picture, sound], 1)[:, order], len(seen) - 1 - int(others[-1])
+
+
+@dataclass(frozen=True)
+class PictureWithSound:
+    """One video with its sound in a prompt of Qwen3-Omni.
+
+    Parameters
+    ----------
+    before : int
+        Text tokens before the two that begin the media.
+    grid : tuple of int
+        Time, height and width, the latter two in merged tokens.
+    seconds : Tensor, float32, scalar
+        Between two grids in time.
+    rate : float
+        Positions per second.
+    sound : int
+        Tokens of sound.
+    length : int
+        Tokens of the prompt.
+    """
+
+    before: int
+    grid: tuple[int, int, int]
+    seconds: Tensor
+    rate: float
+    sound: int
+    length: int
+
+    @property
+    def after(self) -> int:
+        """Text tokens behind the two that end the media; negative if the prompt is too short."""
+        time, height, width = self.grid
+        return self.length - self.before - time * height * width - self.sound - 4
+
+    def positions(self) -> Tensor:
+        """Float32 Tensor (3, length) of time, height and width."""
+        time, height, width = self.grid
+        start = self.before + 2
+        instants = (torch.arange(time) * self.seconds * self.rate).float()
+        rows, columns = torch.arange(height).float(), torch.arange(width).float()
+        picture = torch.stack(torch.meshgrid(instants, rows, columns, indexing="ij")).flatten(1)
+        sound = torch.arange(self.sound).expand(3, -1)
+        media, tail = merged(picture + start, (sound + start).float())
+        ahead = torch.arange(start).float().expand(3, -1)
+        # Text counts on from the last of either, whatever is larger before, as the model was made.
+        behind = (torch.arange(self.after + 2) + media[:, -tail:].max() + 1).expand(3, -1)
+        return torch.cat([ahead, media, behind], 1)
+
+
+def quick_merge(
+    stock: Callable[..., tuple[Tensor, Tensor]],
+    config: Any,
+    sound_tokens: Callable[[int], int],
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Qwen3-Omni's `get_rope_index`, for one video with sound by `PictureWithSound`.
+
+    Parameters
+    ----------
+    stock : callable
+        For all other prompts.
+    config : transformers configuration
+        Of the thinker.
+    sound_tokens : callable
+        From mel frames to tokens.
+    """
+
+    def get_rope_index(
+        input_ids: Tensor | None = None,
+        image_grid_thw: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        use_audio_in_video: bool = False,
+        audio_seqlens: Tensor | None = None,
+        second_per_grids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        given = (
+            input_ids,
+            image_grid_thw,
+            video_grid_thw,
+            attention_mask,
+            use_audio_in_video,
+            audio_seqlens,
+            second_per_grids,
+        )
+        prompt = _recognised(config, sound_tokens, *given)
+        if prompt is None or input_ids is None:
+            return stock(*given)
+        positions = prompt.positions()
+        delta = torch.tensor([positions.max() + 1 - prompt.length], device=input_ids.device)
+        return positions[:, None].to(input_ids.device), delta.unsqueeze(1)
+
+    return get_rope_index
+
+
+def _recognised(
+    config: Any,
+    sound_tokens: Callable[[int], int],
+    ids: Tensor | None,
+    images: Tensor | None,
+    grids: Tensor | None,
+    mask: Tensor | None,
+    together: bool,
+    mel_frames: Tensor | None,
+    seconds: Tensor | None,
+) -> PictureWithSound | None:
+    """The prompt, if it is one unpadded sequence with one video and its sound."""
+    if images is not None or not together:
+        return None
+    if ids is None or grids is None or mask is None or mel_frames is None or seconds is None:
+        return None
+    counts = (len(ids), len(grids), mel_frames.numel(), len(seconds))
+    if counts != (1, 1, 1, 1) or mask.shape != ids.shape or not bool((mask == 1).all()):
+        return None
+    host = ids[0].cpu()
+    pictures = (host == config.vision_start_token_id).nonzero()[:, 0].tolist()
+    sounds = (host == config.audio_start_token_id).nonzero()[:, 0].tolist()
+    if (
+        bool((host == config.image_token_id).any())
+        or len(pictures) != 1
+        or sounds != [pictures[0] + 1]
+    ):
+        return None
+    merge = config.vision_config.spatial_merge_size
+    time, height, width = grids[0].tolist()
+    prompt = PictureWithSound(
+        before=pictures[0],
+        grid=(time, height // merge, width // merge),
+        seconds=torch.as_tensor(seconds[0]).cpu().float(),
+        rate=config.position_id_per_seconds,
+        sound=sound_tokens(int(mel_frames.flatten()[0])),
+        length=len(host),
+    )
+    return prompt if prompt.after >= 0 and prompt.sound > 0 else None

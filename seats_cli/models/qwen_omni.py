@@ -1,24 +1,33 @@
-"""What Qwen2.5-Omni and Qwen3-Omni have in common: the thinker's parts, M-RoPE, DeepStack."""
+"""What the adapters of Qwen2.5-Omni and Qwen3-Omni share: parts, prompts, M-RoPE, DeepStack."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers.vision_utils import (
     get_vision_interpolation_indices_and_weights,
     get_vision_position_ids,
 )
 
+from seats_cli.cost.token_counts import MediaSizes
+from seats_cli.families.base import HOP, MIN_SAMPLES, mel_frames
 from seats_cli.models.adapter import Adapter, SideTensors
 from seats_cli.models.fused_modules import rotate_vision
 from seats_cli.selection.device import on_device
 from seats_cli.selection.static_regions import positions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from seats_cli.media.clip import Clip
     from seats_cli.selection.static_regions import Packing
 
 _DEEPSTACK = "deepstack"
@@ -26,6 +35,10 @@ _DEEPSTACK = "deepstack"
 
 class QwenOmni(Adapter):
     """A thinker (`...ThinkerForConditionalGeneration`), alone or inside the full Omni model."""
+
+    name: ClassVar[str]  # how names of the family's classes in transformers begin
+    token_suffix: ClassVar[str]  # of placeholder ids in configs
+    unused_weights = ("audio_bos_eos_token",)
 
     def __init__(self, model: nn.Module) -> None:
         thinker: Any = getattr(model, "thinker", model)
@@ -55,6 +68,100 @@ class QwenOmni(Adapter):
     def audio_token_id(self) -> int:
         """Placeholder id of an audio token."""
         return _token_id(self.config, "audio")
+
+    # ------------------------------------------------- loading and prompts
+
+    @classmethod
+    def model_class(cls) -> Any:
+        """The thinker."""
+        return getattr(transformers, f"{cls.name}ThinkerForConditionalGeneration")
+
+    @classmethod
+    def load_processor(cls, folder: Path) -> Any:
+        """The family's processor."""
+        return getattr(transformers, f"{cls.name}Processor").from_pretrained(
+            folder,
+            # Not left to the default, which asks on the terminal whether to run the folder's code.
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+
+    @classmethod
+    def bare_processor(cls, values: dict[str, Any], bundled: Path) -> Any:
+        """The family's processor around the bundled tokenizer and feature extractor."""
+        given = transformers.Qwen2_5OmniProcessor.from_pretrained(bundled, local_files_only=True)
+        vision = values["vision_config"]
+        sizes = {
+            "patch_size": vision["patch_size"],
+            "temporal_patch_size": vision["temporal_patch_size"],
+            "merge_size": vision["spatial_merge_size"],
+        }
+        return getattr(transformers, f"{cls.name}Processor")(
+            image_processor=transformers.Qwen2VLImageProcessor(**sizes),
+            video_processor=transformers.Qwen2VLVideoProcessor(cap_pixels_per_frame=False, **sizes),
+            feature_extractor=given.feature_extractor,
+            tokenizer=given.tokenizer,
+            chat_template=given.chat_template,
+        )
+
+    @classmethod
+    def token_ids(cls, tokenizer: Any) -> dict[str, int]:
+        """In the spelling of Qwen2.5-Omni, which the bundled tokenizer has."""
+        roles = {
+            f"audio_token_{cls.token_suffix}": "<|AUDIO|>",
+            f"image_token_{cls.token_suffix}": "<|IMAGE|>",
+            f"video_token_{cls.token_suffix}": "<|VIDEO|>",
+            "audio_start_token_id": "<|audio_bos|>",
+            "audio_end_token_id": "<|audio_eos|>",
+            "vision_start_token_id": "<|vision_bos|>",
+            "vision_end_token_id": "<|vision_eos|>",
+            "user_token_id": "user",
+            "pad_token_id": "<|endoftext|>",
+            "eos_token_id": "<|im_end|>",
+        }
+        return {name: int(tokenizer.convert_tokens_to_ids(text)) for name, text in roles.items()}
+
+    def clip_inputs(
+        self, processor: Any, clip: Clip, question: str, device: torch.device | None
+    ) -> dict[str, Any]:
+        """One user turn; the processor interleaves picture and sound by the effective frame rate.
+
+        It gets the frames as they are, and the whole sound: no truncation, and padding to the
+        sound's own length instead of the 300 s that the Whisper feature extractor defaults to.
+        """
+        kind = "audio" if clip.frames is None else "video"
+        content = [{"type": kind, kind: "clip"}, {"type": "text", "text": question}]
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        arguments: dict[str, Any] = {}
+        videos: dict[str, Any] = {}
+        if clip.frames is not None:
+            arguments["videos"] = [torch.from_numpy(clip.frames).permute(0, 3, 1, 2)]
+            videos = {"do_resize": False, "do_sample_frames": False, "fps": clip.fps}
+            if device is not None:
+                videos["device"] = device
+        together = clip.frames is not None and clip.audio is not None
+        if clip.audio is not None:
+            arguments |= _audio_arguments([clip.audio])
+        if together:
+            # transformers 5.18 and later take the sound of a video by index
+            if hasattr(processor, "_resolve_audio_from_video"):
+                arguments.update(load_audio_from_video=True, audio_from_video_indices=[0])
+            else:
+                videos["use_audio_in_video"] = True
+        if videos:
+            arguments["videos_kwargs"] = videos
+        inputs = processor(text=[text], return_tensors="pt", **arguments)
+        return {**inputs, "use_audio_in_video": together}
+
+    def media_sizes(self, inputs: dict[str, Any]) -> MediaSizes:
+        """From the grids and the mask of the mel frames."""
+        grids, frames = inputs.get("video_grid_thw"), inputs.get("feature_attention_mask")
+        return MediaSizes(
+            () if grids is None else tuple((t, h, w) for t, h, w in grids.tolist()),
+            () if frames is None else tuple(frames.sum(-1).tolist()),
+        )
 
     # ------------------------------------------------------------ encoders
 
@@ -180,6 +287,18 @@ class QwenOmni(Adapter):
         name, quick = self.quick_positions()
         parts = {id(part): part for part in (self.model, self.core)}.values()
         return [(part, name, quick) for part in parts]
+
+
+def _audio_arguments(sounds: Sequence[npt.NDArray[np.float32]]) -> dict[str, Any]:
+    """The processor's arguments for sounds: whole, and padded to the longest of them."""
+    longest = max(MIN_SAMPLES, *map(len, sounds))
+    # No copy where nothing is added: this may be hours of sound.
+    audio = [
+        np.pad(sound, (0, MIN_SAMPLES - len(sound))) if len(sound) < MIN_SAMPLES else sound
+        for sound in sounds
+    ]
+    padding = {"padding": "max_length", "max_length": mel_frames(longest) * HOP}
+    return {"audio": audio, "audio_kwargs": {"truncation": False, **padding}}
 
 
 def _token_id(config: Any, modality: str) -> int:

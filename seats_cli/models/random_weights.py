@@ -1,8 +1,8 @@
-"""A stock thinker of a named shape with random weights: speed without a checkpoint.
+"""A stock model of a named shape with random weights: speed without a checkpoint.
 
 Built directly on the device in its dtype. The answers are noise; times, tokens and bytes are
-those of the real shapes. Text goes through the bundled tokenizer, whose ids the model is given,
-and frames and sound through processors with the family's own sizes.
+those of the real shapes. Text goes through the tokenizer of a processor that the family's adapter
+makes (for Qwen the bundled one), whose ids the model is given.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seats_cli.families.named import named_config
-from seats_cli.families.registry import QWEN3
+from seats_cli.families.registry import named_config
 from seats_cli.models.load import (
     BUNDLED_PATH,
     LoadedModel,
@@ -53,7 +52,7 @@ def random_model(
     Parameters
     ----------
     name : str
-        A key of `seats_cli.families.named.NAMED`.
+        A key of `seats_cli.families.registry.named_shapes()`.
     layers, hidden : int or None
         Scale the decoder (see `named_config`).
     dtype, device, attention : str
@@ -76,7 +75,7 @@ def random_model(
     kind = _dtype(dtype, where)
     _check_attention(attention, where)
     family = adapter_class(values["model_type"])
-    processor = _processor(family, values)
+    processor = family.bare_processor(values, BUNDLED_PATH)
     net = _build(family, values, processor.tokenizer, where, kind, attention)
     _fill(net, seed)
     adapter = family(net)
@@ -87,7 +86,7 @@ def random_model(
     facts = ModelFacts(
         id=f"{name.lower()} ({', '.join(['random weights', *scaled])})",
         revision=None,
-        family=family.family,
+        family=family.family.name,
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         device=_device_name(where),
         dtype=str(kind).removeprefix("torch."),
@@ -107,26 +106,6 @@ def random_model(
     )
 
 
-def _processor(family: type[Adapter], values: dict[str, Any]) -> Any:
-    """The family's processor around the bundled tokenizer and feature extractor."""
-    import transformers
-
-    bundled = transformers.Qwen2_5OmniProcessor.from_pretrained(BUNDLED_PATH, local_files_only=True)
-    vision = values["vision_config"]
-    sizes = {
-        "patch_size": vision["patch_size"],
-        "temporal_patch_size": vision["temporal_patch_size"],
-        "merge_size": vision["spatial_merge_size"],
-    }
-    return getattr(transformers, family.processor_class)(
-        image_processor=transformers.Qwen2VLImageProcessor(**sizes),
-        video_processor=transformers.Qwen2VLVideoProcessor(cap_pixels_per_frame=False, **sizes),
-        feature_extractor=bundled.feature_extractor,
-        tokenizer=bundled.tokenizer,
-        chat_template=bundled.chat_template,
-    )
-
-
 def _build(
     family: type[Adapter],
     values: dict[str, Any],
@@ -135,41 +114,22 @@ def _build(
     dtype: torch.dtype,
     attention: str,
 ) -> Any:
-    """The thinker with uninitialised weights; its buffers are computed."""
-    import transformers
+    """The model with uninitialised weights; its buffers are computed."""
     from transformers.initialization import no_init_weights
 
-    thinker: Any = getattr(transformers, family.thinker_class)
+    model = family.model_class()
     settings = {key: value for key, value in values.items() if key != "model_type"}
-    config = thinker.config_class(**settings)
-    for name, value in _token_ids(tokenizer, family.family).items():
+    config = model.config_class(**settings)
+    for name, value in family.token_ids(tokenizer).items():
         setattr(config, name, value)
     with torch.device(device), no_init_weights():
-        net = thinker._from_config(
+        net = model._from_config(
             config, dtype=dtype, attn_implementation=transformers_name(attention)
         )
     net.tie_weights()
     net.generation_config.eos_token_id = tokenizer.eos_token_id
     net.generation_config.pad_token_id = tokenizer.pad_token_id
     return net.eval()
-
-
-def _token_ids(tokenizer: Any, family: str) -> dict[str, int]:
-    """The bundled tokenizer's ids under the names of a thinker's config."""
-    suffix = "id" if family == QWEN3 else "index"
-    roles = {
-        f"audio_token_{suffix}": "<|AUDIO|>",
-        f"image_token_{suffix}": "<|IMAGE|>",
-        f"video_token_{suffix}": "<|VIDEO|>",
-        "audio_start_token_id": "<|audio_bos|>",
-        "audio_end_token_id": "<|audio_eos|>",
-        "vision_start_token_id": "<|vision_bos|>",
-        "vision_end_token_id": "<|vision_eos|>",
-        "user_token_id": "user",
-        "pad_token_id": "<|endoftext|>",
-        "eos_token_id": "<|im_end|>",
-    }
-    return {name: int(tokenizer.convert_tokens_to_ids(text)) for name, text in roles.items()}
 
 
 @torch.no_grad()

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from seats_cli.errors import ModelError
+from seats_cli.families.registry import family_titles
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.qwen2_5_omni import Qwen25Omni
 from seats_cli.models.qwen3_omni_moe import Qwen3OmniMoe
 
-ADAPTERS: tuple[type[Adapter], ...] = (Qwen25Omni, Qwen3OmniMoe)
+ADAPTERS: list[type[Adapter]] = [Qwen25Omni, Qwen3OmniMoe]
+AdapterClass = TypeVar("AdapterClass", bound=type[Adapter])
+
+
+def register_adapter(adapter: AdapterClass) -> AdapterClass:
+    """Make an adapter known by the model types of its family; usable as a decorator.
+
+    Raises
+    ------
+    ValueError
+        If another adapter claims one of them.
+    """
+    taken = {kind for other in ADAPTERS for kind in other.family.model_types}
+    claimed = taken & set(adapter.family.model_types)
+    if claimed:
+        raise ValueError(f"there is an adapter for {min(claimed)!r} already")
+    ADAPTERS.append(adapter)
+    return adapter
 
 
 def adapter_class(model_type: str) -> type[Adapter]:
@@ -21,15 +39,15 @@ def adapter_class(model_type: str) -> type[Adapter]:
         If no family claims it.
     """
     for candidate in ADAPTERS:
-        if model_type in candidate.model_types:
+        if model_type in candidate.family.model_types:
             return candidate
-    known = ", ".join(name for adapter in ADAPTERS for name in adapter.model_types)
+    known = ", ".join(kind for adapter in ADAPTERS for kind in adapter.family.model_types)
     raise ModelError(
         f"The model type '{model_type}' is not supported; seats works with {known} "
-        "(Qwen2.5-Omni and Qwen3-Omni)."
+        f"({family_titles()})."
     )
 
 
 def adapter_for(model: Any) -> Adapter:
-    """Wrap a loaded model, the thinker or the full Omni model around it."""
+    """Wrap a loaded model, or a larger one around it (an Omni model with its talker)."""
     return adapter_class(model.config.model_type)(model)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from seats_cli.media.clip import SAMPLE_RATE
+from seats_cli.families.base import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import Clip

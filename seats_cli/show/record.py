@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from seats_cli.media.clip import FrameSizing
+from seats_cli.families.base import FrameSizing
 
 if TYPE_CHECKING:
     from seats_cli.families.base import Architecture

@@ -51,7 +51,7 @@ def _trouble(name: str) -> BaseException | None:
 
 def load_model(model: str | None, **options: Any) -> SimpleNamespace:
     """A model object with the facts that the command line looks at."""
-    from seats_cli.media.clip import FrameSizing
+    from seats_cli.families.base import FrameSizing
 
     CALLS["load_model"] = {"model": model, **options}
     if model == "missing/model":

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seats_cli.config import SeatsConfig
 from seats_cli.cost.memory import activation_bytes
 from seats_cli.cost.paper import paper_table
 from seats_cli.cost.token_counts import (
     MediaSizes,
-    audio_positions,
     audio_statistics_windows,
-    audio_tokens,
     average_retention,
     predicted_counts,
     token_counts,
     video_windows,
 )
-from seats_cli.models.registry import ADAPTERS
+from seats_cli.families.base import Family
+from seats_cli.families.registry import FAMILIES
+from seats_cli.models.adapter import Adapter
+from seats_cli.models.registry import adapter_for
 from seats_cli.results import Spread, spread
 from tests.engine.golden import Run, build, index, inputs, plan, runs
 from tests.shapes import architecture
@@ -32,17 +36,12 @@ def test_paper_figures(row) -> None:
     assert abs(row.difference) <= max(0.01, rounding + 0.005)
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.parametrize("frames", [10, 37, 99, 100, 101, 1234, 30_017])
-def test_audio_sizes_are_the_adapters(adapter, frames) -> None:
-    shape = architecture(adapter.family)
-    assert audio_positions(shape, frames) == adapter.audio_positions(frames)
-    assert audio_tokens(shape, frames) == adapter.audio_positions(frames) // adapter.audio_pool
-    window = adapter.audio_statistics_window
-    cut = audio_statistics_windows(shape, MediaSizes(mel_frames=(frames,)))
-    assert sum(cut) == adapter.audio_positions(frames)
-    assert max(cut) <= window
-    assert all(size == window for size in cut[:-1])
+@given(family=st.sampled_from(FAMILIES), frames=st.integers(1, 40_000))
+def test_statistics_windows_cover_the_sound(family: Family, frames: int) -> None:
+    cut = audio_statistics_windows(architecture(family.name), MediaSizes(mel_frames=(frames,)))
+    assert sum(cut) == family.audio_positions(frames)
+    assert all(size == family.audio_statistics_window for size in cut[:-1])
+    assert 0 < cut[-1] <= family.audio_statistics_window
 
 
 def test_windows_do_not_span_videos() -> None:
@@ -52,25 +51,14 @@ def test_windows_do_not_span_videos() -> None:
     assert video_windows(shape, sizes, 2) == [40, 40, 20, 8]
 
 
-def _sizes(run: Run) -> MediaSizes:
-    given = inputs(run)
-    grids, mask = given.get("video_grid_thw"), given.get("feature_attention_mask")
-    return MediaSizes(
-        () if grids is None else tuple((t, h, w) for t, h, w in grids.tolist()),
-        () if mask is None else tuple(mask.sum(-1).tolist()),
-    )
-
-
 @pytest.mark.parametrize("run", runs(), ids=lambda run: f"{run.family}-{run.key}")
 def test_prediction_against_recorded_runs(run: Run) -> None:
     """Exact but for what the published allocation misses, at most a token a window and drop."""
-    from seats_cli.models.registry import adapter_for
-
     cases = index(run.family)["cases"]
     recorded = next(case for case in cases if case["case"] == run.case)["runs"][run.name]
-    shape = adapter_for(_model(run.family)).architecture()
-    sizes = _sizes(run)
-    length = inputs(run)["input_ids"].shape[1]
+    adapter, given_ = _adapter(run.family), inputs(run)
+    shape, sizes = adapter.architecture(), adapter.media_sizes(given_)
+    length = given_["input_ids"].shape[1]
     text = length - sum(token_counts(shape, sizes))
     alive, final = predicted_counts(plan(run), shape, sizes, text)
     assert sum(alive[0]) == recorded["len_after_stage1"]
@@ -78,13 +66,9 @@ def test_prediction_against_recorded_runs(run: Run) -> None:
     assert abs(sum(final) - recorded["len_final"]) <= missed
 
 
-_BUILT: dict[str, object] = {}
-
-
-def _model(family: str) -> object:
-    if family not in _BUILT:
-        _BUILT[family] = build(family)
-    return _BUILT[family]
+@cache
+def _adapter(family: str) -> Adapter:
+    return adapter_for(build(family))
 
 
 def test_unpruned_and_average() -> None:

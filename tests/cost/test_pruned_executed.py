@@ -10,7 +10,7 @@ import pytest
 from seats_cli.config import SeatsConfig
 from seats_cli.cost.encoders import encoder_flops
 from seats_cli.cost.flops import prefill_flops
-from seats_cli.engine.accounting import account, media_sizes
+from seats_cli.engine.accounting import account
 from seats_cli.engine.prune import prune
 from seats_cli.models.registry import adapter_for
 from seats_cli.schedule import PruningPlan
@@ -39,7 +39,7 @@ def cost(model: Any, given: dict[str, Any], trace: SelectionTrace, used: Pruning
     return account(
         adapter_for(model).architecture(),
         trace,
-        given,
+        adapter_for(model).media_sizes(given),
         plan=used,
         decode_steps=0,
         bytes_per_value=4,
@@ -51,9 +51,9 @@ def cost(model: Any, given: dict[str, Any], trace: SelectionTrace, used: Pruning
 def test_full_run(subject: tuple[Any, Run]) -> None:
     model, run = subject
     given = inputs(run)
-    shape = adapter_for(model).architecture()
-    length = given["input_ids"].shape[1]
-    expected = encoder_flops(shape, media_sizes(given))
+    adapter = adapter_for(model)
+    shape, length = adapter.architecture(), given["input_ids"].shape[1]
+    expected = encoder_flops(shape, adapter.media_sizes(given))
     expected += prefill_flops(shape, [length] * shape.num_layers, head_positions=length)
     assert executed_flops(model, given) == pytest.approx(expected, rel=0.01)
 

@@ -9,7 +9,8 @@ import torch
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.errors import ResourceError, UsageError
-from seats_cli.media.clip import SAMPLE_RATE, Clip, MediaFacts
+from seats_cli.families.base import SAMPLE_RATE
+from seats_cli.media.clip import Clip, MediaFacts
 from seats_cli.models import LoadedModel, build_inputs, load_model
 
 COLORS = {"red": (220, 40, 40), "blue": (50, 80, 230), "green": (40, 180, 60)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
 from typing import Any
 
@@ -39,6 +41,12 @@ def fingerprint(net: Any) -> tuple[Any, ...]:
     )
     overridden = tuple(name for name, module in net.named_modules() if "forward" in vars(module))
     return hooks, overridden, tuple(value.sum().item() for value in net.state_dict().values())
+
+
+def test_it_needs_no_reader_of_media() -> None:
+    code = "import sys; from seats_cli import prune; print('av' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n"
 
 
 @torch.no_grad()

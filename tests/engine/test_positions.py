@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seats_cli.models.adapter import Adapter
-from seats_cli.models.mrope import chunk_borders
 from seats_cli.models.optimize import vectorized_mrope
+from seats_cli.models.qwen2_5_omni import chunk_borders
 from seats_cli.models.registry import adapter_for
 from tests.engine.golden import FAMILIES, build
 
@@ -41,7 +41,7 @@ def arguments(adapter: Adapter, data: st.DataObject, sound: bool) -> dict[str, A
     # half a second to a grid, in steps that are no round number of positions, up to long pauses
     seconds = data.draw(st.sampled_from([0.08, 0.5, 1.0, 1.0 / 3, 2 / 1.28, 4.0, 7.3]), "seconds")
     video = grid[0] * grid[1] * grid[2] // merge**2
-    audio = adapter.audio_positions(frames) // adapter.audio_pool if sound else 0
+    audio = adapter.family.audio_tokens(frames) if sound else 0
     lengths = [data.draw(st.integers(0, 9), name) for name in ("before", "after")]
     ids = torch.tensor([prompt(adapter, *lengths, video, audio)])
     return {
@@ -74,7 +74,7 @@ def test_equal_to_stock(family: str, data: st.DataObject, sound: bool) -> None:
 def test_other_prompts_go_to_stock(family: str, change: str) -> None:
     model = adapter(family)
     merge = model.config.vision_config.spatial_merge_size
-    ids = prompt(model, 3, 4, 4, model.audio_positions(80) // model.audio_pool)
+    ids = prompt(model, 3, 4, 4, model.family.audio_tokens(80))
     mask = [1] * len(ids)
     grids, frames, seconds = [[2, 2 * merge, merge]], [80], [1.0]
     if change == "padding":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.media.clip import FrameSizing
+from seats_cli.families.base import FrameSizing
 from seats_cli.media.inspection import outline_clip
 from seats_cli.media.reader import read_clip
 from seats_cli.media.synthetic_clip import synthetic_clip

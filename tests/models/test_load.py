@@ -12,7 +12,8 @@ import torch
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.errors import ModelError, UsageError
-from seats_cli.media.clip import SAMPLE_RATE, Clip, MediaFacts
+from seats_cli.families.base import SAMPLE_RATE
+from seats_cli.media.clip import Clip, MediaFacts
 from seats_cli.models import default_model, load_model
 from tests.models.checkpoints import write_checkpoint
 

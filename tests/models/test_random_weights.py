@@ -9,8 +9,9 @@ import torch
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.prune import prune
 from seats_cli.errors import UsageError
-from seats_cli.families.named import named_config
-from seats_cli.media.clip import SAMPLE_RATE, Clip, MediaFacts
+from seats_cli.families.base import SAMPLE_RATE
+from seats_cli.families.registry import named_config
+from seats_cli.media.clip import Clip, MediaFacts
 from seats_cli.models.inputs import build_inputs
 from seats_cli.models.load import LoadedModel
 from seats_cli.models.random_weights import random_model

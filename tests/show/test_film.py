@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seats_cli.errors import UsageError
-from seats_cli.media.clip import FrameSizing
+from seats_cli.families.base import FrameSizing
 from seats_cli.media.reader import read_clip
 from seats_cli.show.film import render_film
 from tests.media.build import Picture, Sound, plain, tone, turn, write

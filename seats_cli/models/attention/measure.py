@@ -245,11 +245,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _open(name: str, device: str, dtype: str) -> LoadedModel:
-    from seats_cli.families.named import NAMED
+    from seats_cli.families.registry import named_shapes
     from seats_cli.models.load import load_model
     from seats_cli.models.random_weights import random_model
 
-    opened = random_model if name in NAMED else load_model
+    opened = random_model if name in named_shapes() else load_model
     return opened(name, device=device, dtype=dtype)
 
 

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.config import SeatsConfig
-from seats_cli.families.named import named_config
-from seats_cli.families.registry import describe_config
+from seats_cli.families.registry import describe_config, named_config
 from seats_cli.selection import device as gpu
 from seats_cli.selection.diversity import select_diverse_in_windows
 from seats_cli.selection.importance import pool_mean, received_attention

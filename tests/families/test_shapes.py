@@ -1,4 +1,4 @@
-"""Named architectures: the published numbers, scaling, and one description for both ways."""
+"""Families: named shapes and their scaling, one description for both ways, registration."""
 
 from __future__ import annotations
 
@@ -10,46 +10,43 @@ from typing import Any
 import pytest
 
 from seats_cli.errors import ModelError, UsageError
-from seats_cli.families.named import HUB_NAMES, NAMED, named_config
-from seats_cli.families.registry import describe_config
+from seats_cli.families.registry import (
+    FAMILIES,
+    describe_config,
+    family_named,
+    named_config,
+    named_shapes,
+    register_family,
+)
 
 
 def described(name: str, **scaled: Any) -> Any:
     return describe_config(named_config(name, **scaled), name)[0]
 
 
-def test_decoder_shapes() -> None:
-    shapes = {
-        name: (a.num_layers, a.hidden_size, a.num_heads, a.num_kv_heads, a.head_dim, a.vocab_size)
-        for name, a in ((name, described(name)) for name in NAMED)
-    }
-    assert shapes == {
-        "qwen2.5-omni-3b": (36, 2048, 16, 2, 128, 151936),
-        "qwen2.5-omni-7b": (28, 3584, 28, 4, 128, 152064),
-        "qwen3-omni-30b-a3b": (48, 2048, 32, 4, 128, 152064),
-        "cpu-0.5b": (24, 896, 14, 2, 64, 151936),
-    }
-    assert set(HUB_NAMES.values()) <= set(NAMED)
+def test_every_known_checkpoint_has_a_shape_of_its_family() -> None:
+    for family in FAMILIES:
+        assert {found.shape for found in family.checkpoints.values()} <= set(family.named_shapes)
+        for name in family.named_shapes:
+            assert described(name).family == family.name
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", named_shapes())
 def test_encoders_end_in_the_width_of_the_decoder(name: str) -> None:
     for shape in (described(name), described(name, layers=6, hidden=512)):
         assert shape.vision.out_hidden_size == shape.audio.out_hidden_size == shape.hidden_size
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", named_shapes())
 def test_the_config_class_says_the_same(name: str) -> None:
     from seats_cli.models.registry import adapter_class
 
     values = named_config(name)
-    family = adapter_class(values["model_type"])
-    import transformers
-
-    config = getattr(transformers, family.thinker_class).config_class(
+    adapter = adapter_class(values["model_type"])
+    config = adapter.model_class().config_class(
         **{key: value for key, value in values.items() if key != "model_type"}
     )
-    assert family.describe(config) == described(name)
+    assert adapter.family.describe(config) == described(name)
 
 
 def test_scaling_keeps_the_proportions() -> None:
@@ -75,7 +72,7 @@ def test_unknown_name_lists_the_known() -> None:
 
 def test_own_layers_of_a_checkpoint_win() -> None:
     values = {**named_config("cpu-0.5b"), "seats": {"drop_layers": [3, 5], "late_layer": 9}}
-    shape, own = describe_config({"thinker_config": values}, "x")
+    shape, own = describe_config({"model_type": "qwen2_5_omni", "thinker_config": values}, "x")
     assert (shape.drop_layers, shape.late_layer, shape.layers_from) == ((3, 5), 9, "model")
     assert own["late_layer"] == 9
     assert dataclasses.replace(shape, layers_from="depth") != described("cpu-0.5b")
@@ -91,9 +88,18 @@ def test_incomplete_and_foreign_configs() -> None:
 
 
 def test_needs_no_torch() -> None:
-    code = (
-        "import sys, seats_cli.families.named, seats_cli.families.registry;"
-        "print('torch' in sys.modules)"
-    )
+    code = "import sys, seats_cli.families.registry;print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("taken", ["name", "model_types", "named_shapes"])
+def test_nothing_is_registered_twice(taken: str) -> None:
+    known = family_named("qwen2_5_omni")
+    free = {"name": "other", "model_types": ("other",), "named_shapes": {}}
+    other = dataclasses.replace(known, **{**free, taken: getattr(known, taken)})
+    with pytest.raises(ValueError, match="belongs to the family 'qwen2_5_omni' already"):
+        register_family(other)
+    assert other not in FAMILIES
+    with pytest.raises(ModelError, match=r"Qwen2\.5-Omni and Qwen3-Omni are known"):
+        family_named("other")
