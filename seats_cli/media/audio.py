@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.filter import Graph
 
 from seats_cli.families.base import SAMPLE_RATE
-from seats_cli.media.packets import packets, seek_before, select_only
+from seats_cli.media.packets import packets, seek_before
 from seats_cli.media.probe import SAMPLE_RATES
 from seats_cli.media.timeline import NO_GAPS, Gaps
 
@@ -172,7 +172,6 @@ def decode_sound(
     DecodedSound or None
         None if nothing decodes in the range.
     """
-    select_only(container, stream)
     begin = start or 0.0
     if start is not None and stream.time_base is not None:
         ticks = int((origin_s + max(begin - _LEAD_IN_S, 0.0)) / stream.time_base)

@@ -1,13 +1,84 @@
-"""What reading a file gives: pixels, sound, and the facts about where they came from."""
+"""What to read of a file, and what reading it gives: pixels, sound and where they came from.
+
+Plain data; nothing here imports PyAV, so that a model can be pruned without it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from seats_cli.families.base import SAMPLE_RATE
+from seats_cli.errors import UsageError
+from seats_cli.families.base import SAMPLE_RATE, FrameSizing
+from seats_cli.media.timecode import check_range
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What of a file to read.
+
+    Parameters
+    ----------
+    start, end : float or None
+        Range in seconds from the start of the file; None for its start and its end.
+    fps : float
+        Frames per second to sample.
+    max_frames : int
+        Upper bound on the frames; beyond it the effective rate falls.
+    max_pixels : int or None
+        Upper bound on height x width of a frame, below the model's own bound.
+    audio, video : bool
+        Whether to read the sound and the picture.
+    audio_track : int or None
+        Which sound track, from 0; None takes the one the file marks as default, else the first.
+    max_audio : float or None
+        Seconds of sound at most; what is left out becomes a warning.
+
+    Raises
+    ------
+    UsageError
+        If the range is empty or `max_audio` is not above 0. Whether the range and the track
+        exist, only the file can tell.
+    """
+
+    start: float | None = None
+    end: float | None = None
+    fps: float = 2.0
+    max_frames: int = 768
+    max_pixels: int | None = None
+    audio: bool = True
+    audio_track: int | None = None
+    max_audio: float | None = None
+    video: bool = True
+
+    def __post_init__(self) -> None:
+        check_range(self.start, self.end, None)
+        if self.max_audio is not None and not self.max_audio > 0:
+            raise UsageError(f"max_audio must be above 0 seconds, not {self.max_audio:g}.")
+
+    def bound(self, sizing: FrameSizing) -> FrameSizing:
+        """A model's size rules under `max_pixels`.
+
+        Raises
+        ------
+        UsageError
+            If `max_pixels` is less than one token covers.
+        """
+        if self.max_pixels is None:
+            return sizing
+        least = sizing.factor**2
+        if self.max_pixels < least:
+            raise UsageError(
+                f"max_pixels {self.max_pixels} is less than the {least} pixels of one token "
+                f"({sizing.factor}x{sizing.factor})."
+            )
+        return replace(
+            sizing,
+            max_pixels=self.max_pixels,
+            min_pixels=min(sizing.min_pixels, self.max_pixels),
+        )
 
 
 @dataclass(frozen=True)
@@ -59,6 +130,9 @@ class Clip:
         Origin of the above.
     warnings : tuple of str
         One sentence for everything lost, changed or assumed.
+    pixel_shape : float
+        Width over height of a pixel of the upright picture in the file (its sample aspect
+        ratio); 1 but for old formats. `frames` ignore it, pictures for people need it.
     """
 
     frames: npt.NDArray[np.uint8] | None
@@ -66,7 +140,8 @@ class Clip:
     fps: float | None
     audio: npt.NDArray[np.float32] | None
     facts: MediaFacts
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    pixel_shape: float = 1.0
 
     @property
     def audio_s(self) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.audio import MAX_AUDIO_S, DecodedSound
+from seats_cli.media.clip import ReadOptions
 from seats_cli.media.frame_sampling import FramePlan
 from seats_cli.media.packets import PacketTable
-from seats_cli.media.probe import AudioTrack, Source, VideoTrack
+from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack
 from seats_cli.media.timeline import Gaps
 from seats_cli.media.video import DecodedFrames
 
@@ -21,10 +22,7 @@ def picture_notices(
     table: PacketTable,
     plan: FramePlan,
     picture: DecodedFrames,
-    *,
-    fps: float,
-    max_frames: int,
-    whole: bool,
+    options: ReadOptions,
 ) -> list[str]:
     """Sentences about the picture.
 
@@ -32,23 +30,14 @@ def picture_notices(
     ----------
     track, table, plan, picture
         What the header claims, the packets there are, what was planned and what came.
-    fps, max_frames : float, int
-        Frames per second wanted, and the most frames allowed.
-    whole : bool
-        Whether the whole file was read, so that the header's claim can be checked.
+    options : ReadOptions
+        The request.
     """
-    said = []
+    said = thinning_notices(plan, options)
     used, there = len(plan.times), len(table.pts)
     claimed = track.claimed_frames - table.discarded
-    wanted = used / plan.fps * fps
-    # Rounding down to an even number is the rule; a video slower than asked for has no more.
-    if used + 2 > max_frames and wanted >= used + 2 and plan.source_fps > plan.fps:
-        said.append(
-            f"The picture is sampled at {plan.fps:.2g} instead of {fps:g} frames per second, "
-            f"because no more than {used} frames are taken; choose a shorter part "
-            "(--start, --end) or allow more (--max-frames)."
-        )
-    if whole and claimed > there + 1:
+    # The header's claim is about the whole file; a range cannot be held against it.
+    if options.start is None and options.end is None and claimed > there + 1:
         said.append(
             f"The file is damaged or cut off: only {there} of {claimed} frames can be read."
         )
@@ -75,6 +64,20 @@ def picture_notices(
     return said
 
 
+def thinning_notices(plan: FramePlan, options: ReadOptions) -> list[str]:
+    """A sentence if `max_frames` makes the frames fewer than `fps` asks for."""
+    used = len(plan.times)
+    wanted = used / plan.fps * options.fps
+    # Rounding down to an even number is the rule; a video slower than `fps` has no more.
+    if used + 2 <= options.max_frames or wanted < used + 2 or plan.source_fps <= plan.fps:
+        return []
+    return [
+        f"The picture is sampled at {plan.fps:.2g} instead of {options.fps:g} frames per second, "
+        f"because no more than {used} frames are taken; choose a shorter part "
+        "(--start, --end) or allow more (--max-frames)."
+    ]
+
+
 def gap_notices(gaps: Gaps) -> list[str]:
     """A sentence if time was taken out."""
     if not len(gaps):
@@ -86,13 +89,10 @@ def gap_notices(gaps: Gaps) -> list[str]:
 
 
 def sound_notices(
-    source: Source,
+    source: MediaSource,
     track: AudioTrack,
     sound: DecodedSound,
-    *,
-    chosen: bool,
-    begin_s: float,
-    end_s: float | None,
+    options: ReadOptions,
 ) -> list[str]:
     """Sentences about the sound.
 
@@ -100,13 +100,11 @@ def sound_notices(
     ----------
     source, track, sound
         What the header claims, the track that was read, and what came.
-    chosen : bool
-        Whether the user named the track.
-    begin_s, end_s : float, float or None
-        The range asked for, on the file's timeline.
+    options : ReadOptions
+        The request.
     """
     said = []
-    if len(source.audio) > 1 and not chosen:
+    if len(source.audio) > 1 and options.audio_track is None:
         which = source.audio.index(track)
         said.append(
             f"The file has {len(source.audio)} sound tracks; track {which} "
@@ -123,13 +121,14 @@ def sound_notices(
             "the parts were joined, so sound and picture may not match after that."
         )
     if sound.cut:
-        said.append(_cut(source, len(sound.samples) / SAMPLE_RATE, begin_s, end_s))
+        said.append(_cut(source, len(sound.samples) / SAMPLE_RATE, options))
     return said
 
 
-def _cut(source: Source, used_s: float, begin_s: float, end_s: float | None) -> str:
+def _cut(source: MediaSource, used_s: float, options: ReadOptions) -> str:
     """What was left out of the sound, and how to choose."""
-    stop = end_s if end_s is not None else source.duration_s
+    begin_s = options.start or 0.0
+    stop = options.end if options.end is not None else source.duration_s
     rest = f"its other {stop - begin_s - used_s:.1f} s" if stop is not None else "what follows"
     choose = "choose a part with --start and --end"
     if used_s < MAX_AUDIO_S - 1:
@@ -141,42 +140,38 @@ def _cut(source: Source, used_s: float, begin_s: float, end_s: float | None) -> 
 
 
 def overall_notices(
-    source: Source,
+    source: MediaSource,
+    options: ReadOptions,
     *,
     picture_end_s: float | None,
     sound_end_s: float | None,
     sound_start_s: float,
-    start: float,
-    end: float | None,
-    audio: bool,
-    video: bool,
-    sound_cut: bool = False,
+    sound_cut: bool,
 ) -> list[str]:
     """Sentences about what is absent and where picture and sound part.
 
     Parameters
     ----------
-    source : Source
+    source : MediaSource
         What the header claims.
+    options : ReadOptions
+        The request.
     picture_end_s, sound_end_s : float or None
         Seconds on the file's timeline up to which each was read; None for not at all.
     sound_start_s : float
-        Seconds after `start` at which the sound begins.
-    start, end : float or None
-        The range asked for.
-    audio, video : bool
-        What was asked for.
+        Seconds after the start of the range at which the sound begins.
     sound_cut : bool
         The sound's end is not the file's, and was told already.
     """
     said = []
-    part = "" if not start and end is None else " in this range"
-    if video and picture_end_s is None:
+    end = options.end
+    part = "" if not options.start and end is None else " in this range"
+    if options.video and picture_end_s is None:
         if source.video is None:
             said.append("The file has no picture; only its sound is used.")
         else:
             said.append(f"No picture can be read{part}; only the sound is used.")
-    if audio and sound_end_s is None:
+    if options.audio and sound_end_s is None:
         if not source.audio:
             said.append("The file has no sound track; only the picture is used.")
         else:
@@ -194,8 +189,8 @@ def overall_notices(
     claimed = source.duration_s if end is None else None
     if (
         claimed
-        and audio
-        and video
+        and options.audio
+        and options.video
         and not sound_cut
         and claimed - read_to > max(NOTICEABLE_S, 0.02 * claimed)
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
@@ -18,7 +19,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
-from seats_cli.media.container import StrPath, shown
+from seats_cli.media.container import StrPath, open_media, shown
 from seats_cli.media.probe import VideoTrack
 
 StreamT = TypeVar("StreamT", AudioStream, VideoStream)
@@ -26,12 +27,25 @@ StreamT = TypeVar("StreamT", AudioStream, VideoStream)
 _MAX_READ_ERRORS = 100
 
 
-def select_only(container: InputContainer, stream: StreamT) -> None:
-    """Let the demuxer pass over all other streams (older PyAV cannot: slower, no more)."""
-    discard = getattr(av.stream, "Discard", None)
-    for other in container.streams:
-        if discard is not None and other.index != stream.index:
-            other.discard = discard.all
+@contextmanager
+def open_stream(
+    path: StrPath, index: int, kind: type[StreamT]
+) -> Iterator[tuple[InputContainer, StreamT]]:
+    """Open a file to read one of its streams, as `open_media`.
+
+    Yields
+    ------
+    (InputContainer, AudioStream or VideoStream)
+        At the beginning; the demuxer passes over all other streams.
+    """
+    with open_media(path) as container:
+        stream = container.streams[index]
+        assert isinstance(stream, kind)
+        discard = getattr(av.stream, "Discard", None)  # older PyAV cannot: slower, no more
+        for other in container.streams:
+            if discard is not None and other.index != index:
+                other.discard = discard.all
+        yield container, stream
 
 
 def packets(
@@ -171,7 +185,6 @@ def scan_packets(
     MediaError
         If the file has more packets than any real video.
     """
-    select_only(container, stream)
     time_base = stream.time_base or Fraction(1, 1000)
     partial = start_s is not None and seek_before(container, stream, int(start_s / time_base))
     stop = None if end_s is None else int((end_s + _REORDER_S) / time_base)
@@ -207,7 +220,6 @@ def scan_packets(
 
 def packet_times(container: InputContainer, stream: AudioStream) -> npt.NDArray[np.float64]:
     """Time stamps of all packets of a sound track in seconds, float64, shape (n,)."""
-    select_only(container, stream)
     times = array("q")
     for packet in packets(container, stream, ignore_errors):
         when = stamp(packet)

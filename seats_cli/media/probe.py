@@ -63,7 +63,7 @@ class AudioTrack:
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaSource:
     """The container's own statements.
 
     Parameters
@@ -130,7 +130,7 @@ def max_pixels(container: str) -> int:
     return _MAX_STILL_PIXELS if _is_still(container) else _MAX_VIDEO_PIXELS
 
 
-def probe(path: StrPath) -> Source:
+def probe(path: StrPath) -> MediaSource:
     """Read the header of a media file.
 
     Parameters
@@ -140,7 +140,7 @@ def probe(path: StrPath) -> Source:
 
     Returns
     -------
-    Source
+    MediaSource
         Tracks, duration and origin of the timeline.
 
     Raises
@@ -152,7 +152,7 @@ def probe(path: StrPath) -> Source:
         return _describe(container, path)
 
 
-def _describe(container: InputContainer, path: StrPath) -> Source:
+def _describe(container: InputContainer, path: StrPath) -> MediaSource:
     notes = _cut_off(path)
     videos, sounds = [], []
     for stream in container.streams:
@@ -184,7 +184,7 @@ def _describe(container: InputContainer, path: StrPath) -> Source:
     duration = _seconds(container.duration, Fraction(1, av.time_base))
     if duration and duration > origin > 0 and "matroska" in container.format.name:
         duration -= origin  # Matroska's duration is the time stamp of the end
-    return Source(
+    return MediaSource(
         container=container.format.name,
         duration_s=duration if duration and duration > 0 else None,
         origin_s=origin,

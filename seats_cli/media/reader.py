@@ -1,26 +1,27 @@
-"""Reading a clip: the scan, the plan of what to decode, and `read_clip`."""
+"""`read_clip`: header, scan, choice of frames, picture, sound, and a warning for what was lost."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
-from seats_cli.errors import MediaError, UsageError
+from seats_cli.errors import MediaError
 from seats_cli.families.base import SAMPLE_RATE, FrameSizing
 from seats_cli.media.audio import DecodedSound, decode_sound
-from seats_cli.media.clip import Clip, MediaFacts
-from seats_cli.media.container import StrPath, open_media, shown
+from seats_cli.media.clip import Clip, MediaFacts, ReadOptions
+from seats_cli.media.container import StrPath, shown
 from seats_cli.media.frame_sampling import FramePlan, plan_frames
 from seats_cli.media.notices import gap_notices, overall_notices, picture_notices, sound_notices
-from seats_cli.media.packets import PacketTable, check_effort, scan_packets
-from seats_cli.media.probe import AudioTrack, Source, VideoTrack, probe
+from seats_cli.media.packets import PacketTable, check_effort, open_stream, scan_packets
+from seats_cli.media.pixels import FrameScaler
+from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack, probe
 from seats_cli.media.timecode import check_range
 from seats_cli.media.timeline import NO_GAPS, Gaps, picture_times, stamps_at
 from seats_cli.media.video import DecodedFrames, can_spare, decode_frames
@@ -30,131 +31,204 @@ Progress = Callable[[str, float], None]
 
 @dataclass
 class ReadPass:
-    """One file being read, and what came of it."""
+    """One file being read, and what came of it.
+
+    Every pass over the packets (scan, picture, sound) opens the file anew: a demuxer that has
+    met damage or the end of the file does not reliably go back, and a raw stream cannot seek.
+
+    Parameters
+    ----------
+    path, source : str or path-like, MediaSource
+        The file and what its header says.
+    options : ReadOptions
+        What of it is wanted.
+    sizing : FrameSizing
+        Bounds on the size of the frames, `options.max_pixels` included.
+    audio_track : AudioTrack or None
+        The sound to read.
+    on_progress : callable or None
+        As for `read_clip`.
+    """
 
     path: StrPath
-    source: Source
-    start: float | None
-    end: float | None
-    listened: AudioTrack | None
+    source: MediaSource
+    options: ReadOptions
+    sizing: FrameSizing
+    audio_track: AudioTrack | None
     on_progress: Progress | None = None
     warnings: list[str] = field(default_factory=list)
+    gaps: Gaps = NO_GAPS
     plan: FramePlan | None = None
     picture: DecodedFrames | None = None
     picture_end_s: float | None = None
-    gaps: Gaps = NO_GAPS
     sound: DecodedSound | None = None
 
-    def __post_init__(self) -> None:
-        self.warnings += self.source.notes
+    @classmethod
+    def begin(
+        cls,
+        path: StrPath,
+        options: ReadOptions,
+        sizing: FrameSizing | None,
+        source: MediaSource | None,
+        on_progress: Progress | None = None,
+    ) -> ReadPass:
+        """Read the header, unless it is given, and check the request against it.
+
+        Raises
+        ------
+        MediaError
+            If the file cannot be read.
+        UsageError
+            If the range, `max_pixels` or the track number do not fit the file.
+        """
+        source = source or probe(path)
+        check_range(options.start, options.end, source.duration_s)
+        track = source.sound_track(options.audio_track, shown(path)) if options.audio else None
+        sizing = options.bound(sizing or FrameSizing())
+        return cls(path, source, options, sizing, track, on_progress, list(source.notes))
 
     @property
-    def begin(self) -> float:
+    def begin_s(self) -> float:
         """Seconds on the file's timeline at which the clip begins."""
-        return self.start or 0.0
+        return self.options.start or 0.0
 
     @property
     def sound_end_s(self) -> float | None:
         """Seconds on the file's timeline at which the sound that was read ends."""
-        return None if self.sound is None else self.begin + len(self.sound.samples) / SAMPLE_RATE
+        return None if self.sound is None else self.begin_s + len(self.sound.samples) / SAMPLE_RATE
 
-    def read_picture(
-        self, track: VideoTrack, fps: float, max_frames: int, sizing: FrameSizing
-    ) -> None:
-        """Take the sampled frames, if any is on screen in the range and decodes."""
-        table = self._scan(track)
-        check_effort(self.path, track, len(table.pts))
-        times, self.gaps = picture_times(self.path, self.source, table, self.listened)
-        tick = float(table.time_base)
+    def plan_picture(self, track: VideoTrack) -> PacketTable:
+        """Scan the packets and choose the frames: sets `plan`, `gaps` and `picture_end_s`."""
+        options, origin = self.options, self.source.origin_s
+        with open_stream(self.path, track.index, VideoStream) as (container, stream):
+            table = scan_packets(
+                container,
+                stream,
+                None if options.start is None else options.start + origin,
+                None if options.end is None else options.end + origin,
+            )
+        times, self.gaps = picture_times(self.path, self.source, table, self.audio_track)
+        last_s = table.last_duration * float(table.time_base)
         plan = plan_frames(
             times,
-            table.last_duration * tick,
+            last_s,
             header_fps=track.rate,
-            start=self.start,
-            end=self.end,
-            fps=fps,
-            max_frames=max_frames,
+            start=options.start,
+            end=options.end,
+            fps=options.fps,
+            max_frames=options.max_frames,
         )
+        if plan is not None:
+            self.plan = plan.with_fps(options.fps) if self.source.is_image else plan
+            self.picture_end_s = float(times[-1]) + (last_s or 1 / plan.source_fps)
+        return table
+
+    def read_picture(self, track: VideoTrack) -> None:
+        """Take the sampled frames, if any is on screen in the range and decodes."""
+        table = self.plan_picture(track)
+        check_effort(self.path, track, len(table.pts))
+        plan = self.plan
         if plan is None:
             return
-        if self.source.is_image:
-            plan = plan.with_fps(fps)
         wanted = stamps_at(plan.times, self.source, table, self.gaps)
         picture = None
+        # 1. Fast: without the frames that no other refers to, where the codec marks them.
         if can_spare(track.codec, table):
-            picture = self._decode(track, table, wanted, sizing, "AUTO", spare=True)
+            picture = self._decode(track, table, wanted, "AUTO", spare=True)
+        # 2. Every frame: where there is damage nothing is skipped, so that all of it is found.
         if picture is None or picture.missing or picture.broken:
-            # Nothing is spared where there is damage, so that all of it is found.
-            picture = self._decode(track, table, wanted, sizing, "AUTO")
+            picture = self._decode(track, table, wanted, "AUTO")
+        # 3. One frame at a time: frame threads lose good frames next to a broken one. Slower.
         if picture is None or picture.missing:
-            # Frame threads lose good frames next to a broken one; slower, but keeps them.
-            again = self._decode(track, table, wanted, sizing, "SLICE")
+            again = self._decode(track, table, wanted, "SLICE")
             if picture is None or (again is not None and again.missing < picture.missing):
                 picture = again
         if picture is None:
+            self.plan = self.picture_end_s = None
             return
-        self.plan, self.picture = plan, picture
-        self.picture_end_s = float(times[-1]) + (table.last_duration * tick or 1 / plan.source_fps)
-        whole = self.start is None and self.end is None
+        self.picture = picture
         self.warnings += gap_notices(self.gaps)
-        self.warnings += picture_notices(
-            track, table, plan, picture, fps=fps, max_frames=max_frames, whole=whole
-        )
+        self.warnings += picture_notices(track, table, plan, picture, self.options)
 
-    def read_sound(self, *, asked: bool, max_s: float | None) -> None:
-        """Take the sound of the range, `max_s` seconds at most, if any decodes."""
-        track = self.listened
-        assert track is not None
-        with open_media(self.path) as container:
-            stream = container.streams[track.index]
-            assert isinstance(stream, AudioStream)
+    def read_sound(self, track: AudioTrack) -> None:
+        """Take the sound of the range, if any decodes."""
+        with open_stream(self.path, track.index, AudioStream) as (container, stream):
             self.sound = decode_sound(
                 container,
                 stream,
                 origin_s=self.source.origin_s,
-                start=self.start,
-                end=self.end,
+                start=self.options.start,
+                end=self.options.end,
                 length_s=self.source.duration_s,
-                max_s=max_s,
+                max_s=self.options.max_audio,
                 gaps=self.gaps,
                 picture_end_s=self.picture_end_s,
                 on_progress=self._reporter("sound"),
             )
         if self.sound is not None:
-            self.warnings += sound_notices(
-                self.source, track, self.sound, chosen=asked, begin_s=self.begin, end_s=self.end
-            )
+            self.warnings += sound_notices(self.source, track, self.sound, self.options)
 
-    def _scan(self, track: VideoTrack) -> PacketTable:
-        origin = self.source.origin_s
-        with open_media(self.path) as container:
-            stream = container.streams[track.index]
-            assert isinstance(stream, VideoStream)
-            return scan_packets(
-                container,
-                stream,
-                None if self.start is None else self.start + origin,
-                None if self.end is None else self.end + origin,
-            )
+    def facts(self, end_s: float | None, scaler: FrameScaler | None, sound_s: float) -> MediaFacts:
+        """The facts of a clip that ends at `end_s`, with frames by `scaler` and so much sound."""
+        source, track = self.source, self.source.video
+        plan = None if scaler is None else self.plan
+        sound = self.audio_track if sound_s else None
+        return MediaFacts(
+            path=os.fspath(self.path),
+            container=source.container,
+            duration_s=source.duration_s,
+            start_s=self.begin_s,
+            end_s=end_s,
+            video_codec=track.codec if track else None,
+            source_width=scaler.source_width if scaler else track.width if track else None,
+            source_height=scaler.source_height if scaler else track.height if track else None,
+            source_fps=plan.source_fps if plan else track.rate if track else None,
+            rotation_deg=scaler.rotation_deg if scaler else 0,
+            frames_used=len(plan.times) if plan else 0,
+            width=scaler.width if scaler else None,
+            height=scaler.height if scaler else None,
+            audio_codec=sound.codec if sound else None,
+            audio_tracks=len(source.audio),
+            audio_track=source.audio.index(sound) if sound else None,
+            source_sample_rate=sound.rate if sound else None,
+            source_channels=sound.channels if sound else None,
+            audio_used_s=sound_s,
+        )
+
+    def clip(self) -> Clip:
+        """Put together what was read."""
+        plan, picture, sound = self.plan, self.picture, self.sound
+        end = max(s for s in (self.picture_end_s, self.sound_end_s) if s is not None)
+        if self.options.end is not None:
+            end = min(self.options.end, end)
+        scaler, track, shape = picture.scaler if picture else None, self.source.video, 1.0
+        if track is not None:
+            turned = scaler is not None and scaler.quarter_turns % 2
+            shape = 1 / track.pixel_shape if turned else track.pixel_shape
+        return Clip(
+            frames=picture.pixels if picture else None,
+            frame_times=plan.times - self.begin_s if plan else None,
+            fps=plan.fps if plan else None,
+            audio=sound.samples if sound else None,
+            facts=self.facts(end, scaler, len(sound.samples) / SAMPLE_RATE if sound else 0.0),
+            warnings=tuple(self.warnings),
+            pixel_shape=shape,
+        )
 
     def _decode(
         self,
         track: VideoTrack,
         table: PacketTable,
         wanted: npt.NDArray[np.int64],
-        sizing: FrameSizing,
         threads: Literal["AUTO", "SLICE"],
         *,
         spare: bool = False,
     ) -> DecodedFrames | None:
-        with open_media(self.path) as container:
-            stream = container.streams[track.index]
-            assert isinstance(stream, VideoStream)
+        with open_stream(self.path, track.index, VideoStream) as (container, stream):
             stream.thread_type = threads
-            report = self._reporter("picture")
-            turns = track.mirrored_turns
+            report, turns = self._reporter("picture"), track.mirrored_turns
             return decode_frames(
-                container, stream, table, wanted, sizing, report, turns, spare=spare
+                container, stream, table, wanted, self.sizing, report, turns, spare=spare
             )
 
     def _reporter(self, what: str) -> Callable[[float], None] | None:
@@ -164,17 +238,12 @@ class ReadPass:
 
 def read_clip(
     path: StrPath,
+    options: ReadOptions | None = None,
     *,
-    fps: float = 2.0,
-    max_frames: int = 768,
     sizing: FrameSizing | None = None,
-    start: float | None = None,
-    end: float | None = None,
-    audio: bool = True,
-    audio_track: int | None = None,
-    max_audio: float | None = None,
-    video: bool = True,
+    source: MediaSource | None = None,
     on_progress: Progress | None = None,
+    **fields: Any,
 ) -> Clip:
     """Read sampled frames and the sound of a local file.
 
@@ -185,22 +254,17 @@ def read_clip(
     ----------
     path : str or path-like
         A video, sound or image file.
-    fps : float
-        Frames per second to take.
-    max_frames : int
-        Upper bound on the frames; beyond it the effective rate falls.
+    options : ReadOptions, optional
+        What of it to read; by default all of it, at 2 frames per second.
     sizing : FrameSizing, optional
-        Bounds on the size of the frames; by default those of Qwen2.5-Omni.
-    start, end : float or None
-        Range in seconds from the start of the file.
-    audio, video : bool
-        Whether to read the sound and the picture.
-    audio_track : int or None
-        Which sound track, from 0; None takes the one the file marks as default, else the first.
-    max_audio : float or None
-        Seconds of sound at most; what is left out is told.
+        The model's bounds on the size of the frames; by default those of Qwen2.5-Omni.
+    source : MediaSource, optional
+        What `probe` has found in this file; otherwise its header is read here.
     on_progress : callable or None
         Called with ``"picture"`` or ``"sound"`` and the fraction of it that is done.
+    **fields
+        Fields of `ReadOptions`, in place of those of `options`:
+        ``read_clip("talk.mp4", start=10, end=20)``.
 
     Returns
     -------
@@ -214,79 +278,35 @@ def read_clip(
     UsageError
         If the range, the rate, the bounds or the track number make no sense.
     """
-    source = probe(path)
-    check_range(start, end, source.duration_s)
-    chosen = source.sound_track(audio_track, shown(path)) if audio else None
-    if max_audio is not None and not max_audio > 0:
-        raise UsageError(f"The longest sound must be above 0 s, not {max_audio:g}.")
-    job = ReadPass(path, source, start, end, chosen, on_progress)
-    if video and source.video is not None:
-        job.read_picture(source.video, fps, max_frames, sizing or FrameSizing())
-    if chosen is not None:
-        job.read_sound(asked=audio_track is not None, max_s=max_audio)
+    options = replace(options or ReadOptions(), **fields)
+    job = ReadPass.begin(path, options, sizing, source, on_progress)
+    track = job.source.video
+    if options.video and track is not None:
+        job.read_picture(track)
+    if job.audio_track is not None:
+        job.read_sound(job.audio_track)
     if job.picture is None and job.sound is None:
-        raise MediaError(_nothing(job, audio=audio, video=video))
+        raise MediaError(_nothing(job))
     job.warnings += overall_notices(
-        source,
+        job.source,
+        options,
         picture_end_s=job.picture_end_s,
         sound_end_s=job.sound_end_s,
         sound_start_s=0.0 if job.sound is None else job.sound.first_s,
-        start=job.begin,
-        end=end,
-        audio=audio,
-        video=video,
         sound_cut=job.sound is not None and job.sound.cut,
     )
-    return _clip(job)
+    return job.clip()
 
 
-def _nothing(job: ReadPass, *, audio: bool, video: bool) -> str:
+def _nothing(job: ReadPass) -> str:
     """The sentence for a file that gave nothing of what was asked for."""
-    name, source = shown(job.path), job.source
+    name, source, options = shown(job.path), job.source, job.options
     if source.video is None and not source.audio:
         return f"{name} holds neither a picture nor sound that can be decoded."
-    if not audio and source.video is None:
+    if not options.audio and source.video is None:
         return f"{name} has no picture, and its sound was not asked for."
-    if not video and not source.audio:
+    if not options.video and not source.audio:
         return f"{name} has no sound track, and its picture was not asked for."
-    if job.start is not None or job.end is not None:
+    if options.start is not None or options.end is not None:
         return f"Nothing in this range of {name} can be read; choose another start and end."
     return f"Nothing in {name} can be decoded; it is damaged or cut off."
-
-
-def _clip(job: ReadPass) -> Clip:
-    """Put together what was read."""
-    source, plan, picture, sound = job.source, job.plan, job.picture, job.sound
-    track = source.video
-    ends = [s for s in (job.picture_end_s, job.sound_end_s) if s is not None]
-    end = max(ends) if job.end is None else min(job.end, max(ends))
-    used = job.listened if sound is not None else None
-    facts = MediaFacts(
-        path=os.fspath(job.path),
-        container=source.container,
-        duration_s=source.duration_s,
-        start_s=job.begin,
-        end_s=end,
-        video_codec=track.codec if track else None,
-        source_width=picture.source_width if picture else track.width if track else None,
-        source_height=picture.source_height if picture else track.height if track else None,
-        source_fps=plan.source_fps if plan else track.rate if track else None,
-        rotation_deg=picture.rotation_deg if picture else 0,
-        frames_used=len(picture.pixels) if picture else 0,
-        width=picture.pixels.shape[2] if picture else None,
-        height=picture.pixels.shape[1] if picture else None,
-        audio_codec=used.codec if used else None,
-        audio_tracks=len(source.audio),
-        audio_track=source.audio.index(used) if used else None,
-        source_sample_rate=used.rate if used else None,
-        source_channels=used.channels if used else None,
-        audio_used_s=len(sound.samples) / SAMPLE_RATE if sound else 0.0,
-    )
-    return Clip(
-        frames=picture.pixels if picture else None,
-        frame_times=plan.times - job.begin if plan and picture else None,
-        fps=plan.fps if plan and picture else None,
-        audio=sound.samples if sound else None,
-        facts=facts,
-        warnings=tuple(job.warnings),
-    )

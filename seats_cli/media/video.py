@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
 from seats_cli.families.base import FrameSizing
-from seats_cli.media.packets import PacketTable, packets, seek_before, select_only
+from seats_cli.media.packets import PacketTable, packets, seek_before
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import max_pixels
 
@@ -191,10 +191,8 @@ class DecodedFrames:
     ----------
     pixels : uint8 array, shape (n, H, W, 3)
         RGB, upright.
-    rotation_deg : int
-        Anticlockwise turn of the coded picture that made it upright: 0, 90, 180 or 270.
-    source_width, source_height : int
-        Size of the upright picture in the file.
+    scaler : FrameScaler
+        How they were made: sizes and rotation.
     broken : int
         Packets that could not be decoded and frames the decoder marks as damaged.
     missing : int
@@ -202,9 +200,7 @@ class DecodedFrames:
     """
 
     pixels: npt.NDArray[np.uint8]
-    rotation_deg: int
-    source_width: int
-    source_height: int
+    scaler: FrameScaler
     broken: int
     missing: int
 
@@ -247,7 +243,6 @@ def decode_frames(
     MediaError
         If the picture is too large or too thin.
     """
-    select_only(container, stream)
     stream.codec_context.options = {"max_pixels": str(max_pixels(container.format.name))}
     picker = _Picker(table, wanted, sizing, on_frame, mirrored_turns)
     only = frozenset(picker.targets) if spare else frozenset()
@@ -259,15 +254,8 @@ def decode_frames(
     picker.finish()
     if picker.scaler is None:
         return None
-    scaler = picker.scaler
-    return DecodedFrames(
-        pixels=picker.pixels,
-        rotation_deg=scaler.rotation_deg,
-        source_width=scaler.source_width,
-        source_height=scaler.source_height,
-        broken=reader.errors + picker.corrupt,
-        missing=picker.missing,
-    )
+    broken = reader.errors + picker.corrupt
+    return DecodedFrames(picker.pixels, picker.scaler, broken, picker.missing)
 
 
 class _Picker:

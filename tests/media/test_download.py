@@ -15,7 +15,7 @@ import pytest
 from seats_cli.errors import MediaError
 from seats_cli.media import http
 from seats_cli.media.fetch import download, is_url
-from seats_cli.media.http import Patience, is_public
+from seats_cli.media.http import Patience, check_public, is_public
 from tests.media.server import BODY, Handler
 
 HASTE = Patience(connect_s=2, silence_s=0.5, answer_s=1, total_s=1)
@@ -133,7 +133,7 @@ def test_local_addresses_need_permission(base: str, monkeypatch: pytest.MonkeyPa
 
 def _first_is_public(host: str, found: list[str]) -> None:
     if host != "public.example":
-        http.check_public(host, found)
+        check_public(host, found)
 
 
 def test_one_local_address_among_public_ones_is_enough() -> None:
