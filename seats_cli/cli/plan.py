@@ -11,6 +11,7 @@ from seats_cli.cli.console import Talk, print_document, stdout_is_unicode
 from seats_cli.cli.outputs import print_result
 from seats_cli.cli.sources import limit_pixels, local_path
 from seats_cli.cli.to_config import BudgetOptions, build_config
+from seats_cli.families.registry import BUNDLED, named_shapes
 
 EPILOG = (
     "Examples: seats plan talk.mp4 --model qwen2.5-omni-7b, "
@@ -58,10 +59,7 @@ def plan(
             show_default="bundled",
             envvar="SEATS_MODEL",
             rich_help_panel="Model",
-            help=(
-                "qwen2.5-omni-3b, qwen2.5-omni-7b, qwen3-omni-30b-a3b, cpu-0.5b, a folder, "
-                "or a hub id."
-            ),
+            help=f"{', '.join(named_shapes())}, a folder, or a hub id.",
         ),
     ] = None,
     dtype: opt.Dtype = opt.DtypeChoice.AUTO,
@@ -80,7 +78,7 @@ def plan(
     pruning = build_config(budget, context)
     longest = opt.parse_seconds("--max-audio", max_audio)
 
-    from seats_cli.cost.estimate import BUNDLED, find_model, plan_run
+    from seats_cli.cost.estimate import find_model, plan_run
     from seats_cli.media.inspection import outline_clip
 
     found = find_model(model or BUNDLED, revision)

@@ -12,6 +12,7 @@ import typer
 from seats_cli.cli.defaults import from_command_line
 from seats_cli.cli.options import Allocation, Kv, parse_positive, parse_ratio, parse_seed
 from seats_cli.errors import UsageError
+from seats_cli.families.registry import named_shapes
 from seats_cli.schedule import FULL
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ _output = partial(typer.Option, rich_help_panel="Output")
 ALL = "all"
 OFF = "off"
 
+_SHAPES = list(named_shapes())
+
 OptionalVideo = Annotated[
     str | None,
     typer.Argument(
@@ -163,8 +166,8 @@ RandomWeights = Annotated[
         metavar="ARCH",
         show_default=False,
         help=(
-            "Measure a real architecture with random weights: qwen2.5-omni-3b, "
-            "qwen2.5-omni-7b, qwen3-omni-30b-a3b or cpu-0.5b."
+            "Measure a real architecture with random weights: "
+            f"{', '.join(_SHAPES[:-1])} or {_SHAPES[-1]}."
         ),
     ),
 ]

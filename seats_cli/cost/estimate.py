@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import seats_cli
 from seats_cli.cost.encoders import encoder_flops
 from seats_cli.cost.flops import prefill_flops
 from seats_cli.cost.memory import activation_bytes, cached_tokens, kv_bytes
@@ -24,6 +23,8 @@ from seats_cli.cost.token_counts import (
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import SAMPLE_RATE, FrameSizing, mel_frames
 from seats_cli.families.registry import (
+    BUNDLED,
+    BUNDLED_PATH,
     checkpoints,
     describe_config,
     named_config,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from seats_cli.media.clip import MediaFacts
     from seats_cli.media.inspection import ClipOutline
     from seats_cli.schedule import PruningPlan
-
-
-BUNDLED = "bundled"
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def find_model(name: str, revision: str | None = None) -> PlannedModel:
 
 def _config_values(name: str, revision: str | None) -> dict[str, Any]:
     if name == BUNDLED:
-        return read_config(Path(seats_cli.__file__).parent / "models" / BUNDLED, name)
+        return read_config(BUNDLED_PATH, name)
     if name.lower() in named_shapes():
         return named_config(name)
     if Path(name).is_dir():

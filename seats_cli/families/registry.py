@@ -18,6 +18,9 @@ from seats_cli.errors import ModelError, UsageError
 from seats_cli.families import qwen2_5_omni, qwen3_omni_moe
 from seats_cli.families.base import Architecture, Checkpoint, Family
 
+BUNDLED = "bundled"
+BUNDLED_PATH = Path(__file__).parent.parent / "models" / BUNDLED
+
 FAMILIES: list[Family] = [qwen2_5_omni.FAMILY, qwen3_omni_moe.FAMILY]
 
 

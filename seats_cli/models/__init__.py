@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from seats_cli.families.registry import BUNDLED
 from seats_cli.models.inputs import PreparedClip, build_inputs, prepare_clip
-from seats_cli.models.load import BUNDLED, LoadedModel, default_model, load_model
+from seats_cli.models.load import LoadedModel, default_model, load_model
 from seats_cli.models.registry import adapter_for
 
 __all__ = [

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from seats_cli.errors import UsageError
 from seats_cli.families.base import Architecture, Family, FrameSizing
 from seats_cli.families.registry import with_own_settings
-from seats_cli.models.fused_modules import rotate
 from seats_cli.selection.device import TokenIndex
 
 if TYPE_CHECKING:
@@ -61,6 +60,12 @@ def processor_device(device: torch.device, frames: int, free: int) -> torch.devi
         Bytes that are free there (`free_bytes`).
     """
     return device if device.type == "cuda" and free >= _PROCESSOR_SHARE * frames else None
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding over the last dimension, split in halves."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 @dataclass(frozen=True, eq=False)

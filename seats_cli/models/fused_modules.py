@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, rms_norm
 
+from seats_cli.models.adapter import rotate
 from seats_cli.selection import device
 
 if TYPE_CHECKING:
@@ -157,12 +158,6 @@ def _fit(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> bool:
         and cos.shape == sin.shape == (len(query), width)
         and not any(tensor.requires_grad for tensor in (query, key, cos, sin))
     )
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding over the last dimension, split in halves."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def rotate_vision(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch
 
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import Architecture, FrameSizing
-from seats_cli.families.registry import checkpoints, read_config
+from seats_cli.families.registry import BUNDLED, BUNDLED_PATH, checkpoints, read_config
 from seats_cli.models.adapter import Adapter, devices_of
 from seats_cli.models.optimize import (
     best_for_encoders,
@@ -26,9 +26,7 @@ from seats_cli.models.registry import adapter_class
 from seats_cli.results import ModelFacts
 from seats_cli.selection.device import is_nvidia
 
-BUNDLED = "bundled"
 SPREAD = "spread"
-BUNDLED_PATH = Path(__file__).parent / "bundled"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STOCK_SDPA = "stock-sdpa"
 ATTENTION = ("sdpa", STOCK_SDPA, "flash_attention_2", "eager")

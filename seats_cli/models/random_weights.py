@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seats_cli.families.registry import named_config
+from seats_cli.families.registry import BUNDLED_PATH, named_config
 from seats_cli.models.load import (
-    BUNDLED_PATH,
     LoadedModel,
     _check_attention,
     _device,
