@@ -159,7 +159,7 @@ def answers(request: Request, talk: Talk) -> Iterator[Answer]:
     clip, read_s = read_input(request.source, loaded.sizing, talk)
     several = len(request.questions) > 1
     media = prepare_clip(loaded, clip) if several else clip
-    memory = EncoderCache() if several else None
+    encoder_cache = EncoderCache() if several else None
     for question in request.questions:
         if several and not request.as_json:
             talk.notice(f"Question: {question}")
@@ -177,7 +177,7 @@ def answers(request: Request, talk: Talk) -> Iterator[Answer]:
                 choices=request.choices,
                 on_text=stream,
                 read_s=read_s,
-                memory=memory,
+                encoder_cache=encoder_cache,
             )
             if stream is not None:
                 stream.finish(result.text)

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seats_cli.engine.accounting import account
 from seats_cli.engine.generate import Stream, generate, refuse_nan, score_choices
-from seats_cli.engine.graph_decode import decode_steps
+from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.memory_stats import peak_gpu_bytes, peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
 from seats_cli.engine.timing import Clock
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.models.adapter import devices_of
 from seats_cli.models.inputs import PreparedClip, build_inputs
-from seats_cli.models.optimize import vectorized_mrope, without_cudnn_sdpa
+from seats_cli.models.optimize import Part, RunSwaps, installed
+from seats_cli.models.patching import hooked
 from seats_cli.results import Answer, ChoiceScore, Timing
 from seats_cli.selection.trace import SelectionTrace
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from seats_cli.config import SeatsConfig
     from seats_cli.engine.encoder_cache import EncoderCache
     from seats_cli.media.clip import Clip
@@ -48,7 +51,7 @@ def ask(
     min_new_tokens: int = 0,
     clock: Clock | None = None,
     on_logits: Callable[[torch.Tensor], None] | None = None,
-    memory: EncoderCache | None = None,
+    encoder_cache: EncoderCache | None = None,
     method: Callable[[PruningPlan], Method] | None = None,
 ) -> Answer:
     """Answer a question about a clip.
@@ -79,7 +82,7 @@ def ask(
         Measures the stages; a new one by default. It must know the model's devices.
     on_logits : callable, optional
         Receives what the LM head gives at every step, shape (1, 1, V).
-    memory : EncoderCache, optional
+    encoder_cache : EncoderCache, optional
         Of this clip: it is encoded once for all questions that share it. The timing of later ones
         then has no encoders in it.
     method : callable, optional
@@ -110,26 +113,40 @@ def ask(
     prepared = clock.now()
     _check_context(inputs["input_ids"].shape[1], max_new_tokens, architecture.max_positions)
 
-    pruning: AbstractContextManager[PrunedRun | None] = _unpruned(adapter, memory)
+    decoding = Decoding(adapter, max_new_tokens)
+    parts: dict[str, Part] = {
+        "timing": lambda: hooked(clock.watch(adapter)),
+        "lm_head": lambda: hooked(_lm_head_hooks(adapter, on_logits)),
+    }
+    if not choices:
+        parts["decoding"] = decoding.attach
+    run, swaps = None, RunSwaps(adapter, pruned=False, speedups=loaded.speedups)
     if plan is not None:
-        # `loaded` is as quick as it was asked to be
-        pruning = prune(loaded.model, plan, clock=clock, memory=memory, method=method, quick=False)
+        run = prune(
+            loaded.model,
+            plan,
+            clock=clock,
+            encoder_cache=encoder_cache,
+            method=method,
+            optimize=loaded.speedups,
+        )
+        swaps = run.swaps
+    elif encoder_cache is not None:
+        parts["encoder_cache"] = partial(encoder_cache.attach, adapter, None)
+
     scores: tuple[ChoiceScore, ...] = ()
     token_ids: tuple[int, ...] = ()
-    decoding = ""
-    with torch.inference_mode(), _watched(clock, adapter, on_logits), pruning as run:
+    with torch.inference_mode(), installed(replace(swaps, parts={**swaps.parts, **parts})):
         if choices:
             scores = score_choices(loaded, inputs, choices)
             text, finish = max(scores, key=lambda score: score.probability).text, "stop"
             first = end = clock.now()
         else:
             stream = Stream(loaded.processor.tokenizer, clock, on_text)
-            with decode_steps(adapter, max_new_tokens) as steps:
-                text, token_ids, finish = generate(
-                    loaded, inputs, stream, max_new_tokens, temperature, top_p, min_new_tokens
-                )
-                end = clock.now()
-            decoding = steps.how
+            text, token_ids, finish = generate(
+                loaded, inputs, stream, max_new_tokens, temperature, top_p, min_new_tokens
+            )
+            end = clock.now()
             first = stream.first_token_at or end
         trace = _trace(run, adapter, inputs)
     if choices and on_text is not None:
@@ -147,7 +164,7 @@ def ask(
         decode_s=end - first,
         decode_tokens=max(len(token_ids) - 1, 0),
         total_s=end - start + read_s,
-        decoding=decoding,
+        decoding="" if choices else decoding.how,
     )
     return Answer(
         question=question,
@@ -199,34 +216,15 @@ def _check_context(prompt: int, new: int, limit: int) -> None:
         )
 
 
-@contextmanager
-def _unpruned(adapter: Adapter, memory: EncoderCache | None) -> Iterator[None]:
-    """What `prune` borrows for a pruned run, as far as it concerns the unpruned model."""
-    remembering = nullcontext() if memory is None else memory.attach(adapter, None)
-    with vectorized_mrope(adapter), without_cudnn_sdpa(adapter, prefill=False), remembering:
-        yield
-
-
-@contextmanager
-def _watched(
-    clock: Clock, adapter: Adapter, on_logits: Callable[[torch.Tensor], None] | None
-) -> Iterator[None]:
-    """Time the parts of the model, and run the LM head on the last position only.
-
-    transformers projects every prompt position to the vocabulary; generation needs the last.
-    Pruned and unpruned runs are treated alike, so pruning gets no credit for it.
-    """
-    handles = clock.watch(adapter)
+def _lm_head_hooks(
+    adapter: Adapter, on_logits: Callable[[torch.Tensor], None] | None
+) -> Iterator[RemovableHandle]:
+    """Run the LM head on the last position only, check what it gives, and hand it on."""
     head = adapter.lm_head
-    handles.append(head.register_forward_pre_hook(_last_position))
-    handles.append(head.register_forward_hook(refuse_nan))
+    yield head.register_forward_pre_hook(_last_position)
+    yield head.register_forward_hook(refuse_nan)
     if on_logits is not None:
-        handles.append(head.register_forward_hook(lambda _module, _args, out: on_logits(out)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        yield head.register_forward_hook(lambda _module, _args, output: on_logits(output))
 
 
 def _last_position(_module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:

@@ -7,12 +7,13 @@ and the values are summed in chunks that run side by side (as in flash-decoding)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from seats_cli.models.patching import use_attention
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
@@ -70,16 +71,6 @@ def _product(one: Tensor, other: Tensor) -> Tensor:
     return torch.bmm(one, other).float()
 
 
-@contextmanager
-def use_one_query(adapter: Adapter) -> Iterator[None]:
-    """Let the decoder run this attention inside the block; it is then left as it was found."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(ONE_QUERY, one_query_attention)
-    config = adapter.language_model.config
-    found = config._attn_implementation
-    try:
-        config._attn_implementation = ONE_QUERY
-        yield
-    finally:
-        config._attn_implementation = found
+def use_one_query(adapter: Adapter) -> AbstractContextManager[None]:
+    """Let the decoder run this attention inside the block."""
+    return use_attention([adapter.language_model], ONE_QUERY, one_query_attention)

@@ -39,9 +39,9 @@ class EncoderCache:
 
     Examples
     --------
-    >>> memory = EncoderCache()
+    >>> cache = EncoderCache()
     >>> for question in questions:
-    ...     ask(loaded, prepared, question, config=config, memory=memory)
+    ...     ask(loaded, prepared, question, config=config, encoder_cache=cache)
     """
 
     def __init__(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from types import TracebackType
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.config import SeatsConfig
@@ -13,14 +13,13 @@ from seats_cli.engine.encoder_stats import EncoderStatistics
 from seats_cli.engine.prefill import PrunedPrefill
 from seats_cli.engine.timing import Clock
 from seats_cli.errors import UsageError
-from seats_cli.models.optimize import optimized, vectorized_mrope, without_cudnn_sdpa
+from seats_cli.models.optimize import STOCK, Part, RunSwaps, Speedups, default_speedups, installed
+from seats_cli.models.patching import hooked
 from seats_cli.models.registry import adapter_for
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.methods import method_for
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
     from seats_cli.engine.encoder_cache import EncoderCache
     from seats_cli.results import ReuseFacts
     from seats_cli.selection.method import Method
@@ -28,21 +27,46 @@ if TYPE_CHECKING:
 
 
 class PrunedRun:
-    """What `prune` yields: the plan in force and the trace of the latest prefill.
+    """A pruned run: inside `with`, the model is pruned; it holds what was decided and found.
 
     Parameters
     ----------
     plan : PruningPlan
+    method : Method
+        The one that runs.
     prefill : PrunedPrefill
-    still : EncoderReuse or None
+    reuse : EncoderReuse or None
+    swaps : RunSwaps
+        What is swapped on entry.
     """
 
     def __init__(
-        self, plan: PruningPlan, prefill: PrunedPrefill, still: EncoderReuse | None = None
+        self,
+        plan: PruningPlan,
+        method: Method,
+        prefill: PrunedPrefill,
+        reuse: EncoderReuse | None,
+        swaps: RunSwaps,
     ) -> None:
         self.plan = plan
+        self.method = method
+        self.swaps = swaps
         self._prefill = prefill
-        self._still = still
+        self._reuse = reuse
+        self._active: AbstractContextManager[None] | None = None
+
+    def __enter__(self) -> PrunedRun:
+        if self._active is not None:
+            raise UsageError("This prune(...) is already active; make a new one.")
+        active = installed(self.swaps)
+        active.__enter__()
+        self._active = active
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        active, self._active = self._active, None
+        if active is not None:
+            active.__exit__(*error)
 
     @property
     def trace(self) -> SelectionTrace:
@@ -60,7 +84,7 @@ class PrunedRun:
     @property
     def still(self) -> ReuseFacts | None:
         """What Stage 0 left out of the latest prompt's pictures; None if it is off."""
-        return None if self._still is None else self._still.facts
+        return None if self._reuse is None else self._reuse.facts
 
     @property
     def report(self) -> str:
@@ -80,10 +104,18 @@ class PrunedRun:
         return "\n".join([*lines, f"average over {trace.num_layers} layers: {kept or 'text only'}"])
 
 
-class prune:  # noqa: N801  (a context manager that reads as a verb)
+def prune(
+    model: Any,
+    plan_or_config: PruningPlan | SeatsConfig,
+    *,
+    clock: Clock | None = None,
+    encoder_cache: EncoderCache | None = None,
+    method: Callable[[PruningPlan], Method] | None = None,
+    optimize: bool | Speedups = True,
+) -> PrunedRun:
     """Run a Qwen-Omni model with SEATS (or another method) inside a `with` block.
 
-    Hooks are registered on entry and removed on exit, also after an exception: the model is
+    Everything that is swapped on entry is put back on exit, also after an exception: the model is
     left exactly as it was. Inside, `model(**inputs)` and `model.generate(**inputs)` work
     unchanged, one prompt at a time.
 
@@ -95,21 +127,26 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
     plan_or_config : PruningPlan or SeatsConfig
         What to keep.
     clock : Clock, optional
-        Receives the seconds of each stage.
-    memory : EncoderCache, optional
+        Receives the seconds of selection.
+    encoder_cache : EncoderCache, optional
         Of the clip in the prompt: its media are encoded once for all runs that share it.
     method : callable, optional
         Makes the method from the plan, in place of the one that the plan names.
-    quick : bool
-        Also let stock encoders, and on a GPU some parts of the model, run the faster way that
-        `load_model` sets up; they compute the same.
+    optimize : bool or Speedups
+        Also let the encoders and, on a GPU, some modules run faster than the stock ones, with
+        equal results; True does so where the encoders are transformers' default.
+
+    Returns
+    -------
+    PrunedRun
+        A context manager that yields itself.
 
     Raises
     ------
     ConfigError
         If the plan does not fit the model.
     ModelError
-        If the model is of no supported family.
+        If the model belongs to no supported family.
 
     Examples
     --------
@@ -117,79 +154,36 @@ class prune:  # noqa: N801  (a context manager that reads as a verb)
     ...     model.generate(**inputs, max_new_tokens=64)
     >>> print(run.report)
     """
+    # 1. The plan for this model, and the method that carries it out.
+    adapter = adapter_for(model)
+    architecture = adapter.architecture()
+    if isinstance(plan_or_config, SeatsConfig):
+        plan = plan_or_config.plan(architecture)
+    else:
+        plan = plan_or_config.for_layers(architecture.num_layers)
+    chosen = (method or method_for)(plan)
 
-    def __init__(
-        self,
-        model: Any,
-        plan_or_config: PruningPlan | SeatsConfig,
-        *,
-        clock: Clock | None = None,
-        memory: EncoderCache | None = None,
-        method: Callable[[PruningPlan], Method] | None = None,
-        quick: bool = True,
-    ) -> None:
-        self._adapter = adapter_for(model)
-        self._quick = quick
-        architecture = self._adapter.architecture()
-        plan = (
-            plan_or_config.plan(architecture)
-            if isinstance(plan_or_config, SeatsConfig)
-            else plan_or_config.for_layers(architecture.num_layers)
+    # 2. The parts of the engine, which know each other: statistics are noted for the cache, and
+    # expanded to what static regions left out.
+    clock = clock or Clock()
+    tolerance = plan.still_tolerance
+    reuse = None if tolerance is None else EncoderReuse(adapter, tolerance)
+    statistics = EncoderStatistics(
+        adapter, plan, chosen, clock, everything=encoder_cache is not None, still=reuse
+    )
+    prefill = PrunedPrefill(adapter, plan, chosen, statistics, clock)
+
+    # 3. Each as an entry of the ordered list of everything that is swapped.
+    parts: dict[str, Part] = {
+        "encoder_statistics": lambda: hooked(statistics.install()),
+        "pruned_prefill": lambda: hooked(prefill.install()),
+    }
+    if reuse is not None:
+        parts["static_regions"] = reuse.attach
+    if encoder_cache is not None:
+        parts["encoder_cache"] = partial(
+            encoder_cache.attach, adapter, statistics, tolerance=tolerance
         )
-        self._clock = clock or Clock()
-        self._plan = plan
-        chosen = (method or method_for)(plan)
-        self._memory = memory
-        self._still = (
-            None
-            if plan.still_tolerance is None
-            else EncoderReuse(self._adapter, plan.still_tolerance)
-        )
-        self._statistics = EncoderStatistics(
-            self._adapter,
-            plan,
-            chosen,
-            self._clock,
-            everything=memory is not None,
-            still=self._still,
-        )
-        self._prefill = PrunedPrefill(self._adapter, plan, chosen, self._statistics, self._clock)
-        self._run = PrunedRun(plan, self._prefill, self._still)
-        self._handles: list[RemovableHandle] = []
-        self._borrowed = ExitStack()
-
-    def __enter__(self) -> PrunedRun:
-        if self._handles:
-            raise UsageError("This prune(...) is already active; make a new one.")
-        try:
-            if self._quick:
-                self._borrowed.enter_context(optimized(self._adapter))
-            self._borrowed.enter_context(vectorized_mrope(self._adapter))
-            self._borrowed.enter_context(without_cudnn_sdpa(self._adapter, prefill=True))
-            if self._still is not None:
-                self._borrowed.enter_context(self._still.attach())
-            if self._memory is not None:
-                self._borrowed.enter_context(
-                    self._memory.attach(
-                        self._adapter, self._statistics, tolerance=self._plan.still_tolerance
-                    )
-                )
-            self._handles += self._statistics.install()
-            self._handles += self._prefill.install()
-        except BaseException:
-            self._remove()
-            raise
-        return self._run
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._remove()
-
-    def _remove(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-        self._borrowed.close()
+    if isinstance(optimize, bool):
+        optimize = default_speedups(adapter) if optimize else STOCK
+    return PrunedRun(plan, chosen, prefill, reuse, RunSwaps(adapter, True, optimize, parts))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from seats_cli.models.adapter import is_prefill
+
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
@@ -213,12 +215,6 @@ class Clock:
 
     def _add(self, name: str, begin: Any, end: Any) -> None:
         self._spans.append((name, begin, end))
-
-
-def is_prefill(arguments: dict[str, Any]) -> bool:
-    """Whether a call of the decoder brings more than one token."""
-    embeds = arguments.get("inputs_embeds")
-    return embeds is not None and embeds.shape[1] > 1
 
 
 class Stopwatch(Clock):

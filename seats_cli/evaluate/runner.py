@@ -125,11 +125,11 @@ def _clip_records(
         for item, setting in missing:
             yield replace(_blank(item, setting), error=why), False
         return
-    memory = EncoderCache()
+    encoder_cache = EncoderCache()
     for item, setting in missing:
         impossible = False
         try:
-            answer = _answer(loaded, prepared, item, setting, reading, seed, memory)
+            answer = _answer(loaded, prepared, item, setting, reading, seed, encoder_cache)
             record = _record(item, setting, answer)
         except Exception as error:
             record = replace(_blank(item, setting), error=_reason(error))
@@ -146,7 +146,7 @@ def _answer(
     setting: RunSpec,
     reading: EvalProtocol,
     seed: int,
-    memory: EncoderCache,
+    encoder_cache: EncoderCache,
 ) -> Answer:
     return ask(
         loaded,
@@ -156,7 +156,7 @@ def _answer(
         max_new_tokens=reading.max_new_tokens,
         seed=zlib.crc32(f"{seed}:{item.id}".encode()) % MAX_SEED,
         choices=options_for(item, reading),
-        memory=memory,
+        encoder_cache=encoder_cache,
         method=None if setting.blind is None else partial(Ablation, blindness=setting.blind),
     )
 

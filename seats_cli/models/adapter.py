@@ -9,7 +9,7 @@ knowing what they hold.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -66,6 +66,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding over the last dimension, split in halves."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def is_prefill(arguments: Mapping[str, Any]) -> bool:
+    """Whether a call of the text model, by its keyword arguments, brings more than one token."""
+    embeds = arguments.get("inputs_embeds")
+    return embeds is not None and embeds.shape[1] > 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from seats_cli.models.patching import use_attention
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
@@ -265,17 +267,6 @@ def gathered_attention(
     return output[None], None
 
 
-@contextmanager
-def use_gathered(adapter: Adapter) -> Iterator[None]:
-    """Let the vision encoder take its keys by `gathers`; it is then left as it was found."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(GATHERED, gathered_attention)
-    attention: Any = adapter.vision_attention
-    config = attention.config
-    found = config._attn_implementation
-    try:
-        config._attn_implementation = GATHERED
-        yield
-    finally:
-        config._attn_implementation = found
+def use_gathered(adapter: Adapter) -> AbstractContextManager[None]:
+    """Let the vision encoder take its keys by `gathers` inside the block."""
+    return use_attention([adapter.visual], GATHERED, gathered_attention)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,6 @@ from torch.nn.functional import linear, pad, rms_norm
 
 from seats_cli.models.adapter import rotate
 from seats_cli.selection import device
-
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import Adapter
-
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -103,8 +99,9 @@ def is_rms_norm(module: nn.Module) -> bool:
     )
 
 
-def quick_norm(module: nn.Module, stock: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A `forward` with the roundings of the stock one: to the input's dtype, then by the weight.
+def norm(module: nn.Module, stock: Forward) -> Forward:
+    """An RMSNorm's `forward` with the roundings of the stock one: to the input's dtype, then by
+    the weight.
 
     Only the order in which squares are summed is the kernel's own.
     """
@@ -171,13 +168,25 @@ def rotate_float32(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotate(x.float(), cos[:, None].float(), sin[:, None].float()).to(x.dtype)
 
 
-def quick_attention(
-    adapter: Adapter, attention: Any, stock: Callable[..., Tensor]
+def vision_attention(
+    vision_states: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]],
+    attention: Any,
+    stock: Callable[..., Tensor],
 ) -> Callable[..., Tensor]:
-    """A `forward` from the attention's own layers, hooks included, and its attention function.
+    """A vision attention's `forward` from its own layers, hooks included, and its function.
 
-    Only for functions that take a whole sequence and its borders, as `seats_cli.models.attention`
-    and flash-attn do; with others, and off the GPU, the stock one runs.
+    Only for functions that take a whole sequence and its borders, as those of
+    `seats_cli.models.encoder_attention` and flash-attn do; with others, and off the GPU, the
+    stock one runs.
+
+    Parameters
+    ----------
+    vision_states : callable
+        `Adapter.vision_states`.
+    attention : nn.Module
+        Of a vision block.
+    stock : callable
+        Its present `forward`.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -199,7 +208,7 @@ def quick_attention(
                 **kwargs,
             )
         assert position_embeddings is not None
-        query, key, value = adapter.vision_states(attention, hidden_states)
+        query, key, value = vision_states(attention, hidden_states)
         query, key = rotate_vision(query, key, *position_embeddings)
         attended, _ = ALL_ATTENTION_FUNCTIONS[name](
             attention,

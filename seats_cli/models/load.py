@@ -16,12 +16,7 @@ from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import Architecture, FrameSizing
 from seats_cli.families.registry import BUNDLED, BUNDLED_PATH, checkpoints, read_config
 from seats_cli.models.adapter import Adapter, devices_of
-from seats_cli.models.optimize import (
-    best_for_encoders,
-    encoder_attention,
-    set_for_encoders,
-    set_quick_parts,
-)
+from seats_cli.models.optimize import STOCK, Speedups, best_for_encoders, encoder_attention
 from seats_cli.models.registry import adapter_class
 from seats_cli.results import ModelFacts
 from seats_cli.selection.device import is_nvidia
@@ -40,7 +35,8 @@ class LoadedModel:
     Parameters
     ----------
     model : nn.Module
-        The model that answers (of an Omni model, the thinker), in eval mode.
+        The model that answers (of an Omni model, the thinker), in eval mode and stock: what makes
+        it faster is swapped in for each run.
     processor : ProcessorMixin
         Tokenizer, video processor and feature extractor of the checkpoint.
     adapter : Adapter
@@ -50,6 +46,8 @@ class LoadedModel:
     facts : ModelFacts
     load_s : float
         Seconds that loading took.
+    speedups : Speedups
+        What `ask` swaps to make it faster.
     """
 
     model: Any
@@ -59,6 +57,7 @@ class LoadedModel:
     sizing: FrameSizing
     facts: ModelFacts
     load_s: float
+    speedups: Speedups = STOCK
 
 
 def default_model() -> str:
@@ -113,8 +112,7 @@ def load_model(
     processor, net = _read(family, folder, name, kind, attention, spread=spread)
     net = net.eval() if spread else net.to(where).eval()
     adapter = family(net)
-    encoders = speed_up_encoders(adapter, attention, where, kind)
-    quick = speed_up_parts(adapter, attention, where)
+    speedups = speedups_for(attention, where, kind)
     facts = ModelFacts(
         id=name,
         revision=revision or (folder.name if folder.parent.name == "snapshots" else None),
@@ -124,14 +122,13 @@ def load_model(
         dtype=str(kind).removeprefix("torch."),
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
-        encoder_attention=encoders,
-        quick_parts=quick,
+        encoder_attention=speedups.encoder_attention or encoder_attention(adapter)[0],
+        quick_parts=speedups.fused_modules,
     )
     architecture = adapter.architecture()
     sizing = adapter.sizing()
-    return LoadedModel(
-        net, processor, adapter, architecture, sizing, facts, time.perf_counter() - start
-    )
+    seconds = time.perf_counter() - start
+    return LoadedModel(net, processor, adapter, architecture, sizing, facts, seconds, speedups)
 
 
 def _locate(name: str, revision: str | None, offline: bool) -> Path:
@@ -255,21 +252,10 @@ def transformers_name(attention: str) -> str:
     return "sdpa" if attention == STOCK_SDPA else attention
 
 
-def speed_up_encoders(
-    adapter: Adapter, attention: str, where: torch.device, dtype: torch.dtype
-) -> str:
-    """With "sdpa", let the encoders run the fastest attention; returns what they run now."""
-    if attention == "sdpa":
-        set_for_encoders(adapter, best_for_encoders(where, dtype))
-    return encoder_attention(adapter)[0]
-
-
-def speed_up_parts(adapter: Adapter, attention: str, where: torch.device) -> bool:
-    """On an NVIDIA GPU, unless all is to be stock, let the quick parts run; returns if they do."""
-    quick = is_nvidia(where) and attention != STOCK_SDPA
-    if quick:
-        set_quick_parts(adapter)
-    return quick
+def speedups_for(attention: str, where: torch.device, dtype: torch.dtype) -> Speedups:
+    """What `ask` swaps in a model that was loaded with an attention of `ATTENTION`."""
+    encoders = best_for_encoders(where, dtype) if attention == "sdpa" else None
+    return Speedups(encoders, is_nvidia(where) and attention != STOCK_SDPA)
 
 
 def _first_sentence(error: Exception) -> str:

@@ -1,33 +1,147 @@
-"""Replacements that make a stock model faster without changing what it computes."""
+"""What is swapped on a running model: one ordered list, for pruned and unpruned runs alike.
+
+`SWAPS` names every object that a run changes, with the reasons; `installed` enters what a run
+uses, in that order, and puts all of it back. The swaps that only make a model faster are here and
+compute what the stock model computes; the engine brings the others (`RunSwaps.parts`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.backends import cuda
 
-from seats_cli.engine.timing import is_prefill
 from seats_cli.models import fused_modules
-from seats_cli.models.fused_modules import quick_attention
-from seats_cli.models.patching import replace_forward, replace_method
+from seats_cli.models.adapter import is_prefill
+from seats_cli.models.encoder_attention import segment_attention
+from seats_cli.models.patching import Wrap, replace_forward, replace_method, use_attention
 from seats_cli.selection.device import is_nvidia
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from seats_cli.models.adapter import Adapter
-
 
 # transformers hands a whole sequence and its borders to an attention whose name contains
 # "flash", and one segment at a time to every other (`is_flash_attention_requested`).
 SEGMENTS = "seats_segments_as_flash"
-_OWN = "seats_"  # how names of attentions registered here begin
 FLASH = "flash_attention_2"
 HALF = (torch.float16, torch.bfloat16)
+_USUAL = ("sdpa", "sdpa")
+
+
+Part = Callable[[], AbstractContextManager[Any]]  # of the engine: acts on a model inside a block
+
+
+# ------------------------------------------------------------------- the list
+
+
+@dataclass(frozen=True)
+class Speedups:
+    """Which of the swaps that need not be are used.
+
+    Parameters
+    ----------
+    encoder_attention : str or None
+        Name of the attention that both encoders run; None leaves them as they are.
+    fused_modules : bool
+        Whether norms, rotary embeddings and encoder products run as fewer GPU kernels.
+    """
+
+    encoder_attention: str | None = None
+    fused_modules: bool = False
+
+
+STOCK = Speedups()
+
+
+@dataclass(frozen=True)
+class RunSwaps:
+    """What one run of a model swaps.
+
+    Parameters
+    ----------
+    adapter : Adapter
+    pruned : bool
+    speedups : Speedups
+    parts : mapping of str to callable
+        What the engine brings, by the name of its entry in `SWAPS`: each makes a context manager.
+        Entries without `install` that are missing here are skipped.
+
+    Raises
+    ------
+    ValueError
+        For a part that is not in the list.
+    """
+
+    adapter: Adapter
+    pruned: bool
+    speedups: Speedups = STOCK
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = self.parts.keys() - {swap.name for swap in SWAPS}
+        if unknown:
+            raise ValueError(f"No swap has the name {', '.join(sorted(unknown))}.")
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One entry of the list.
+
+    Parameters
+    ----------
+    name : str
+    target : str
+        What is swapped, on which object.
+    why : str
+    place : str
+        Why it stands where it stands.
+    pruned_only : bool
+        Whether unpruned runs do without it.
+    install : callable or None
+        From the run to a context manager; None if the engine brings it.
+    """
+
+    name: str
+    target: str
+    why: str
+    place: str
+    pruned_only: bool = False
+    install: Callable[[RunSwaps], AbstractContextManager[Any]] | None = None
+
+
+@contextmanager
+def installed(run: RunSwaps) -> Iterator[None]:
+    """Swap everything that a run uses inside the block; the model is then left as it was found."""
+    with ExitStack() as stack:
+        for swap in SWAPS:
+            part = run.parts.get(swap.name)
+            if swap.pruned_only and not run.pruned:
+                continue
+            if swap.install is not None:
+                stack.enter_context(swap.install(run))
+            elif part is not None:
+                stack.enter_context(part())
+        yield
+
+
+# ---------------------------------------------------------- encoder attention
+
+
+def default_speedups(adapter: Adapter) -> Speedups:
+    """Everything that is faster here, for a stock model.
+
+    A model whose encoders do not run transformers' `sdpa` has been set up on purpose, and stays
+    as it is, as does one whose vision encoder does not take packed patches.
+    """
+    if not adapter.packed_attentions or encoder_attention(adapter) != _USUAL:
+        return STOCK
+    weight = next(adapter.visual.parameters())
+    return Speedups(best_for_encoders(weight.device, weight.dtype), is_nvidia(weight.device))
 
 
 def best_for_encoders(device: torch.device, dtype: torch.dtype) -> str:
@@ -41,147 +155,76 @@ def best_for_encoders(device: torch.device, dtype: torch.dtype) -> str:
 
 def encoder_attention(adapter: Adapter) -> tuple[str, str]:
     """Names of the attention that the vision and the audio encoder run now."""
-    vision, audio = (str(config._attn_implementation) for config in _configs(adapter))
+    encoders = (adapter.visual, adapter.audio_tower)
+    vision, audio = (str(encoder.config._attn_implementation) for encoder in encoders)
     return vision, audio
 
 
-def set_for_encoders(adapter: Adapter, name: str) -> None:
-    """Let both encoders run the attention of that name, from now on.
+def use_for_encoders(adapter: Adapter, name: str = SEGMENTS) -> AbstractContextManager[None]:
+    """Let both encoders run the attention of that name inside the block (see `use_attention`).
 
     Parameters
     ----------
     adapter : Adapter
-        Of a loaded model.
     name : str
         `SEGMENTS`, or a name that transformers knows.
-
-    Raises
-    ------
-    ImportError, ValueError
-        From transformers, if that attention cannot run here.
     """
-    if not name.startswith(_OWN):
-        for encoder in (adapter.visual, adapter.audio_tower):
-            encoder.set_attn_implementation(name)
-        return
-    _register()
-    # `set_attn_implementation` would look for a package behind every name with "flash" in it.
-    for config in _configs(adapter):
-        config._attn_implementation = name
+    own = segment_attention if name == SEGMENTS else None
+    return use_attention((adapter.visual, adapter.audio_tower), name, own)
 
 
-@contextmanager
-def use_for_encoders(adapter: Adapter, name: str = SEGMENTS) -> Iterator[None]:
-    """`set_for_encoders` for the length of a block; the model is then left as it was found."""
-    before = [config._attn_implementation for config in _configs(adapter)]
-    try:
-        set_for_encoders(adapter, name)
-        yield
-    finally:
-        for config, found in zip(_configs(adapter), before, strict=True):
-            config._attn_implementation = found
+# -------------------------------------------------------------- fused modules
 
 
-def _configs(adapter: Adapter) -> tuple[Any, Any]:
-    """The configs that the attention of both encoders reads."""
-    vision: Any = adapter.vision_attention
-    audio: Any = adapter.audio_attention
-    return vision.config, audio.config
-
-
-def _register() -> None:
-    from transformers import AttentionInterface
-
-    from seats_cli.models.encoder_attention import segment_attention
-
-    AttentionInterface.register(SEGMENTS, segment_attention)
-
-
-Exchange = tuple[Any, Callable[[Callable[..., Any]], Callable[..., Any]]]
-
-
-def exchanges(adapter: Adapter) -> list[Exchange]:
-    """The modules concerned, each with what makes its quick `forward` from its stock one."""
-    found: list[Exchange] = []
+def fused_forwards(adapter: Adapter) -> Iterator[tuple[Any, Wrap]]:
+    """Modules that a GPU can run in fewer kernels, each with what makes that `forward`."""
     for attention in adapter.packed_attentions:
-        found.append((attention, partial(quick_attention, adapter, attention)))
+        yield attention, partial(fused_modules.vision_attention, adapter.vision_states, attention)
     for module in adapter.visual.modules():
-        found += _products(module)
+        if fused_modules.is_patch_convolution(module):
+            yield module, partial(fused_modules.as_product, module)
+        elif fused_modules.is_unaligned_mlp(module):
+            yield module.gate_proj, partial(fused_modules.widened, module.gate_proj)
+            yield module.up_proj, partial(fused_modules.widened, module.up_proj)
+            yield module.down_proj, partial(fused_modules.of_widened, module.down_proj)
     for part in (adapter.visual, adapter.language_model):
         for module in part.modules():
             if fused_modules.is_rms_norm(module):
-                found.append((module, partial(fused_modules.quick_norm, module)))
-    return found
-
-
-def set_quick_parts(adapter: Adapter) -> None:
-    """Let a model run these from now on."""
-    for module, quick in exchanges(adapter):
-        module.forward = quick(module.forward)
+                yield module, partial(fused_modules.norm, module)
 
 
 @contextmanager
-def quick_parts(adapter: Adapter) -> Iterator[None]:
-    """Let a model run these inside the block; it is then left as it was found.
+def use_fused_modules(adapter: Adapter) -> Iterator[None]:
+    """Let a model run these inside the block.
 
     Worth it on an NVIDIA GPU: there, the vision encoder's rotary embedding is one Triton kernel,
     the encoder's and the decoder's RMSNorms are two kernels each, and the encoder's products have
-    aligned shapes. What lies elsewhere runs as ever.
+    aligned shapes. Parts on other devices run the stock code.
     """
     with ExitStack() as stack:
-        for module, quick in exchanges(adapter):
-            stack.enter_context(replace_forward(module, quick))
+        for module, fused in list(fused_forwards(adapter)):
+            stack.enter_context(replace_forward(module, fused))
         yield
 
 
-def _products(module: nn.Module) -> list[Exchange]:
-    """Projections of an MLP with an unaligned width, or a convolution over patches."""
-    if fused_modules.is_patch_convolution(module):
-        return [(module, partial(fused_modules.as_product, module))]
-    if not fused_modules.is_unaligned_mlp(module):
-        return []
-    gated: Any = module
-    return [
-        (gated.gate_proj, partial(fused_modules.widened, gated.gate_proj)),
-        (gated.up_proj, partial(fused_modules.widened, gated.up_proj)),
-        (gated.down_proj, partial(fused_modules.of_widened, gated.down_proj)),
-    ]
-
-
-_STOCK = ("sdpa", "sdpa")
-
-
-@contextmanager
-def optimized(adapter: Adapter) -> Iterator[None]:
-    """Let a stock model run as `load_model` sets one up; it is then left as it was found.
-
-    A model whose encoders do not run transformers' `sdpa` has been set up by somebody who meant it,
-    and stays as it is.
-    """
-    weight = next(adapter.visual.parameters())
-    with ExitStack() as stack:
-        if encoder_attention(adapter) == _STOCK:
-            own = best_for_encoders(weight.device, weight.dtype)
-            stack.enter_context(use_for_encoders(adapter, own))
-            if is_nvidia(weight.device):
-                stack.enter_context(quick_parts(adapter))
-        yield
+# ------------------------------------------------------------- the text model
 
 
 @contextmanager
 def without_cudnn_sdpa(adapter: Adapter, *, prefill: bool) -> Iterator[None]:
-    """Let the text model leave cuDNN's attention alone; PyTorch's next best takes its place.
+    """Let the text model avoid cuDNN's attention; PyTorch's next best takes its place.
+
+    The switch is one of the whole process, so it is off during calls of the text model only.
 
     Parameters
     ----------
     adapter : Adapter
     prefill : bool
-        Also for prompts, and not only for the tokens of an answer. A prompt that is not pruned has
-        one length, and cuDNN is the fastest for it.
+        Also for prompts, and not only for the tokens of an answer.
     """
 
     def wrap(forward: Callable[..., Any]) -> Callable[..., Any]:
-        def unplanned(*args: Any, **kwargs: Any) -> Any:
+        def without_cudnn(*args: Any, **kwargs: Any) -> Any:
             allowed = cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
             if not allowed or (is_prefill(kwargs) and not prefill):
                 return forward(*args, **kwargs)
@@ -191,7 +234,7 @@ def without_cudnn_sdpa(adapter: Adapter, *, prefill: bool) -> Iterator[None]:
             finally:
                 cuda.enable_cudnn_sdp(True)
 
-        return unplanned
+        return without_cudnn
 
     with replace_forward(adapter.language_model, wrap):
         yield
@@ -199,8 +242,96 @@ def without_cudnn_sdpa(adapter: Adapter, *, prefill: bool) -> Iterator[None]:
 
 @contextmanager
 def vectorized_mrope(adapter: Adapter) -> Iterator[None]:
-    """Let a model find its prompt's positions quickly inside the block; results are the same."""
+    """Let a model compute its prompt's positions without a loop over tokens; results are equal."""
     with ExitStack() as stack:
-        for part, name, quick in adapter.quick_methods():
-            stack.enter_context(replace_method(part, name, quick))
+        for part, name, vectorized in adapter.quick_methods():
+            stack.enter_context(replace_method(part, name, vectorized))
         yield
+
+
+SWAPS = (
+    Swap(
+        "timing",
+        target="hooks on both encoders, the text model and, for a profile, its layers",
+        why="The seconds of every stage.",
+        place="Outermost: the marks lie around everything that the others add to these modules.",
+    ),
+    Swap(
+        "lm_head",
+        target="hooks on the LM head",
+        why="transformers projects every prompt position to the vocabulary; generation needs the "
+        "last one. Pruned and unpruned runs are treated alike, so pruning gets no credit for it.",
+        place="Anywhere: no other entry touches the LM head.",
+    ),
+    Swap(
+        "encoder_attention",
+        target="`_attn_implementation` of both encoders' configs",
+        why="Without flash-attn, transformers attends to every segment of an encoder in a Python "
+        "loop; here all segments of one length are one call.",
+        place="Anywhere: an attention looks its name up when it is called.",
+        install=lambda run: (
+            use_for_encoders(run.adapter, run.speedups.encoder_attention)
+            if run.speedups.encoder_attention
+            else nullcontext()
+        ),
+    ),
+    Swap(
+        "fused_modules",
+        target="`forward` of norms, vision attentions, projections and the patch convolution",
+        why="On a GPU they are many small kernels, or products of unaligned widths.",
+        place="Anywhere: these modules lie inside the ones that other entries wrap.",
+        install=lambda run: (
+            use_fused_modules(run.adapter) if run.speedups.fused_modules else nullcontext()
+        ),
+    ),
+    Swap(
+        "vectorized_mrope",
+        target="the method of the thinker and its core that interleaves positions",
+        why="transformers' loop over all tokens takes longer than a pruned prefill.",
+        place="Anywhere: no other entry touches positions before the text model.",
+        install=lambda run: vectorized_mrope(run.adapter),
+    ),
+    Swap(
+        "without_cudnn_sdpa",
+        target="`forward` of the text model, around which cuDNN's SDPA is off",
+        why="cuDNN plans anew, about 50 ms, for every length it has not seen. Pruned prompts and "
+        "answers have such lengths all the time; for an unpruned prompt, cuDNN is the fastest.",
+        place="Inside of decoding, so that steps are recorded without cuDNN, too.",
+        install=lambda run: without_cudnn_sdpa(run.adapter, prefill=run.pruned),
+    ),
+    Swap(
+        "static_regions",
+        target="a hook on the vision encoder, and its `forward`",
+        why="Stage 0: what has not changed since the frame before is not encoded again.",
+        place="Before the encoder cache, which compares and keeps encodings of the whole clip.",
+        pruned_only=True,
+    ),
+    Swap(
+        "encoder_cache",
+        target="`forward` of both encoders",
+        why="Further questions about a clip find it encoded.",
+        place="Around static regions. The hooks of the statistics sit on modules further in, so "
+        "they rest when an output comes from the cache, which keeps what they noted.",
+    ),
+    Swap(
+        "encoder_statistics",
+        target="hooks on the encoders and on their last attention",
+        why="Stage I needs the attention that every token receives there.",
+        place="Behind static regions: the hook there works out what its own hooks have to expand.",
+        pruned_only=True,
+    ),
+    Swap(
+        "pruned_prefill",
+        target="hooks on the model's core, the text model and its layers",
+        why="Stages I to III: they carry a shrinking set of tokens through the decoder.",
+        place="Behind timing: a segment of layers begins before its first layer's hooks here.",
+        pruned_only=True,
+    ),
+    Swap(
+        "decoding",
+        target="`forward` of the text model",
+        why="On a GPU, one recorded step takes less than half of the time of an eager one.",
+        place="Last, so that it is put back first: the cache has layers that grow again before the "
+        "hooks on it are gone.",
+    ),
+)

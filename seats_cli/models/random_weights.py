@@ -19,10 +19,10 @@ from seats_cli.models.load import (
     _device,
     _device_name,
     _dtype,
-    speed_up_encoders,
-    speed_up_parts,
+    speedups_for,
     transformers_name,
 )
+from seats_cli.models.optimize import encoder_attention
 from seats_cli.models.registry import adapter_class
 from seats_cli.results import ModelFacts
 
@@ -78,8 +78,7 @@ def random_model(
     net = _build(family, values, processor.tokenizer, where, kind, attention)
     _fill(net, seed)
     adapter = family(net)
-    encoders = speed_up_encoders(adapter, attention, where, kind)
-    quick = speed_up_parts(adapter, attention, where)
+    speedups = speedups_for(attention, where, kind)
     scaled = [f"{layers} layers"] if layers is not None else []
     scaled += [f"width {hidden}"] if hidden is not None else []
     facts = ModelFacts(
@@ -91,8 +90,8 @@ def random_model(
         dtype=str(kind).removeprefix("torch."),
         attention=attention,
         demonstration=False,
-        encoder_attention=encoders,
-        quick_parts=quick,
+        encoder_attention=speedups.encoder_attention or encoder_attention(adapter)[0],
+        quick_parts=speedups.fused_modules,
     )
     return LoadedModel(
         net,
@@ -102,6 +101,7 @@ def random_model(
         adapter.sizing(),
         facts,
         time.perf_counter() - start,
+        speedups,
     )
 
 

@@ -116,7 +116,7 @@ def inputs(run: Run) -> dict[str, Any]:
     return {**found, "use_audio_in_video": case["use_audio_in_video"]}
 
 
-def plan(run: Run, kv: str = "survivors") -> PruningPlan:
+def plan(run: Run, kv: str = "survivors", **more: Any) -> PruningPlan:
     """The recorded configuration as a plan; the reference drops from all caches."""
     recorded = index(run.family)["runs"][run.name]
     return PruningPlan(
@@ -128,6 +128,7 @@ def plan(run: Run, kv: str = "survivors") -> PruningPlan:
         late_layer=recorded["late_block_layer"],
         temperature=0.1 if run.family == "qwen2_5" else 0.3,
         kv=kv,
+        **more,
     )
 
 

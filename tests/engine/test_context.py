@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.backends import cuda
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from seats_cli.config import SeatsConfig
+from seats_cli.engine.answer import ask
+from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.engine.generate import cache_argument
+from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.prune import prune
+from seats_cli.engine.timing import Stopwatch
 from seats_cli.errors import ConfigError, UsageError
+from seats_cli.media.synthetic_clip import synthetic_clip
+from seats_cli.models import load_model, optimize
+from seats_cli.models.adapter import devices_of
+from seats_cli.models.optimize import RunSwaps, Speedups, installed
+from seats_cli.models.patching import hooked
+from seats_cli.models.registry import adapter_for
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import Entry, Method
 from tests.engine import golden
 from tests.engine.golden import FAMILIES, Run
+from tests.engine.tape import TapeRecorder
 
 AV_CASE = {"qwen2_5": "four_windows", "qwen3": "one_sec_grids"}
+EVERYTHING = Speedups(optimize.SEGMENTS, fused_modules=True)
 NOTHING = PruningPlan(initial_video=1.0, initial_audio=1.0)
 
 
@@ -33,49 +49,113 @@ def av_run(family: str) -> Run:
     return Run(family, AV_CASE[family], "seats_a")
 
 
-def fingerprint(net: Any) -> tuple[Any, ...]:
-    """Everything that hooks and patches could leave behind."""
-    hooks = tuple(
-        (name, len(module._forward_hooks), len(module._forward_pre_hooks), type(module).forward)
-        for name, module in net.named_modules()
-    )
-    overridden = tuple(name for name, module in net.named_modules() if "forward" in vars(module))
-    return hooks, overridden, tuple(value.sum().item() for value in net.state_dict().values())
-
-
 def test_it_needs_no_reader_of_media() -> None:
     code = "import sys; from seats_cli import prune; print('av' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "False\n"
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
-def test_model_is_left_as_it_was(family: str) -> None:
+# What transformers itself notes on a model that runs.
+OWN_NOTES = {"rope_deltas"}
+
+
+def fingerprint(net: Any) -> dict[str, Any]:
+    """Everything that hooks and swaps could leave behind, on the model and in the process."""
+    found: dict[str, Any] = {
+        "attentions": sorted(ALL_ATTENTION_FUNCTIONS),
+        "cudnn": cuda.cudnn_sdp_enabled(),
+    }
+    for name, module in net.named_modules():
+        found[f"{name} class"] = type(module).forward
+        found[f"{name} hooks"] = list(module._forward_hooks.values())
+        found[f"{name} pre-hooks"] = list(module._forward_pre_hooks.values())
+        if hasattr(module, "config"):
+            found[f"{name} attention"] = module.config._attn_implementation
+        for key, value in vars(module).items():
+            if key not in OWN_NOTES:
+                found[f"{name}.{key}"] = id(value)
+    found.update((name, value.sum().item()) for name, value in net.state_dict().items())
+    return found
+
+
+@pytest.fixture
+def left_as_it_was(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A model whose fingerprint and logits must be the same after the test."""
+    family = request.getfixturevalue("family")
     net, run = model(family), av_run(family)
-    before, logits = fingerprint(net), net(**golden.inputs(run)).logits
-    with prune(net, golden.plan(run)):
-        net(**golden.inputs(run))
+    with torch.no_grad():
+        logits = net(**golden.inputs(run)).logits
+    before = fingerprint(net)
+    yield net
     assert fingerprint(net) == before
-    assert torch.equal(net(**golden.inputs(run)).logits, logits)
+    with torch.no_grad():
+        assert torch.equal(net(**golden.inputs(run)).logits, logits)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
-def test_model_is_left_as_it_was_after_an_error(family: str) -> None:
-    net, run = model(family), av_run(family)
-    before, logits = fingerprint(net), net(**golden.inputs(run)).logits
+@contextmanager
+def failing_head(net: Any) -> Iterator[None]:
+    """Let a run fail once all layers have been pruned; the hook is gone afterwards."""
 
     def fail(*_: Any) -> None:
         raise RuntimeError("in the middle of the prefill")
 
     handle = net.get_submodule("lm_head").register_forward_pre_hook(fail)
-    inner = prune(net, golden.plan(run))
-    with pytest.raises(RuntimeError, match="in the middle"), inner:
-        net(**golden.inputs(run))
-    handle.remove()
-    assert fingerprint(net) == before
-    assert torch.equal(net(**golden.inputs(run)).logits, logits)
+    try:
+        with pytest.raises(RuntimeError, match="in the middle"):
+            yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fails", [False, True])
+def test_model_is_left_as_it_was(family: str, fails: bool, left_as_it_was: Any) -> None:
+    net, run = left_as_it_was, av_run(family)
+    plan = golden.plan(run, still_tolerance=1.0)
+    pruning = prune(net, plan, encoder_cache=EncoderCache(), optimize=EVERYTHING)
+    with failing_head(net) if fails else nullcontext(), pruning:
+        assert optimize.encoder_attention(adapter_for(net))[0] == optimize.SEGMENTS
+        net.generate(**golden.inputs(run), max_new_tokens=3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fails", [False, True])
+def test_model_is_left_as_it_was_unpruned(family: str, fails: bool, left_as_it_was: Any) -> None:
+    net, adapter = left_as_it_was, adapter_for(left_as_it_was)
+    parts = {
+        "timing": lambda: hooked(Stopwatch(devices_of(net), (1, 2)).watch(adapter)),
+        "encoder_cache": partial(EncoderCache().attach, adapter, None),
+        "decoding": Decoding(adapter, 20, TapeRecorder()).attach,
+    }
+    swapped = installed(RunSwaps(adapter, False, EVERYTHING, parts))
+    with failing_head(net) if fails else nullcontext(), swapped:
+        net.generate(**golden.inputs(av_run(family)), max_new_tokens=20, eos_token_id=None)
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+@pytest.mark.parametrize("question", ["What is shown first?", "choices", "stopped"])
+def test_a_question_leaves_the_model_as_it_was(question: str, pruned: bool) -> None:
+    loaded = load_model("bundled", device="cpu")
+    clip = synthetic_clip(3.0, fps=2.0, max_frames=6, sizing=loaded.sizing, audio=True)
+    before = fingerprint(loaded.model)
+
+    def stop(_text: str) -> None:
+        if question == "stopped":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if question == "stopped" else nullcontext():
+        ask(
+            loaded,
+            clip,
+            question,
+            config=SeatsConfig(retain=0.25) if pruned else None,
+            choices=("red", "blue") if question == "choices" else (),
+            encoder_cache=EncoderCache(),
+            on_text=stop,
+        )
+    assert fingerprint(loaded.model) == before
 
 
 @torch.no_grad()
@@ -153,17 +233,15 @@ def test_decoding_equals_a_prefill_of_the_longer_prompt(family: str, kv: str) ->
     added = torch.tensor([tokens[:-1]])
     inputs["input_ids"] = torch.cat([inputs["input_ids"], added], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    longer = prune(net, plan)
-    replay(longer, stages, inputs["input_ids"].shape[1])
-    with longer:
+    with prune(net, plan, method=replay(stages, inputs["input_ids"].shape[1])):
         again = net(**inputs).logits[0, -4:]
     same = torch.allclose(again, logits, atol=1e-4, rtol=0)
     assert same == (kv == "layerwise")
     assert torch.allclose(again[0], logits[0], atol=1e-4, rtol=0)
 
 
-def replay(context: prune, stages: list[Any], length: int) -> None:
-    """Make the context keep what `stages` kept, and every token beyond their prompt."""
+def replay(stages: list[Any], length: int) -> Callable[[PruningPlan], Method]:
+    """A method that keeps what `stages` kept, and every token beyond their prompt."""
     kept = {stage.after_layer: stage.kept for stage in stages}
     alive = [torch.arange(length)]
 
@@ -183,7 +261,7 @@ def replay(context: prune, stages: list[Any], length: int) -> None:
             alive[0] = alive[0][mask]
             return mask
 
-    context._prefill._method = Replay(context._run.plan)
+    return Replay
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from seats_cli.engine import graph_decode
 from seats_cli.engine.answer import ask
 from seats_cli.engine.decode_attention import CHUNK, one_query_attention
 from seats_cli.engine.generate import cache_argument
-from seats_cli.engine.graph_decode import decode_steps
+from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.prune import prune
 from seats_cli.engine.static_cache import PreallocatedLayer, Room, Steps
 from seats_cli.media.synthetic_clip import synthetic_clip
@@ -63,7 +63,7 @@ def generate(
         with (
             torch.inference_mode(),
             pruning(family, kv),
-            decode_steps(adapter, new, recorder) as decoding,
+            Decoding(adapter, new, recorder).attach() as decoding,
         ):
             output = model.generate(
                 **inputs, max_new_tokens=new, min_new_tokens=new, **{"do_sample": False, **settings}
@@ -100,7 +100,7 @@ def test_eager_attention_is_replaced_too() -> None:
     adapter, inputs = adapter_for(model), golden.inputs(Run("qwen2_5", CASES["qwen2_5"], "seats_a"))
     tokens = []
     for recorder in (None, TapeRecorder()):
-        with torch.inference_mode(), decode_steps(adapter, NEW, recorder) as decoding:
+        with torch.inference_mode(), Decoding(adapter, NEW, recorder).attach() as decoding:
             tokens.append(model.generate(**inputs, max_new_tokens=NEW, do_sample=False))
     assert torch.equal(*tokens)
     assert decoding.how == "tape"
@@ -122,7 +122,7 @@ def test_all_room_is_used_and_then_the_cache_grows() -> None:
     for recorder in (None, TapeRecorder()):
         adapter, output, held = prefill("qwen2_5")
         before, kinds, states = held.get_seq_length(), [], []
-        with decode_steps(adapter, new, recorder):
+        with Decoding(adapter, new, recorder).attach():
             for step in range(new + 3):
                 token = output.logits[:, -1:].argmax(-1)
                 output = model(input_ids=token, use_cache=True, **{name: held})
@@ -144,7 +144,7 @@ def test_a_question_amid_the_answer_is_no_step() -> None:
     name, answers = cache_argument(model), []
     for recorder in (None, TapeRecorder()):
         adapter, output, held = prefill("qwen2_5")
-        with decode_steps(adapter, 100, recorder):
+        with Decoding(adapter, 100, recorder).attach():
             for width in (
                 [1] * (graph_decode.STOCK_STEPS + 3) + [4] + [1] * (graph_decode.STOCK_STEPS + 2)
             ):
@@ -166,7 +166,7 @@ def test_another_cache_is_another_answer() -> None:
         before = caches[0].get_seq_length()
         logits = [output.logits[:, -1:] for _, output, _ in prompts]
         logits[1] = -logits[1]  # the second answer begins with another token
-        with decode_steps(prompts[0][0], 100, recorder):
+        with Decoding(prompts[0][0], 100, recorder).attach():
             for number in [0] * steps + [1, 0] * 3:
                 token = logits[number].argmax(-1)
                 output = model(input_ids=token, use_cache=True, **{name: caches[number]})
@@ -297,7 +297,7 @@ def test_everything_else_stays_stock(change: str, monkeypatch: pytest.MonkeyPatc
     else:
         given = None  # on a CPU there is none
     expected = model.generate(**inputs, **settings)
-    with decode_steps(adapter, settings["max_new_tokens"], given) as decoding:
+    with Decoding(adapter, settings["max_new_tokens"], given).attach() as decoding:
         found = model.generate(**inputs, **settings)
     if change == "hidden states":
         expected, found = expected.sequences, found.sequences

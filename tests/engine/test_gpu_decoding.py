@@ -15,7 +15,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.engine import graph_decode
 from seats_cli.engine.answer import ask
 from seats_cli.engine.decode_attention import CHUNK, one_query_attention
-from seats_cli.engine.graph_decode import decode_steps
+from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.prune import prune
 from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import load_model
@@ -61,7 +61,7 @@ def generate(
     torch.manual_seed(5)
     try:
         # an answer of one token leaves everything stock
-        steps = decode_steps(adapter, 1 if stock else NEW)
+        steps = Decoding(adapter, 1 if stock else NEW).attach()
         with torch.inference_mode(), pruning, steps as decoding:
             output = model.generate(
                 **inputs,

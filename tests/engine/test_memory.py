@@ -64,13 +64,13 @@ def run(
     model: Any,
     inputs: dict[str, Any],
     config: SeatsConfig | None,
-    memory: EncoderCache | None = None,
+    encoder_cache: EncoderCache | None = None,
 ) -> Outcome:
     context: Any = nullcontext()
     if config is not None:
-        context = prune(model, config, memory=memory)
-    elif memory is not None:
-        context = memory.attach(adapter_for(model), None)
+        context = prune(model, config, encoder_cache=encoder_cache)
+    elif encoder_cache is not None:
+        context = encoder_cache.attach(adapter_for(model), None)
     with torch.no_grad(), context as pruned:
         logits = model(**inputs).logits[0, -1]
     stages = [] if pruned is None else pruned.trace.stages
@@ -82,38 +82,38 @@ def same(one: Outcome, other: Outcome) -> bool:
 
 
 def test_every_method_as_if_alone(model: Any, inputs: dict[str, Any]) -> None:
-    memory = EncoderCache()
+    encoder_cache = EncoderCache()
     with counted(model) as passes:
-        shared = [run(model, inputs, config, memory) for config in CONFIGS]
+        shared = [run(model, inputs, config, encoder_cache) for config in CONFIGS]
         assert sorted(passes) == ["audio", "video"]
     for config, outcome in zip(CONFIGS, shared, strict=True):
         assert same(outcome, run(model, inputs, config))
 
 
 def test_unpruned_first_has_no_statistics_to_offer(model: Any, inputs: dict[str, Any]) -> None:
-    memory = EncoderCache()
-    run(model, inputs, None, memory)
-    assert same(run(model, inputs, CONFIGS[0], memory), run(model, inputs, CONFIGS[0]))
+    encoder_cache = EncoderCache()
+    run(model, inputs, None, encoder_cache)
+    assert same(run(model, inputs, CONFIGS[0], encoder_cache), run(model, inputs, CONFIGS[0]))
 
 
 def test_another_clip_is_not_taken_for_the_first(model: Any, inputs: dict[str, Any]) -> None:
-    memory = EncoderCache()
-    run(model, inputs, CONFIGS[0], memory)
+    encoder_cache = EncoderCache()
+    run(model, inputs, CONFIGS[0], encoder_cache)
     pixels = inputs["pixel_values_videos"]
     other = {**inputs, "pixel_values_videos": pixels.flip(0)}
     with counted(model) as passes:
-        outcome = run(model, other, CONFIGS[0], memory)
+        outcome = run(model, other, CONFIGS[0], encoder_cache)
         assert passes == ["video"]  # the sound is the same
     assert same(outcome, run(model, other, CONFIGS[0]))
 
 
 def test_another_window_needs_new_statistics(model: Any, inputs: dict[str, Any]) -> None:
-    memory, wide = (
+    encoder_cache, wide = (
         EncoderCache(),
         SeatsConfig(retain_video=0.6, retain_audio=0.7, video_window=1, audio_window=20),
     )
-    run(model, inputs, CONFIGS[0], memory)
-    assert same(run(model, inputs, wide, memory), run(model, inputs, wide))
+    run(model, inputs, CONFIGS[0], encoder_cache)
+    assert same(run(model, inputs, wide, encoder_cache), run(model, inputs, wide))
 
 
 def test_the_model_is_left_as_it_was(model: Any, inputs: dict[str, Any]) -> None:
@@ -139,10 +139,10 @@ class TestAsk:
 
     def test_answers_are_those_of_separate_calls(self, loaded: LoadedModel) -> None:
         clip = synthetic_clip(5.0, fps=2.0, max_frames=8, sizing=loaded.sizing, audio=True)
-        prepared, memory = prepare_clip(loaded, clip), EncoderCache()
+        prepared, encoder_cache = prepare_clip(loaded, clip), EncoderCache()
         for question in ("What is shown first?", "What is heard?"):
             for config in (SeatsConfig(retain=0.25), None):
-                shared = ask(loaded, prepared, question, config=config, memory=memory)
+                shared = ask(loaded, prepared, question, config=config, encoder_cache=encoder_cache)
                 apart = ask(loaded, clip, question, config=config)
                 assert shared.token_ids == apart.token_ids
                 assert shared.media == apart.media

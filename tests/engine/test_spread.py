@@ -42,8 +42,8 @@ def spread(model: Any, folder: Path) -> Any:
     )
 
 
-def outcome(model: Any, inputs: dict[str, Any], config: SeatsConfig, memory: Any = None) -> Any:
-    with torch.no_grad(), prune(model, config, memory=memory) as run:
+def outcome(model: Any, inputs: dict[str, Any], config: SeatsConfig, cache: Any = None) -> Any:
+    with torch.no_grad(), prune(model, config, encoder_cache=cache) as run:
         logits = model(**inputs).logits[0, -1]
     return [stage.kept.tolist() for stage in run.trace.stages], logits
 
@@ -56,9 +56,9 @@ def test_the_same_tokens_and_logits(family: str, tmp_path: Path) -> None:
     expected = [outcome(plain, inputs, config) for config in configs]
     model = spread(golden.build(family, "sdpa"), tmp_path)
     assert any(parameter.device.type == "meta" for parameter in model.parameters())
-    memory = EncoderCache()
+    encoder_cache = EncoderCache()
     for config, (kept, logits) in zip(configs, expected, strict=True):
-        for shared in (None, memory):
+        for shared in (None, encoder_cache):
             found = outcome(model, inputs, config, shared)
             assert found[0] == kept
             torch.testing.assert_close(found[1], logits)

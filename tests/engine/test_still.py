@@ -54,9 +54,9 @@ def still(moving: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(
-    model: Any, inputs: dict[str, Any], config: SeatsConfig, memory: EncoderCache | None = None
+    model: Any, inputs: dict[str, Any], config: SeatsConfig, cache: EncoderCache | None = None
 ) -> tuple[list[list[int]], Tensor, Any]:
-    with torch.no_grad(), prune(model, config, memory=memory) as pruned:
+    with torch.no_grad(), prune(model, config, encoder_cache=cache) as pruned:
         logits = model(**inputs).logits[0, -1]
     return [stage.kept.tolist() for stage in pruned.trace.stages], logits, pruned.still
 
@@ -179,9 +179,9 @@ def test_a_memory_keeps_tolerances_apart(model: Any, still: dict[str, Any]) -> N
     pixels = still["pixel_values_videos"]
     grainy = {**still, "pixel_values_videos": pixels + 1e-3 * torch.randn_like(pixels)}
     levels = (None, 0, 2, 0)
-    memory, configs = EncoderCache(), [replace(CONFIG, still_tolerance=level) for level in levels]
+    cache, configs = EncoderCache(), [replace(CONFIG, still_tolerance=level) for level in levels]
     with encoded(model) as sizes:
-        shared = [run(model, grainy, config, memory) for config in configs]
+        shared = [run(model, grainy, config, cache) for config in configs]
     assert len(sizes) == 3
     assert sizes[0] == sizes[1] > sizes[2]
     for config, outcome in zip(configs, shared, strict=True):

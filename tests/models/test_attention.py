@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from seats_cli.models import encoder_attention, load_model, optimize
 from seats_cli.models.adapter import Adapter
@@ -176,6 +177,11 @@ class TestKernel:
             )
 
 
+def registered() -> set[str]:
+    """Names of all attentions that transformers knows now."""
+    return set(ALL_ATTENTION_FUNCTIONS)
+
+
 class TestSwitch:
     def test_only_the_encoders(self, adapter: Adapter) -> None:
         before = str(adapter.config.to_dict())
@@ -187,12 +193,22 @@ class TestSwitch:
         assert str(adapter.config.to_dict()) == before
 
     def test_left_as_found_after_an_error(self, adapter: Adapter) -> None:
-        optimize.set_for_encoders(adapter, "eager")
-        with pytest.raises(RuntimeError, match="inside"), optimize.use_for_encoders(adapter):
-            raise RuntimeError("inside")
-        assert optimize.encoder_attention(adapter) == ("eager", "eager")
-        optimize.set_for_encoders(adapter, "sdpa")
+        with optimize.use_for_encoders(adapter, "eager"):
+            with pytest.raises(RuntimeError, match="inside"), optimize.use_for_encoders(adapter):
+                raise RuntimeError("inside")
+            assert optimize.encoder_attention(adapter) == ("eager", "eager")
         assert optimize.encoder_attention(adapter) == ("sdpa", "sdpa")
+
+    def test_registered_while_anybody_uses_it(self, adapter: Adapter) -> None:
+        before = registered()
+        other = adapter_for(build("qwen2_5"))
+        first, second = optimize.use_for_encoders(adapter), optimize.use_for_encoders(other)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert registered() - before == {optimize.SEGMENTS}
+        second.__exit__(None, None, None)
+        assert registered() == before
 
     def test_unknown_name(self, adapter: Adapter) -> None:
         with pytest.raises(ValueError, match="magic"), optimize.use_for_encoders(adapter, "magic"):
@@ -214,7 +230,8 @@ class TestLoading:
         loaded = load_model("bundled", device="cpu")
         assert loaded.facts.attention == "sdpa"
         assert loaded.facts.encoder_attention == optimize.SEGMENTS
-        assert optimize.encoder_attention(loaded.adapter) == (optimize.SEGMENTS, optimize.SEGMENTS)
+        assert loaded.speedups.encoder_attention == optimize.SEGMENTS
+        assert optimize.encoder_attention(loaded.adapter) == ("sdpa", "sdpa")  # between runs
         assert loaded.adapter.language_model.config._attn_implementation == "sdpa"
 
     @pytest.mark.parametrize("attention", ["stock-sdpa", "eager"])
@@ -223,6 +240,7 @@ class TestLoading:
         stock = attention.removeprefix("stock-")
         assert loaded.facts.attention == attention
         assert loaded.facts.encoder_attention == stock
+        assert loaded.speedups.encoder_attention is None
         assert optimize.encoder_attention(loaded.adapter) == (stock, stock)
 
     def test_random_weights_too(self) -> None:
@@ -237,5 +255,5 @@ def test_measure_compares_both_ways() -> None:
     assert vision_measured.segments == 2 * 4 * 6 + 2 * 4  # six windows of a grid, two full blocks
     assert audio_measured.positions == 200
     assert max(vision_measured.difference, audio_measured.difference) < 1e-5
-    assert optimize.encoder_attention(loaded.adapter) == (optimize.SEGMENTS, optimize.SEGMENTS)
+    assert optimize.encoder_attention(loaded.adapter) == ("sdpa", "sdpa")
     assert "vision" in as_table([vision_measured, audio_measured])

@@ -1,4 +1,4 @@
-"""Quick parts of a model compute what the stock ones do, and leave it as it was found."""
+"""Fused modules compute what the stock ones do, and leave the model as it was found."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seats_cli.models import fused_modules
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.fused.measure import WAYS, as_table, measure
 from seats_cli.models.fused_modules import rotate_float32, rotated
-from seats_cli.models.optimize import exchanges, quick_parts, use_for_encoders
+from seats_cli.models.optimize import fused_forwards, use_for_encoders, use_fused_modules
 from seats_cli.models.random_weights import random_model
 from seats_cli.models.registry import adapter_for
 from seats_cli.selection import device
@@ -33,7 +33,7 @@ def adapter(request: pytest.FixtureRequest) -> Adapter:
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything goes the quick way on the CPU, in float32, Triton's kernels interpreted."""
+    """Everything runs fused on the CPU, in float32, Triton's kernels interpreted."""
     triton = pytest.importorskip("triton")
     if not triton.knobs.runtime.interpret:
         pytest.skip("Triton compiles for the GPU here")
@@ -64,12 +64,12 @@ def test_the_vision_encoder(adapter: Adapter, as_on_a_gpu: None) -> None:
     ]
     handles.append(block.attn.register_forward_hook(lambda *_: calls.append("attention")))
     try:
-        with use_for_encoders(adapter), quick_parts(adapter):
-            quick = vision(adapter)
+        with use_for_encoders(adapter), use_fused_modules(adapter):
+            fused = vision(adapter)
     finally:
         for handle in handles:
             handle.remove()
-    torch.testing.assert_close(quick, stock, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fused, stock, atol=1e-5, rtol=1e-5)
     assert calls == ["projection"] * len(adapter.vision_projections) + ["attention"]
 
 
@@ -77,9 +77,9 @@ def test_the_vision_encoder(adapter: Adapter, as_on_a_gpu: None) -> None:
 def test_the_decoder(adapter: Adapter, as_on_a_gpu: None) -> None:
     embeddings = torch.randn(1, 9, adapter.config.text_config.hidden_size)
     stock = adapter.language_model(inputs_embeds=embeddings).last_hidden_state
-    with quick_parts(adapter):
-        quick = adapter.language_model(inputs_embeds=embeddings).last_hidden_state
-    torch.testing.assert_close(quick, stock, atol=1e-5, rtol=1e-5)
+    with use_fused_modules(adapter):
+        fused = adapter.language_model(inputs_embeds=embeddings).last_hidden_state
+    torch.testing.assert_close(fused, stock, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -88,24 +88,24 @@ def test_attention_that_takes_one_segment_at_a_time_is_stock(
 ) -> None:
     stock = vision(adapter)
     monkeypatch.setattr(type(adapter), "vision_states", lambda *_: pytest.fail("not stock"))
-    with quick_parts(adapter):
+    with use_fused_modules(adapter):
         torch.testing.assert_close(vision(adapter), stock, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_on_a_cpu_everything_is_stock(adapter: Adapter) -> None:
     stock = vision(adapter)
-    with quick_parts(adapter):
+    with use_fused_modules(adapter):
         assert torch.equal(vision(adapter), stock)
 
 
 def test_the_model_is_left_as_it_was_found(adapter: Adapter) -> None:
-    modules = [module for module, _ in exchanges(adapter)]
+    modules = [module for module, _ in fused_forwards(adapter)]
     names = {type(module).__name__ for module in modules}
     assert {"Conv3d"} <= names
     assert any(name.endswith("RMSNorm") for name in names)
     assert any(name.endswith("VisionAttention") for name in names)
-    with pytest.raises(KeyboardInterrupt), quick_parts(adapter):
+    with pytest.raises(KeyboardInterrupt), use_fused_modules(adapter):
         raise KeyboardInterrupt
     assert not any("forward" in vars(module) for module in modules)
 
@@ -240,6 +240,6 @@ def test_norms_on_a_gpu(dtype: torch.dtype, adapter: Adapter) -> None:
     """At most one rounding apart: squares are summed in another order."""
     module = adapter.language_model.norm.to("cuda", dtype)
     hidden = torch.randn(2, 40, module.weight.numel(), device="cuda", dtype=dtype)
-    quick = fused_modules.quick_norm(module, lambda _hidden: pytest.fail("not quick"))(hidden)
+    fused = fused_modules.norm(module, lambda _hidden: pytest.fail("not fused"))(hidden)
     tolerance = 1e-6 if dtype is torch.float32 else 2**-7
-    torch.testing.assert_close(quick, module(hidden), atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(fused, module(hidden), atol=tolerance, rtol=tolerance)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.models.optimize import SEGMENTS, use_for_encoders
+from seats_cli.models.patching import use_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,9 +120,15 @@ def _least(adapter: Adapter, call: Callable[[], Any], names: tuple[str, ...], re
     """The least seconds of a call with the encoders' attention of each name, in turn."""
     device = next(adapter.visual.parameters()).device
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    encoders = (adapter.visual, adapter.audio_tower)
     for _ in range(repeats):
         for name, taken in seconds.items():
-            with use_for_encoders(adapter, name):
+            nothing = name == _NOTHING
+            with (
+                use_attention(encoders, name, _nothing)
+                if nothing
+                else use_for_encoders(adapter, name)
+            ):
                 taken.append(seconds_of(call, device))
     return {name: min(taken) for name, taken in seconds.items()}
 
@@ -187,9 +194,6 @@ def measure(
     list of Measured
         Vision, then audio.
     """
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(_NOTHING, _nothing)
     adapter = loaded.adapter
     vision_layers = [block.attn for block in adapter.visual.blocks]
     audio_layers = [layer.self_attn for layer in adapter.audio_tower.layers]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seats_cli.models.attention.measure import seconds_of, vision_call
-from seats_cli.models.optimize import best_for_encoders, quick_parts, use_for_encoders
+from seats_cli.models.optimize import best_for_encoders, use_for_encoders, use_fused_modules
 from seats_cli.models.random_weights import random_model
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def measure(
                 if attention:
                     stack.enter_context(use_for_encoders(adapter, own))
                 if parts:
-                    stack.enter_context(quick_parts(adapter))
+                    stack.enter_context(use_fused_modules(adapter))
                 if number == 0:  # kernels are compiled in here
                     outputs[name] = call().float()
                 else:
