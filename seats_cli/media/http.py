@@ -25,8 +25,8 @@ _TRANSLATED = (
 def resolve(host: str, timeout_s: float) -> list[str]:
     """All addresses of a name.
 
-    The system's resolver knows no time-out and cannot be interrupted, so it is asked from a
-    thread of its own.
+    The system's resolver has no time-out and cannot be interrupted, so it runs in a thread of
+    its own, which is left behind if it takes too long.
 
     Parameters
     ----------
@@ -43,18 +43,18 @@ def resolve(host: str, timeout_s: float) -> list[str]:
     Raises
     ------
     MediaError
-        If the name is not known or nobody answers in time.
+        If the name is not known or the resolver does not answer in time.
     """
     results: queue.Queue[list[str] | Exception] = queue.Queue()
 
-    def ask() -> None:
+    def look_up() -> None:
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
             results.put([str(where[0]) for *_, where in found])
         except (OSError, UnicodeError) as error:
             results.put(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=look_up, daemon=True).start()
     try:
         result = results.get(timeout=timeout_s)
     except queue.Empty:
@@ -90,21 +90,12 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if ip.is_multicast or not ip.is_global:
-        return False
-    return ip.version == 4 or all(map(_is_global, _embedded(ip)))
-
-
-def _embedded(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """IPv4 addresses that an IPv6 address leads to."""
-    found = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-    if any(ip in network for network in _TRANSLATED):
-        found.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
-    return [one for one in found if one is not None]
-
-
-def _is_global(ip: ipaddress.IPv4Address) -> bool:
-    return ip.is_global and not ip.is_multicast
+    reached: list[ipaddress.IPv4Address | ipaddress.IPv6Address | None] = [ip]
+    if ip.version == 6:  # it may carry an IPv4 address, to which a gateway forwards
+        reached += [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+        if any(ip in network for network in _TRANSLATED):
+            reached.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+    return all(one.is_global and not one.is_multicast for one in reached if one is not None)
 
 
 _PORTS = {"http": 80, "https": 443}
@@ -114,7 +105,7 @@ _TRIES = 4  # of a name's addresses
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """Seconds to wait.
 
     Parameters
@@ -122,7 +113,7 @@ class Patience:
     connect_s, silence_s : float
         For the address of a name or a connection, and for the next bytes.
     answer_s, total_s : float
-        Until the head of the answer has arrived, and until all of it has.
+        Until the head of the response has arrived, and until all of it has.
     """
 
     connect_s: float = 10.0
@@ -132,24 +123,24 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """An answer whose head has arrived."""
+class Response:
+    """A response whose head has arrived; the body is read from `head` too."""
 
     host: str
-    response: http.client.HTTPResponse
+    head: http.client.HTTPResponse
     sock: socket.socket
-    patience: Patience
+    timeouts: Timeouts
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Bound the time of everything inside; its errors become sentences."""
-        with _guarded(self.host, self.sock, self.patience, self.patience.total_s):
+        """Bound the time of everything inside; its errors become a `MediaError`."""
+        with _guarded(self.host, self.sock, self.timeouts, self.timeouts.total_s):
             yield
 
 
 @contextmanager
-def request(url: str, *, allow_local: bool, patience: Patience) -> Iterator[Exchange]:
-    """Ask for a URL; redirects are not followed.
+def request(url: str, *, allow_local: bool, timeouts: Timeouts) -> Iterator[Response]:
+    """Send a GET request; redirects are not followed.
 
     A name is looked up once and the address that was checked is the one connected to, so
     that a name server cannot answer differently in between. Proxies are not used, because
@@ -160,21 +151,20 @@ def request(url: str, *, allow_local: bool, patience: Patience) -> Iterator[Exch
     url : str
         ``http://`` or ``https://``.
     allow_local : bool
-        Whether addresses of this machine and its network may be asked.
-    patience : Patience
-        The time-outs.
+        Whether addresses of this machine and its network are permitted.
+    timeouts : Timeouts
 
     Raises
     ------
     MediaError
-        If there is no answer.
+        If the URL is not fetched or there is no response.
     """
     parts = _parse(url)
     host = _ascii_host(parts.hostname or "")
     port = parts.port or _PORTS[parts.scheme]
     path = quote(parts.path or "/", safe=_SAFE)
     query = f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
-    sock = _connect(host, port, allow_local, patience)
+    sock = _connect(host, port, allow_local, timeouts)
     kind: type[http.client.HTTPConnection] = http.client.HTTPConnection
     if parts.scheme == "https":
         kind = http.client.HTTPSConnection
@@ -183,24 +173,24 @@ def request(url: str, *, allow_local: bool, patience: Patience) -> Iterator[Exch
     connection = kind(host, port)
     connection.sock = sock
     try:
-        with _guarded(host, sock, patience, patience.answer_s):
+        with _guarded(host, sock, timeouts, timeouts.answer_s):
             if isinstance(sock, ssl.SSLSocket):
                 sock.do_handshake()
             connection.request("GET", path + query, headers=_HEADERS)
             response = connection.getresponse()
         with response:
-            yield Exchange(host, response, sock, patience)
+            yield Response(host, response, sock, timeouts)
     finally:
         connection.close()
         sock.close()
 
 
 @contextmanager
-def _guarded(host: str, sock: socket.socket, patience: Patience, seconds: float) -> Iterator[None]:
-    """End the connection after some seconds; errors inside become sentences.
+def _guarded(host: str, sock: socket.socket, timeouts: Timeouts, seconds: float) -> Iterator[None]:
+    """Cut the connection after some seconds; errors inside become a `MediaError`.
 
     The socket's own time-out is about one read; a server that sends a byte now and then
-    would never meet it.
+    would never run into it.
     """
     late = threading.Event()
 
@@ -222,22 +212,24 @@ def _guarded(host: str, sock: socket.socket, patience: Patience, seconds: float)
             f"{host} cannot prove its identity ({error.verify_message}); nothing was fetched."
         ) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise MediaError(
-            _trouble(host, error, patience, seconds if late.is_set() else None)
-        ) from error
+        reason = _reason(error, timeouts)
+        if late.is_set():
+            reason = (
+                f"is too slow: not done after {seconds:g} s; try again, or download the file "
+                "yourself and pass it"
+            )
+        raise MediaError(f"{host} {reason}.") from error
     finally:
         timer.cancel()
 
 
-def _trouble(host: str, error: Exception, patience: Patience, cut_after_s: float | None) -> str:
-    if cut_after_s is not None:
-        return f"{host} is too slow: not done after {cut_after_s:g} s; try again or fetch it apart."
+def _reason(error: Exception, timeouts: Timeouts) -> str:
+    """What the server did wrong, to stand behind its name."""
     if isinstance(error, TimeoutError):
-        return f"{host} sent nothing for {patience.silence_s:g} s; try again later."
+        return f"sent nothing for {timeouts.silence_s:g} s; try again later"
     if isinstance(error, OSError):
-        reason = error.strerror or type(error).__name__
-        return f"The connection to {host} failed ({reason}); try again."
-    return f"{host} does not answer as a web server does; check the URL."
+        return f"ended the connection ({error.strerror or type(error).__name__}); try again"
+    return "does not answer as a web server does; check the URL"
 
 
 def _parse(url: str) -> SplitResult:
@@ -270,21 +262,21 @@ def _ascii_host(host: str) -> str:
         raise MediaError(f"{printable(host)} is not the name of a server.") from None
 
 
-def _connect(host: str, port: int, allow_local: bool, patience: Patience) -> socket.socket:
-    addresses = resolve(host, patience.connect_s)
+def _connect(host: str, port: int, allow_local: bool, timeouts: Timeouts) -> socket.socket:
+    addresses = resolve(host, timeouts.connect_s)
     if not allow_local:
         check_public(host, addresses)
     failure: OSError | None = None
     for address in addresses[:_TRIES]:
         try:
-            sock = socket.create_connection((address, port), timeout=patience.connect_s)
+            sock = socket.create_connection((address, port), timeout=timeouts.connect_s)
         except OSError as error:
             failure = error
         else:
-            sock.settimeout(patience.silence_s)
+            sock.settimeout(timeouts.silence_s)
             return sock
     if isinstance(failure, TimeoutError):
-        raise MediaError(f"{host} did not answer within {patience.connect_s:g} s; try again later.")
+        raise MediaError(f"{host} did not answer within {timeouts.connect_s:g} s; try again later.")
     raise MediaError(
         f"{host} cannot be reached ({getattr(failure, 'strerror', failure)}); check the URL "
         "and the network (proxies are not used)."

@@ -29,6 +29,28 @@ def bound_allocations() -> None:
         library.av_max_alloc(ctypes.c_size_t(_MAX_ALLOCATION))
 
 
+# Below this it takes a minute at worst: a quarter of an hour of 1080p, 750 frames of 8192 x 8192.
+_HARMLESS_PIXELS = 5e10
+# Of a black film there are a few dozen bytes per frame: 80,000 pixels per byte at 4K.
+_PIXELS_PER_BYTE = 5e5
+
+
+def check_decoded_size(name: str, file_bytes: int, frames: int, width: int, height: int) -> None:
+    """Refuse a video whose frames cannot be what the file is about: a decompression bomb.
+
+    Raises
+    ------
+    MediaError
+        If there are more pixels to a byte than in any real film, and many of them.
+    """
+    pixels = float(frames) * width * height
+    if pixels > _HARMLESS_PIXELS and pixels > _PIXELS_PER_BYTE * file_bytes:
+        raise MediaError(
+            f"{name} would unpack to {frames:,} frames of {width} x {height} pixels from next to "
+            "nothing, as no real video does; scale it down first."
+        )
+
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PACKED = (b"zTXt", b"iCCP")  # those that FFmpeg unpacks
 _MAX_UNPACKED = 1 << 24  # 16 MiB; the largest colour profiles in use have 3
@@ -38,6 +60,9 @@ _BLOCK = 1 << 20
 
 def check_png(file: IO[bytes], name: str) -> None:
     """Refuse a PNG with notes that are a decompression bomb; leaves the file at its start.
+
+    Pillow's bounds do not replace this: its `open` and `verify` pass over notes that stand
+    behind the picture, and FFmpeg unpacks those too.
 
     Raises
     ------

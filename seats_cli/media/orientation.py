@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from io import BytesIO
 from typing import IO
 
 _MATRIX_AT = {0: 40, 1: 52}  # in a track's header, by its version; the track's number before
 _NUMBER_AT = {0: 12, 1: 20}
 # Quarter turns anticlockwise after mirroring left to right, by EXIF's number.
+_ORIENTATION = 0x112
+_MAX_HEAD = 1 << 23  # EXIF and its thumbnail take 64 KiB, other notes and profiles some more
 _BY_EXIF = {2: 0, 4: 2, 5: 1, 7: 3}
 _MAX_BOXES = 10_000
 
@@ -39,7 +43,7 @@ def mirrored_turns(file: IO[bytes], container: str, number: int) -> int | None:
         or does not say so.
     """
     size = file.seek(0, 2)
-    with suppress(struct.error, LookupError):  # damaged: then it does not say so
+    with suppress(Exception):  # damaged: then it does not say so
         if "mp4" in container.split(","):
             return _in_mp4(file, size, number)
         if container == "jpeg_pipe":
@@ -87,23 +91,14 @@ def _in_mp4(file: IO[bytes], size: int, number: int) -> int | None:
 
 
 def _in_jpeg(file: IO[bytes]) -> int | None:
-    file.seek(2)
-    for _ in range(100):
-        marker, length = struct.unpack(">HH", file.read(4))
-        if marker == 0xFFDA or length < 2:  # the picture itself begins
-            return None
-        body = file.read(length - 2)
-        if marker == 0xFFE1 and body.startswith(b"Exif\0\0"):
-            return _BY_EXIF.get(_exif_orientation(body[6:]))
-    return None
+    from PIL import Image  # only photos need it
 
-
-def _exif_orientation(tiff: bytes) -> int:
-    order = "<" if tiff.startswith(b"II") else ">"
-    (at,) = struct.unpack_from(f"{order}I", tiff, 4)
-    (count,) = struct.unpack_from(f"{order}H", tiff, at)
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
-        if tag == 0x112:
-            return int(value)
-    return 1
+    file.seek(0)
+    head = BytesIO(file.read(_MAX_HEAD))  # Pillow keeps every segment that it finds
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large pictures: `probe` has its own bound
+        with Image.open(head, formats=["JPEG"]) as picture:
+            exif = Image.Exif()
+            # Not `getexif`, which also looks into XMP, where FFmpeg does not.
+            exif.load(picture.info.get("exif", b""))
+    return _BY_EXIF.get(exif.get(_ORIENTATION, 1))

@@ -18,8 +18,9 @@ from seats_cli.media.audio import DecodedSound, decode_sound
 from seats_cli.media.clip import Clip, MediaFacts, ReadOptions
 from seats_cli.media.container import StrPath, shown
 from seats_cli.media.frame_sampling import FramePlan, plan_frames
+from seats_cli.media.limits import check_decoded_size
 from seats_cli.media.notices import gap_notices, overall_notices, picture_notices, sound_notices
-from seats_cli.media.packets import PacketTable, check_effort, open_stream, scan_packets
+from seats_cli.media.packets import PacketTable, open_stream, scan_packets
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack, probe
 from seats_cli.media.timecode import check_range
@@ -126,7 +127,8 @@ class ReadPass:
     def read_picture(self, track: VideoTrack) -> None:
         """Take the sampled frames, if any is on screen in the range and decodes."""
         table = self.plan_picture(track)
-        check_effort(self.path, track, len(table.pts))
+        size = os.path.getsize(self.path)
+        check_decoded_size(shown(self.path), size, len(table.pts), track.width, track.height)
         plan = self.plan
         if plan is None:
             return

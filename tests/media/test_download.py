@@ -15,10 +15,10 @@ import pytest
 from seats_cli.errors import MediaError
 from seats_cli.media import http
 from seats_cli.media.fetch import download, is_url
-from seats_cli.media.http import Patience, check_public, is_public
+from seats_cli.media.http import Timeouts, check_public, is_public
 from tests.media.server import BODY, Handler
 
-HASTE = Patience(connect_s=2, silence_s=0.5, answer_s=1, total_s=1)
+SHORT = Timeouts(connect_s=2, silence_s=0.5, answer_s=1, total_s=1)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def base() -> Iterator[str]:
 
 def fetch(url: str, **options: object) -> bytes:
     target = io.BytesIO()
-    arguments = {"allow_local": True, "patience": HASTE, **options}
+    arguments = {"allow_local": True, "timeouts": SHORT, **options}
     download(url, target, **arguments)  # type: ignore[arg-type]
     return target.getvalue()
 
@@ -88,7 +88,7 @@ def test_a_full_disk(base: str) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(MediaError, match="TMPDIR"):
-        download(base + "/file", Full(), allow_local=True, patience=HASTE)
+        download(base + "/file", Full(), allow_local=True, timeouts=SHORT)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,8 @@ def test_the_checked_address_is_the_one_connected_to(
 
 def test_a_name_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5) or [])
-    patience = Patience(connect_s=0.2)
-    assert "took over" in refusal("http://slow.example/", patience=patience)
+    timeouts = Timeouts(connect_s=0.2)
+    assert "took over" in refusal("http://slow.example/", timeouts=timeouts)
 
 
 @pytest.mark.parametrize(
