@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from seats_cli.config import METHOD_IMPORTS
+
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
     from seats_cli.engine.prune import prune
@@ -23,6 +25,8 @@ _HOME_OF = {
     "SeatsConfig": "seats_cli.config",
     "prune": "seats_cli.engine.prune",
 }
+
+METHOD_IMPORTS.append(lambda: import_module("seats_cli.selection.methods"))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,44 +1,43 @@
-"""What a user asks for, and how it becomes a `PruningPlan` for a model.
+"""What a user asks for, as a checked configuration that TOML and JSON files can hold.
 
-Nothing here imports torch.
+`seats_cli.schedule` works out what it means for a model. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from math import ceil, floor
+from itertools import pairwise
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seats_cli.errors import ConfigError
 from seats_cli.families.base import ENCODER_SCALE, PRESETS, Pairs
-from seats_cli.families.registry import family_named, family_of
-from seats_cli.schedule import (
-    ALLOCATIONS,
-    FULL,
-    KV_POLICIES,
-    SEATS,
-    PruningPlan,
-    active_layers,
-    as_tuple,
-    check_choice,
-    check_fraction,
-    check_increasing,
-    check_integer,
-    check_levels,
-    check_name,
-    check_positive,
-    check_share,
-    keep_ratios,
-    reachable_range,
-)
+from seats_cli.families.registry import family_named
 
-if TYPE_CHECKING:
-    from seats_cli.families.base import Architecture
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_RETAIN = PRESETS["25%"]
+NO_LATE_BLOCK = "none"
+
+GLOBAL = "global"
+ALLOCATIONS = ("reference", "adaptive", "adaptive-contrast", "adaptive-floor", GLOBAL)
+KV_POLICIES = ("layerwise", "survivors")
+
+# The method with a schedule of its own, and the one that keeps everything.
+SEATS, FULL = "seats", "full"
+
+# Methods own their options but stand above this module: `register_method` enters the check of
+# each option here, and `seats_cli/__init__.py` the import that registers the package's methods.
+OPTION_CHECKS: dict[str, Callable[[str, Any], None]] = {}
+METHOD_IMPORTS: list[Callable[[], object]] = []
 
 
 def _suffix(path: Path) -> str:
@@ -48,17 +47,8 @@ def _suffix(path: Path) -> str:
     return suffix
 
 
-def _parse_toml(text: str) -> Any:
-    for name in ("tomllib", "tomli"):  # tomllib is in the standard library from Python 3.11
-        try:
-            return import_module(name).loads(text)
-        except ModuleNotFoundError:
-            continue
-    raise ConfigError("Reading TOML needs Python 3.11 or the package tomli; a .json file works.")
-
-
 def read_table(path: Path) -> dict[str, Any]:
-    """Read a table.
+    """Read a table of settings.
 
     Parameters
     ----------
@@ -73,7 +63,7 @@ def read_table(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If the file cannot be read, is malformed, or holds no table.
+        If the file cannot be read, is malformed, or does not hold a table.
     """
     suffix = _suffix(path)
     if path.exists() and not path.is_file():
@@ -84,10 +74,8 @@ def read_table(path: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path} cannot be read: {reason}.") from error
     try:
-        table = json.loads(text) if suffix == ".json" else _parse_toml(text)
+        table = json.loads(text) if suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{path} is not valid {suffix[1:].upper()}: {error}.") from error
     if not isinstance(table, dict):
         raise ConfigError(f"{path} must hold a table of settings.")
@@ -120,99 +108,147 @@ def write_table(path: Path, table: Mapping[str, Any]) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-DEFAULT_RETAIN = PRESETS["25%"]
-NO_LATE_BLOCK = "none"
-
-# A target may miss the reachable range by this share of itself before it is refused: keep
-# ratios are rounded to 4 decimals and counts to whole tokens, which costs as much.
-_SLACK = 0.005
-_SMALLEST_RATIO = 0.0001
+def check_fraction(name: str, value: Any) -> None:
+    """Refuse anything but a number in (0, 1]."""
+    if not _is_number(value) or not 0.0 < value <= 1.0:
+        raise ConfigError(f"{name} must be above 0 and at most 1, got {value!r}.")
 
 
-def _help(text: str) -> dict[str, str]:
-    return {"help": text}
+def check_positive(name: str, value: Any) -> None:
+    """Refuse anything but a finite number above 0."""
+    if not _is_number(value) or not value > 0.0:
+        raise ConfigError(f"{name} must be a number above 0, got {value!r}.")
+
+
+def check_integer(name: str, value: Any, minimum: int) -> None:
+    """Refuse anything but an integer of at least `minimum`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Refuse anything but a number from 0 up to but not including 1."""
+    if not _is_number(value) or not 0.0 <= value < 1.0:
+        raise ConfigError(f"{name} must be at least 0 and below 1, got {value!r}.")
+
+
+def check_levels(name: str, value: Any) -> None:
+    """Refuse anything but a number of grey levels, 0 to 255."""
+    if not _is_number(value) or not 0.0 <= value <= 255.0:
+        raise ConfigError(f"{name} must be a number of grey levels, 0 to 255, got {value!r}.")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse anything but one of `choices`."""
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def check_name(name: str, value: Any) -> None:
+    """Refuse anything but a non-empty string."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} must be a name, got {value!r}.")
+
+
+def check_increasing(name: str, layers: Sequence[Any]) -> None:
+    """Refuse anything but strictly increasing layer numbers from 1."""
+    for layer in layers:
+        check_integer(f"each of {name}", layer, 1)
+    if any(first >= second for first, second in pairwise(layers)):
+        raise ConfigError(f"{name} must be strictly increasing, got {list(layers)}.")
+
+
+def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
+    """A list or tuple as a tuple; anything else is refused."""
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{name} must be a list, got {value!r}.")
+    return tuple(value)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that no method has, and values that the method refuses."""
+    if any(name not in OPTION_CHECKS for name in options):
+        while METHOD_IMPORTS:  # imports torch, so only for a name that is not known yet
+            METHOD_IMPORTS.pop()()
+    unknown = sorted(set(options) - set(OPTION_CHECKS))
+    if unknown:
+        known = ", ".join((*SETTINGS, *OPTION_CHECKS))
+        raise ConfigError(f"Unknown setting {', '.join(unknown)}; known are {known}.")
+    for name, value in options.items():
+        OPTION_CHECKS[name](name, value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 @dataclass(frozen=True)
 class SeatsConfig:
-    """What to keep, in the user's terms; the help of each field is in its metadata.
+    """What to keep, in the user's terms.
 
-    Retention is an average over all decoder layers of the fraction of a modality's tokens
-    alive in the layer. An overall share stands for the published pair of video and audio
-    retention (interpolated between the published shares); `retain_video` and `retain_audio`
-    replace either of them.
+    Retention is the fraction of a modality's tokens that is alive in a decoder layer, averaged
+    over all layers. `retain` stands for the published pair of video and audio retention
+    (interpolated between the published shares); `retain_video` and `retain_audio` replace
+    either of them.
+
+    Parameters
+    ----------
+    retain : float or None
+        Overall share of audio-visual tokens, in (0, 1]; None: 25 %.
+    retain_video, retain_audio : float or None
+        Average retention of one modality, in (0, 1].
+    encoder_scale : float
+        Tokens that enter the LLM, as a multiple of the average retention. Without drop layers
+        the multiple follows from the target.
+    drop_layers : tuple of int or None
+        Layers, from 1, after which tokens are dropped; None: the model's defaults.
+    late_layer : int, "none" or None
+        First layer without audio-visual tokens, "none" for no late block; None: the model's
+        default.
+    temperature : float or None
+        Softmax temperature of window budgets; None: the model's default.
+    video_window, audio_window : int
+        Temporal grids in a video window, and audio tokens in an audio window, of Stage I.
+    allocation : str
+        Window budgets: "reference" (as published), or with exact totals and independent of the
+        scale of the scores "adaptive" (in proportion to relevance), "adaptive-contrast" (softmax
+        of its standardised logarithm), "adaptive-floor" (half of it evenly) or "global" (no
+        windows).
+    kv : str
+        KV cache: "layerwise" keeps what each layer saw, "survivors" removes dropped tokens
+        from all layers.
+    method : str
+        Selection method. Drop layers and the late block belong to SEATS alone.
+    seed : int
+        Of methods that draw at random.
+    still_tolerance : float or None
+        Stage 0: parts of the picture that changed by at most this many grey levels (0 to 255)
+        since they were last encoded are not encoded again; None encodes everything.
+    options : mapping of str to value
+        Options of selection methods, of the chosen one or of others; a file has them beside
+        the other keys. Each stands in the file of its method under `selection/methods/`.
 
     Raises
     ------
     ConfigError
-        If a value is out of range.
+        If a value is out of range, or no method has an option of that name.
     """
 
-    retain: float | None = field(
-        default=None,
-        metadata=_help("Overall share of audio-visual tokens, 0 to 1 (25% if nothing is given)."),
-    )
-    retain_video: float | None = field(
-        default=None, metadata=_help("Average retention of video tokens, 0 to 1.")
-    )
-    retain_audio: float | None = field(
-        default=None, metadata=_help("Average retention of audio tokens, 0 to 1.")
-    )
-    encoder_scale: float = field(
-        default=ENCODER_SCALE,
-        metadata=_help(
-            "Tokens that enter the LLM, as a multiple of the average retention; without drop "
-            "layers the multiple follows from the target."
-        ),
-    )
-    drop_layers: tuple[int, ...] | None = field(
-        default=None,
-        metadata=_help("Layers after which tokens are dropped; the model's defaults if not set."),
-    )
-    late_layer: int | str | None = field(
-        default=None,
-        metadata=_help(
-            'First layer without audio-visual tokens, or "none"; the model\'s default if not set.'
-        ),
-    )
-    temperature: float | None = field(
-        default=None,
-        metadata=_help("Softmax temperature of window budgets; the model's default if not set."),
-    )
-    video_window: int = field(default=2, metadata=_help("Temporal grids in a video window."))
-    audio_window: int = field(default=50, metadata=_help("Audio tokens in an audio window."))
-    allocation: str = field(
-        default="reference",
-        metadata=_help(
-            "Window budgets: reference (as published), or with exact totals adaptive, "
-            "adaptive-contrast, adaptive-floor or global."
-        ),
-    )
-    kv: str = field(
-        default="layerwise",
-        metadata=_help(
-            "KV cache: layerwise (each layer keeps what it saw) or survivors (smallest)."
-        ),
-    )
-    method: str = field(
-        default=SEATS,
-        metadata=_help("Selection method; drop and late layers are for seats alone."),
-    )
-    contextual_ratio: float = field(
-        default=0.0,
-        metadata=_help("VisionZip: share of tokens kept as averages of others, within the target."),
-    )
-    fastv_layer: int = field(
-        default=2, metadata=_help("FastV: the layer after which it drops tokens.")
-    )
-    seed: int = field(default=0, metadata=_help("Seed of methods that draw at random."))
-    still_tolerance: float | None = field(
-        default=None,
-        metadata=_help(
-            "Stage 0: places of the picture that changed by no more than this many grey levels "
-            "(0 to 255) since they were last encoded are not encoded again; off if not set."
-        ),
-    )
+    retain: float | None = None
+    retain_video: float | None = None
+    retain_audio: float | None = None
+    encoder_scale: float = ENCODER_SCALE
+    drop_layers: tuple[int, ...] | None = None
+    late_layer: int | str | None = None
+    temperature: float | None = None
+    video_window: int = 2
+    audio_window: int = 50
+    allocation: str = "reference"
+    kv: str = "layerwise"
+    method: str = SEATS
+    seed: int = 0
+    still_tolerance: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("retain", "retain_video", "retain_audio"):
@@ -231,11 +267,11 @@ class SeatsConfig:
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("kv", self.kv, KV_POLICIES)
         check_name("method", self.method)
-        check_share("contextual_ratio", self.contextual_ratio)
-        check_integer("fastv_layer", self.fastv_layer, 1)
         check_integer("seed", self.seed, 0)
         if self.still_tolerance is not None:
             check_levels("still_tolerance", self.still_tolerance)
+        object.__setattr__(self, "options", dict(self.options))
+        check_options(self.options)
 
     @classmethod
     def preset(cls, name: str) -> SeatsConfig:
@@ -260,101 +296,12 @@ class SeatsConfig:
         video, audio = family_named(family).retention_pair(share, own)
         return self.retain_video or video, self.retain_audio or audio
 
-    def plan(self, architecture: Architecture) -> PruningPlan:
-        """Work out every number for a model.
-
-        When both retentions are 1 and no late block is asked for, nothing is pruned. The
-        schedule of drop layers and the late block belong to SEATS: for other methods the plan
-        only carries the targets and their options.
-
-        Parameters
-        ----------
-        architecture : Architecture
-            The model's depth, family and default layers.
-
-        Returns
-        -------
-        PruningPlan
-            Initial fractions `min(1, encoder_scale * R)` and keep ratios whose average over
-            the layers is R.
-
-        Raises
-        ------
-        ConfigError
-            If a retention cannot be reached with these layers, or the layers do not fit.
-        """
-        video, audio = self.targets(architecture.family, architecture.retention_pairs)
-        no_op = video == audio == 1.0 and self.late_layer in (None, NO_LATE_BLOCK)
-        no_schedule = no_op or self.method != SEATS
-        drop_layers, late_layer = ((), None) if no_schedule else self._layers(architecture)
-        base = PruningPlan(
-            1.0,
-            1.0,
-            drop_layers=drop_layers,
-            keep_video=(1.0,) * len(drop_layers),
-            keep_audio=(1.0,) * len(drop_layers),
-            late_layer=late_layer,
-            temperature=self.temperature or architecture.temperature,
-            allocation=self.allocation,
-            kv=self.kv,
-            video_window=self.video_window,
-            audio_window=self.audio_window,
-            method=self.method,
-            num_layers=architecture.num_layers,
-            target_video=1.0 if self.method == FULL else video,
-            target_audio=1.0 if self.method == FULL else audio,
-            contextual_ratio=self.contextual_ratio,
-            fastv_layer=self.fastv_layer,
-            seed=self.seed,
-            still_tolerance=self.still_tolerance,
-        )
-        if no_schedule:
-            return base
-        initial_video, keep_video = self._schedule("retain_video", video, base)
-        initial_audio, keep_audio = self._schedule("retain_audio", audio, base)
-        return dataclasses.replace(
-            base,
-            initial_video=initial_video,
-            initial_audio=initial_audio,
-            keep_video=keep_video,
-            keep_audio=keep_audio,
-        )
-
-    def _layers(self, architecture: Architecture) -> tuple[tuple[int, ...], int | None]:
-        """Drop layers and late layer: the user's, else the model's that fit."""
-        depth = architecture.num_layers
-        drop_layers, late_layer = architecture.drop_layers, architecture.late_layer
-        if not drop_layers and late_layer is None:
-            drop_layers, late_layer = family_of(architecture).default_layers(depth)
-        if self.late_layer is not None:
-            late_layer = None if isinstance(self.late_layer, str) else self.late_layer
-        if self.drop_layers is not None:
-            return self.drop_layers, late_layer
-        return tuple(active_layers(depth, drop_layers, late_layer)[0]), late_layer
-
-    def _schedule(
-        self, name: str, target: float, base: PruningPlan
-    ) -> tuple[float, tuple[float, ...]]:
-        """Initial fraction and keep ratios of one modality, refusing unreachable targets."""
-        assert base.num_layers is not None
-        where = (base.num_layers, base.drop_layers, base.late_layer)
-        scale = self.encoder_scale
-        if not base.drop_layers:
-            # Only the initial fraction is left to meet the target.
-            scale = 1.0 / reachable_range(1.0, *where)[1]
-        initial = min(1.0, scale * target)
-        lowest, highest = reachable_range(initial, *where)
-        if not lowest - _SLACK * target <= target <= highest + _SLACK * target:
-            raise ConfigError(_unreachable(name, target, initial, (lowest, highest), base))
-        ratios = keep_ratios(target, initial, *where)
-        return initial, tuple(max(_SMALLEST_RATIO, ratio) for ratio in ratios)
-
     def to_dict(self) -> dict[str, Any]:
-        """The fields that are set, with lists for tuples: what TOML and JSON can hold."""
-        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        """The settings and options that are set, with lists for tuples, as TOML and JSON hold."""
+        values = {name: getattr(self, name) for name in SETTINGS}
         return {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
+            for name, value in {**values, **self.options}.items()
             if value is not None
         }
 
@@ -367,13 +314,9 @@ class SeatsConfig:
         ConfigError
             If a key is unknown or a value out of range.
         """
-        known = [item.name for item in dataclasses.fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ConfigError(
-                f"Unknown setting {', '.join(unknown)}; known are {', '.join(known)}."
-            )
-        return cls(**values)
+        own = {name: value for name, value in values.items() if name in SETTINGS}
+        options = {name: value for name, value in values.items() if name not in SETTINGS}
+        return cls(**own, options=options)
 
     @classmethod
     def load(cls, path: str | Path) -> SeatsConfig:
@@ -397,23 +340,5 @@ class SeatsConfig:
         write_table(Path(path), self.to_dict())
 
 
-def _unreachable(
-    name: str, target: float, initial: float, reach: tuple[float, float], base: PruningPlan
-) -> str:
-    """The sentence for a target outside the reachable range, with a remedy."""
-    lowest, highest = reach
-    layers = ", ".join(str(layer) for layer in base.drop_layers) or "none"
-    late = "no late block" if base.late_layer is None else f"the late block at {base.late_layer}"
-    facts = (
-        f"{name} {target:.3g} is out of reach: with {initial:.1%} of the tokens entering the "
-        f"LLM, drop layers {layers} and {late}, the average over {base.num_layers} layers lies "
-        f"between {lowest:.3f} and {highest:.3f}"
-    )
-    # Advice is rounded towards the reachable side.
-    if target < lowest:
-        at_most = floor(100 * initial / lowest) / 100
-        return f"{facts}; set encoder_scale to at most {at_most} or drop earlier."
-    if initial < 1.0:
-        return f"{facts}; set encoder_scale to at least {ceil(100 * initial / highest) / 100}."
-    advice = f"ask for at most {floor(100 * highest) / 100}"
-    return f'{facts}; {advice}, or set late_layer to "none".'
+# The keys of a file; those of methods' options come to them.
+SETTINGS = tuple(item.name for item in dataclasses.fields(SeatsConfig) if item.name != "options")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seats_cli import __version__
-from seats_cli.schedule import FULL
+from seats_cli.config import FULL
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig

@@ -1,4 +1,4 @@
-"""What the engine carries out: the resolved plan, and the retention arithmetic behind it.
+"""What the engine carries out: the retention arithmetic, and the plan that comes of it.
 
 Nothing here imports torch.
 """
@@ -6,14 +6,35 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from itertools import accumulate, pairwise
-from math import exp, fsum, isfinite
-from typing import Any
+from math import ceil, exp, floor, fsum
+from typing import TYPE_CHECKING, Any
 
+from seats_cli.config import (
+    FULL,
+    NO_LATE_BLOCK,
+    SEATS,
+    SeatsConfig,
+    as_tuple,
+    check_fraction,
+    check_increasing,
+    check_integer,
+    check_positive,
+)
 from seats_cli.errors import ConfigError
+from seats_cli.families.registry import family_of
+
+if TYPE_CHECKING:
+    from seats_cli.families.base import Architecture
 
 RATIO_DECIMALS = 4
+
+# A target may miss the reachable range by this share of itself before it is refused: keep
+# ratios are rounded to 4 decimals and counts to whole tokens, which costs as much.
+_SLACK = 0.005
+_SMALLEST_RATIO = 10.0**-RATIO_DECIMALS
 
 
 def active_layers(
@@ -42,23 +63,11 @@ def active_layers(
     return sorted(layer for layer in drop_layers if layer < last_layer), last_layer
 
 
-def alive_fractions(initial: float, steps: int, strength: float) -> list[float]:
-    """Fractions alive before the first drop step and after each one.
+def _alive_fractions(initial: float, steps: int, strength: float) -> list[float]:
+    """Fractions N_0, ..., N_K alive before the first of K drop steps and after each one.
 
-    Parameters
-    ----------
-    initial : float
-        Fraction N_0 alive after Stage I.
-    steps : int
-        Number of drop steps K.
-    strength : float
-        Share t in [0, 1] of N_0 that all steps together remove; step i takes the part
-        `e**(i-1) / sum(e**(k-1))` of it, so that deeper steps remove exponentially more.
-
-    Returns
-    -------
-    list of float
-        N_0, N_1, ..., N_K.
+    All steps together remove the share `strength` of N_0. Step i takes the part
+    `e**(i-1) / sum(e**(k-1))` of it, so that deeper steps remove exponentially more.
     """
     weights = [exp(step) for step in range(steps)]
     total = fsum(weights)
@@ -102,33 +111,6 @@ def average_of_fractions(
     return fsum(n * span for n, span in zip(fractions, spans, strict=True)) / num_layers
 
 
-def average_retention(
-    initial: float,
-    ratios: Sequence[float],
-    num_layers: int,
-    drop_layers: Sequence[int],
-    late_layer: int | None,
-) -> float:
-    """Average retention that an initial fraction and keep ratios result in.
-
-    Parameters
-    ----------
-    initial : float
-        Fraction alive after Stage I.
-    ratios : sequence of float
-        Keep ratio of each effective drop step.
-    num_layers, drop_layers, late_layer
-        As for `active_layers`.
-
-    Returns
-    -------
-    float
-        Mean over all layers of the fraction alive, before rounding to whole tokens.
-    """
-    fractions = list(accumulate(ratios, lambda alive, ratio: alive * ratio, initial=initial))
-    return average_of_fractions(fractions, num_layers, drop_layers, late_layer)
-
-
 def reachable_range(
     initial: float, num_layers: int, drop_layers: Sequence[int], late_layer: int | None
 ) -> tuple[float, float]:
@@ -149,7 +131,7 @@ def reachable_range(
     steps, _ = active_layers(num_layers, drop_layers, late_layer)
     lowest, highest = (
         average_of_fractions(
-            alive_fractions(initial, len(steps), strength), num_layers, drop_layers, late_layer
+            _alive_fractions(initial, len(steps), strength), num_layers, drop_layers, late_layer
         )
         for strength in (1.0, 0.0)
     )
@@ -192,89 +174,21 @@ def keep_ratios(
     lowest, highest = reachable_range(initial, num_layers, drop_layers, late_layer)
     spread = highest - lowest
     strength = min(1.0, max(0.0, (highest - target) / spread)) if spread > 0 else 0.0
-    fractions = alive_fractions(initial, len(steps), strength)
+    fractions = _alive_fractions(initial, len(steps), strength)
     return [
         round(after / before, RATIO_DECIMALS) if before > 0 else 0.0
         for before, after in pairwise(fractions)
     ]
 
 
-GLOBAL = "global"
-ALLOCATIONS = ("reference", "adaptive", "adaptive-contrast", "adaptive-floor", GLOBAL)
-KV_POLICIES = ("layerwise", "survivors")
-
-# The method with a schedule of its own, and the one that keeps everything.
-SEATS, FULL = "seats", "full"
-
-
-def check_fraction(name: str, value: Any) -> None:
-    """Refuse anything but a number in (0, 1]."""
-    if not _is_number(value) or not 0.0 < value <= 1.0:
-        raise ConfigError(f"{name} must be above 0 and at most 1, got {value!r}.")
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Refuse anything but a finite number above 0."""
-    if not _is_number(value) or not value > 0.0:
-        raise ConfigError(f"{name} must be a number above 0, got {value!r}.")
-
-
-def check_integer(name: str, value: Any, minimum: int) -> None:
-    """Refuse anything but an integer of at least `minimum`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ConfigError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
-
-
-def check_share(name: str, value: Any) -> None:
-    """Refuse anything but a number from 0 up to but not including 1."""
-    if not _is_number(value) or not 0.0 <= value < 1.0:
-        raise ConfigError(f"{name} must be at least 0 and below 1, got {value!r}.")
-
-
-def check_levels(name: str, value: Any) -> None:
-    """Refuse anything but a number of grey levels, 0 to 255."""
-    if not _is_number(value) or not 0.0 <= value <= 255.0:
-        raise ConfigError(f"{name} must be a number of grey levels, 0 to 255, got {value!r}.")
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Refuse anything but one of `choices`."""
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
-
-
-def check_name(name: str, value: Any) -> None:
-    """Refuse anything but a non-empty string."""
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name} must be a name, got {value!r}.")
-
-
-def check_increasing(name: str, layers: Sequence[Any]) -> None:
-    """Refuse anything but strictly increasing layer numbers from 1."""
-    for layer in layers:
-        check_integer(f"each of {name}", layer, 1)
-    if any(first >= second for first, second in pairwise(layers)):
-        raise ConfigError(f"{name} must be strictly increasing, got {list(layers)}.")
-
-
-def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
-    """A list or tuple as a tuple; anything else is refused."""
-    if not isinstance(value, list | tuple):
-        raise ConfigError(f"{name} must be a list, got {value!r}.")
-    return tuple(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
 @dataclass(frozen=True)
 class PruningPlan:
-    """Everything the engine needs to prune one prefill (arXiv 2605.20035).
+    """A configuration worked out for a model: what the engine needs to prune one prefill.
 
-    Lists are accepted where tuples are named. Layers are numbered from 1. The schedule (initial
-    fractions, drop layers, keep ratios, late layer) is that of SEATS; other methods work from
-    the targets and their own options.
+    `resolve` makes one; recorded runs and tests give the numbers themselves. Lists are accepted
+    where tuples are named, layers are numbered from 1. The schedule (initial fractions, drop
+    layers, keep ratios, late layer) is that of SEATS (arXiv 2605.20035); other methods work
+    from the targets and their own options.
 
     Parameters
     ----------
@@ -285,37 +199,18 @@ class PruningPlan:
         that still sees audio-visual tokens.
     keep_video, keep_audio : tuple of float
         For each drop layer, the fraction of the tokens alive that stays, in (0, 1].
-    late_layer : int | None
+    late_layer : int or None
         First layer of the late block: all remaining audio-visual tokens leave after layer
         `late_layer - 1`. At least 2, for the model has to see them once. None: no late block.
     temperature : float
         Softmax temperature of the window budgets.
-    allocation : str
-        Window budgets: "reference" (as published), or with exact totals and free of scale
-        "adaptive" (in proportion to relevance), "adaptive-contrast" (softmax of its standardised
-        logarithm), "adaptive-floor" (half of it evenly) or "global" (no windows).
-    kv : str
-        KV cache: "layerwise" keeps what each layer saw, "survivors" removes dropped tokens
-        from all layers.
-    video_window : int
-        Temporal grids in a window of Stage I.
-    audio_window : int
-        Audio tokens in a window of Stage I.
-    method : str
-        Selection method.
-    num_layers : int | None
+    num_layers : int or None
         Decoder layers of the model, where known; see `for_layers`.
-    target_video, target_audio : float | None
+    target_video, target_audio : float or None
         Average retention over all layers that was asked for; None: the initial fraction.
-    contextual_ratio : float
-        VisionZip: fraction of the tokens that is kept as averages of tokens that leave.
-    fastv_layer : int
-        FastV: the layer after which it drops.
-    seed : int
-        Of methods that draw at random.
-    still_tolerance : float | None
-        Stage 0: change in grey levels up to which a place of the picture is not encoded again;
-        None encodes everything.
+    config : SeatsConfig
+        What was asked for, already checked. What needs no model (method, windows, allocation,
+        KV policy, seed, Stage 0, options of methods) is read from here.
 
     Raises
     ------
@@ -330,18 +225,10 @@ class PruningPlan:
     keep_audio: tuple[float, ...] = ()
     late_layer: int | None = None
     temperature: float = 0.1
-    allocation: str = "reference"
-    kv: str = "layerwise"
-    video_window: int = 2
-    audio_window: int = 50
-    method: str = SEATS
     num_layers: int | None = None
     target_video: float | None = None
     target_audio: float | None = None
-    contextual_ratio: float = 0.0
-    fastv_layer: int = 2
-    seed: int = 0
-    still_tolerance: float | None = None
+    config: SeatsConfig = field(default_factory=SeatsConfig)
 
     def __post_init__(self) -> None:
         for name in ("drop_layers", "keep_video", "keep_audio"):
@@ -349,23 +236,9 @@ class PruningPlan:
         check_fraction("initial_video", self.initial_video)
         check_fraction("initial_audio", self.initial_audio)
         check_positive("temperature", self.temperature)
-        check_choice("allocation", self.allocation, ALLOCATIONS)
-        check_choice("kv", self.kv, KV_POLICIES)
-        check_integer("video_window", self.video_window, 1)
-        check_integer("audio_window", self.audio_window, 1)
-        check_name("method", self.method)
         for name in ("target_video", "target_audio"):
             if getattr(self, name) is not None:
                 check_fraction(name, getattr(self, name))
-        check_share("contextual_ratio", self.contextual_ratio)
-        check_integer("fastv_layer", self.fastv_layer, 1)
-        check_integer("seed", self.seed, 0)
-        if self.still_tolerance is not None:
-            check_levels("still_tolerance", self.still_tolerance)
-        self._check_ratios()
-        self._check_layers()
-
-    def _check_ratios(self) -> None:
         for name, ratios in (("keep_video", self.keep_video), ("keep_audio", self.keep_audio)):
             if len(ratios) != len(self.drop_layers):
                 raise ConfigError(
@@ -374,32 +247,58 @@ class PruningPlan:
                 )
             for ratio in ratios:
                 check_fraction(f"each of {name}", ratio)
+        check_layers(self.num_layers, self.drop_layers, self.late_layer)
 
-    def _check_layers(self) -> None:
-        check_increasing("drop_layers", self.drop_layers)
-        if self.late_layer is not None:
-            check_integer("late_layer", self.late_layer, 2)
-        if self.num_layers is not None:
-            check_integer("num_layers", self.num_layers, 1)
-            if self.late_layer is not None and self.late_layer > self.num_layers:
-                raise ConfigError(
-                    f"late_layer is {self.late_layer}, but the model has {self.num_layers} "
-                    "layers; use none for no late block."
-                )
-        if not self.drop_layers:
-            return
-        last_drop = self.drop_layers[-1]
-        if self.late_layer is not None and last_drop >= self.late_layer - 1:
-            raise ConfigError(
-                f"drop_layers contains {last_drop}, but the late block from layer "
-                f"{self.late_layer} removes every audio-visual token after layer "
-                f"{self.late_layer - 1}; drop layers must be below {self.late_layer - 1}."
-            )
-        if self.num_layers is not None and last_drop >= self.num_layers:
-            raise ConfigError(
-                f"drop_layers contains {last_drop}, but the model has {self.num_layers} layers; "
-                f"drop layers must be below {self.num_layers}."
-            )
+    @classmethod
+    def resolve(cls, config: SeatsConfig, architecture: Architecture) -> PruningPlan:
+        """Work out every number for a model.
+
+        When both retentions are 1 and no late block is asked for, nothing is pruned. The
+        schedule of drop layers and the late block belong to SEATS: for other methods the plan
+        only carries the targets.
+
+        Parameters
+        ----------
+        config : SeatsConfig
+        architecture : Architecture
+            The model's depth, family and default layers.
+
+        Returns
+        -------
+        PruningPlan
+            Initial fractions `min(1, encoder_scale * R)` and keep ratios whose average over
+            the layers is R.
+
+        Raises
+        ------
+        ConfigError
+            If a retention cannot be reached with these layers, or the layers do not fit.
+        """
+        # 1. The average retention asked for, and what does not depend on the method.
+        depth = architecture.num_layers
+        video, audio = config.targets(architecture.family, architecture.retention_pairs)
+        if config.method == FULL:
+            video = audio = 1.0
+        plan = partial(
+            cls,
+            temperature=config.temperature or architecture.temperature,
+            num_layers=depth,
+            target_video=video,
+            target_audio=audio,
+            config=config,
+        )
+        # 2. Other methods have no schedule, and neither has SEATS where everything stays.
+        everything = video == audio == 1.0 and config.late_layer in (None, NO_LATE_BLOCK)
+        if config.method != SEATS or everything:
+            return plan(1.0, 1.0)
+        # 3. The layers come first: what can be reached depends on them.
+        drop_layers, late_layer = _resolve_layers(config, architecture)
+        where = (depth, drop_layers, late_layer)
+        check_layers(*where)
+        # 4. Fractions of either modality that meet its target.
+        initial_video, keep_video = _solve("retain_video", video, config.encoder_scale, *where)
+        initial_audio, keep_audio = _solve("retain_audio", audio, config.encoder_scale, *where)
+        return plan(initial_video, initial_audio, drop_layers, keep_video, keep_audio, late_layer)
 
     @property
     def retention_video(self) -> float:
@@ -414,9 +313,9 @@ class PruningPlan:
     @property
     def prunes(self) -> bool:
         """False if every audio-visual token stays in every layer."""
-        if self.method == FULL:
+        if self.config.method == FULL:
             return False
-        if self.method != SEATS:
+        if self.config.method != SEATS:
             return min(self.retention_video, self.retention_audio) < 1.0
         ratios = (self.initial_video, self.initial_audio, *self.keep_video, *self.keep_audio)
         return self.late_layer is not None or min(ratios) < 1.0
@@ -429,4 +328,114 @@ class PruningPlan:
         ConfigError
             If a layer lies outside the model.
         """
-        return replace(self, num_layers=num_layers)
+        return self if num_layers == self.num_layers else replace(self, num_layers=num_layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as one flat table, with what its configuration says about the run."""
+        resolved = {item.name: getattr(self, item.name) for item in fields(self)}
+        config = resolved.pop("config")
+        asked = ("allocation", "kv", "video_window", "audio_window", "method", "seed")
+        return {
+            **resolved,
+            **{name: getattr(config, name) for name in (*asked, "still_tolerance")},
+            **config.options,
+        }
+
+
+def check_layers(
+    num_layers: int | None, drop_layers: Sequence[int], late_layer: int | None
+) -> None:
+    """Refuse layers that contradict each other or lie outside the model.
+
+    Parameters
+    ----------
+    num_layers : int or None
+        Decoder layers, where they are known.
+    drop_layers, late_layer
+        As for `PruningPlan`.
+
+    Raises
+    ------
+    ConfigError
+    """
+    check_increasing("drop_layers", drop_layers)
+    if late_layer is not None:
+        check_integer("late_layer", late_layer, 2)
+    if num_layers is not None:
+        check_integer("num_layers", num_layers, 1)
+        if late_layer is not None and late_layer > num_layers:
+            raise ConfigError(
+                f"late_layer is {late_layer}, but the model has {num_layers} layers; use none "
+                "for no late block."
+            )
+    if not drop_layers:
+        return
+    last_drop = drop_layers[-1]
+    if late_layer is not None and last_drop >= late_layer - 1:
+        raise ConfigError(
+            f"drop_layers contains {last_drop}, but the late block from layer {late_layer} "
+            f"removes every audio-visual token after layer {late_layer - 1}; drop layers must "
+            f"be below {late_layer - 1}."
+        )
+    if num_layers is not None and last_drop >= num_layers:
+        raise ConfigError(
+            f"drop_layers contains {last_drop}, but the model has {num_layers} layers; drop "
+            f"layers must be below {num_layers}."
+        )
+
+
+def _resolve_layers(
+    config: SeatsConfig, architecture: Architecture
+) -> tuple[tuple[int, ...], int | None]:
+    """Drop layers and late layer: the user's, else the model's that fit."""
+    depth = architecture.num_layers
+    drop_layers, late_layer = architecture.drop_layers, architecture.late_layer
+    if not drop_layers and late_layer is None:
+        drop_layers, late_layer = family_of(architecture).default_layers(depth)
+    if config.late_layer is not None:
+        late_layer = None if isinstance(config.late_layer, str) else config.late_layer
+    if config.drop_layers is not None:
+        return config.drop_layers, late_layer
+    return tuple(active_layers(depth, drop_layers, late_layer)[0]), late_layer
+
+
+def _solve(
+    name: str,
+    target: float,
+    scale: float,
+    num_layers: int,
+    drop_layers: tuple[int, ...],
+    late_layer: int | None,
+) -> tuple[float, tuple[float, ...]]:
+    """Initial fraction and keep ratios of one modality.
+
+    Raises
+    ------
+    ConfigError
+        If the target cannot be reached, with a remedy.
+    """
+    where = (num_layers, drop_layers, late_layer)
+    if not drop_layers:
+        # Only the initial fraction is left to meet the target.
+        scale = 1.0 / reachable_range(1.0, *where)[1]
+    initial = min(1.0, scale * target)
+    lowest, highest = reachable_range(initial, *where)
+    if lowest - _SLACK * target <= target <= highest + _SLACK * target:
+        ratios = keep_ratios(target, initial, *where)
+        return initial, tuple(max(_SMALLEST_RATIO, ratio) for ratio in ratios)
+    layers = ", ".join(str(layer) for layer in drop_layers) or "none"
+    late = "no late block" if late_layer is None else f"the late block at {late_layer}"
+    facts = (
+        f"{name} {target:.3g} is out of reach: with {initial:.1%} of the tokens entering the "
+        f"LLM, drop layers {layers} and {late}, the average over {num_layers} layers lies "
+        f"between {lowest:.3f} and {highest:.3f}"
+    )
+    # Advice is rounded towards the reachable side.
+    if target < lowest:
+        at_most = floor(100 * initial / lowest) / 100
+        raise ConfigError(f"{facts}; set encoder_scale to at most {at_most} or drop earlier.")
+    if initial < 1.0:
+        at_least = ceil(100 * initial / highest) / 100
+        raise ConfigError(f"{facts}; set encoder_scale to at least {at_least}.")
+    advice = f"ask for at most {floor(100 * highest) / 100}"
+    raise ConfigError(f'{facts}; {advice}, or set late_layer to "none".')

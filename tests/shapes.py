@@ -1,10 +1,13 @@
-"""Architectures for tests of planning and cost."""
+"""Architectures and averages for tests of planning and cost."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from seats_cli.families.base import Architecture, AudioShape, VisionShape
+from seats_cli.schedule import average_of_fractions
 
 VISION = VisionShape(
     depth=32,
@@ -49,3 +52,15 @@ def architecture(
         **changes,
     }
     return Architecture(family=family, num_layers=num_layers, **values)
+
+
+def average_retention(
+    initial: float,
+    ratios: Sequence[float],
+    num_layers: int,
+    drop_layers: Sequence[int],
+    late_layer: int | None,
+) -> float:
+    """Mean over all layers of the fraction alive, before rounding to whole tokens."""
+    fractions = list(accumulate(ratios, lambda alive, ratio: alive * ratio, initial=initial))
+    return average_of_fractions(fractions, num_layers, drop_layers, late_layer)

@@ -51,7 +51,8 @@ def test_no_imports_form_a_circle() -> None:
 
 
 def test_selection_needs_torch_alone() -> None:
-    allowed = {"errors", "families", "schedule", "config", "selection"}
+    # Plain numbers below it: a method counts its own FLOPs in the words of `cost`.
+    allowed = {"errors", "families", "schedule", "config", "cost", "selection"}
     rooms = {room_of(edge.target) for edge in imports() if room_of(edge.source) == "selection"}
     assert rooms <= allowed
 

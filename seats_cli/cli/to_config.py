@@ -11,9 +11,9 @@ import typer
 
 from seats_cli.cli.defaults import from_command_line
 from seats_cli.cli.options import Allocation, Kv, parse_positive, parse_ratio, parse_seed
+from seats_cli.config import FULL
 from seats_cli.errors import UsageError
 from seats_cli.families.registry import named_shapes
-from seats_cli.schedule import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seats_cli.config import SEATS, SeatsConfig
 from seats_cli.cost.encoders import encoder_flops
 from seats_cli.cost.flops import prefill_flops
 from seats_cli.cost.memory import activation_bytes, cached_tokens, kv_bytes
@@ -31,14 +32,12 @@ from seats_cli.families.registry import (
     named_shapes,
     read_config,
 )
-from seats_cli.schedule import SEATS
+from seats_cli.schedule import PruningPlan
 
 if TYPE_CHECKING:
-    from seats_cli.config import SeatsConfig
     from seats_cli.families.base import Architecture
     from seats_cli.media.clip import MediaFacts
     from seats_cli.media.inspection import ClipOutline
-    from seats_cli.schedule import PruningPlan
 
 
 @dataclass(frozen=True)
@@ -183,11 +182,12 @@ def plan_run(
     sizes = media_sizes(outline.facts, shape)
     video, audio = token_counts(shape, sizes)
     offered = (video, audio, text_tokens)
-    plan = None if config is None else config.plan(shape)
+    plan = None if config is None else PruningPlan.resolve(config, shape)
+    asked = config or SeatsConfig()
     alive, final = predicted_counts(plan, shape, sizes, text_tokens)
     lengths = [sum(counts) for counts in alive]
     full = [sum(offered)] * shape.num_layers
-    cached = cached_tokens(lengths, "layerwise" if plan is None else plan.kv)
+    cached = cached_tokens(lengths, asked.kv if plan else "layerwise")
     return PlannedRun(
         media=outline.facts,
         effective_fps=outline.fps,
@@ -195,8 +195,8 @@ def plan_run(
         config=config,
         plan=plan,
         offered=offered,
-        video_windows=tuple(video_windows(shape, sizes, plan.video_window if plan else 2)),
-        audio_windows=tuple(audio_windows(shape, sizes, plan.audio_window if plan else 50)),
+        video_windows=tuple(video_windows(shape, sizes, asked.video_window)),
+        audio_windows=tuple(audio_windows(shape, sizes, asked.audio_window)),
         alive=tuple(alive),
         average_retention=average_retention(alive, offered),
         encoder_flops=encoder_flops(shape, sizes),

@@ -116,13 +116,13 @@ def paper_table() -> list[PaperRow]:
         shape = describe_config(named_config(name), name)[0]
         counted = replace(shape, head_dim=shape.hidden_size // shape.num_heads)
         for retained, published in figures.items():
-            plan = None if retained == "full" else _whole(SeatsConfig.preset(retained).plan(shape))
+            plan = None if retained == "full" else PruningPlan.resolve(_preset(retained), shape)
             alive, final = predicted_counts(plan, shape, PAPER_SIZES, PAPER_TEXT)
             macs = paper_prefill_macs(counted, [sum(counts) for counts in alive], sum(final))
             rows.append(PaperRow(name, retained, published, macs / 1e12))
     return rows
 
 
-def _whole(plan: PruningPlan) -> PruningPlan:
-    """Nominal counts: rounding in every window would favour one clip length over another."""
-    return replace(plan, video_window=10**6, audio_window=10**6)
+def _preset(name: str) -> SeatsConfig:
+    """Without windows: rounding in each of them would favour one clip length over another."""
+    return replace(SeatsConfig.preset(name), video_window=10**6, audio_window=10**6)

@@ -119,7 +119,7 @@ def selection_flops(
     total += sum(relevance_flops(architecture, tokens, queries) for tokens in scored)
     if importance:
         unit = architecture.vision.merge_size**2
-        windows = video_windows(architecture, sizes, plan.video_window)
+        windows = video_windows(architecture, sizes, plan.config.video_window)
         total += importance_flops(
             (unit * size for size in windows), architecture.vision.hidden_size
         )
@@ -151,8 +151,8 @@ def stage1_windows(
     return [
         size
         for windows, share in (
-            (video_windows(architecture, sizes, plan.video_window), video),
-            (audio_windows(architecture, sizes, plan.audio_window), audio),
+            (video_windows(architecture, sizes, plan.config.video_window), video),
+            (audio_windows(architecture, sizes, plan.config.audio_window), audio),
         )
         for size in windows
         if kept_of_window(size, share) < size

@@ -102,10 +102,10 @@ def predicted_counts(
     if plan is None or not plan.prunes:
         return [(video, audio, text)] * architecture.num_layers, (video, audio, text)
     if plan.initial_video < 1.0:
-        windows = video_windows(architecture, sizes, plan.video_window)
+        windows = video_windows(architecture, sizes, plan.config.video_window)
         video = sum(kept_of_window(size, plan.initial_video) for size in windows)
     if plan.initial_audio < 1.0:
-        windows = audio_windows(architecture, sizes, plan.audio_window)
+        windows = audio_windows(architecture, sizes, plan.config.audio_window)
         audio = sum(kept_of_window(size, plan.initial_audio) for size in windows)
     ratios = {
         layer: (kept_video, kept_audio)

@@ -21,6 +21,8 @@ from seats_cli.models.inputs import PreparedClip, build_inputs
 from seats_cli.models.optimize import Part, RunSwaps, installed
 from seats_cli.models.patching import hooked
 from seats_cli.results import Answer, ChoiceScore, Timing
+from seats_cli.schedule import PruningPlan
+from seats_cli.selection.methods import with_default_options
 from seats_cli.selection.trace import SelectionTrace
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from seats_cli.media.clip import Clip
     from seats_cli.models.adapter import Adapter
     from seats_cli.models.load import LoadedModel
-    from seats_cli.schedule import PruningPlan
     from seats_cli.selection.method import Method
 
 
@@ -103,8 +104,10 @@ def ask(
     """
     _check(max_new_tokens, temperature, top_p, choices)
     adapter, architecture = loaded.adapter, loaded.architecture
-    config = None if config is None else replace(config, seed=seed)
-    plan = None if config is None else config.plan(architecture)
+    plan = None
+    if config is not None:
+        config = with_default_options(replace(config, seed=seed))
+        plan = PruningPlan.resolve(config, architecture)
     clock = clock or Clock(devices_of(loaded.model))
     torch.manual_seed(seed)
     start = clock.now()
@@ -183,7 +186,7 @@ def ask(
             architecture,
             trace,
             adapter.media_sizes(inputs),
-            plan=plan,
+            method=None if run is None else run.method,
             decode_steps=max(len(token_ids) - 1, 0),
             bytes_per_value=loaded.model.dtype.itemsize,
             peak_host_bytes=peak_host_bytes(),

@@ -78,8 +78,8 @@ class EncoderStatistics:
     ) -> None:
         self._adapter = adapter
         self._still = still
-        self._video_window = plan.video_window
-        self._audio_window = plan.audio_window
+        self._video_window = plan.config.video_window
+        self._audio_window = plan.config.audio_window
         self._clock = clock
         self._importance = everything or method.needs_importance
         self._keys = everything or method.needs_keys

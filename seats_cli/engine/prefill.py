@@ -119,7 +119,7 @@ class PrunedPrefill:
         self._question = 0
         self._entered: Tensor | None = None  # the current layer's input, where it is asked for
         self._cache: Any = None
-        self._stages: list[tuple[str, int, Tensor, Tensor | None]] = []
+        self._stages: list[tuple[str, int, Tensor, Tensor | None, str]] = []
         self._continuations = Continuations(adapter)
 
     # ---------------------------------------------------------------- hooks
@@ -214,7 +214,8 @@ class PrunedPrefill:
             if self._plan.late_layer is not None and number == self._plan.late_layer - 1:
                 with self._clock.stage("select"):
                     text = ~(alive.video | alive.audio)
-                    hidden = self._keep(hidden, number, text, "late", None)
+                    label = f"late block, from layer {number + 1}"
+                    hidden = self._keep(hidden, number, text, "late", None, label)
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         return hook
@@ -248,10 +249,11 @@ class PrunedPrefill:
         self._alive = TokenState(torch.arange(len(keep)), video, audio, sides)
         self._alive.keep(places)
         self._alive.thinned = False  # the decoder makes mask and rotary for these tokens itself
-        asks = self._method.asking == "question"
+        asks = self._method.query_tokens == "question"
         self._question = self._alive.trailing_text() if asks else 0
         self._entered = None
-        self._stages.append((self._method.entry_kind, 0, self._alive.index, None))
+        label = self._method.stage_label(0)
+        self._stages.append((self._method.entry_kind, 0, self._alive.index, None, label))
         return {
             **kwargs,
             "inputs_embeds": embeddings.index_select(1, places.on(embeddings.device)),
@@ -299,17 +301,24 @@ class PrunedPrefill:
         relevance = relevance.cpu()  # the one wait for the device
         tokens = LayerTokens(alive.index, alive.video, alive.audio, relevance)
         keep = self._method.after_layer(number, tokens)
-        return self._keep(hidden, number, keep, self._method.layer_kind, relevance)
+        kind, label = self._method.layer_kind, self._method.stage_label(number)
+        return self._keep(hidden, number, keep, kind, relevance, label)
 
     def _keep(
-        self, hidden: Tensor, number: int, keep: Tensor, kind: str, scores: Tensor | None
+        self,
+        hidden: Tensor,
+        number: int,
+        keep: Tensor,
+        kind: str,
+        scores: Tensor | None,
+        label: str,
     ) -> Tensor:
         """Carry on with the tokens of `keep` (BoolTensor over the alive ones, on the CPU)."""
         alive = self._alive
         assert alive is not None
         places = TokenIndex(keep.nonzero()[:, 0])
         alive.keep(places)
-        self._stages.append((kind, number, alive.index, scores))
-        if self._plan.kv == "survivors" and self._cache is not None:
+        self._stages.append((kind, number, alive.index, scores, label))
+        if self._plan.config.kv == "survivors" and self._cache is not None:
             keep_in_layers(self._cache, number, places)
         return hidden.index_select(1, places.on(hidden.device))

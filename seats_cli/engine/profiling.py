@@ -17,6 +17,7 @@ from seats_cli.engine.timing import Stopwatch, marks_for
 from seats_cli.errors import ADVICE, ResourceError, UsageError
 from seats_cli.models.adapter import devices_of
 from seats_cli.results import FailedRun, LayerSegment, MeasuredRun, Profile, RunSpec, Spread, spread
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection.methods import method_for
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ def refusal(loaded: LoadedModel, setting: RunSpec) -> str | None:
     """Why a setting cannot run on this model, None if nothing speaks against it."""
     try:
         if setting.config is not None:
-            method_for(setting.config.plan(loaded.architecture))
+            method_for(PruningPlan.resolve(setting.config, loaded.architecture))
     except UsageError as error:
         return str(error)
     return None
@@ -289,7 +290,7 @@ def _first_layers(loaded: LoadedModel, subjects: Sequence[MeasuredSetting]) -> l
     depth, best = loaded.architecture.num_layers, [1]
     for subject in subjects[1:]:
         assert subject.setting.config is not None
-        plan = subject.setting.config.plan(loaded.architecture)
+        plan = PruningPlan.resolve(subject.setting.config, loaded.architecture)
         method = method_for(plan)
         drops = [layer for layer in range(1, depth) if method.drops_after(layer)]
         late = [] if plan.late_layer is None else [plan.late_layer]

@@ -31,9 +31,8 @@ class PrunedRun:
 
     Parameters
     ----------
-    plan : PruningPlan
     method : Method
-        The one that runs.
+        The one that runs, with its plan.
     prefill : PrunedPrefill
     reuse : EncoderReuse or None
     swaps : RunSwaps
@@ -42,14 +41,13 @@ class PrunedRun:
 
     def __init__(
         self,
-        plan: PruningPlan,
         method: Method,
         prefill: PrunedPrefill,
         reuse: EncoderReuse | None,
         swaps: RunSwaps,
     ) -> None:
-        self.plan = plan
         self.method = method
+        self.plan = method.plan
         self.swaps = swaps
         self._prefill = prefill
         self._reuse = reuse
@@ -158,7 +156,7 @@ def prune(
     adapter = adapter_for(model)
     architecture = adapter.architecture()
     if isinstance(plan_or_config, SeatsConfig):
-        plan = plan_or_config.plan(architecture)
+        plan = PruningPlan.resolve(plan_or_config, architecture)
     else:
         plan = plan_or_config.for_layers(architecture.num_layers)
     chosen = (method or method_for)(plan)
@@ -166,7 +164,7 @@ def prune(
     # 2. The parts of the engine, which know each other: statistics are noted for the cache, and
     # expanded to what static regions left out.
     clock = clock or Clock()
-    tolerance = plan.still_tolerance
+    tolerance = plan.config.still_tolerance
     reuse = None if tolerance is None else EncoderReuse(adapter, tolerance)
     statistics = EncoderStatistics(
         adapter, plan, chosen, clock, everything=encoder_cache is not None, still=reuse
@@ -186,4 +184,4 @@ def prune(
         )
     if isinstance(optimize, bool):
         optimize = default_speedups(adapter) if optimize else STOCK
-    return PrunedRun(plan, chosen, prefill, reuse, RunSwaps(adapter, True, optimize, parts))
+    return PrunedRun(chosen, prefill, reuse, RunSwaps(adapter, True, optimize, parts))

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seats_cli.config import FULL
 from seats_cli.report.format import (
     format_bytes,
     format_count,
@@ -17,11 +18,9 @@ from seats_cli.report.format import (
     format_seconds,
     format_si,
 )
-from seats_cli.schedule import FULL
 
 if TYPE_CHECKING:
     from seats_cli.results import Answer, Cost, ReuseFacts
-    from seats_cli.selection.trace import Stage
 
 
 # Picture and sound of one file rarely end at the very same moment.
@@ -70,10 +69,10 @@ def clip_line(answer: Answer) -> str:
 def plan_line(answer: Answer) -> str:
     """What was asked of the pruning and where in the model it acts."""
     plan, config = answer.plan, answer.config
-    if plan is None or plan.method == FULL:
+    if plan is None or plan.config.method == FULL:
         return "unpruned, every token in every layer"
     layers = ", ".join(str(layer) for layer in plan.drop_layers)
-    parts = [plan.method]
+    parts = [plan.config.method]
     if config is not None:
         shape = answer.architecture
         video, audio = config.targets(shape.family, shape.retention_pairs)
@@ -82,7 +81,7 @@ def plan_line(answer: Answer) -> str:
     parts.append(
         "no late block" if plan.late_layer is None else f"late block from layer {plan.late_layer}"
     )
-    parts += [f"{plan.allocation} allocation", f"{plan.kv} KV cache"]
+    parts += [f"{plan.config.allocation} allocation", f"{plan.config.kv} KV cache"]
     return ", ".join(parts)
 
 
@@ -108,18 +107,6 @@ def model_line(answer: Answer) -> str:
         f"{model.id}{revision} ({model.family}, {size} parameters), "
         f"{model.device}, {model.dtype}, {model.attention}"
     )
-
-
-def stage_label(stage: Stage) -> str:
-    """The row name of one stage in the token table."""
-    if stage.kind == "diversity":
-        return "after Stage I, before the LLM"
-    if stage.kind == "relevance":
-        return f"drop after layer {stage.after_layer}"
-    if stage.kind == "late":
-        return f"late block, from layer {stage.after_layer + 1}"
-    where = f"after layer {stage.after_layer}" if stage.after_layer else "before the LLM"
-    return f"{stage.kind}, {where}"
 
 
 def _facts(answer: Answer) -> Table:
@@ -150,7 +137,7 @@ def _tokens(answer: Answer) -> Table:
     offered_video, offered_audio, offered_text = trace.offered
     table = _table("Tokens", "video", "audio", "text", "total")
     rows = [("offered", trace.offered)]
-    rows += [(stage_label(s), (s.video, s.audio, s.text)) for s in trace.stages]
+    rows += [(s.label, (s.video, s.audio, s.text)) for s in trace.stages]
     for index, (label, (video, audio, text)) in enumerate(rows):
         # The share makes the stages comparable; on the first row it would only say 100 %.
         table.add_row(

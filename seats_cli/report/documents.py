@@ -48,7 +48,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
         "model": dataclasses.asdict(answer.model),
         "architecture": _architecture(answer),
         "config": None if answer.config is None else answer.config.to_dict(),
-        "plan": None if answer.plan is None else dataclasses.asdict(answer.plan),
+        "plan": None if answer.plan is None else answer.plan.to_dict(),
         "tokens": _tokens(answer.trace),
         "cost": _cost(answer.cost),
         "still": still_values(answer.cost),

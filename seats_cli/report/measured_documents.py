@@ -33,7 +33,7 @@ def plan_document(planned: PlannedRun) -> dict[str, Any]:
             "model": planned.model.name,
             "architecture": _architecture(planned.model.architecture),
             "config": None if planned.config is None else planned.config.to_dict(),
-            "plan": None if planned.plan is None else dataclasses.asdict(planned.plan),
+            "plan": None if planned.plan is None else planned.plan.to_dict(),
             "tokens": {
                 "offered": _counts(planned.offered),
                 "video_windows": list(planned.video_windows),

@@ -60,7 +60,7 @@ def _facts(planned: PlannedRun) -> Table:
         late = planned.plan.late_layer
         schedule = f"drops after layers {layers}" if layers else "no drop layers"
         schedule += ", no late block" if late is None else f", late block from layer {late}"
-        schedule += f", {planned.plan.kv} KV cache"
+        schedule += f", {planned.plan.config.kv} KV cache"
     video, audio, text = planned.offered
     for name, line in (
         ("Clip", f"{media.path.rsplit('/', 1)[-1]}, {length}, {frames}, {sound}"),

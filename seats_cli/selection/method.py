@@ -1,19 +1,41 @@
-"""What a selection method sees and what it answers.
+"""What a selection method sees and answers, and how it becomes known by a name.
 
 The engine owns positions, caches and the late block; a method only says which tokens stay and,
-where it merges tokens, what the merged ones become.
+where it merges tokens, what the merged ones become. It also owns its options, the names of its
+stages and the count of its own work, so that a new method is one file:
+
+>>> @register_method("every-nth")
+... class EveryNth(Method):
+...     stride = Option(2, partial(check_integer, minimum=1))
+...
+...     def before_llm(self, prompt):
+...         keep = prompt.keep_all()
+...         keep[prompt.video.positions] = False
+...         keep[prompt.video.positions[:: self.stride]] = True
+...         return Entry(keep)
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
+
+from seats_cli.config import OPTION_CHECKS, SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from seats_cli.cost.selection import Product
+    from seats_cli.cost.token_counts import MediaSizes
+    from seats_cli.families.base import Architecture
     from seats_cli.schedule import PruningPlan
+    from seats_cli.selection.trace import SelectionTrace
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +128,45 @@ class LayerTokens:
     video_mask, audio_mask : BoolTensor, shape (n,)
         Modality of each; the rest is text.
     relevance : float32 Tensor, shape (n,)
-        Attention to each, from the tokens that the method's `asking` names.
+        Attention to each, from the method's `query_tokens`.
     """
 
     index: Tensor
     video_mask: Tensor
     audio_mask: Tensor
     relevance: Tensor
+
+
+class Option(Generic[T]):
+    """An option of a method: a class attribute with the name that it has in TOML and JSON.
+
+    On an instance it is the value that the plan's configuration gives, else the default.
+
+    Parameters
+    ----------
+    default : value
+        As TOML and JSON can hold it.
+    check : callable
+        Receives name and value, and raises `ConfigError` for a value that is out of range:
+        one of the `check_*` functions of `seats_cli.config`, for example.
+    """
+
+    def __init__(self, default: T, check: Callable[[str, Any], None]) -> None:
+        self.default = default
+        self.check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    @overload
+    def __get__(self, method: None, owner: type) -> Option[T]: ...
+    @overload
+    def __get__(self, method: Method, owner: type) -> T: ...
+    def __get__(self, method: Method | None, owner: type) -> Option[T] | T:
+        if method is None:
+            return self
+        value: T = method.plan.config.options.get(self.name, self.default)
+        return value
 
 
 class Method(ABC):
@@ -127,18 +181,18 @@ class Method(ABC):
         Whether `Modality` must hold the attention received in the encoder.
     needs_keys : bool
         Whether it must hold the encoder's keys.
-    asking : str
-        Whose attention `LayerTokens.relevance` is: "last", the last text token's query on the
-        layer's output states (arXiv 2605.20035, 2403.06764), or "question", the mean over all
-        text tokens behind the last audio-visual one, on the layer's input states: the attention
-        that this layer really computed (arXiv 2605.14458).
+    query_tokens : str
+        Whose attention `LayerTokens.relevance` is: "last_text", the last text token's query on
+        the layer's output states (arXiv 2605.20035, 2403.06764), or "question", the mean over
+        all text tokens behind the last audio-visual one, on the layer's input states: the
+        attention that this layer really computed (arXiv 2605.14458).
     entry_kind, layer_kind : str
-        Names of the method's stages in the trace.
+        What the trace calls the method's stages before the LLM and inside it.
     """
 
     needs_importance: bool = False
     needs_keys: bool = False
-    asking: ClassVar[Literal["last", "question"]] = "last"
+    query_tokens: ClassVar[Literal["last_text", "question"]] = "last_text"
     entry_kind: ClassVar[str] = "entry"
     layer_kind: ClassVar[str] = "relevance"
 
@@ -150,9 +204,112 @@ class Method(ABC):
         """Choose, and perhaps merge, the tokens that enter the LLM."""
 
     def drops_after(self, layer: int) -> bool:
-        """Whether `after_layer` is to be asked after this decoder layer (1-based)."""
+        """Whether `after_layer` is to be called after this decoder layer (1-based)."""
         return False
 
     def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor:
         """BoolTensor (n,), on the CPU: of the tokens alive, those that stay; text always does."""
         raise NotImplementedError
+
+    def stage_label(self, after_layer: int) -> str:
+        """What a report calls the stage after that decoder layer; 0 is the one before the LLM."""
+        where = f"after layer {after_layer}" if after_layer else "before the LLM"
+        kind = self.layer_kind if after_layer else self.entry_kind
+        return f"drop {where}" if kind == "relevance" else f"{kind}, {where}"
+
+    def products(
+        self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
+    ) -> list[Product]:
+        """Every matrix product by which the method compared tokens before the LLM.
+
+        The attention that it asks for, in the encoders or in a layer, is counted by the engine.
+
+        Parameters
+        ----------
+        architecture : Architecture
+        sizes : MediaSizes
+            What the encoders were given.
+        trace : SelectionTrace
+            Of the run; its first stage is that before the LLM.
+
+        Returns
+        -------
+        list of (rows, columns, width)
+            Empty for methods that draw, that read attention, or that compare a token with a
+            single other one.
+        """
+        return []
+
+
+M = TypeVar("M", bound=Method)
+
+# Every method by its name, in the order of registration.
+METHODS: dict[str, Callable[[PruningPlan], Method]] = {}
+_OPTIONS: dict[str, Option[Any]] = {}
+
+
+def register_method(name: str, **settled: Any) -> Callable[[type[M]], type[M]]:
+    """Make a method known by a name: to `SeatsConfig`, the library and the command line.
+
+    Parameters
+    ----------
+    name : str
+        Lower-case letters, digits and hyphens.
+    **settled
+        Arguments of the class beside the plan, for variants: one class may have several names.
+
+    Returns
+    -------
+    callable
+        Decorator that returns the class unchanged.
+
+    Raises
+    ------
+    ValueError
+        If another class has the name, or an option has the name of a setting or of another
+        method's option.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+        raise ValueError(
+            f"A method's name is made of lower-case letters, digits and hyphens, not {name!r}."
+        )
+
+    def register(cls: type[M]) -> type[M]:
+        if not (isinstance(cls, type) and issubclass(cls, Method)):
+            raise TypeError(f"The method '{name}' must be a subclass of Method, not {cls!r}.")
+        known = METHODS.get(name)
+        if known is not None and not _same(class_of(known), cls):
+            raise ValueError(f"There already is a method '{name}': {class_of(known).__qualname__}.")
+        for option in options_of(cls):
+            if option.name in SETTINGS:
+                raise ValueError(
+                    f"Every method has the setting {option.name!r}: rename the option."
+                )
+            other = _OPTIONS.get(option.name, option)
+            if not _same(other.owner, option.owner):
+                raise ValueError(
+                    f"{other.owner.__qualname__} has an option {option.name!r} already: rename "
+                    f"that of {option.owner.__qualname__}."
+                )
+            _OPTIONS[option.name], OPTION_CHECKS[option.name] = option, option.check
+        METHODS[name] = partial(cls, **settled) if settled else cls
+        return cls
+
+    return register
+
+
+def class_of(make: Callable[[PruningPlan], Method]) -> type[Method]:
+    """The class behind an entry of `METHODS`."""
+    found: type[Method] = make.func if isinstance(make, partial) else make  # type: ignore[assignment]
+    return found
+
+
+def options_of(method: type[Method]) -> list[Option[Any]]:
+    """The options of a method, inherited ones included."""
+    found = {name: value for base in reversed(method.__mro__) for name, value in vars(base).items()}
+    return [value for value in found.values() if isinstance(value, Option)]
+
+
+def _same(one: type, other: type) -> bool:
+    """Whether a class is another one or a new definition of it, as a notebook makes them."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seats_cli.schedule import ALLOCATIONS, GLOBAL
+from seats_cli.config import ALLOCATIONS, GLOBAL
 from seats_cli.selection.allocation import (
     WEIGHTS,
     Window,

@@ -15,8 +15,8 @@ class Stage:
     Parameters
     ----------
     kind : str
-        "diversity" (Stage I), "relevance" (Stage II) or "late" (Stage III) for SEATS; a
-        baseline names its own.
+        "diversity" (Stage I), "relevance" (Stage II) or "late" (Stage III) for SEATS; other
+        methods have names of their own (`Method.entry_kind`, `layer_kind`).
     after_layer : int
         1-based decoder layer after which it acts; 0 means before the LLM.
     kept : LongTensor, shape (n,)
@@ -25,6 +25,8 @@ class Stage:
         How many of `kept` belong to each modality.
     scores : float32 Tensor, shape (m,), or None
         Relevance of each token alive *before* the stage, where the method computes one.
+    label : str
+        What a report calls the stage (`Method.stage_label`).
     """
 
     kind: str
@@ -34,6 +36,7 @@ class Stage:
     audio: int
     text: int
     scores: Tensor | None = None
+    label: str = ""
 
 
 @dataclass(eq=False)
@@ -66,7 +69,14 @@ class SelectionTrace:
         video, audio = int(self.video_mask.sum()), int(self.audio_mask.sum())
         return video, audio, self.length - video - audio
 
-    def add(self, kind: str, after_layer: int, kept: Tensor, scores: Tensor | None = None) -> Stage:
+    def add(
+        self,
+        kind: str,
+        after_layer: int,
+        kept: Tensor,
+        scores: Tensor | None = None,
+        label: str = "",
+    ) -> Stage:
         """Append a stage, counting modalities from the masks, and return it."""
         kept = kept.detach().to("cpu", torch.long)
         video, audio = int(self.video_mask[kept].sum()), int(self.audio_mask[kept].sum())
@@ -78,6 +88,7 @@ class SelectionTrace:
             audio,
             len(kept) - video - audio,
             None if scores is None else scores.detach().to("cpu", torch.float32),
+            label,
         )
         self.stages.append(stage)
         return stage

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from seats_cli.config import DEFAULT_RETAIN
+from seats_cli.config import DEFAULT_RETAIN, SEATS
 from seats_cli.results import jsonable, versions
-from seats_cli.schedule import SEATS
 from seats_cli.selection.diversity import window_keep_count
 from seats_cli.selection.relevance import allocate, window_means
 from seats_cli.selection.windows import Runs, contiguous_runs, fixed_windows
@@ -76,7 +75,7 @@ def record_of(
         model=answer.model,
         architecture=answer.architecture,
         config=config,
-        plan=None if plan is None else jsonable(dataclasses.asdict(plan)),
+        plan=None if plan is None else jsonable(plan.to_dict()),
         modality=modality.numpy(),
         stages=tuple(
             RecordedStage(
@@ -122,7 +121,7 @@ def stage_windows(
         return ()
     before = trace.stages[number - 1].kept if number else torch.arange(trace.length)
     video_mask, audio_mask = trace.video_mask[before], trace.audio_mask[before]
-    if plan is None or plan.method != SEATS:
+    if plan is None or plan.config.method != SEATS:
         chosen = _Chosen(contiguous_runs(video_mask), contiguous_runs(audio_mask))
     elif stage.scores is None:
         chosen = _before_llm(video_mask, audio_mask, plan, grid)
@@ -153,8 +152,8 @@ class _Chosen:
 def _before_llm(video: Tensor, audio: Tensor, plan: PruningPlan, grid: Grid | None) -> _Chosen:
     """Stage I: windows of a fixed number of tokens, each modality for itself."""
     runs = (
-        _fixed_runs(video, plan.video_window * (grid.size if grid else 1)),
-        _fixed_runs(audio, plan.audio_window),
+        _fixed_runs(video, plan.config.video_window * (grid.size if grid else 1)),
+        _fixed_runs(audio, plan.config.audio_window),
     )
     budgets = (
         [window_keep_count(size, ratio) for size in modality.sizes]
@@ -182,7 +181,7 @@ def _inside_llm(stage: Stage, video: Tensor, audio: Tensor, plan: PruningPlan) -
         plan.keep_video[at],
         plan.keep_audio[at],
         temperature=plan.temperature,
-        allocation=plan.allocation,
+        allocation=plan.config.allocation,
     )
     return _Chosen(
         allocated.video,

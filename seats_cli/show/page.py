@@ -14,8 +14,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from seats_cli.config import SEATS
 from seats_cli.report.format import format_percent, format_ratio, format_seconds, format_si
-from seats_cli.schedule import SEATS
 from seats_cli.show import encode
 from seats_cli.show.overlay import Depth, depth_of
 from seats_cli.show.record import AUDIO, VIDEO

@@ -25,6 +25,7 @@ from seats_cli.families.registry import FAMILIES
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.registry import adapter_for
 from seats_cli.results import Spread, spread
+from seats_cli.schedule import PruningPlan
 from tests.engine.golden import Run, build, index, inputs, plan, runs
 from tests.shapes import architecture
 
@@ -78,7 +79,9 @@ def test_unpruned_and_average() -> None:
     assert alive == [(8448, 3200, 120)] * 28
     assert final == (8448, 3200, 120)
     assert average_retention(alive, final) == 1.0
-    pruned, _ = predicted_counts(SeatsConfig.preset("10%").plan(shape), shape, sizes, 120)
+    pruned, _ = predicted_counts(
+        PruningPlan.resolve(SeatsConfig.preset("10%"), shape), shape, sizes, 120
+    )
     wanted = (0.06 * 8448 + 0.35 * 3200) / (8448 + 3200)
     found = average_retention(pruned, (8448, 3200, 120))
     assert found == pytest.approx(wanted, rel=0.03)

@@ -13,7 +13,7 @@ from seats_cli.cost.flops import prefill_flops
 from seats_cli.engine.accounting import account
 from seats_cli.engine.prune import prune
 from seats_cli.models.registry import adapter_for
-from seats_cli.schedule import PruningPlan
+from seats_cli.selection.method import Method
 from seats_cli.selection.methods import METHODS
 from seats_cli.selection.trace import SelectionTrace
 from tests.cost.counting import counted
@@ -35,12 +35,12 @@ def executed_flops(model: Any, given: dict[str, Any]) -> int:
     return counted(lambda: model(**given))[0]
 
 
-def cost(model: Any, given: dict[str, Any], trace: SelectionTrace, used: PruningPlan | None) -> Any:
+def cost(model: Any, given: dict[str, Any], trace: SelectionTrace, used: Method | None) -> Any:
     return account(
         adapter_for(model).architecture(),
         trace,
         adapter_for(model).media_sizes(given),
-        plan=used,
+        method=used,
         decode_steps=0,
         bytes_per_value=4,
         peak_host_bytes=0,
@@ -69,7 +69,7 @@ def test_pruned_run(subject: tuple[Any, Run], change: dict[str, Any]) -> None:
     with prune(model, used) as pruning:
         executed = executed_flops(model, given)
     trace = pruning.trace
-    found = cost(model, given, trace, used)
+    found = cost(model, given, trace, pruning.method)
     # The bare model runs its head on every survivor, where `ask` needs the last position.
     shape, survivors = adapter_for(model).architecture(), len(trace.stages[-1].kept)
     head = 2 * (survivors - 1) * shape.hidden_size * shape.vocab_size
@@ -81,16 +81,17 @@ def test_pruned_run(subject: tuple[Any, Run], change: dict[str, Any]) -> None:
 
 # What any of them does with sound, with pictures, with windows that are cut short.
 PROMPTS = ("audio and video", "ragged", "video only", "audio only")
+MERGING = {"contextual_ratio": 0.1}
 CONFIGS = {
     **{name: SeatsConfig(retain_video=0.35, retain_audio=0.5, method=name) for name in METHODS},
     "fastv": SeatsConfig(retain_video=0.7, retain_audio=0.9, method="fastv"),
     "fastv-om": SeatsConfig(retain_video=0.7, retain_audio=0.9, method="fastv-om"),
     "dycoke": SeatsConfig(retain_video=0.6, retain_audio=0.7, method="dycoke"),
     "visionzip, merging": SeatsConfig(
-        retain_video=0.35, retain_audio=0.5, method="visionzip", contextual_ratio=0.1
+        retain_video=0.35, retain_audio=0.5, method="visionzip", options=MERGING
     ),
     "visionzip-om, merging": SeatsConfig(
-        retain_video=0.35, retain_audio=0.5, method="visionzip-om", contextual_ratio=0.1
+        retain_video=0.35, retain_audio=0.5, method="visionzip-om", options=MERGING
     ),
     # Windows of which all stay are not compared.
     "divprune-om, nearly all": SeatsConfig(
@@ -108,7 +109,7 @@ def test_selection_of_every_method(subject: tuple[Any, Run], name: str, prompt: 
     config, shape = CONFIGS[name], adapter_for(model).architecture()
     with prune(model, config) as pruning:
         executed = executed_flops(model, given)
-    found = cost(model, given, pruning.trace, config.plan(shape))
+    found = cost(model, given, pruning.trace, pruning.method)
     stages = pruning.trace.stages
     survivors = len(stages[-1].kept) if stages else pruning.trace.length
     head = 2 * (survivors - 1) * shape.hidden_size * shape.vocab_size

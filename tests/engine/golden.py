@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
+from seats_cli.config import SeatsConfig
 from seats_cli.schedule import PruningPlan
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -116,7 +117,7 @@ def inputs(run: Run) -> dict[str, Any]:
     return {**found, "use_audio_in_video": case["use_audio_in_video"]}
 
 
-def plan(run: Run, kv: str = "survivors", **more: Any) -> PruningPlan:
+def plan(run: Run, kv: str = "survivors", **asked: Any) -> PruningPlan:
     """The recorded configuration as a plan; the reference drops from all caches."""
     recorded = index(run.family)["runs"][run.name]
     return PruningPlan(
@@ -127,8 +128,7 @@ def plan(run: Run, kv: str = "survivors", **more: Any) -> PruningPlan:
         keep_audio=recorded["audio_list"],
         late_layer=recorded["late_block_layer"],
         temperature=0.1 if run.family == "qwen2_5" else 0.3,
-        kv=kv,
-        **more,
+        config=SeatsConfig(kv=kv, **asked),
     )
 
 

@@ -388,7 +388,7 @@ class TestRefusals:
             prune(model("qwen2_5"), plan)
 
     def test_unknown_method(self) -> None:
-        plan = PruningPlan(initial_video=0.5, initial_audio=0.5, method="nonsense")
+        plan = PruningPlan(0.5, 0.5, config=SeatsConfig(method="nonsense"))
         with pytest.raises(ConfigError, match="nonsense"):
             prune(model("qwen2_5"), plan)
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from seats_cli.config import SeatsConfig
 from seats_cli.engine.prune import prune
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.methods import METHODS
@@ -60,19 +61,23 @@ def plan_of(baseline: Baseline, monkeypatch: pytest.MonkeyPatch) -> PruningPlan:
     base = baseline.facts["method"].split("_")[0]
     omni = "_omni" in baseline.facts["method"]
     name = f"{base}-om" if omni else base
-    options: dict[str, Any] = {"seed": baseline.facts["torch_seed"]}
+    targets: tuple[float, float] | tuple[None, None] = (None, None)
+    asked: dict[str, Any] = {"method": name, "seed": baseline.facts["torch_seed"]}
     if base == "fastv":
         ratios = (config["video_ratio"], config["audio_ratio"])
         monkeypatch.setitem(METHODS, name, partial(FastV, omni=omni, ratios=ratios))
-        options["fastv_layer"] = config["fastv_k"]
+        asked["fastv_layer"] = config["fastv_k"]
     else:
-        options |= {
-            "target_video": config["video_ratio"],
-            "target_audio": config["audio_ratio"],
-            "contextual_ratio": config.get("contextual_ratio", 0.0),
-            "video_window": config.get("grid_in_window", 2),
-        }
-    return PruningPlan(1.0, 1.0, method=name, kv="survivors", **options)
+        targets = (config["video_ratio"], config["audio_ratio"])
+        asked["contextual_ratio"] = config.get("contextual_ratio", 0.0)
+        asked["video_window"] = config.get("grid_in_window", 2)
+    return PruningPlan(
+        1.0,
+        1.0,
+        target_video=targets[0],
+        target_audio=targets[1],
+        config=SeatsConfig.from_dict({"kv": "survivors", **asked}),
+    )
 
 
 @torch.no_grad()

@@ -164,7 +164,7 @@ def test_small_budgets_are_met_or_refused(family: str, method: str, share: float
 def test_refusals_name_what_can_be_reached() -> None:
     def least(method: str, **targets: float) -> str:
         with pytest.raises(ConfigError) as error:
-            run("qwen2_5", "audio and video", SeatsConfig(method=method, **targets))
+            run("qwen2_5", "audio and video", SeatsConfig.from_dict({"method": method, **targets}))
         return str(error.value)
 
     little = {"retain_video": 0.02, "retain_audio": 0.02}
@@ -179,7 +179,8 @@ def test_refusals_name_what_can_be_reached() -> None:
 @pytest.mark.parametrize("contextual", [0.1, 0.5])
 def test_merged_tokens_count_within_the_budget(contextual: float) -> None:
     shares = {"retain_video": 0.4, "retain_audio": 0.2, "contextual_ratio": contextual}
-    trace, _ = run("qwen2_5", "audio and video", SeatsConfig(method="visionzip-om", **shares))
+    config = SeatsConfig.from_dict({"method": "visionzip-om", **shares})
+    trace, _ = run("qwen2_5", "audio and video", config)
     check_budget("visionzip-om", trace, 0.4, 0.2)
 
 
@@ -272,7 +273,11 @@ def test_half_precision(family: str, method: str) -> None:
         for name, value in inputs(family, "audio and video").items()
     }
     config = SeatsConfig(
-        method=method, retain_video=0.4, retain_audio=0.4, contextual_ratio=0.05, seed=1
+        method=method,
+        retain_video=0.4,
+        retain_audio=0.4,
+        seed=1,
+        options={"contextual_ratio": 0.05},
     )
     with torch.no_grad(), prune(half(family), config) as pruned:
         logits = half(family)(**given).logits

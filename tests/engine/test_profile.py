@@ -15,6 +15,7 @@ from seats_cli.media.clip import Clip
 from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import LoadedModel, load_model
 from seats_cli.results import READING, STAGE1_PARTS, STAGES, TOTALS, Comparison, Profile, RunSpec
+from seats_cli.schedule import PruningPlan
 
 SETTINGS = (
     RunSpec("seats 25%", SeatsConfig(retain=0.25)),
@@ -84,7 +85,7 @@ def test_selection_is_only_in_pruned_runs(measured: Profile) -> None:
 
 def test_segments_follow_the_drops(measured: Profile) -> None:
     full, seats, _ = measured.runs
-    plan = SeatsConfig(retain=0.25).plan(measured.architecture)
+    plan = PruningPlan.resolve(SeatsConfig(retain=0.25), measured.architecture)
     starts = [1, *(layer + 1 for layer in plan.drop_layers), plan.late_layer]
     for run in (full, seats):
         assert [segment.first_layer for segment in run.segments] == starts

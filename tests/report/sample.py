@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from seats_cli.config import SeatsConfig
 from seats_cli.families.base import Architecture, AudioShape, VisionShape
 from seats_cli.media.clip import MediaFacts
 from seats_cli.results import Answer, ChoiceScore, Cost, ModelFacts, Timing
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection.trace import SelectionTrace
 
 ARCHITECTURE = Architecture(
@@ -61,36 +63,16 @@ MODEL = ModelFacts(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplePlan:
-    """The fields of a plan that reports look at, free of the planner's rules."""
-
-    initial_video: float = 0.28
-    initial_audio: float = 0.77
-    drop_layers: tuple[int, ...] = (16, 18, 20)
-    keep_video: tuple[float, ...] = (0.9, 0.8, 0.5)
-    keep_audio: tuple[float, ...] = (0.9, 0.8, 0.5)
-    late_layer: int | None = 24
-    temperature: float = 0.1
-    allocation: str = "reference"
-    kv: str = "layerwise"
-    method: str = "seats"
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-    """A configuration that can be dumped."""
-
-    retain: float = 0.25
-    method: str = "seats"
-
-    def targets(self, family: str, own: object = ()) -> tuple[float, float]:
-        """Published for 25 %."""
-        return 0.2, 0.55
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields."""
-        return dataclasses.asdict(self)
+CONFIG = SeatsConfig(retain=0.25)
+PLAN = PruningPlan(
+    initial_video=0.28,
+    initial_audio=0.77,
+    drop_layers=(16, 18, 20),
+    keep_video=(0.9, 0.8, 0.5),
+    keep_audio=(0.9, 0.8, 0.5),
+    late_layer=24,
+    config=CONFIG,
+)
 
 
 def sample_trace(*, video: int = 1000, audio: int = 300, text: int = 50) -> SelectionTrace:
@@ -99,9 +81,11 @@ def sample_trace(*, video: int = 1000, audio: int = 300, text: int = 50) -> Sele
     position = torch.arange(length)
     trace = SelectionTrace(28, position < video, (position >= video) & (position < video + audio))
     is_text = position >= video + audio
-    trace.add("diversity", 0, position[is_text | (position % 2 == 0)])
-    trace.add("relevance", 16, position[is_text | (position % 4 == 0)])
-    trace.add("late", 23, position[is_text])
+    label = "after Stage I, before the LLM"
+    trace.add("diversity", 0, position[is_text | (position % 2 == 0)], label=label)
+    label = "drop after layer 16"
+    trace.add("relevance", 16, position[is_text | (position % 4 == 0)], label=label)
+    trace.add("late", 23, position[is_text], label="late block, from layer 24")
     return trace
 
 
@@ -116,8 +100,8 @@ def sample_answer(**changes: Any) -> Answer:
         effective_fps=2.0,
         model=MODEL,
         architecture=ARCHITECTURE,
-        config=SampleConfig(),  # type: ignore[arg-type]
-        plan=SamplePlan(),  # type: ignore[arg-type]
+        config=CONFIG,
+        plan=PLAN,
         trace=sample_trace(),
         timing=Timing(4.5, 0.31, 0.05, 0.2, 0.1, 0.012, 0.4, 0.77, 0.1, 2, 1.18),
         cost=Cost(

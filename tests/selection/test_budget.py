@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seats_cli.schedule import ALLOCATIONS, GLOBAL
+from seats_cli.config import ALLOCATIONS, GLOBAL
 from seats_cli.selection.allocation import proportional_budgets
 from seats_cli.selection.relevance import select_by_relevance, total_to_keep
 from seats_cli.selection.windows import contiguous_runs

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from seats_cli.schedule import (
     active_layers,
     average_of_fractions,
-    average_retention,
     keep_ratios,
     reachable_range,
 )
 from tests.golden_units import Case, cases_with_result
+from tests.shapes import average_retention
 
 
 @pytest.mark.parametrize("case", cases_with_result("scheduler"), ids=lambda case: case.name)

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seats_cli.schedule import ALLOCATIONS, PruningPlan
+from seats_cli.config import ALLOCATIONS, SeatsConfig
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection.diversity import select_diverse_in_windows
 from seats_cli.selection.relevance import select_by_relevance
 from seats_cli.selection.trace import SelectionTrace
@@ -44,9 +45,8 @@ def test_stage_two_keeps_what_the_windows_say(chunks, ratios, allocation, seed):
         scores, video[before], audio[before], *ratios, temperature=0.1, allocation=allocation
     )
     trace.add("relevance", 4, before.nonzero()[:, 0][keep], scores)
-    plan = PruningPlan(
-        0.5, 0.5, (4,), (ratios[0],), (ratios[1],), temperature=0.1, allocation=allocation
-    )
+    config = SeatsConfig(allocation=allocation)
+    plan = PruningPlan(0.5, 0.5, (4,), (ratios[0],), (ratios[1],), config=config)
     windows = stage_windows(trace, 1, plan, None)
     stage = trace.stages[1]
     for name, mask, total in (("video", video, stage.video), ("audio", audio, stage.audio)):
@@ -73,7 +73,7 @@ def test_stage_one_keeps_what_the_windows_say(grids, size, audio_tokens, ratios)
     if not grids and not audio_tokens:
         return
     video, audio = _prompt([(grids * size, audio_tokens)])
-    plan = PruningPlan(*ratios, video_window=2, audio_window=25)
+    plan = PruningPlan(*ratios, config=SeatsConfig(video_window=2, audio_window=25))
     keep = torch.ones(len(video), dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     for mask, window, ratio in ((video, 2 * size, ratios[0]), (audio, 25, ratios[1])):

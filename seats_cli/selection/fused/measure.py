@@ -21,6 +21,7 @@ from torch import Tensor
 
 from seats_cli.config import SeatsConfig
 from seats_cli.families.registry import describe_config, named_config
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection import device as gpu
 from seats_cli.selection.diversity import select_diverse_in_windows
 from seats_cli.selection.importance import pool_mean, received_attention
@@ -57,7 +58,10 @@ def noise(
 ) -> Clip:
     """A clip of noise of the shapes of a named model, float32 on a CPU, else bfloat16."""
     architecture, _ = describe_config(named_config(name), name)
-    plan, vision = SeatsConfig.preset(retain).plan(architecture), architecture.vision
+    plan, vision = (
+        PruningPlan.resolve(SeatsConfig.preset(retain), architecture),
+        architecture.vision,
+    )
     step = vision.patch_size * vision.merge_size
     tokens = round(width / step) * round(height / step)
     grids = max(1, round(seconds * _FPS / vision.temporal_patch_size))
@@ -73,7 +77,7 @@ def noise(
         states(positions, heads, head_width),
         states(positions, heads, head_width),
         states(grids * tokens, vision.out_hidden_size),
-        plan.video_window * tokens,
+        plan.config.video_window * tokens,
         unit,
         plan.initial_video,
     )

@@ -1,40 +1,31 @@
-"""The registry of selection methods."""
+"""The selection methods of the package; importing them makes them known by name.
+
+A method is one file here, or anywhere else: see `seats_cli.selection.method.register_method`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import dataclasses
 from typing import TYPE_CHECKING
 
 from seats_cli.errors import ConfigError
-from seats_cli.selection.method import Method
-from seats_cli.selection.methods.baselines import Full, Random
-from seats_cli.selection.methods.divprune import DivPrune
-from seats_cli.selection.methods.dycoke import DyCoke
-from seats_cli.selection.methods.fastv import FastV
-from seats_cli.selection.methods.omnidrop import OmniDrop
-from seats_cli.selection.methods.omnizip import OmniZip
-from seats_cli.selection.methods.seats import Seats
-from seats_cli.selection.methods.visionzip import VisionZip
+from seats_cli.selection.method import METHODS, class_of, options_of, register_method
+
+# isort: off
+# Reports list the methods in the order of these lines.
+from seats_cli.selection.methods import baselines, fastv, visionzip  # noqa: F401
+from seats_cli.selection.methods import divprune, dycoke, omnizip  # noqa: F401
+from seats_cli.selection.methods import omnidrop, seats  # noqa: F401
+# isort: on
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from seats_cli.config import SeatsConfig
     from seats_cli.schedule import PruningPlan
+    from seats_cli.selection.method import Method
 
-
-METHODS: dict[str, Callable[[PruningPlan], Method]] = {
-    "full": Full,
-    "random": Random,
-    "fastv": FastV,
-    "fastv-om": partial(FastV, omni=True),
-    "visionzip": VisionZip,
-    "visionzip-om": partial(VisionZip, omni=True),
-    "divprune": DivPrune,
-    "divprune-om": partial(DivPrune, omni=True),
-    "dycoke": DyCoke,
-    "omnizip": OmniZip,
-    "omnidrop": OmniDrop,
-    "seats": Seats,
-}
+__all__ = ["METHODS", "method_for", "register_method", "with_default_options"]
 
 
 def method_for(plan: PruningPlan) -> Method:
@@ -45,6 +36,24 @@ def method_for(plan: PruningPlan) -> Method:
     ConfigError
         If there is no such method, or it cannot act in a model of that depth.
     """
-    if plan.method not in METHODS:
-        raise ConfigError(f"Unknown method '{plan.method}': choose from {', '.join(METHODS)}.")
-    return METHODS[plan.method](plan)
+    return _find(plan.config.method)(plan)
+
+
+def with_default_options(config: SeatsConfig) -> SeatsConfig:
+    """The configuration with every option of its method, as reports and saved runs show it.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such method.
+    """
+    own = options_of(class_of(_find(config.method)))
+    options = {**{option.name: option.default for option in own}, **config.options}
+    same = options == config.options
+    return config if same else dataclasses.replace(config, options=options)
+
+
+def _find(name: str) -> Callable[[PruningPlan], Method]:
+    if name not in METHODS:
+        raise ConfigError(f"Unknown method '{name}': choose from {', '.join(METHODS)}.")
+    return METHODS[name]

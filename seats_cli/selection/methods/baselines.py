@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seats_cli.selection.method import Entry, Method, PromptTokens
+from seats_cli.selection.method import Entry, Method, PromptTokens, register_method
 from seats_cli.selection.methods.budgets import floor_count
 from seats_cli.selection.topk import keep_at_random
 
 
+@register_method("full")
 class Full(Method):
     """Keeps every token in every layer, whatever the budget says."""
 
@@ -45,6 +46,7 @@ def keep_random_modalities(
     return keep
 
 
+@register_method("random")
 class Random(Method):
     """Each modality keeps its target fraction, drawn with the plan's seed.
 
@@ -63,6 +65,6 @@ class Random(Method):
                 prompt.audio.mask,
                 plan.retention_video,
                 plan.retention_audio,
-                plan.seed,
+                plan.config.seed,
             )
         )

@@ -9,15 +9,25 @@ holds a distance matrix of n x n float32 (285 MB for 8,448 tokens).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+from seats_cli.cost.selection import Product, pairs, stage1_windows
 from seats_cli.selection.diversity import select_diverse, select_diverse_in_windows
-from seats_cli.selection.method import Modality, PromptTokens
+from seats_cli.selection.method import Modality, PromptTokens, register_method
 from seats_cli.selection.methods.visual_only import VisualMethod
 from seats_cli.selection.relevance import total_to_keep
 
+if TYPE_CHECKING:
+    from seats_cli.cost.token_counts import MediaSizes
+    from seats_cli.families.base import Architecture
+    from seats_cli.selection.trace import SelectionTrace
 
+
+@register_method("divprune-om", omni=True)
+@register_method("divprune")
 class DivPrune(VisualMethod):
     """`divprune` and, with `omni`, `divprune-om`.
 
@@ -36,3 +46,15 @@ class DivPrune(VisualMethod):
         keep = torch.zeros(len(features), dtype=torch.bool, device=features.device)
         keep[select_diverse(features[None], None, total_to_keep(len(features), ratio))[0]] = True
         return keep, None
+
+    def products(
+        self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
+    ) -> list[Product]:
+        """All pairs of the video's tokens, or of each window's with `omni`."""
+        if self.omni:
+            plan = self.plan
+            video, audio = plan.retention_video, plan.retention_audio
+            compared = stage1_windows(architecture, sizes, plan, video=video, audio=audio)
+        else:
+            compared = [trace.offered[0]] if trace.stages[0].video < trace.offered[0] else []
+        return pairs(compared, architecture.hidden_size)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from seats_cli.errors import ConfigError
-from seats_cli.selection.method import Modality, PromptTokens
+from seats_cli.selection.method import Modality, PromptTokens, register_method
 from seats_cli.selection.methods.budgets import VIDEO_FLOOR
 from seats_cli.selection.methods.visual_only import VisualMethod
 from seats_cli.selection.relevance import total_to_keep
@@ -22,6 +22,7 @@ from seats_cli.selection.windows import anchor_tokens, keep_changing, split_grid
 GROUP = 4
 
 
+@register_method("dycoke")
 class DyCoke(VisualMethod):
     """`dycoke`. Floor: the first grid of every group of four.
 

@@ -9,12 +9,22 @@ that the first K layers exceed is refused.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from seats_cli.config import check_integer
 from seats_cli.errors import ConfigError
 from seats_cli.schedule import PruningPlan
-from seats_cli.selection.method import Entry, LayerTokens, Method, PromptTokens
+from seats_cli.selection.method import (
+    Entry,
+    LayerTokens,
+    Method,
+    Option,
+    PromptTokens,
+    register_method,
+)
 from seats_cli.selection.methods.budgets import (
     VIDEO_FLOOR,
     ratio_after_layer,
@@ -64,18 +74,25 @@ def keep_attended(
     return keep
 
 
+@register_method("fastv-om", omni=True)
+@register_method("fastv")
 class FastV(Method):
     """`fastv` and, with `omni`, `fastv-om`.
 
     Parameters
     ----------
     plan : PruningPlan
-        Targets, `fastv_layer`, seed, and the model's depth.
+        Targets, seed, and the model's depth.
     omni : bool
         Whether audio is ranked by attention too, with its own target.
     ratios : (float, float), optional
         Fractions of video and audio to keep after layer K, in place of those that follow from
         the targets; a fraction of 0 or below keeps one token.
+
+    Attributes
+    ----------
+    fastv_layer : int
+        The layer K after which tokens are dropped, from 1.
 
     Raises
     ------
@@ -83,6 +100,7 @@ class FastV(Method):
         If the model has no more than K layers.
     """
 
+    fastv_layer = Option(2, partial(check_integer, minimum=1))
     entry_kind = "entry"
     layer_kind = "attended"
 
@@ -97,9 +115,9 @@ class FastV(Method):
         self._given = ratios
         self._ratios = (1.0, 1.0)
         self._full = ratios is None and plan.retention_video == plan.retention_audio == 1.0
-        if plan.num_layers is not None and plan.fastv_layer >= plan.num_layers:
+        if plan.num_layers is not None and self.fastv_layer >= plan.num_layers:
             raise ConfigError(
-                f"fastv_layer is {plan.fastv_layer}, but the model has {plan.num_layers} layers; "
+                f"fastv_layer is {self.fastv_layer}, but the model has {plan.num_layers} layers; "
                 "it must be below that."
             )
 
@@ -110,7 +128,7 @@ class FastV(Method):
 
     def drops_after(self, layer: int) -> bool:
         """Only layer K drops, if anything is to go."""
-        return layer == self.plan.fastv_layer and not self._full
+        return layer == self.fastv_layer and not self._full
 
     def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor:
         """Global top-k of the video; audio likewise, or whole as far as it fits."""
@@ -119,11 +137,11 @@ class FastV(Method):
             tokens.video_mask,
             tokens.audio_mask,
             *self._ratios,
-            audio_seed=None if self.omni else self.plan.seed,
+            audio_seed=None if self.omni else self.plan.config.seed,
         )
 
     def _after_layer_ratios(self, n_video: int, n_audio: int) -> tuple[float, float]:
-        plan, layer = self.plan, self.plan.fastv_layer
+        plan, layer = self.plan, self.fastv_layer
         if self._given is not None:
             video, audio = self._given
             return self._given if self.omni else spare_audio(video, audio, n_video, n_audio)

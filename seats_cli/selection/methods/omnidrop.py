@@ -9,7 +9,13 @@ from torch import Tensor
 
 from seats_cli.errors import ConfigError
 from seats_cli.schedule import PruningPlan
-from seats_cli.selection.method import Entry, LayerTokens, Method, PromptTokens
+from seats_cli.selection.method import (
+    Entry,
+    LayerTokens,
+    Method,
+    PromptTokens,
+    register_method,
+)
 from seats_cli.selection.methods.dycoke import GROUP
 from seats_cli.selection.relevance import total_to_keep
 from seats_cli.selection.topk import keep_highest
@@ -155,6 +161,7 @@ def keep_after_drop(scores: Tensor, window_of: Tensor, count: int, last_window: 
     return keep
 
 
+@register_method("omnidrop")
 class OmniDrop(Method):
     """`omnidrop`. One budget for both modalities; late layers may hold no token of either.
 
@@ -165,7 +172,7 @@ class OmniDrop(Method):
     """
 
     needs_importance = True
-    asking = "question"
+    query_tokens = "question"
     entry_kind = "attended and changed"
 
     def __init__(self, plan: PruningPlan) -> None:

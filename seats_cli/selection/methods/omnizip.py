@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from seats_cli.cost.selection import Product, pairs
+from seats_cli.cost.token_counts import grid_tokens
 from seats_cli.selection.allocation import proportional_budgets
 from seats_cli.selection.diversity import MAX_MATRIX_ENTRIES, weighted_distances
-from seats_cli.selection.method import Entry, Method, PromptTokens
+from seats_cli.selection.method import Entry, Method, PromptTokens, register_method
 from seats_cli.selection.relevance import total_to_keep
 from seats_cli.selection.topk import keep_highest, keep_highest_in_runs
 from seats_cli.selection.windows import Grids, contiguous_runs, similarity_to_earlier, split_grids
+
+if TYPE_CHECKING:
+    from seats_cli.cost.token_counts import MediaSizes
+    from seats_cli.families.base import Architecture
+    from seats_cli.selection.trace import SelectionTrace
 
 
 def _peak_scores(features: Tensor, neighbours: int) -> Tensor:
@@ -219,6 +227,7 @@ def grid_scores(features: Tensor, grids: Grids) -> Tensor:
     return scores
 
 
+@register_method("omnizip")
 class OmniZip(Method):
     """`omnizip`. Each modality meets its own target, half to even. Floor: one token of each."""
 
@@ -251,6 +260,27 @@ class OmniZip(Method):
                 self._budgets(prompt, keep, grids, count),
             )
         return Entry(keep, embeddings)
+
+    def products(
+        self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
+    ) -> list[Product]:
+        """Sound with its anchors and with the video, and every second grid within itself."""
+        video, audio, _ = trace.offered
+        entry, width = trace.stages[0], architecture.hidden_size
+        products: list[Product] = []
+        if entry.audio < audio:
+            anchors, others = anchors_among(audio, entry.audio), audio - entry.audio
+            if anchors and others:
+                products.append((others, anchors, width))
+                products += [(others, video, width)] if video else []
+        if entry.video < video:
+            spatial = [
+                grid_tokens(architecture, grid)
+                for grid in sizes.grids
+                for _ in range(0, grid[0], 2)
+            ]
+            products += pairs(spatial, width)
+        return products
 
     @staticmethod
     def _budgets(prompt: PromptTokens, keep: Tensor, grids: Grids, count: int) -> list[int]:

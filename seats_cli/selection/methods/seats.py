@@ -6,14 +6,25 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from seats_cli.cost.selection import Product, pairs, stage1_windows
 from seats_cli.selection.diversity import select_diverse_in_windows
-from seats_cli.selection.method import Entry, LayerTokens, Method, PromptTokens
+from seats_cli.selection.method import (
+    Entry,
+    LayerTokens,
+    Method,
+    PromptTokens,
+    register_method,
+)
 from seats_cli.selection.relevance import select_by_relevance
 
 if TYPE_CHECKING:
+    from seats_cli.cost.token_counts import MediaSizes
+    from seats_cli.families.base import Architecture
     from seats_cli.schedule import PruningPlan
+    from seats_cli.selection.trace import SelectionTrace
 
 
+@register_method("seats")
 class Seats(Method):
     """Stages I and II; Stage III (the late block) needs no choice and belongs to the engine.
 
@@ -67,5 +78,19 @@ class Seats(Method):
             keep_video,
             keep_audio,
             temperature=self.plan.temperature,
-            allocation=self.plan.allocation,
+            allocation=self.plan.config.allocation,
         )
+
+    def stage_label(self, after_layer: int) -> str:
+        """The stages of SEATS have numbers."""
+        return super().stage_label(after_layer) if after_layer else "after Stage I, before the LLM"
+
+    def products(
+        self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
+    ) -> list[Product]:
+        """All pairs of tokens in each window from which Stage I has to choose."""
+        plan = self.plan
+        windows = stage1_windows(
+            architecture, sizes, plan, video=plan.initial_video, audio=plan.initial_audio
+        )
+        return pairs(windows, architecture.hidden_size)

@@ -12,16 +12,25 @@ last, shorter window follows the same rule as the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from seats_cli.config import check_share
+from seats_cli.cost.selection import Product
+from seats_cli.cost.token_counts import audio_windows, video_windows
 from seats_cli.schedule import PruningPlan
-from seats_cli.selection.method import Modality, PromptTokens
-from seats_cli.selection.methods.budgets import floor_count
+from seats_cli.selection.method import Modality, Option, PromptTokens, register_method
+from seats_cli.selection.methods.budgets import floor_count, spare_audio
 from seats_cli.selection.methods.visual_only import VisualMethod
 from seats_cli.selection.windows import fixed_windows
+
+if TYPE_CHECKING:
+    from seats_cli.cost.token_counts import MediaSizes
+    from seats_cli.families.base import Architecture
+    from seats_cli.selection.trace import SelectionTrace
 
 
 def window_counts(size: int, ratio: float, contextual: float) -> tuple[int, int]:
@@ -153,6 +162,8 @@ def zip_tokens(
     return keep, merged
 
 
+@register_method("visionzip-om", omni=True)
+@register_method("visionzip")
 class VisionZip(VisualMethod):
     """`visionzip` and, with `omni`, `visionzip-om`.
 
@@ -161,10 +172,17 @@ class VisionZip(VisualMethod):
     Parameters
     ----------
     plan : PruningPlan
-        Targets, windows, and `contextual_ratio`.
+        Targets and windows.
     omni : bool
         Whether audio is treated like video.
+
+    Attributes
+    ----------
+    contextual_ratio : float
+        Fraction of the tokens that is kept as averages of tokens that leave, within the target.
     """
+
+    contextual_ratio = Option(0.0, check_share)
 
     name = "visionzip"
     entry_kind = "attended"
@@ -172,7 +190,7 @@ class VisionZip(VisualMethod):
 
     def __init__(self, plan: PruningPlan, omni: bool = False) -> None:
         super().__init__(plan, omni)
-        self.needs_keys = plan.contextual_ratio > 0.0
+        self.needs_keys = self.contextual_ratio > 0.0
 
     def choose(
         self, prompt: PromptTokens, modality: Modality, ratio: float
@@ -185,6 +203,27 @@ class VisionZip(VisualMethod):
             modality.keys,
             modality.windows,
             ratio,
-            min(self.plan.contextual_ratio, ratio),
+            min(self.contextual_ratio, ratio),
             modality.lengths,
         )
+
+    def products(
+        self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
+    ) -> list[Product]:
+        """In each window, keys of the tokens that leave with those of the contextual ones."""
+        if not self.contextual_ratio:
+            return []
+        plan, vision, sound = self.plan, architecture.vision, architecture.audio
+        video, audio = plan.retention_video, plan.retention_audio
+        if not self.omni:
+            video, audio = spare_audio(video, audio, *trace.offered[:2])[0], 1.0
+        products: list[Product] = []
+        for ratio, windows, encoder in (
+            (video, video_windows(architecture, sizes, plan.config.video_window), vision),
+            (audio, audio_windows(architecture, sizes, plan.config.audio_window), sound),
+        ):
+            width = encoder.hidden_size // encoder.num_heads
+            for size in windows if ratio < 1.0 else ():
+                dominant, targets = window_counts(size, ratio, min(self.contextual_ratio, ratio))
+                products.append((size - dominant - targets, targets, width))
+        return products

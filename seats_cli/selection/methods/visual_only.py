@@ -96,6 +96,6 @@ class VisualMethod(Method):
 
     def _draw(self, prompt: PromptTokens, modality: Modality, ratio: float) -> tuple[Tensor, None]:
         """Audio that has to go, at random."""
-        generator = torch.Generator().manual_seed(self.plan.seed)
+        generator = torch.Generator().manual_seed(self.plan.config.seed)
         count = floor_count(modality.size, ratio)
         return keep_at_random(modality.size, count, generator, modality.mask.device), None
