@@ -1,4 +1,8 @@
-"""Decoding sound into 16 kHz mono on the clip's time line."""
+"""Decoding sound into 16 kHz mono on the clip's timeline.
+
+Packets are decoded to frames; `_Placer` decides where on the timeline each belongs; `Mixer` turns
+them into 16 kHz mono; `_Timeline` writes them there and leaves silence where nothing is.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ class Mixer:
     """Streams frames of one sample format, layout and rate through libswresample.
 
     The weights are those of ITU-R BS.775 (centre as loud as left and right together, rear
-    channels lower, no LFE), scaled down to sum to one: libswresample leaves that out for
+    channels lower, no LFE), scaled down to sum to one: libswresample does not do that for
     floats, and loud 5.1 sound would clip. Layouts for which there are no weights are averaged.
 
     Parameters
@@ -37,7 +41,7 @@ class Mixer:
     def __init__(self, frame: AudioFrame) -> None:
         self.kind = kind_of(frame)
         channels = len(frame.layout.channels)
-        guessed = frame.layout.name.endswith(" channels")  # FFmpeg's name for "not said"
+        guessed = frame.layout.name.endswith(" channels")  # FFmpeg's name for an unknown layout
         try:
             if guessed and channels > _GUESSED_CHANNELS:
                 raise ValueError("no layout to guess")
@@ -55,11 +59,11 @@ class Mixer:
             Mono samples at `SAMPLE_RATE`, in [-1, 1] if the input was.
         """
         if frame is not None:
-            # Samples are counted here; the stamps' rounding must not stretch the sound.
+            # The place follows from the number of samples: rounded stamps would stretch the sound.
             frame.pts = None
         self._graph.push(frame)
-        # A frame gives one piece at most, so that it takes no exception (slow in PyAV) to see
-        # that there is no second. Should one be late, it comes with the next frame or the end.
+        # A frame gives one piece at most, so the exception that says "no more" (slow in PyAV) is
+        # not waited for. Should a second piece be ready, it comes with the next frame or the end.
         while True:
             try:
                 piece = self._graph.pull()
@@ -94,13 +98,13 @@ def _graph(frame: AudioFrame, pan: str | None) -> Graph:
 
 
 def kind_of(frame: AudioFrame) -> tuple[str, str, int]:
-    """What must stay the same for a `Mixer` to go on: format, layout, rate."""
+    """What all frames of a `Mixer` have in common: sample format, layout, rate."""
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
-MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, loudly
-# Silence in the time stamps that is believed: a pause in talk is left out by some recorders.
-# Longer is a damaged stamp, unless the picture goes on meanwhile.
+MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, with a warning
+# Missing sound that is taken for silence: some recorders leave out the pauses in speech.
+# Longer is a damaged stamp, unless the picture continues meanwhile.
 _PAUSE_S = 60.0
 _PAUSE_WITHOUT_PICTURE_S = 600.0
 _FIRST_BUFFER_S = 600.0
@@ -123,7 +127,7 @@ class DecodedSound:
     joined : int
         Leaps in the time stamps too large to be silence, closed up.
     cut : bool
-        The sound goes on, but only so much was wanted, or more than `MAX_AUDIO_S` was.
+        The sound continues beyond what was requested, or beyond `MAX_AUDIO_S`.
     """
 
     samples: npt.NDArray[np.float32]
@@ -153,13 +157,13 @@ def decode_sound(
     container, stream
         An open file and one of its audio streams.
     origin_s : float
-        Time stamp, in seconds, of the file's time 0.
+        Time stamp in seconds of the start of the file's timeline.
     start, end : float or None
         Range in seconds on the file's timeline.
     length_s : float or None
         Seconds the file claims to last.
     max_s : float or None
-        Seconds of sound wanted at most.
+        Seconds of sound at most.
     gaps : Gaps
         Stretches of the file's timeline that were closed up for the picture.
     picture_end_s : float or None
@@ -172,10 +176,12 @@ def decode_sound(
     DecodedSound or None
         None if nothing decodes in the range.
     """
+    # 1. Begin a little ahead of the range; `_Timeline` drops what lies before it.
     begin = start or 0.0
     if start is not None and stream.time_base is not None:
         ticks = int((origin_s + max(begin - _LEAD_IN_S, 0.0)) / stream.time_base)
         seek_before(container, stream, ticks)
+    # 2. How much to expect: the range, the limits, and what the header claims.
     wanted_s = np.inf if end is None else end - begin
     stop = begin + min(wanted_s, MAX_AUDIO_S, np.inf if max_s is None else max_s)
     expected = (min(stop, length_s) if length_s else min(stop, begin + 60.0)) - begin
@@ -187,6 +193,8 @@ def decode_sound(
         nonlocal broken
         broken += 1
 
+    # 3. Decode to the end of the range. A broken packet leaves a hole in the stamps, and so
+    #    silence of its length in the sound.
     for packet in packets(container, stream, count_error):
         try:
             frames = packet.decode()
@@ -199,6 +207,7 @@ def decode_sound(
             on_progress(min(placer.at_s / expected, 1.0))
         if placer.at_s > track.limit_s + _JUMP_S:
             break
+    # 4. The resampler holds back a few milliseconds.
     placer.flush()
     if track.first is None:
         return None
@@ -207,7 +216,11 @@ def decode_sound(
 
 
 class _Placer:
-    """Turns decoded frames into runs of 16 kHz samples at the right place."""
+    """Finds each frame's place on the timeline of the range and writes it there.
+
+    Frames that follow each other closely form a run: only the first one's stamp counts, and the
+    rest continue from it sample by sample. A hole, a leap or a new format begins another run.
+    """
 
     def __init__(
         self, track: _Timeline, gaps: Gaps, begin_s: float, picture_end_s: float | None
@@ -223,19 +236,23 @@ class _Placer:
         self._position = 0
 
     def add(self, frame: AudioFrame, origin_s: float) -> None:
-        """Place a frame; `origin_s` is the time stamp of the file's time 0."""
+        """Place a frame; `origin_s` is the time stamp at which the file's timeline starts."""
         if frame.samples == 0 or frame.sample_rate not in SAMPLE_RATES:
             return
+        # 1. Its stamp on the range's timeline: without the gaps that the picture closed, and
+        #    shifted by the leaps that were closed here. Without a stamp it follows the last one.
         when = self.at_s
         if frame.time is not None:
             when = frame.time - origin_s
             if len(self.gaps):
                 when = float(self.gaps.close(np.array([when]))[0])
             when += self._shift_s - self.begin_s
+        # 2. A leap that cannot be silence is closed, for this frame and all that follow.
         if self._is_leap(when):
             self.joined += 1
             self._shift_s += self.at_s - when
             when = self.at_s
+        # 3. Not where the last run ends, or of another kind: begin a new run.
         if (
             self._mixer is None
             or kind_of(frame) != self._mixer.kind
@@ -249,18 +266,18 @@ class _Placer:
         self._write(self._mixer, frame)
 
     def flush(self) -> None:
-        """Write out what the mixer still holds."""
+        """End the run: write what the mixer still holds."""
         if self._mixer is not None:
             self._write(self._mixer, None)
             self._mixer = None
 
     def _is_leap(self, when: float) -> bool:
-        """Whether a time cannot be meant: back, or after more silence than is credible."""
+        """Whether a time must be wrong: it goes back, or implies an implausible silence."""
         gap = when - self.at_s
         if gap < -1.0:
             return self.track.first is not None  # a range is entered from before its start
         if when >= self.track.limit_s and self.track.limit_s < MAX_AUDIO_S:
-            return False  # behind the range: not to be pulled into it
+            return False  # beyond the range: closing the leap would pull it in
         if self.picture_end_s is None:
             return gap > _PAUSE_WITHOUT_PICTURE_S
         return gap > _PAUSE_S and when > self.picture_end_s + _PAUSE_S
@@ -272,19 +289,22 @@ class _Placer:
 
 
 class _Timeline:
-    """A growing buffer of samples in which every piece has its place; gaps stay silent."""
+    """A growing buffer of samples; what is never written stays silent."""
 
     def __init__(self, expected_s: float, limit_s: float) -> None:
         self.limit_s = limit_s
         self.first: int | None = None
         self._end = 0
         self._expected = int(min(expected_s + 1.0, MAX_AUDIO_S) * SAMPLE_RATE)
-        # A header's word is not worth gigabytes: the buffer follows what is decoded.
+        # A header may claim gigabytes: the buffer grows with what is decoded.
         size = min(self._expected, int(_FIRST_BUFFER_S * SAMPLE_RATE))
         self._buffer = np.zeros(size, np.float32)
 
     def write(self, position: int, samples: npt.NDArray[np.float32]) -> None:
-        """Put samples at a position, less what lies before 0, over earlier ones or too late."""
+        """Put samples at a position, less what lies before 0, over earlier ones or too late.
+
+        `samples` is changed in place.
+        """
         limit = round(self.limit_s * SAMPLE_RATE)
         skip = max(self._end - position, 0)
         stop = min(position + len(samples), limit)
@@ -292,7 +312,8 @@ class _Timeline:
         if stop <= begin:
             return
         if stop > len(self._buffer):
-            # Grows in place where the system can; the new part is zero.
+            # `resize` grows in place where the system can, without a second copy of hours of
+            # sound; the new part is zero.
             self._buffer.resize(min(max(stop, self._next_size()), limit), refcheck=False)
         target = self._buffer[begin:stop]
         np.nan_to_num(samples[skip : skip + len(target)], copy=False, nan=0.0)
@@ -301,7 +322,7 @@ class _Timeline:
         self._end = stop
 
     def _next_size(self) -> int:
-        """Twice as much, but not beyond what is expected: that part would never be used."""
+        """Twice as much, but not beyond what is expected, which would never be used."""
         size = len(self._buffer)
         return min(2 * size, self._expected) if size < self._expected else size * 5 // 4
 

@@ -43,7 +43,7 @@ def open_media(path: StrPath) -> Iterator[InputContainer]:
     Raises
     ------
     MediaError
-        If the file is missing, no regular file, empty, not permitted, or not media; also if
+        If the file is missing, not a regular file, empty, not permitted, or not media; also if
         FFmpeg fails inside the context.
     """
     name = shown(path)
@@ -63,7 +63,7 @@ def open_media(path: StrPath) -> Iterator[InputContainer]:
 
 
 def shown(path: StrPath) -> str:
-    """The file's name as it appears in messages: no folder, printable, not endless."""
+    """The file's name as it appears in messages: without its folder, printable, short."""
     name = Path(path).name or str(path)
     name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     return name if len(name) <= 80 else f"{name[:50]}…{name[-25:]}"

@@ -1,4 +1,9 @@
-"""Which frames of a video are read, at which times and in which size."""
+"""Which frames of a video are read, at which times and in which size.
+
+The rules are those of qwen-omni-utils (`smart_nframes`, `smart_resize` and the pixel budget
+of `fetch_video`), in plain arithmetic because that package imports torch; tests compare the two.
+New here is the choice by time where frames come irregularly (`plan_frames`).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ def frame_count(total_frames: int, video_fps: float, fps: float, max_frames: int
     total_frames : int
         Frames the video has, at least 1.
     video_fps, fps : float
-        Frames per second the video has and that are wanted.
+        Frames per second of the video and to sample.
     max_frames : int
         Upper bound; an odd one counts as the even number below it.
 
@@ -105,6 +110,8 @@ def frame_size(height: int, width: int, count: int, sizing: FrameSizing) -> tupl
         raise UsageError(
             f"max_pixels is {sizing.max_pixels}, less than one token of {factor} x {factor} pixels."
         )
+    # As in `fetch_video`: the budget of the whole video is shared by its pairs of frames, but a
+    # frame may always have a little more than the minimum.
     min_pixels = min(sizing.min_pixels, sizing.max_pixels)
     limit: float = MAX_TOKENS_PER_FRAME * factor * factor
     if sizing.total_pixels is not None:
@@ -131,8 +138,8 @@ def _fit(
     return rows, columns
 
 
-# Less than this between the start of sound and picture is not worth resampling for: a
-# viewer does not notice it and it is a fraction of one temporal patch.
+# A picture that starts less than this after the sound is sampled as if they started together:
+# a viewer does not notice it and it is a fraction of one temporal patch.
 ALIGNED_S = 0.1
 _HEADER_AGREES = 0.01  # relative
 
@@ -151,7 +158,7 @@ class FramePlan:
     source_fps : float
         Mean rate of the frames in the range.
     held_s : float
-        Seconds before the first frame for which it stands, because the sound starts earlier.
+        Seconds before the first frame that it stands in for, because the sound starts earlier.
     steady : bool
         Constant frame rate, and hence the same frames as the official pipeline.
     """
@@ -196,7 +203,7 @@ def plan_frames(
     start, end : float or None
         Range in seconds on the file's timeline, both inclusive as in the official pipeline.
     fps : float
-        Frames per second wanted.
+        Frames per second to sample.
     max_frames : int
         Upper bound on the frames.
 
@@ -212,6 +219,7 @@ def plan_frames(
     """
     if len(shown) == 0:
         return None
+    # 1. The frames that appear in the range, and their rate.
     low, high = start or 0.0, np.inf if end is None else end
     epsilon = 1e-6
     inside = shown[(shown >= low - epsilon) & (shown <= high + epsilon)]
@@ -220,6 +228,7 @@ def plan_frames(
     if shown[0] > high or shown[-1] + last_s <= low:
         return None
     late = shown[0] - low
+    # 2. An even grid that fills the range: by index, as the official pipeline does.
     if (
         len(inside)
         and is_steady(inside, fps)
@@ -230,13 +239,14 @@ def plan_frames(
         count = frame_count(total, rate, fps, max_frames)
         times = inside[frame_indices(total, count)]
         return FramePlan(times, effective_fps(count, total, rate), rate, 0.0, True)
+    # 3. Otherwise by time: the seconds that the picture covers, a late start included.
     begin = low if start is not None or late > ALIGNED_S else float(shown[0])
     covered = max(min(high, float(shown[-1]) + last_s) - begin, 1 / rate)
-    # Instants may share a frame, so their number need not stop at the number of frames.
+    # Two instants may take the same frame, so there can be more of them than frames.
     density = max(len(inside) / covered, min(fps, max_frames / covered))
     total = max(1, round(covered * density))
     count = frame_count(total, total / covered, fps, max_frames)
-    # As with indices, the last frame is the last one looked at, however short it is.
+    # As with indices, the last instant is that of the last frame, however short it is shown.
     final = max(begin + covered * (1 - 1 / total), min(float(shown[-1]), high))
     times = np.linspace(begin, final, count)
     return FramePlan(
@@ -247,8 +257,8 @@ def plan_frames(
 def is_steady(shown: npt.NDArray[np.float64], fps: float) -> bool:
     """Whether no frame is further than half a frame from an even grid.
 
-    Within that bound, choosing by index and choosing by time are the same choice. Half a frame
-    of slides is long, though: there the bound is half a frame at the rate wanted.
+    Within that bound, choosing by index and choosing by time give the same frames. Half the time
+    of a slide is long, though: there the bound is half the interval of `fps`.
     """
     if len(shown) < 3:
         return True
@@ -276,5 +286,8 @@ def source_rate(
 
 
 def _fills(inside: npt.NDArray[np.float64], low: float, rate: float, start: float | None) -> bool:
-    """Whether the range begins within a frame's time of its first frame (else one is held)."""
+    """Whether the first frame comes within a frame's time of the range's start.
+
+    If not, the frame before is still on screen there, and choosing by index would leave it out.
+    """
     return start is None or float(inside[0]) - low <= 1.5 / rate

@@ -1,4 +1,4 @@
-"""The sentences that tell a user what of a file was not used as it stands."""
+"""The warnings about a file: everything in it that was lost, changed or assumed."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ def picture_notices(
     Parameters
     ----------
     track, table, plan, picture
-        What the header claims, the packets there are, what was planned and what came.
+        What the header claims, the packets found, what was planned and what was decoded.
     options : ReadOptions
         The request.
     """
-    said = thinning_notices(plan, options)
+    lines = thinning_notices(plan, options)
     used, there = len(plan.times), len(table.pts)
     claimed = track.claimed_frames - table.discarded
     # The header's claim is about the whole file; a range cannot be held against it.
     if options.start is None and options.end is None and claimed > there + 1:
-        said.append(
+        lines.append(
             f"The file is damaged or cut off: only {there} of {claimed} frames can be read."
         )
     if picture.missing:
-        said.append(
+        lines.append(
             f"{picture.missing} of the {used} frames taken could not be decoded; "
             "the frame before stands in for each."
         )
     elif picture.broken:
-        said.append(
+        lines.append(
             f"Parts of the picture are damaged: {_plural(picture.broken, 'error')} while decoding."
         )
     if not 1 / _SQUARE < track.pixel_shape < _SQUARE:
-        said.append(
+        lines.append(
             f"The file's pixels are {track.pixel_shape:.3g} times as wide as high; they are used "
             "as they are stored, as the models were trained, so things look "
             f"{'narrower' if track.pixel_shape > 1 else 'wider'} than a player shows them."
         )
     if plan.held_s:
-        said.append(
+        lines.append(
             f"The picture starts {plan.held_s:.2f} s after the sound; "
             "its first frame stands for that time."
         )
-    return said
+    return lines
 
 
 def thinning_notices(plan: FramePlan, options: ReadOptions) -> list[str]:
@@ -79,7 +79,7 @@ def thinning_notices(plan: FramePlan, options: ReadOptions) -> list[str]:
 
 
 def gap_notices(gaps: Gaps) -> list[str]:
-    """A sentence if time was taken out."""
+    """A sentence if gaps were closed."""
     if not len(gaps):
         return []
     return [
@@ -99,34 +99,34 @@ def sound_notices(
     Parameters
     ----------
     source, track, sound
-        What the header claims, the track that was read, and what came.
+        What the header claims, the track that was read, and what was decoded.
     options : ReadOptions
         The request.
     """
-    said = []
+    lines = []
     if len(source.audio) > 1 and options.audio_track is None:
         which = source.audio.index(track)
-        said.append(
+        lines.append(
             f"The file has {len(source.audio)} sound tracks; track {which} "
             f"({track.describe()}) is used; choose another with --audio-track."
         )
     if sound.broken:
-        said.append(
+        lines.append(
             f"Parts of the sound are damaged: {_plural(sound.broken, 'packet')} could not be "
             "decoded and are silent."
         )
     if sound.joined:
-        said.append(
+        lines.append(
             f"The sound's time stamps leap {_plural(sound.joined, 'time')}; "
             "the parts were joined, so sound and picture may not match after that."
         )
     if sound.cut:
-        said.append(_cut(source, len(sound.samples) / SAMPLE_RATE, options))
-    return said
+        lines.append(_cut(source, len(sound.samples) / SAMPLE_RATE, options))
+    return lines
 
 
 def _cut(source: MediaSource, used_s: float, options: ReadOptions) -> str:
-    """What was left out of the sound, and how to choose."""
+    """What was left out of the sound, and how to choose another part."""
     begin_s = options.start or 0.0
     stop = options.end if options.end is not None else source.duration_s
     rest = f"its other {stop - begin_s - used_s:.1f} s" if stop is not None else "what follows"
@@ -148,7 +148,7 @@ def overall_notices(
     sound_start_s: float,
     sound_cut: bool,
 ) -> list[str]:
-    """Sentences about what is absent and where picture and sound part.
+    """Sentences about what is absent, and where picture and sound differ in length.
 
     Parameters
     ----------
@@ -161,30 +161,30 @@ def overall_notices(
     sound_start_s : float
         Seconds after the start of the range at which the sound begins.
     sound_cut : bool
-        The sound's end is not the file's, and was told already.
+        The sound ends early for a reason that already has its sentence.
     """
-    said = []
+    lines = []
     end = options.end
     part = "" if not options.start and end is None else " in this range"
     if options.video and picture_end_s is None:
         if source.video is None:
-            said.append("The file has no picture; only its sound is used.")
+            lines.append("The file has no picture; only its sound is used.")
         else:
-            said.append(f"No picture can be read{part}; only the sound is used.")
+            lines.append(f"No picture can be read{part}; only the sound is used.")
     if options.audio and sound_end_s is None:
         if not source.audio:
-            said.append("The file has no sound track; only the picture is used.")
+            lines.append("The file has no sound track; only the picture is used.")
         else:
-            said.append(f"No sound can be read{part}; only the picture is used.")
+            lines.append(f"No sound can be read{part}; only the picture is used.")
     if picture_end_s is not None and sound_end_s is not None and not sound_cut:
         stop = float("inf") if end is None else end
         picture_end_s, sound_end_s = min(picture_end_s, stop), min(sound_end_s, stop)
         if sound_end_s - picture_end_s > NOTICEABLE_S:
-            said.append(_ends("picture", picture_end_s, "sound", sound_end_s))
+            lines.append(_ends("picture", picture_end_s, "sound", sound_end_s))
         if picture_end_s - sound_end_s > NOTICEABLE_S:
-            said.append(_ends("sound", sound_end_s, "picture", picture_end_s))
+            lines.append(_ends("sound", sound_end_s, "picture", picture_end_s))
     if sound_end_s is not None and sound_start_s > LATE_SOUND_S:
-        said.append(f"The sound starts {sound_start_s:.2f} s late; there is silence before it.")
+        lines.append(f"The sound starts {sound_start_s:.2f} s late; there is silence before it.")
     read_to = max(picture_end_s or 0.0, sound_end_s or 0.0)
     claimed = source.duration_s if end is None else None
     if (
@@ -194,11 +194,11 @@ def overall_notices(
         and not sound_cut
         and claimed - read_to > max(NOTICEABLE_S, 0.02 * claimed)
     ):
-        said.append(
+        lines.append(
             f"The file says that it lasts {claimed:.2f} s, "
             f"but only {read_to:.2f} s of it can be read."
         )
-    return said
+    return lines
 
 
 def _ends(first: str, first_s: float, then: str, then_s: float) -> str:

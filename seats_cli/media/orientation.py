@@ -1,8 +1,8 @@
-"""Pictures that are to be mirrored, which FFmpeg's turn in degrees cannot say.
+"""Mirrored pictures, which PyAV's rotation in degrees cannot express.
 
-It takes a mirrored picture for one on its head. FFmpeg knows better, but reading what it
-attaches to frames crashes PyAV 18 (`frame.side_data` with an ICC profile), so the few bytes
-are read from the file itself.
+`frame.rotation` gives a mirrored picture as one that is upside down. FFmpeg attaches the whole
+matrix to frames, but reading it crashes PyAV 18 (`frame.side_data` with an ICC profile), so the few
+bytes are read from the file itself.
 """
 
 from __future__ import annotations
@@ -39,11 +39,10 @@ def mirrored_turns(file: IO[bytes], container: str, number: int) -> int | None:
     Returns
     -------
     int or None
-        Anticlockwise quarter turns after mirroring left to right; None if it is not mirrored
-        or does not say so.
+        Anticlockwise quarter turns after mirroring left to right; None if it is not mirrored.
     """
     size = file.seek(0, 2)
-    with suppress(Exception):  # damaged: then it does not say so
+    with suppress(Exception):  # damaged: taken for not mirrored
         if "mp4" in container.split(","):
             return _in_mp4(file, size, number)
         if container == "jpeg_pipe":

@@ -1,4 +1,8 @@
-"""Walking over packets without decoding: scans, and guards against endless files."""
+"""Walking over packets without decoding: one stream of a file, seeking in it, scanning it.
+
+A scan gives the time stamps of all frames before any is decoded, so that the frames to sample are
+known in advance. Bounds on packets and errors keep crafted files from being walked for ever.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +60,7 @@ def packets(
     container, stream
         An open file and one of its streams.
     on_error : callable
-        Called for every read error; reading goes on behind it, up to a limit.
+        Called for every read error; reading continues after it, up to a limit.
     """
     errors = 0
     while errors < _MAX_READ_ERRORS:
@@ -65,7 +69,7 @@ def packets(
             return
         except IndexError:
             # PyAV fails on packets of streams that turn up after opening (MPEG-TS); each
-            # failure has passed over such a packet.
+            # failure has consumed such a packet.
             continue
         except av.error.FFmpegError:
             errors += 1
@@ -80,13 +84,13 @@ def stamp(packet: Packet[AudioStream] | Packet[VideoStream]) -> int | None:
 def seek_before(container: InputContainer, stream: StreamT, ticks: int) -> bool:
     """Go to the last keyframe at or before a time stamp.
 
-    Some containers land late (no index, or an index by decoding time), so the landing is
-    checked and repeated from further back.
+    Some containers land too late (no index, or an index by decoding time), so where the seek
+    has landed is checked, and the seek repeated from further back.
 
     Returns
     -------
     bool
-        False if the file cannot be searched. Reading then goes on from where it was, or
+        False if the file cannot be searched. Reading then continues from where it was, or
         from the start, either of which is before the time stamp.
 
     Raises
@@ -114,7 +118,7 @@ def seek_before(container: InputContainer, stream: StreamT, ticks: int) -> bool:
 
 
 def ignore_errors() -> None:
-    """For `packets` where an error does not matter: decoding meets it again."""
+    """For `packets` where errors do not matter, because decoding meets them again."""
 
 
 MAX_PACKETS = 20_000_000  # 46 hours at 120 frames per second
@@ -170,8 +174,8 @@ def scan_packets(
     container, stream
         An open file and one of its video streams; reading starts at the beginning.
     start_s, end_s : float or None
-        Time stamps in seconds between which frames are of interest. The table also holds
-        what is needed to decode and show the frame at `start_s`, and may hold more.
+        Range of time stamps in seconds. The table also holds what is needed to decode and show
+        the frame at `start_s`, and may hold more.
 
     Returns
     -------
@@ -183,8 +187,10 @@ def scan_packets(
     MediaError
         If the file has more packets than any real video.
     """
+    # 1. Begin at the keyframe from which the frame at `start_s` is decoded.
     time_base = stream.time_base or Fraction(1, 1000)
     partial = start_s is not None and seek_before(container, stream, int(start_s / time_base))
+    # 2. Collect stamps to the end of the range, and beyond it as far as frames may be reordered.
     stop = None if end_s is None else int((end_s + _REORDER_S) / time_base)
     times, keys = array("q"), array("q")
     last_pts, last_duration, untimed, discarded = None, 0, 0, 0
@@ -207,6 +213,7 @@ def scan_packets(
             raise MediaError(f"The file has over {MAX_PACKETS:,} pictures; cut it first.")
         if stop is not None and (packet.dts if packet.dts is not None else when) > stop:
             break
+    # 3. Sort them; a stream that has hardly any stamps gets them from its frame rate.
     pts = np.unique(np.array(times, dtype=np.int64))
     if untimed > len(pts):
         return _counted(stream, untimed + len(times), time_base)

@@ -30,7 +30,7 @@ class FrameScaler:
     quarter_turns : int
         Anticlockwise quarter turns, 0 to 3, that make the coded picture upright.
     mirrored : bool
-        The coded picture is to be mirrored, left to right, before it is turned.
+        Whether the coded picture is mirrored, left to right, before it is turned.
     """
 
     height: int
@@ -51,7 +51,7 @@ class FrameScaler:
     ) -> FrameScaler:
         """The scaler for a video of which `count` frames like `frame` are taken.
 
-        `mirrored_turns` are the turns of a picture that is to be mirrored first.
+        `mirrored_turns` as `seats_cli.media.orientation.mirrored_turns`.
 
         Raises
         ------
@@ -97,7 +97,7 @@ class FrameScaler:
 
 
 def _on_white(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Flatten RGBA, uint8 (H, W, 4), to RGB on a white ground."""
+    """Flatten RGBA, uint8 (H, W, 4), to RGB on a white background."""
     colour = pixels[..., :3].astype(np.uint16)
     alpha = pixels[..., 3:].astype(np.uint16)
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

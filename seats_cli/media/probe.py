@@ -30,7 +30,7 @@ _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 class VideoTrack:
     """One moving picture; `index` is the stream's number in the container.
 
-    `pixel_shape` is the width of a pixel over its height, 1 where nothing is said;
+    `pixel_shape` is the width of a pixel over its height, 1 where the file does not say;
     `mirrored_turns` is as in `seats_cli.media.orientation`.
     """
 
@@ -64,7 +64,7 @@ class AudioTrack:
 
 @dataclass(frozen=True)
 class MediaSource:
-    """The container's own statements.
+    """What a file's header says: its tracks, duration and start.
 
     Parameters
     ----------
@@ -73,13 +73,13 @@ class MediaSource:
     duration_s : float or None
         Seconds the file says it lasts, from `origin_s`.
     origin_s : float
-        Time stamp at which the earliest track starts: 0 of the file's timeline.
+        Time stamp at which the earliest track starts: 0 on the file's timeline.
     video : VideoTrack or None
         The picture that is used.
     audio : tuple of AudioTrack
         All sound tracks that have a decoder, in the container's order.
     notes : tuple of str
-        One sentence for each thing passed over.
+        One sentence for everything ignored.
     """
 
     container: str
@@ -91,7 +91,7 @@ class MediaSource:
 
     @property
     def is_image(self) -> bool:
-        """Whether this is a still picture, which lasts no time (PNG, JPEG and the like)."""
+        """Whether this is a still picture, which has no duration (PNG, JPEG and the like)."""
         return _is_still(self.container)
 
     def sound_track(self, wanted: int | None, name: str) -> AudioTrack | None:
@@ -126,7 +126,7 @@ def _is_still(container: str) -> bool:
 
 
 def max_pixels(container: str) -> int:
-    """The most pixels that a picture in a container may have, by FFmpeg's name of the format."""
+    """The largest picture allowed, in pixels, by FFmpeg's name of the container."""
     return _MAX_STILL_PIXELS if _is_still(container) else _MAX_VIDEO_PIXELS
 
 
@@ -195,15 +195,15 @@ def _describe(container: InputContainer, path: StrPath) -> MediaSource:
 
 
 def _cut_off(path: StrPath) -> list[str]:
-    """A sentence if a RIFF file (WAV, AVI) is shorter than it says.
+    """A sentence if a RIFF file (WAV, AVI) is shorter than its header says.
 
-    FFmpeg takes such a file's length from what is there, so that nothing would seem amiss.
+    FFmpeg takes such a file's length from its size, so the loss would go unnoticed.
     """
     with open(path, "rb") as file:
         head = file.read(8)
         size = file.seek(0, 2)
     claimed = int.from_bytes(head[4:], "little") + 8
-    # Programs that write into a pipe leave the largest number or 0 there.
+    # Programs that write to a pipe leave the largest number or 0 there.
     if not head.startswith(b"RIFF") or size + 1 >= claimed or claimed > _RIFF_UNKNOWN:
         return []
     return [f"The file is cut off: it should have {claimed:,} bytes, but only {size:,} are there."]

@@ -25,7 +25,7 @@ from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack, probe
 from seats_cli.media.timecode import check_range
 from seats_cli.media.timeline import NO_GAPS, Gaps, picture_times, stamps_at
-from seats_cli.media.video import DecodedFrames, can_spare, decode_frames
+from seats_cli.media.video import DecodedFrames, can_skip_nonref, decode_frames
 
 Progress = Callable[[str, float], None]
 
@@ -135,8 +135,8 @@ class ReadPass:
         wanted = stamps_at(plan.times, self.source, table, self.gaps)
         picture = None
         # 1. Fast: without the frames that no other refers to, where the codec marks them.
-        if can_spare(track.codec, table):
-            picture = self._decode(track, table, wanted, "AUTO", spare=True)
+        if can_skip_nonref(track.codec, table):
+            picture = self._decode(track, table, wanted, "AUTO", skip_nonref=True)
         # 2. Every frame: where there is damage nothing is skipped, so that all of it is found.
         if picture is None or picture.missing or picture.broken:
             picture = self._decode(track, table, wanted, "AUTO")
@@ -224,13 +224,20 @@ class ReadPass:
         wanted: npt.NDArray[np.int64],
         threads: Literal["AUTO", "SLICE"],
         *,
-        spare: bool = False,
+        skip_nonref: bool = False,
     ) -> DecodedFrames | None:
         with open_stream(self.path, track.index, VideoStream) as (container, stream):
             stream.thread_type = threads
             report, turns = self._reporter("picture"), track.mirrored_turns
             return decode_frames(
-                container, stream, table, wanted, self.sizing, report, turns, spare=spare
+                container,
+                stream,
+                table,
+                wanted,
+                self.sizing,
+                report,
+                turns,
+                skip_nonref=skip_nonref,
             )
 
     def _reporter(self, what: str) -> Callable[[float], None] | None:
@@ -251,6 +258,17 @@ def read_clip(
 
     Frames are scaled as they are decoded and only the sampled ones are kept; the sound is
     never held in more than one copy. A damaged file gives what is readable, with a warning.
+
+    Which frames and in which size are the rules of qwen-omni-utils (see
+    `seats_cli.media.frame_sampling`); its reader is not used, because that would lose
+
+    - time: it samples by frame number and average rate and puts the first sample of sound at 0,
+      so that picture and sound drift apart where frames come irregularly, either track starts
+      late or the clock leaps;
+    - rotation: its default backend (torchvision) and its image loader leave phone videos and
+      photos lying on their side;
+    - damage: an error ends it, or a shorter clip comes back without a word;
+    - memory: that backend decodes every frame of the range in full size before it samples.
 
     Parameters
     ----------
@@ -276,7 +294,7 @@ def read_clip(
     Raises
     ------
     MediaError
-        If the file cannot be read or holds nothing of what was asked for.
+        If the file cannot be read or holds nothing of what was requested.
     UsageError
         If the range, the rate, the bounds or the track number make no sense.
     """
@@ -301,14 +319,14 @@ def read_clip(
 
 
 def _nothing(job: ReadPass) -> str:
-    """The sentence for a file that gave nothing of what was asked for."""
+    """The message for a file that gave nothing of what was requested."""
     name, source, options = shown(job.path), job.source, job.options
     if source.video is None and not source.audio:
         return f"{name} holds neither a picture nor sound that can be decoded."
     if not options.audio and source.video is None:
-        return f"{name} has no picture, and its sound was not asked for."
+        return f"{name} has no picture, and its sound was not requested."
     if not options.video and not source.audio:
-        return f"{name} has no sound track, and its picture was not asked for."
+        return f"{name} has no sound track, and its picture was not requested."
     if options.start is not None or options.end is not None:
         return f"Nothing in this range of {name} can be read; choose another start and end."
     return f"Nothing in {name} can be decoded; it is damaged or cut off."

@@ -33,7 +33,7 @@ def synthetic_clip(
     fps, max_frames, sizing, audio
         As for `read_clip`.
     seed : int
-        Of the noise.
+        For the noise.
 
     Returns
     -------

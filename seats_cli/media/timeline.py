@@ -1,4 +1,8 @@
-"""One time line for picture and sound, and the gaps on it."""
+"""One timeline for picture and sound, and the gaps that are taken out of it.
+
+Time 0 is where the earliest track starts. Recordings that were strung together can have hours
+between their parts; where neither picture nor sound goes on, that time is closed up for both.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from seats_cli.media.probe import AudioTrack, MediaSource
 def picture_times(
     path: StrPath, source: MediaSource, table: PacketTable, audio_track: AudioTrack | None
 ) -> tuple[Times, Gaps]:
-    """When each frame of a table is shown, and what was taken out of the file's timeline.
+    """When each frame of a table is shown, and the gaps that were closed for it.
 
     Parameters
     ----------
@@ -25,7 +29,7 @@ def picture_times(
     table : PacketTable
         The picture's frames.
     audio_track : AudioTrack or None
-        The sound that is used; where it goes on, time is not dead.
+        The sound that is used; where it continues, there is no gap.
 
     Returns
     -------
@@ -40,14 +44,14 @@ def picture_times(
 
 
 def origin_of(source: MediaSource, table: PacketTable) -> float:
-    """Seconds of time 0 in the table's stamps: a table that was counted begins at 0."""
+    """Seconds at which the timeline starts in the table's stamps; counted ones begin at 0."""
     return 0.0 if table.counted else source.origin_s
 
 
 def stamps_at(
     times: Times, source: MediaSource, table: PacketTable, gaps: Gaps
 ) -> npt.NDArray[np.int64]:
-    """Seconds as `picture_times` has them to the table's ticks, int64, shape (n,)."""
+    """From seconds as in `picture_times` to the table's ticks, int64, shape (n,)."""
     stated = gaps.reopen(times) + origin_of(source, table)
     return np.rint(stated / float(table.time_base)).astype(np.int64)
 
@@ -61,11 +65,11 @@ def _sound_times(
         return packet_times(container, stream) - source.origin_s
 
 
-# Longer than this without picture and sound is no pause.
+# A pause is shorter: that long without picture and sound is a gap.
 DEAD_S = 60.0
-# A silent film may rest on one frame (slides) for as long as its header has time for it.
+# A silent film (slides) may hold one frame for long, but not longer than this.
 _REST_S = 3600.0
-# What is left of a gap: about a frame, so that both sides stay apart.
+# What remains of a gap: about a frame, so that its two sides stay apart.
 _LEFT_S = 0.04
 
 Times = npt.NDArray[np.float64]
@@ -73,12 +77,12 @@ Times = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Gaps:
-    """Where time is closed up.
+    """Stretches that are taken out of the file's timeline.
 
     Parameters
     ----------
     begins : float64 array, shape (k,)
-        Seconds on the file's timeline after which nothing comes, increasing.
+        Seconds on the file's timeline at which the gaps begin, increasing.
     lengths : float64 array, shape (k,)
         Seconds taken out after each.
     """
@@ -90,9 +94,9 @@ class Gaps:
         return len(self.begins)
 
     def close(self, times: Times) -> Times:
-        """Times as the file has them to times without the gaps, float64, shape (n,)."""
+        """From times as the file has them to times without the gaps, float64, shape (n,)."""
         taken = np.concatenate([[0.0], np.cumsum(self.lengths)])
-        # A hair's breadth of tolerance: the same stamp may come by way of another time base.
+        # With some tolerance: the same stamp may come from another stream's coarser time base.
         closed: Times = times - taken[np.searchsorted(self.begins + _LEFT_S / 2, times)]
         return closed
 
@@ -108,12 +112,12 @@ NO_GAPS = Gaps(np.empty(0), np.empty(0))
 
 
 def may_have_gaps(picture: Times) -> bool:
-    """Whether it is worth looking at the sound's time stamps, too."""
+    """Whether the picture alone leaves room for a gap, so that the sound must be scanned."""
     return len(picture) > 0 and float(np.diff(picture, prepend=0.0).max()) > DEAD_S
 
 
 def find_gaps(picture: Times, sound: Times | None, length_s: float | None) -> Gaps:
-    """The stretches without a picture and without sound.
+    """The stretches without a new frame and without sound.
 
     Parameters
     ----------
@@ -131,6 +135,8 @@ def find_gaps(picture: Times, sound: Times | None, length_s: float | None) -> Ga
     events = picture if sound is None else np.union1d(picture, sound)
     steps = np.diff(events)
     dead = steps > DEAD_S
+    # Without sound, a long hold and a gap look the same: a gap is what leads beyond the length
+    # that the header claims, or what no film holds.
     if sound is None:
         beyond = events[1:] > (np.inf if length_s is None else length_s + DEAD_S)
         dead &= beyond | (steps > _REST_S)

@@ -1,4 +1,9 @@
-"""Decoding video into frames of one size at the planned times."""
+"""Decoding video into frames of one size at the planned times.
+
+`FrameReader` walks the file and decides what is decoded: it seeks over long stretches that are not
+wanted, skips frames to which no other refers, and gets past damage. `_Picker` takes the wanted
+frames out of what comes, whatever order damage brings it in.
+"""
 
 from __future__ import annotations
 
@@ -20,44 +25,46 @@ from seats_cli.media.packets import PacketTable, packets, seek_before
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import max_pixels
 
-# Seeking costs flushing the decoder and a look at the index: worth it above this many frames.
+# Seeking flushes the decoder and consults the index: worth it above this many frames.
 _SEEK_GAIN = 48
 # More frames in a row than this are rarely lost; a damaged stamp is likelier.
 _LEAP = 32
+# How many frames too late a decoder that has met damage may return a frame.
+_MAX_DISORDER = 32
 
 
-def can_spare(codec: str, table: PacketTable) -> bool:
-    """Whether frames that are not wanted can be passed over without a trace.
+def can_skip_nonref(codec: str, table: PacketTable) -> bool:
+    """Whether frames can be left out of decoding without a change to any other.
 
-    H.264 marks every frame that no other refers to. HEVC marks those of a temporal layer, to
+    H.264 marks every frame to which no other refers. HEVC marks those of a temporal layer, to
     which a higher layer may refer.
     """
     return codec == "h264" and not table.counted
 
 
 class Picker(Protocol):
-    """Who takes the frames, and knows which one is wanted next."""
+    """Takes the frames, and knows which one is wanted next."""
 
     @property
     def done(self) -> bool:
-        """Nothing more is wanted."""
+        """Whether no further frame is wanted."""
 
     @property
     def next_target(self) -> int:
-        """Time stamp of the next frame wanted, in ticks of the stream."""
+        """Time stamp of the next wanted frame, in ticks of the stream."""
 
 
 class FrameReader:
-    """Decodes a stream, jumping over stretches nobody asked for and over damage.
+    """Decodes a stream, seeking over stretches that are not wanted and carrying on after damage.
 
     Parameters
     ----------
     container, stream, table
         An open file, its video stream and that stream's time stamps.
     only : set of int
-        Time stamps of the frames that are wanted. Where the codec says which frames no other
-        frame refers to, those of them that are not wanted are not decoded: the wanted ones come
-        out the same. Empty to decode everything.
+        Time stamps of the wanted frames: where the codec marks the frames to which no other
+        refers, only the wanted ones of these are decoded, and come out the same. Empty to
+        decode everything.
     """
 
     def __init__(
@@ -73,24 +80,28 @@ class FrameReader:
         self.errors = 0
         self._max_pixels = max_pixels(container.format.name)
         self._count = 0
-        self._at: int | None = None  # stamp of the frame that came last
+        self._at: int | None = None  # stamp of the last frame
         self._jumped_to: int | None = None
         self._held: VideoFrame | None = None
         self._may_seek = not table.counted and len(table.keyframes) > 0
-        self._only = only if can_spare(stream.codec_context.name, table) else frozenset()
-        self._progressive = False  # before the first frame nobody knows
+        self._only = only if can_skip_nonref(stream.codec_context.name, table) else frozenset()
+        self._progressive = False  # known from the first frame on
 
     def frames(self, picker: Picker) -> Iterator[VideoFrame]:
-        """Frames in display order until the file ends; restarts after every jump."""
+        """Frames in display order, less those that were skipped, to the end of the file."""
+        # 1. Begin at the keyframe before the first wanted frame.
         self._jump(picker.next_target)
         jumped = True
         while jumped and not picker.done:
             jumped = False
+            # 2. Decode until the next wanted frame is so far away that seeking is cheaper; the
+            #    demuxer's iterator ends with the seek, so a new one starts behind it.
             for packet in packets(self.container, self.stream, self._count_error):
                 yield from self._decode(packet)
                 if not picker.done and self._jump(picker.next_target):
                     jumped = True
                     break
+        # 3. A frame that was held back for its doubtful stamp, with nothing after it to refute it.
         if self._held is not None:
             yield self._held
 
@@ -98,7 +109,7 @@ class FrameReader:
         self.errors += 1
 
     def _decode(self, packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
-        self._spare(packet)
+        self._skip_or_decode(packet)
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
@@ -114,16 +125,16 @@ class FrameReader:
             if self._stamp(frame):
                 yield from self._settle(frame)
 
-    def _spare(self, packet: Packet[VideoStream]) -> None:
-        """Let the decoder pass over the packet's frame if nobody needs it."""
+    def _skip_or_decode(self, packet: Packet[VideoStream]) -> None:
+        """Let the decoder leave out the packet's frame if it is not wanted and not referred to."""
         if self._only:
             idle = self._progressive and packet.pts is not None and packet.pts not in self._only
             self.stream.codec_context.skip_frame = "NONREF" if idle else "DEFAULT"
 
     def _check_fields(self, frame: VideoFrame) -> None:
-        """The two fields of a frame can have stamps of their own: then nothing is spared."""
+        """Stop skipping at the first interlaced frame: each field may have a stamp of its own."""
         if self._only and frame.interlaced_frame:
-            self.errors += self._progressive  # half of a frame may have been passed over
+            self.errors += self._progressive  # half of a frame may have been skipped
             self._only = frozenset()
             self.stream.codec_context.skip_frame = "DEFAULT"
         self._progressive = True
@@ -161,7 +172,7 @@ class FrameReader:
         return frame.pts is not None
 
     def _jump(self, target: int) -> bool:
-        """Seek if the next wanted frame is far beyond a keyframe that lies ahead."""
+        """Seek if a keyframe far ahead is at or before the next wanted frame."""
         if not self._may_seek:
             return False
         keys, pts = self.table.keyframes, self.table.pts
@@ -170,7 +181,7 @@ class FrameReader:
             near = not self.table.partial and np.searchsorted(pts, key) < _SEEK_GAIN
         else:
             near = np.searchsorted(pts, key) - np.searchsorted(pts, self._at) < _SEEK_GAIN
-        # Damaged stamps can lead to the same place again and again.
+        # Damaged stamps can lead back to the same place for ever.
         if near or (self._jumped_to is not None and key <= self._jumped_to):
             return False
         self._jumped_to, self._held = key, None
@@ -179,13 +190,9 @@ class FrameReader:
         return True
 
 
-# Frames that a decoder in trouble may hand out too late.
-_DISORDER = 32
-
-
 @dataclass(frozen=True, eq=False)
 class DecodedFrames:
-    """The frames asked for and what happened on the way.
+    """The wanted frames, and how much of them was damaged.
 
     Parameters
     ----------
@@ -196,7 +203,7 @@ class DecodedFrames:
     broken : int
         Packets that could not be decoded and frames the decoder marks as damaged.
     missing : int
-        Frames asked for that did not decode; the frame before stands in for each.
+        Wanted frames that did not decode; the frame before stands in for each.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -214,7 +221,7 @@ def decode_frames(
     on_frame: Callable[[float], None] | None = None,
     mirrored_turns: int | None = None,
     *,
-    spare: bool = False,
+    skip_nonref: bool = False,
 ) -> DecodedFrames | None:
     """Decode the frames that are on screen at the given times.
 
@@ -230,8 +237,9 @@ def decode_frames(
         Called with the fraction done after each frame taken.
     mirrored_turns : int or None
         As `seats_cli.media.orientation.mirrored_turns`.
-    spare : bool
-        Do not decode what is not needed, where the codec allows it. Damage there goes unseen.
+    skip_nonref : bool
+        Do not decode what is neither wanted nor referred to, where the codec marks it. Damage
+        there goes unnoticed.
 
     Returns
     -------
@@ -245,7 +253,7 @@ def decode_frames(
     """
     stream.codec_context.options = {"max_pixels": str(max_pixels(container.format.name))}
     picker = _Picker(table, wanted, sizing, on_frame, mirrored_turns)
-    only = frozenset(picker.targets) if spare else frozenset()
+    only = frozenset(picker.targets) if skip_nonref else frozenset()
     reader = FrameReader(container, stream, table, only)
     for frame in reader.frames(picker):
         picker.offer(frame)
@@ -259,7 +267,7 @@ def decode_frames(
 
 
 class _Picker:
-    """Takes the wanted frames out of a sequence in display order."""
+    """Takes the wanted frames out of a sequence that is in display order but for damage."""
 
     def __init__(
         self,
@@ -281,12 +289,12 @@ class _Picker:
         self.taken = 0
         self.corrupt = 0
         self._missing: dict[int, list[int]] = {}  # stamp to the places where it is wanted
-        self._patience = _DISORDER
+        self._wait = _MAX_DISORDER  # frames to look at after the last wanted one
         self._before: VideoFrame | None = None
 
     @property
     def done(self) -> bool:
-        return self._complete and not (self._missing and self._patience)
+        return self._complete and not (self._missing and self._wait)
 
     @property
     def missing(self) -> int:
@@ -303,12 +311,15 @@ class _Picker:
     def offer(self, frame: VideoFrame) -> None:
         """Consider the next frame; its `pts` is set."""
         pts = frame.pts or 0
+        # 1. Damage can bring frames out of order: one that was given up takes its place after all.
         if self._complete:
-            self._patience -= 1
-        for place in self._missing.pop(pts, ()):  # damage can bring frames out of order
+            self._wait -= 1
+        for place in self._missing.pop(pts, ()):
             self._put(frame, place)
+        # 2. Wanted frames before this one did not come: the frame before stands in.
         while not self._complete and self.next_target < pts:
             self._miss(self._before or frame)
+        # 3. This frame, as often as it is wanted.
         if not self._complete and self.next_target == pts:
             self._take(frame)
             self.corrupt += frame.is_corrupt
@@ -317,7 +328,7 @@ class _Picker:
         self._before = frame
 
     def finish(self) -> None:
-        """Fill what is left with the last frame there was."""
+        """Fill what is left with the last frame of the file."""
         if self._before is None:
             return
         while not self._complete:

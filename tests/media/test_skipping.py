@@ -1,4 +1,4 @@
-"""Frames that nobody needs are not decoded, and those that are needed come out the same."""
+"""Unwanted frames without references are skipped, and the wanted ones come out the same."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def moving(count: int, fps: float = 25.0, **options: Any) -> Picture:
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode every frame from here on."""
     for module in (decoding_module, reading_module):
-        monkeypatch.setattr(module, "can_spare", lambda *_: False)
+        monkeypatch.setattr(module, "can_skip_nonref", lambda *_: False)
 
 
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
@@ -63,57 +63,57 @@ def test_the_same_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fps: float, options: dict[str, str]
 ) -> None:
     path = write(tmp_path / name, moving(150, options=options))
-    spared = read_clip(path, sizing=SMALL, fps=fps)
+    skipping = read_clip(path, sizing=SMALL, fps=fps)
     everything(monkeypatch)
     whole = read_clip(path, sizing=SMALL, fps=fps)
-    assert spared.frames is not None
-    assert np.array_equal(spared.frames, whole.frames)
-    assert np.array_equal(spared.frame_times, whole.frame_times)
-    assert spared.warnings == whole.warnings
+    assert skipping.frames is not None
+    assert np.array_equal(skipping.frames, whole.frames)
+    assert np.array_equal(skipping.frame_times, whole.frame_times)
+    assert skipping.warnings == whole.warnings
 
 
 def test_a_part_of_the_frames_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.mp4", moving(250, options=REFERRING))
     stamps = decoded(monkeypatch)
     read_clip(path, sizing=SMALL)
-    spared = len(stamps)
+    skipping = len(stamps)
     everything(monkeypatch)
     stamps.clear()
     read_clip(path, sizing=SMALL)
-    assert spared < 0.8 * len(stamps)
+    assert skipping < 0.8 * len(stamps)
 
 
-def test_damage_is_found_in_frames_that_nobody_needs_too(
+def test_damage_is_found_in_unwanted_frames_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wanted frame that is damaged has everything looked at: the warning counts all."""
+    """A damaged wanted frame makes the reader decode everything: the warning counts all."""
     path = write(tmp_path / "a.mp4", moving(150, options=REFERRING), [Sound(tone(6))])
     data = bytearray(path.read_bytes())
     start = data.index(b"mdat") + 4
     for at in range(start + 2000, len(data) * 2 // 3, 4000):
         data[at : at + 300] = bytes(300)
     path.write_bytes(data)
-    spared = read_clip(path, sizing=SMALL)
+    skipping = read_clip(path, sizing=SMALL)
     everything(monkeypatch)
     whole = read_clip(path, sizing=SMALL)
-    assert spared.warnings == whole.warnings
+    assert skipping.warnings == whole.warnings
     # Pictures are not compared: with threads, a damaged film comes out otherwise every time.
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
 def test_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Of an interlaced film nothing is spared: half a frame could be lost."""
+    """Of an interlaced film nothing is skipped: half a frame could be lost."""
     options = {**REFERRING, "x264-params": f"{PYRAMID}:tff=1"}
     path = write(tmp_path / name, moving(100, options=options))
     with av.open(str(path)) as container:
         assert next(container.decode(video=0)).interlaced_frame
     stamps = decoded(monkeypatch)
-    spared = read_clip(path, sizing=SMALL)
+    skipping = read_clip(path, sizing=SMALL)
     assert len(stamps) >= 97
     everything(monkeypatch)
     whole = read_clip(path, sizing=SMALL)
-    assert np.array_equal(spared.frames, whole.frames)
-    assert spared.warnings == whole.warnings
+    assert np.array_equal(skipping.frames, whole.frames)
+    assert skipping.warnings == whole.warnings
 
 
 def test_other_codecs_decode_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
