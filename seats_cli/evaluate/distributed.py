@@ -12,10 +12,27 @@ from typing import Any
 from seats_cli.cli.console import ProgressBar
 from seats_cli.cli.runtime import stop_if_interrupted
 from seats_cli.errors import SeatsError, UsageError
-from seats_cli.evaluate.runner import Shard
 
 # What `accelerate launch` and `torchrun` put into the environment of each process.
 _RANK, _WORLD, _LOCAL = "RANK", "WORLD_SIZE", "LOCAL_RANK"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of the clips that one process works on.
+
+    Parameters
+    ----------
+    rank, of : int
+        Clips `rank`, `rank + of`, ... of the set.
+    """
+
+    rank: int = 0
+    of: int = 1
+
+    def has(self, number: int) -> bool:
+        """Whether clip `number` belongs to this part."""
+        return number % self.of == self.rank
 
 
 @dataclass(frozen=True)

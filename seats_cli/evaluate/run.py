@@ -14,9 +14,9 @@ from seats_cli.errors import BatchError, UsageError
 from seats_cli.evaluate.distributed import Workers, stop_if_orphaned
 
 if TYPE_CHECKING:
+    from seats_cli.evaluate.distributed import Shard
     from seats_cli.evaluate.questions import QuestionSet
     from seats_cli.evaluate.run_folder import ItemRecord, RunFolder
-    from seats_cli.evaluate.runner import Shard
     from seats_cli.models import LoadedModel
     from seats_cli.results import RunSpec
 
@@ -72,8 +72,7 @@ def run_job(job: Job, talk: Talk) -> Outcome | None:
     SeatsError
         As the question set, the folder and the model say.
     """
-    from seats_cli.evaluate.distributed import team_of
-    from seats_cli.evaluate.runner import Shard
+    from seats_cli.evaluate.distributed import Shard, team_of
 
     team = team_of()
     if team.shard.of > 1 and job.workers > 1:
@@ -245,7 +244,7 @@ def _ask(
 
 def _work(job: Job, rank: int, counter: Any) -> None:
     """What a further process does: its own clips, and nothing to report."""
-    from seats_cli.evaluate.runner import Shard
+    from seats_cli.evaluate.distributed import Shard
 
     calm_libraries(debug=False, quiet=True)
     questions = _questions(job)

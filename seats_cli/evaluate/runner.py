@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from seats_cli.engine.answer import ask
 from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.engine.memory_stats import free_memory
 from seats_cli.errors import ConfigError, SeatsError, out_of_memory_on
+from seats_cli.evaluate.distributed import Shard
 from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet, open_clip
 from seats_cli.evaluate.run_folder import ItemRecord
 from seats_cli.evaluate.scoring import options_for, prompt_for, score
@@ -25,24 +26,6 @@ if TYPE_CHECKING:
 
 Pair = tuple[str, str]  # item id and label of the setting
 MAX_SEED = 2**31
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The part of the clips that one process works on.
-
-    Parameters
-    ----------
-    rank, of : int
-        Clips `rank`, `rank + of`, ... of the set.
-    """
-
-    rank: int = 0
-    of: int = 1
-
-    def has(self, number: int) -> bool:
-        """Whether clip `number` belongs to this part."""
-        return number % self.of == self.rank
 
 
 def evaluate(

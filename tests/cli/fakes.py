@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import importlib
+import importlib.util
 import io
 import sys
 import wave
@@ -97,11 +98,14 @@ def fake_modules() -> dict[str, ModuleType]:
     """Stand-ins by module name, for `sys.modules`."""
     media = importlib.import_module("seats_cli.media")
     timecode = importlib.import_module("seats_cli.media.timecode")
+    models = importlib.util.find_spec("seats_cli.models")  # found, not imported
+    assert models is not None
     fakes = {
         "seats_cli.models": {
             "load_model": load_model,
             "default_model": lambda: "bundled",
             "prepare_clip": lambda loaded, clip: clip,
+            "__path__": models.submodule_search_locations,
         },
         "seats_cli.media": {
             "read_clip": read_clip,

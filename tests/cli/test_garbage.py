@@ -31,10 +31,10 @@ def test_pause_and_resume() -> None:
 def test_a_command_collects_again_once_the_model_is_there() -> None:
     script = (
         "import gc, sys\n"
-        "from seats_cli.cli import main, session\n"
+        "from seats_cli.cli import main, sources\n"
         "from seats_cli.cli.console import Talk\n"
         "main.prepare_streams = lambda: print(gc.isenabled())\n"
-        "main.app = lambda: session.open_model(session.ModelOptions(), Talk(quiet=True))\n"
+        "main.app = lambda: sources.open_model(sources.ModelOptions(), Talk(quiet=True))\n"
         "main.main()\n"
         "print(gc.isenabled(), gc.get_freeze_count() > 1000)\n"
     )

@@ -142,13 +142,14 @@ def test_an_unpruned_run_that_does_not_fit_is_no_end(
     from seats_cli.engine import answer as module
 
     ask = module.ask
+    module_of = {"profile": "profiling", "compare": "comparison"}
 
     def limited(*args: Any, config: Any, **others: Any) -> Any:
         if config is None:
             raise MemoryError
         return ask(*args, config=config, **others)
 
-    monkeypatch.setattr(f"seats_cli.engine.{command}.ask", limited)
+    monkeypatch.setattr(f"seats_cli.engine.{module_of[command]}.ask", limited)
     line = ("compare", CLIP, "What is shown?", "--max-new-tokens", "2")
     result = quick("--json") if command == "profile" else seats(*line, "--json")
     assert result.exit_code == 0, result.stderr
