@@ -111,7 +111,7 @@ def prune(
     method: Callable[[PruningPlan], Method] | None = None,
     optimize: bool | Speedups = True,
 ) -> PrunedRun:
-    """Run a Qwen-Omni model with SEATS (or another method) inside a `with` block.
+    """Run a model with SEATS (or another method) inside a `with` block.
 
     Everything that is swapped on entry is put back on exit, also after an exception: the model is
     left exactly as it was. Inside, `model(**inputs)` and `model.generate(**inputs)` work
@@ -121,7 +121,8 @@ def prune(
     ----------
     model : nn.Module
         Stock `Qwen2_5OmniThinkerForConditionalGeneration`,
-        `Qwen3OmniMoeThinkerForConditionalGeneration`, or a full Omni model with such a thinker.
+        `Qwen3OmniMoeThinkerForConditionalGeneration`, a full Omni model with such a thinker, or a
+        model of another registered family.
     plan_or_config : PruningPlan or SeatsConfig
         What to keep.
     clock : Clock, optional

@@ -190,14 +190,14 @@ def named_config(
     if layers is not None:
         if layers < 1:
             raise UsageError(f"--layers must be at least 1, not {layers}.")
-        values["text_config"]["num_hidden_layers"] = layers
+        values.get("text_config", values)["num_hidden_layers"] = layers
     if hidden is not None:
         _widen(values, hidden)
     return values
 
 
 def _widen(values: dict[str, Any], hidden: int) -> None:
-    text = values["text_config"]
+    text = values.get("text_config", values)
     heads, groups = text["num_attention_heads"], text["num_key_value_heads"]
     head = text.get("head_dim") or text["hidden_size"] // heads
     # Qwen3's heads are together wider than the model: keep that proportion.
