@@ -50,11 +50,12 @@ def picture_notices(
         lines.append(
             f"Parts of the picture are damaged: {_plural(picture.broken, 'error')} while decoding."
         )
-    if not 1 / _SQUARE < track.pixel_shape < _SQUARE:
+    shape = picture.scaler.upright_shape(track.pixel_shape)
+    if not 1 / _SQUARE < shape < _SQUARE:
         lines.append(
-            f"The file's pixels are {track.pixel_shape:.3g} times as wide as high; they are used "
+            f"The file's pixels are {shape:.3g} times as wide as high; they are used "
             "as they are stored, as the models were trained, so things look "
-            f"{'narrower' if track.pixel_shape > 1 else 'wider'} than a player shows them."
+            f"{'narrower' if shape > 1 else 'wider'} than a player shows them."
         )
     if plan.held_s:
         lines.append(

@@ -71,6 +71,10 @@ class FrameScaler:
         """The turn in degrees anticlockwise."""
         return self.quarter_turns * 90
 
+    def upright_shape(self, pixel_shape: float) -> float:
+        """A pixel's width over its height in the upright picture, from that in the coded one."""
+        return 1 / pixel_shape if self.quarter_turns % 2 else pixel_shape
+
     def rgb(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         """The frame's pixels.
 

@@ -203,10 +203,10 @@ class ReadPass:
         end = max(s for s in (self.picture_end_s, self.sound_end_s) if s is not None)
         if self.options.end is not None:
             end = min(self.options.end, end)
-        scaler, track, shape = picture.scaler if picture else None, self.source.video, 1.0
-        if track is not None:
-            turned = scaler is not None and scaler.quarter_turns % 2
-            shape = 1 / track.pixel_shape if turned else track.pixel_shape
+        scaler, shape = None, 1.0
+        if picture is not None and self.source.video is not None:
+            scaler = picture.scaler
+            shape = scaler.upright_shape(self.source.video.pixel_shape)
         return Clip(
             frames=picture.pixels if picture else None,
             frame_times=plan.times - self.begin_s if plan else None,

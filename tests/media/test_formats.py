@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 
 from seats_cli.media import FrameSizing, read_clip
-from tests.media.build import Picture, Sound, click, number_of, numbered, plain, steady, tone, write
+from tests.media.build import (
+    Picture,
+    Sound,
+    click,
+    number_of,
+    numbered,
+    plain,
+    steady,
+    tone,
+    turn,
+    write,
+)
 from tests.media.test_alignment import check, flash
 
 SMALL = FrameSizing(28, 28 * 28, 112 * 112, None)
@@ -107,7 +118,7 @@ def _brightest_corner(path: Path) -> int:
 
 
 def test_oblong_pixels_are_told(tmp_path: Path) -> None:
-    path = tmp_path / "a.mkv"
+    path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=25)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
@@ -117,6 +128,11 @@ def test_oblong_pixels_are_told(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     clip = read_clip(path, sizing=SMALL)
     assert [w for w in clip.warnings if "1.42 times as wide" in w and "narrower" in w]
+    assert clip.pixel_shape == pytest.approx(64 / 45)
+    upright = read_clip(turn(path, tmp_path / "turned.mp4", 90), sizing=SMALL)
+    assert upright.facts.rotation_deg % 180 == 90
+    assert upright.pixel_shape == pytest.approx(45 / 64)
+    assert [w for w in upright.warnings if "0.703 times as wide" in w and "wider" in w]
 
 
 @pytest.mark.parametrize(("name", "at_s"), [("a.mkv", 4.0), ("a.mp4", 3.5)])

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.media import FrameSizing
-from seats_cli.media.frame_sampling import effective_fps, frame_count, frame_indices, frame_size
+from seats_cli.media import FrameSizing, ReadOptions
+from seats_cli.media.frame_sampling import (
+    FRAMES_PER_GRID,
+    MAX_ASPECT_RATIO,
+    MIN_FRAMES,
+    effective_fps,
+    frame_count,
+    frame_indices,
+    frame_size,
+)
 
 vision = pytest.importorskip("qwen_omni_utils.v2_5.vision_process")
 torch = pytest.importorskip("torch")
 
 
-def test_counts_equal_the_library() -> None:
-    totals = [2, 3, 4, 5, 7, 10, 24, 25, 59, 100, 125, 360, 999, 4_321, 172_800]
-    rates = [1.0, 10.0, 12.5, 23.976, 24.0, 25.0, 29.97, 30.0, 59.94, 120.0]
-    wanted = [0.1, 0.5, 1.0, 2.0, 3.3, 25.0]
-    for total, rate, fps, limit in itertools.product(totals, rates, wanted, [2, 5, 32, 768]):
-        asked = {"fps": fps, "max_frames": limit}
-        assert frame_count(total, rate, fps, limit) == vision.smart_nframes(asked, total, rate)
+COUNTS = st.integers(1, 384).map(lambda pairs: 2 * pairs)
+SIDES = st.integers(1, 8192)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(2, 500_000), st.floats(0.5, 240), st.floats(0.01, 120), st.integers(2, 2000))
+def test_counts_equal_the_library(total: int, rate: float, fps: float, limit: int) -> None:
+    request = {"fps": fps, "max_frames": limit}
+    assert frame_count(total, rate, fps, limit) == vision.smart_nframes(request, total, rate)
 
 
 def test_positions_equal_the_library() -> None:
@@ -39,44 +51,72 @@ def test_positions_of_long_videos_differ_from_single_precision_by_a_frame_at_mos
         assert np.abs(frame_indices(int(total), 768) - theirs).max() <= 1
 
 
-@pytest.mark.parametrize(("patch", "factor"), [(14, 28), (16, 32)])
-def test_sizes_equal_the_library(monkeypatch: pytest.MonkeyPatch, patch: int, factor: int) -> None:
-    """Through `fetch_video` itself, with a reader that invents the frames."""
-    shape = (0, 0, 0)
+@settings(max_examples=500, deadline=None)
+@given(SIDES, SIDES, st.sampled_from([28, 32]), st.integers(4, 4000), st.integers(4, 4000))
+def test_one_frame_has_the_size_of_smart_resize(
+    height: int, width: int, factor: int, low: int, high: int
+) -> None:
+    least, most = sorted((low * factor**2, high * factor**2))
+    # Below the bounds on a frame of a video, which `smart_resize` does not know.
+    most = min(most, vision.VIDEO_MAX_TOKEN_NUM * factor**2)
+    assume(least <= most and max(height, width) <= vision.MAX_RATIO * min(height, width))
+    theirs = vision.smart_resize(height, width, factor, least, most)
+    assume(0 not in theirs)
+    assert frame_size(height, width, 2, FrameSizing(factor, least, most, None)) == theirs
 
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.tuples(COUNTS, SIDES, SIDES),
+    st.sampled_from([14, 16]),
+    st.none() | st.integers(128 * 32 * 32, 1 << 20),
+)
+def test_sizes_equal_the_library(
+    shape: tuple[int, int, int], patch: int, limit: int | None
+) -> None:
+    """The budget of a whole video, through `fetch_video` with a reader that invents the frames."""
+    count, height, width = shape
+    sizing, request = FrameSizing.for_factor(2 * patch), {"video": "x"}
+    if limit is not None:
+        sizing, request = replace(sizing, max_pixels=limit), {"video": "x", "max_pixels": limit}
+    if max(height, width) > vision.MAX_RATIO * min(height, width):
+        with pytest.raises(MediaError, match="crop"):
+            frame_size(height, width, count, sizing)
+        return
+    theirs = _size_by_the_library(shape, patch, request)
+    assume(0 not in theirs)
+    assert frame_size(height, width, count, sizing) == theirs
+
+
+def _size_by_the_library(
+    shape: tuple[int, int, int], patch: int, request: dict[str, Any]
+) -> tuple[int, ...]:
     def reader(_: dict[str, Any]) -> tuple[Any, dict[str, Any], float]:
         return torch.empty(1).expand(shape[0], 3, *shape[1:]), {}, 2.0
 
     def resize(video: Any, size: list[int], **_: object) -> Any:
         return torch.empty(1).expand(video.shape[0], 3, *size)
 
-    monkeypatch.setitem(vision.VIDEO_READER_BACKENDS, "torchvision", reader)
-    monkeypatch.setattr(vision, "get_video_reader_backend", lambda: "torchvision")
-    monkeypatch.setattr(vision.transforms.functional, "resize", resize)
-    sides = [1, 5, 27, 90, 144, 360, 641, 1080, 2160, 4321]
-    for height, width in itertools.product(sides, sides):
-        for count, limit in itertools.product([2, 10, 300, 768], [None, 200_704]):
-            sizing = FrameSizing.for_factor(factor)
-            asked: dict[str, Any] = {"video": "x"}
-            if limit is not None:
-                asked["max_pixels"] = limit
-                sizing = FrameSizing(factor, sizing.min_pixels, limit, sizing.total_pixels)
-            shape = (count, height, width)
-            if max(height, width) > 200 * min(height, width):
-                with pytest.raises(MediaError, match="crop"):
-                    frame_size(height, width, count, sizing)
-                continue
-            theirs = tuple(vision.fetch_video(asked, image_patch_size=patch).shape[2:])
-            if 0 not in theirs:
-                assert frame_size(height, width, count, sizing) == theirs
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(vision.VIDEO_READER_BACKENDS, "torchvision", reader)
+        patched.setattr(vision, "get_video_reader_backend", lambda: "torchvision")
+        patched.setattr(vision.transforms.functional, "resize", resize)
+        return tuple(vision.fetch_video(request, image_patch_size=patch).shape[2:])
 
 
 def test_defaults_are_the_librarys() -> None:
-    assert (vision.FPS, vision.FPS_MAX_FRAMES, vision.FPS_MIN_FRAMES) == (2.0, 768, 4)
-    assert FrameSizing() == FrameSizing.for_factor(28)
+    options = ReadOptions()
+    assert (options.fps, options.max_frames) == (vision.FPS, vision.FPS_MAX_FRAMES)
+    assert (MIN_FRAMES, FRAMES_PER_GRID) == (vision.FPS_MIN_FRAMES, vision.FRAME_FACTOR)
+    assert MAX_ASPECT_RATIO == vision.MAX_RATIO
+    area = (14 * vision.SPATIAL_MERGE_SIZE) ** 2
+    assert FrameSizing() == FrameSizing.for_factor(14 * vision.SPATIAL_MERGE_SIZE)
+    assert FrameSizing().min_pixels == vision.VIDEO_MIN_TOKEN_NUM * area
+    assert FrameSizing().max_pixels == vision.VIDEO_MAX_TOKEN_NUM * area
+    assert FrameSizing().total_pixels == vision.MODEL_SEQ_LEN * area * 0.9
 
 
-def test_what_the_library_refuses_goes_on() -> None:
+def test_what_the_library_refuses_is_read() -> None:
     assert frame_count(1, 25.0, 2.0, 768) == 2
     assert frame_indices(1, 2).tolist() == [0, 0]
     assert effective_fps(2, 1, 25.0) == 50.0
