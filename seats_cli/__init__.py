@@ -1,7 +1,7 @@
 """Ask a video and its sound: Qwen-Omni models with stage-adaptive token selection (SEATS).
 
-`SeatsConfig`, `PruningPlan` and `prune` are loaded on first use, so that importing the package
-stays fast and does not import torch.
+Everything in `__all__` is loaded on first use: importing the package imports neither torch nor
+PyAV, and `from seats_cli import prune` no PyAV.
 """
 
 from __future__ import annotations
@@ -13,17 +13,42 @@ from seats_cli.config import METHOD_IMPORTS
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
+    from seats_cli.engine.answer import ask
+    from seats_cli.engine.encoder_cache import EncoderCache
     from seats_cli.engine.prune import prune
+    from seats_cli.media.reader import read_clip
+    from seats_cli.models.load import load_model
+    from seats_cli.results import Answer
     from seats_cli.schedule import PruningPlan
+    from seats_cli.selection.method import Method, register_method
 
 __version__ = "0.1.0"
 
-__all__ = ["PruningPlan", "SeatsConfig", "__version__", "prune"]
+__all__ = [
+    "Answer",
+    "EncoderCache",
+    "Method",
+    "PruningPlan",
+    "SeatsConfig",
+    "__version__",
+    "ask",
+    "load_model",
+    "prune",
+    "read_clip",
+    "register_method",
+]
 
 _HOME_OF = {
+    "Answer": "seats_cli.results",
+    "EncoderCache": "seats_cli.engine.encoder_cache",
+    "Method": "seats_cli.selection.method",
     "PruningPlan": "seats_cli.schedule",
     "SeatsConfig": "seats_cli.config",
+    "ask": "seats_cli.engine.answer",
+    "load_model": "seats_cli.models.load",
     "prune": "seats_cli.engine.prune",
+    "read_clip": "seats_cli.media.reader",
+    "register_method": "seats_cli.selection.method",
 }
 
 METHOD_IMPORTS.append(lambda: import_module("seats_cli.selection.methods"))

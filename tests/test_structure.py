@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+import seats_cli
 from tests.structure import (
     ENTRANCES,
     MAX_FILES,
@@ -67,6 +71,28 @@ def test_files_are_topics() -> None:
 
 def test_no_file_name_has_two_meanings() -> None:
     assert not repeated_names()
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import seats_cli", {"torch", "transformers", "numpy", "av"}),
+        ("from seats_cli import SeatsConfig, PruningPlan", {"torch", "transformers", "av"}),
+        ("from seats_cli import read_clip", {"torch", "transformers"}),
+        ("from seats_cli import Method, register_method", {"transformers", "av"}),
+        ("from seats_cli import prune, load_model", {"av"}),
+    ],
+)
+def test_exports_load_no_more_than_they_need(statement: str, absent: set[str]) -> None:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not absent & set(done.stdout.split())
+
+
+def test_every_export_is_there_and_listed() -> None:
+    for name in seats_cli.__all__:
+        assert getattr(seats_cli, name) is not None
+    assert set(seats_cli.__all__) <= set(dir(seats_cli))
 
 
 @pytest.mark.parametrize("room", ["families", "media"])
