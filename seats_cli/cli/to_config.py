@@ -270,6 +270,7 @@ def build_settings(
     """
     from seats_cli.config import SeatsConfig
     from seats_cli.results import RunSpec
+    from seats_cli.selection.methods import with_default_options
 
     shares, stills = parse_shares(retain), parse_stills(skip_still)
     base = build_config(
@@ -296,7 +297,8 @@ def build_settings(
                 own = label if level is None else f"{label} still {level:g}"
                 if own in settings:
                     raise UsageError(f"Two settings are called '{own}': rename the file.")
-                settings[own] = RunSpec(own, dataclasses.replace(at, still_tolerance=level))
+                spelled_out = with_default_options(dataclasses.replace(at, still_tolerance=level))
+                settings[own] = RunSpec(own, spelled_out)
     return list(settings.values())
 
 
