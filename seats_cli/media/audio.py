@@ -18,9 +18,10 @@ from av.container import InputContainer
 from av.filter import Graph
 
 from seats_cli.families.base import SAMPLE_RATE
+from seats_cli.media.clip import ReadOptions
 from seats_cli.media.packets import packets, seek_before
 from seats_cli.media.probe import SAMPLE_RATES
-from seats_cli.media.timeline import NO_GAPS, Gaps
+from seats_cli.media.timeline import Gaps
 
 _GUESSED_CHANNELS = 8  # up to 7.1, a file that names no layout means the usual one
 
@@ -136,18 +137,21 @@ class DecodedSound:
     joined: int
     cut: bool
 
+    @property
+    def length_s(self) -> float:
+        """Seconds from the start of the range to the last sample."""
+        return len(self.samples) / SAMPLE_RATE
+
 
 def decode_sound(
     container: InputContainer,
     stream: AudioStream,
+    options: ReadOptions,
     *,
     origin_s: float,
-    start: float | None,
-    end: float | None,
     length_s: float | None,
-    max_s: float | None = None,
-    gaps: Gaps = NO_GAPS,
-    picture_end_s: float | None = None,
+    gaps: Gaps,
+    picture_end_s: float | None,
     on_progress: Callable[[float], None] | None = None,
 ) -> DecodedSound | None:
     """Decode a sound track, or a range of it.
@@ -156,14 +160,12 @@ def decode_sound(
     ----------
     container, stream
         An open file and one of its audio streams.
+    options : ReadOptions
+        The range and `max_audio`.
     origin_s : float
         Time stamp in seconds of the start of the file's timeline.
-    start, end : float or None
-        Range in seconds on the file's timeline.
     length_s : float or None
         Seconds the file claims to last.
-    max_s : float or None
-        Seconds of sound at most.
     gaps : Gaps
         Stretches of the file's timeline that were closed up for the picture.
     picture_end_s : float or None
@@ -177,13 +179,13 @@ def decode_sound(
         None if nothing decodes in the range.
     """
     # 1. Begin a little ahead of the range; `_Timeline` drops what lies before it.
-    begin = start or 0.0
-    if start is not None and stream.time_base is not None:
+    begin, longest = options.start or 0.0, options.max_audio
+    if options.start is not None and stream.time_base is not None:
         ticks = int((origin_s + max(begin - _LEAD_IN_S, 0.0)) / stream.time_base)
         seek_before(container, stream, ticks)
     # 2. How much to expect: the range, the limits, and what the header claims.
-    wanted_s = np.inf if end is None else end - begin
-    stop = begin + min(wanted_s, MAX_AUDIO_S, np.inf if max_s is None else max_s)
+    wanted_s = np.inf if options.end is None else options.end - begin
+    stop = begin + min(wanted_s, MAX_AUDIO_S, np.inf if longest is None else longest)
     expected = (min(stop, length_s) if length_s else min(stop, begin + 60.0)) - begin
     track = _Timeline(max(expected, 0.0), stop - begin)
     placer = _Placer(track, gaps, begin, None if picture_end_s is None else picture_end_s - begin)

@@ -8,13 +8,14 @@ New here is the choice by time where frames come irregularly (`plan_frames`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.families.base import MAX_TOKENS_PER_FRAME, FrameSizing
+from seats_cli.media.clip import ReadOptions
 
 FRAMES_PER_GRID = 2  # a temporal patch is two frames, so their number is even
 MIN_FRAMES = 4
@@ -169,20 +170,12 @@ class FramePlan:
     held_s: float
     steady: bool
 
-    def with_fps(self, fps: float) -> FramePlan:
-        """The same frames at another rate: a still picture has none of its own."""
-        return replace(self, fps=fps)
-
 
 def plan_frames(
     shown: npt.NDArray[np.float64],
     last_s: float,
-    *,
     header_fps: float | None,
-    start: float | None,
-    end: float | None,
-    fps: float,
-    max_frames: int,
+    options: ReadOptions,
 ) -> FramePlan | None:
     """Choose sampling times by the official pipeline's rules.
 
@@ -200,12 +193,8 @@ def plan_frames(
         Seconds the last frame stays; 0 if unknown.
     header_fps : float or None
         The rate the file claims; trusted where the time stamps agree.
-    start, end : float or None
-        Range in seconds on the file's timeline, both inclusive as in the official pipeline.
-    fps : float
-        Frames per second to sample.
-    max_frames : int
-        Upper bound on the frames.
+    options : ReadOptions
+        The range, its ends inclusive as in the official pipeline, `fps` and `max_frames`.
 
     Returns
     -------
@@ -220,7 +209,8 @@ def plan_frames(
     if len(shown) == 0:
         return None
     # 1. The frames that appear in the range, and their rate.
-    low, high = start or 0.0, np.inf if end is None else end
+    start, fps, max_frames = options.start, options.fps, options.max_frames
+    low, high = start or 0.0, np.inf if options.end is None else options.end
     epsilon = 1e-6
     inside = shown[(shown >= low - epsilon) & (shown <= high + epsilon)]
     rate = source_rate(inside if len(inside) > 1 else shown, last_s, header_fps, fps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.audio import MAX_AUDIO_S, DecodedSound
 from seats_cli.media.clip import ReadOptions
 from seats_cli.media.frame_sampling import FramePlan
@@ -122,7 +121,7 @@ def sound_notices(
             "the parts were joined, so sound and picture may not match after that."
         )
     if sound.cut:
-        lines.append(_cut(source, len(sound.samples) / SAMPLE_RATE, options))
+        lines.append(_cut(source, sound.length_s, options))
     return lines
 
 
@@ -143,28 +142,24 @@ def _cut(source: MediaSource, used_s: float, options: ReadOptions) -> str:
 def overall_notices(
     source: MediaSource,
     options: ReadOptions,
-    *,
     picture_end_s: float | None,
-    sound_end_s: float | None,
-    sound_start_s: float,
-    sound_cut: bool,
+    sound: DecodedSound | None,
 ) -> list[str]:
     """Sentences about what is absent, and where picture and sound differ in length.
 
     Parameters
     ----------
-    source : MediaSource
-        What the header claims.
-    options : ReadOptions
-        The request.
-    picture_end_s, sound_end_s : float or None
-        Seconds on the file's timeline up to which each was read; None for not at all.
-    sound_start_s : float
-        Seconds after the start of the range at which the sound begins.
-    sound_cut : bool
-        The sound ends early for a reason that already has its sentence.
+    source, options : MediaSource, ReadOptions
+        What the header claims, and the request.
+    picture_end_s : float or None
+        Seconds on the file's timeline up to which the picture was read; None for not at all.
+    sound : DecodedSound or None
+        The sound, if any was read.
     """
     lines = []
+    sound_end_s = None if sound is None else (options.start or 0.0) + sound.length_s
+    # A cut sound ends early for a reason that already has its sentence.
+    sound_cut = sound is not None and sound.cut
     end = options.end
     part = "" if not options.start and end is None else " in this range"
     if options.video and picture_end_s is None:
@@ -180,12 +175,13 @@ def overall_notices(
     if picture_end_s is not None and sound_end_s is not None and not sound_cut:
         stop = float("inf") if end is None else end
         picture_end_s, sound_end_s = min(picture_end_s, stop), min(sound_end_s, stop)
-        if sound_end_s - picture_end_s > NOTICEABLE_S:
-            lines.append(_ends("picture", picture_end_s, "sound", sound_end_s))
-        if picture_end_s - sound_end_s > NOTICEABLE_S:
-            lines.append(_ends("sound", sound_end_s, "picture", picture_end_s))
-    if sound_end_s is not None and sound_start_s > LATE_SOUND_S:
-        lines.append(f"The sound starts {sound_start_s:.2f} s late; there is silence before it.")
+        (first_s, first), (last_s, last) = sorted(
+            [(picture_end_s, "picture"), (sound_end_s, "sound")]
+        )
+        if last_s - first_s > NOTICEABLE_S:
+            lines.append(f"The {first} ends at {first_s:.2f} s, the {last} at {last_s:.2f} s.")
+    if sound is not None and sound.first_s > LATE_SOUND_S:
+        lines.append(f"The sound starts {sound.first_s:.2f} s late; there is silence before it.")
     read_to = max(picture_end_s or 0.0, sound_end_s or 0.0)
     claimed = source.duration_s if end is None else None
     if (
@@ -200,10 +196,6 @@ def overall_notices(
             f"but only {read_to:.2f} s of it can be read."
         )
     return lines
-
-
-def _ends(first: str, first_s: float, then: str, then_s: float) -> str:
-    return f"The {first} ends at {first_s:.2f} s, the {then} at {then_s:.2f} s."
 
 
 def _plural(count: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
-from seats_cli.families.base import SAMPLE_RATE, FrameSizing
+from seats_cli.families.base import FrameSizing
 from seats_cli.media.audio import DecodedSound, decode_sound
 from seats_cli.media.clip import Clip, MediaFacts, ReadOptions
 from seats_cli.media.container import StrPath, shown
@@ -93,11 +93,6 @@ class ReadPass:
         """Seconds on the file's timeline at which the clip begins."""
         return self.options.start or 0.0
 
-    @property
-    def sound_end_s(self) -> float | None:
-        """Seconds on the file's timeline at which the sound that was read ends."""
-        return None if self.sound is None else self.begin_s + len(self.sound.samples) / SAMPLE_RATE
-
     def plan_picture(self, track: VideoTrack) -> PacketTable:
         """Scan the packets and choose the frames: sets `plan`, `gaps` and `picture_end_s`."""
         options, origin = self.options, self.source.origin_s
@@ -110,17 +105,10 @@ class ReadPass:
             )
         times, self.gaps = picture_times(self.path, self.source, table, self.audio_track)
         last_s = table.last_duration * float(table.time_base)
-        plan = plan_frames(
-            times,
-            last_s,
-            header_fps=track.rate,
-            start=options.start,
-            end=options.end,
-            fps=options.fps,
-            max_frames=options.max_frames,
-        )
+        plan = plan_frames(times, last_s, track.rate, options)
         if plan is not None:
-            self.plan = plan.with_fps(options.fps) if self.source.is_image else plan
+            # A still picture has no rate of its own.
+            self.plan = replace(plan, fps=options.fps) if self.source.is_image else plan
             self.picture_end_s = float(times[-1]) + (last_s or 1 / plan.source_fps)
         return table
 
@@ -158,11 +146,9 @@ class ReadPass:
             self.sound = decode_sound(
                 container,
                 stream,
+                self.options,
                 origin_s=self.source.origin_s,
-                start=self.options.start,
-                end=self.options.end,
                 length_s=self.source.duration_s,
-                max_s=self.options.max_audio,
                 gaps=self.gaps,
                 picture_end_s=self.picture_end_s,
                 on_progress=self._reporter("sound"),
@@ -200,7 +186,8 @@ class ReadPass:
     def clip(self) -> Clip:
         """Put together what was read."""
         plan, picture, sound = self.plan, self.picture, self.sound
-        end = max(s for s in (self.picture_end_s, self.sound_end_s) if s is not None)
+        sound_s = 0.0 if sound is None else sound.length_s
+        end = max(self.picture_end_s or 0.0, self.begin_s + sound_s)
         if self.options.end is not None:
             end = min(self.options.end, end)
         scaler, shape = None, 1.0
@@ -212,7 +199,7 @@ class ReadPass:
             frame_times=plan.times - self.begin_s if plan else None,
             fps=plan.fps if plan else None,
             audio=sound.samples if sound else None,
-            facts=self.facts(end, scaler, len(sound.samples) / SAMPLE_RATE if sound else 0.0),
+            facts=self.facts(end, scaler, sound_s),
             warnings=tuple(self.warnings),
             pixel_shape=shape,
         )
@@ -307,14 +294,7 @@ def read_clip(
         job.read_sound(job.audio_track)
     if job.picture is None and job.sound is None:
         raise MediaError(_nothing(job))
-    job.warnings += overall_notices(
-        job.source,
-        options,
-        picture_end_s=job.picture_end_s,
-        sound_end_s=job.sound_end_s,
-        sound_start_s=0.0 if job.sound is None else job.sound.first_s,
-        sound_cut=job.sound is not None and job.sound.cut,
-    )
+    job.warnings += overall_notices(job.source, options, job.picture_end_s, job.sound)
     return job.clip()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
-from typing import Protocol
 
 import av
 import numpy as np
@@ -40,18 +39,6 @@ def can_skip_nonref(codec: str, table: PacketTable) -> bool:
     which a higher layer may refer.
     """
     return codec == "h264" and not table.counted
-
-
-class Picker(Protocol):
-    """Takes the frames, and knows which one is wanted next."""
-
-    @property
-    def done(self) -> bool:
-        """Whether no further frame is wanted."""
-
-    @property
-    def next_target(self) -> int:
-        """Time stamp of the next wanted frame, in ticks of the stream."""
 
 
 class FrameReader:
@@ -87,7 +74,7 @@ class FrameReader:
         self._only = only if can_skip_nonref(stream.codec_context.name, table) else frozenset()
         self._progressive = False  # known from the first frame on
 
-    def frames(self, picker: Picker) -> Iterator[VideoFrame]:
+    def frames(self, picker: _Picker) -> Iterator[VideoFrame]:
         """Frames in display order, less those that were skipped, to the end of the file."""
         # 1. Begin at the keyframe before the first wanted frame.
         self._jump(picker.next_target)
@@ -294,6 +281,7 @@ class _Picker:
 
     @property
     def done(self) -> bool:
+        """Whether no further frame is wanted."""
         return self._complete and not (self._missing and self._wait)
 
     @property
@@ -302,6 +290,7 @@ class _Picker:
 
     @property
     def next_target(self) -> int:
+        """Time stamp of the next wanted frame, in ticks of the stream."""
         return int(self.targets[min(self.taken, len(self.targets) - 1)])
 
     @property
