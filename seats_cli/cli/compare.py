@@ -124,15 +124,14 @@ def compare(
 
 def show(result: Comparison, form: Format) -> None:
     """The comparison on stdout in the form asked for."""
-    from seats_cli.report import compare_table, measured_documents
-    from seats_cli.report.documents import dump_document
+    from seats_cli.report import compare_table, documents
 
     if form is Format.TABLE:
         print_result(compare_table.comparison_report(result))
     elif form is Format.JSON:
-        document = measured_documents.comparison_document(result)
-        print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
+        document = documents.comparison_document(result)
+        print_document(documents.dump_document(document, ascii_only=not stdout_is_unicode()))
     elif form is Format.CSV:
-        print_document(measured_documents.comparison_csv(result))
+        print_document(documents.comparison_csv(result))
     else:
         print_document(compare_table.comparison_markdown(result))

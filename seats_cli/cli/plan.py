@@ -107,8 +107,7 @@ def plan(
     for warning in planned.warnings:
         talk.warning(warning)
     if as_json:
-        from seats_cli.report.documents import dump_document
-        from seats_cli.report.measured_documents import plan_document
+        from seats_cli.report.documents import dump_document, plan_document
 
         print_document(dump_document(plan_document(planned), ascii_only=not stdout_is_unicode()))
         return

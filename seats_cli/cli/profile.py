@@ -154,8 +154,7 @@ def profile(
 def show(result: Profile, *, as_json: bool) -> None:
     """The report, or the document, on stdout."""
     if as_json:
-        from seats_cli.report.documents import dump_document
-        from seats_cli.report.measured_documents import profile_document
+        from seats_cli.report.documents import dump_document, profile_document
 
         print_document(dump_document(profile_document(result), ascii_only=not stdout_is_unicode()))
         return
@@ -168,7 +167,7 @@ def write(result: Profile, csv: Path | None, plot: Path | None, talk: Talk) -> N
     """The files that were asked for."""
     if csv is not None:
         from seats_cli.errors import UsageError
-        from seats_cli.report.measured_documents import profile_csv
+        from seats_cli.report.documents import profile_csv
 
         try:
             csv.write_text(profile_csv(result) + "\n", encoding="utf-8")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from seats_cli.report.columns import Column, markdown, table
+from seats_cli.report.documents import compared_row
 from seats_cli.report.format import format_bytes, format_percent, format_seconds, format_si
 
 if TYPE_CHECKING:
-    from seats_cli.results import ComparedRun, Comparison
+    from seats_cli.results import Comparison
 
 
-HEADERS = ("", "same", "1st", "KL", "agree", "kept", "FLOPs", "prefill", "total", "memory")
 MEANINGS = (
     "same: the text equals the unpruned answer. 1st: so does the likeliest first token. "
     "KL: divergence of the first token's distribution, in nats. agree: share of equal tokens. "
@@ -25,67 +27,54 @@ NOTHING_TO_COMPARE = "The unpruned model does not fit: there is no answer to com
 
 def comparison_report(comparison: Comparison) -> RenderableType:
     """Numbers first, then the answers: both in 80 columns."""
-    numbers = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for number, header in enumerate(HEADERS):
-        numbers.add_column(header, justify="left" if number == 0 else "right", no_wrap=True)
-    for run in comparison.runs:
-        numbers.add_row(*(Text(cell) for cell in cells(run)))
-    answers = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    answers.add_column("", no_wrap=True)
-    answers.add_column("Answer", overflow="fold")
-    for run in comparison.runs:
-        answers.add_row(Text(run.label), answer_text(run))
+    rows = [compared_row(run) for run in comparison.runs]
     heading = Text(f"{comparison.question}  ({comparison.model.id})", style="bold")
-    parts: list[RenderableType] = [heading, Text(), numbers, Text(), answers, Text()]
+    parts: list[RenderableType] = [heading, Text(), table(_numbers(), rows, gap=1)]
+    answers = (_label(""), Column("Answer", _answer, text=True, wraps=True))
+    parts += [Text(), table(answers, rows), Text()]
     if not comparison.unpruned_fits:
         parts += [Text(NOTHING_TO_COMPARE, style="yellow")]
     return Group(*parts, Text(MEANINGS, style="dim"))
 
 
-def answer_text(run: ComparedRun) -> Text:
-    """The answer, or why there is none."""
-    if run.error is not None:
-        return Text(f"could not run: {run.error}", style="yellow")
-    assert run.answer is not None
-    return Text(run.answer.text or "(empty)")
-
-
-def cells(run: ComparedRun) -> list[str]:
-    """The numbers of a run, one for each of `HEADERS`; dashes where it could not run."""
-    answer = run.answer
-    if answer is None:
-        return [run.label, *["-"] * (len(HEADERS) - 1)]
-    cost = answer.cost
-    peak = cost.peak_host_bytes if cost.peak_gpu_bytes is None else cost.peak_gpu_bytes
-    return [
-        run.label,
-        _yes(run.same_answer),
-        _yes(run.same_first_token),
-        "-" if run.first_token_kl_nats is None else f"{run.first_token_kl_nats:.3f}",
-        "-" if run.token_agreement is None else f"{100 * run.token_agreement:.0f} %",
-        format_percent(answer.trace.average_retention()[2]),
-        format_si(cost.prefill_flops),
-        format_seconds(run.prefill_and_selection_s),
-        format_seconds(answer.timing.total_s),
-        format_bytes(peak),
-    ]
-
-
 def comparison_markdown(comparison: Comparison) -> str:
     """One Markdown table with the answers in the last column."""
-    headers = ("run", *HEADERS[1:], "answer")
-    lines = [
-        _markdown_row(headers),
-        _markdown_row(["---", *["---:"] * (len(HEADERS) - 1), "---"]),
-    ]
-    for run in comparison.runs:
-        lines.append(_markdown_row([*cells(run), answer_text(run).plain]))
-    return "\n".join(lines)
+    answer = Column("answer", _answer, text=True)
+    return markdown((*_numbers("run"), answer), map(compared_row, comparison.runs))
 
 
-def _yes(value: bool | None) -> str:
-    return "-" if value is None else "yes" if value else "no"
+def _numbers(label: str = "") -> tuple[Column, ...]:
+    """The columns of numbers behind the run's label, read from the rows of JSON and CSV."""
+    return (
+        _label(label),
+        Column("same", itemgetter("same_answer"), _yes),
+        Column("1st", itemgetter("same_first_token"), _yes),
+        Column("KL", itemgetter("first_token_kl_nats"), "{:.3f}".format),
+        Column("agree", itemgetter("token_agreement"), lambda share: f"{100 * share:.0f} %"),
+        Column("kept", itemgetter("average_retention"), format_percent),
+        Column("FLOPs", itemgetter("prefill_flops"), format_si),
+        Column("prefill", itemgetter("prefill_and_selection_s"), format_seconds),
+        Column("total", itemgetter("total_s"), format_seconds),
+        Column("memory", _peak, format_bytes),
+    )
 
 
-def _markdown_row(texts: list[str] | tuple[str, ...]) -> str:
-    return "| " + " | ".join(" ".join(text.replace("|", "\\|").split()) for text in texts) + " |"
+def _label(header: str) -> Column:
+    return Column(header, itemgetter("label"), text=True)
+
+
+def _answer(row: Mapping[str, Any]) -> Text:
+    """The answer, or why there is none."""
+    if row["error"] is not None:
+        return Text(f"could not run: {row['error']}", style="yellow")
+    return Text(row["answer"] or "(empty)")
+
+
+def _peak(row: Mapping[str, Any]) -> int | None:
+    """The largest amount of memory in use: the GPU's, where there is one."""
+    on_gpu: int | None = row["peak_gpu_bytes"]
+    return row["peak_host_bytes"] if on_gpu is None else on_gpu
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -9,9 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from seats_cli.report.documents import SCHEMA_VERSION
-from seats_cli.report.measured_documents import FLOPS_CONVENTION, csv_text
-from seats_cli.results import jsonable, versions
+from seats_cli.report.columns import csv_text
+from seats_cli.report.documents import CONVENTIONS, document
 
 if TYPE_CHECKING:
     from seats_cli.evaluate.statistics import Estimate
@@ -30,24 +29,21 @@ def eval_document(summary: Summary, details: Mapping[str, Any] | None = None) ->
     details : mapping, optional
         More keys to put in front of the results: model, device, configuration, command.
     """
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "evaluation",
-        "question_set": summary.name,
-        "items": summary.items,
-        "clips": summary.clips,
-        **(details or {}),
-        "flops_convention": FLOPS_CONVENTION,
-        "intervals": INTERVALS,
-        "bootstrap_seed": summary.seed,
-        "bootstrap_resamples": summary.resamples,
-        "errors": summary.errors,
-        "settings": [_setting(setting) for setting in summary.settings],
-        "versions": versions(),
-    }
-    plain = jsonable(document)
-    assert isinstance(plain, dict)
-    return plain
+    return document(
+        {
+            "kind": "evaluation",
+            "question_set": summary.name,
+            "items": summary.items,
+            "clips": summary.clips,
+            **(details or {}),
+            "flops_convention": CONVENTIONS["flops_convention"],
+            "intervals": INTERVALS,
+            "bootstrap_seed": summary.seed,
+            "bootstrap_resamples": summary.resamples,
+            "errors": summary.errors,
+            "settings": [_setting(setting) for setting in summary.settings],
+        }
+    )
 
 
 def _setting(setting: SettingSummary) -> dict[str, Any]:
@@ -80,11 +76,8 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    return {
-        name: None if estimate is None else estimate.value,
-        f"{name}_low": None if estimate is None else estimate.low,
-        f"{name}_high": None if estimate is None else estimate.high,
-    }
+    values = (None,) * 3 if estimate is None else (estimate.value, estimate.low, estimate.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 def eval_csv(summary: Summary) -> str:

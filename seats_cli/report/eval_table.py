@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 from rich.console import Group as Renderables
@@ -10,12 +13,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seats_cli.report.format import NOT_AVAILABLE, format_bytes, format_percent, format_si
+from seats_cli.report.columns import Column, markdown, table
+from seats_cli.report.format import format_bytes, format_percent, format_si
 from seats_cli.report.profile_table import time_words
 
 if TYPE_CHECKING:
     from seats_cli.evaluate.statistics import Estimate
-    from seats_cli.evaluate.summary import Group, SettingSummary, Summary
+    from seats_cli.evaluate.summary import SettingSummary, Summary
 
 
 MEANINGS = (
@@ -32,6 +36,67 @@ _WIDTH = 80  # columns of a terminal
 _REASON = 240  # characters of an error that are shown
 
 
+def points(estimate: Estimate, *, signed: bool = False) -> str:
+    """A share as per cent with one decimal, or a difference in points with its sign."""
+    return _number(estimate.value, signed)
+
+
+def interval(estimate: Estimate, *, signed: bool = False) -> str:
+    """The ends of an interval, `95.8-98.4` or `-5.9, -2.4`."""
+    between = ", " if signed else "-"
+    return f"{_number(estimate.low, signed)}{between}{_number(estimate.high, signed)}"
+
+
+def _with_interval(estimate: Estimate, *, signed: bool = False) -> str:
+    return f"{points(estimate, signed=signed)} ({interval(estimate, signed=signed)})"
+
+
+def _number(share: float, signed: bool) -> str:
+    text = f"{100 * share:+.1f}" if signed else f"{100 * share:.1f}"
+    return {"+0.0": "0.0", "-0.0": "0.0", "100.0": "100"}.get(text, text)
+
+
+def p_words(p: float) -> str:
+    """A p value with two digits, `.04`, or `<.001`."""
+    if p < 0.001:
+        return "<.001"
+    return "1" if p >= 0.995 else f"{p:.{2 if p >= 0.0995 else 3}f}".lstrip("0")
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:.0f} %"
+
+
+# Columns whose rows are settings.
+_P = Column("p", attrgetter("overall.p"), p_words)
+_KEPT = Column("kept", attrgetter("cost.average_retention"), format_percent)
+_FLOPS_RATIO = Column("", attrgetter("cost.flops_ratio"), _percent)
+_PREFILL = Column("prefill", attrgetter("cost.prefill_s"), time_words)
+_ERRORS = Column("errors", attrgetter("overall.errors"))
+_ACCURACY = (
+    Column("right", attrgetter("overall.accuracy"), points),
+    Column("95 %", attrgetter("overall.accuracy"), interval, missing=""),
+    Column("vs full", attrgetter("overall.difference"), partial(points, signed=True)),
+    Column("95 %", attrgetter("overall.difference"), partial(interval, signed=True), missing=""),
+    _P,
+    Column("kept", attrgetter("overall.kept"), points),
+)
+_COSTS = (
+    _KEPT,
+    Column("video", attrgetter("cost.video_tokens"), "{:,.0f}".format),
+    Column("audio", attrgetter("cost.audio_tokens"), "{:,.0f}".format),
+    Column("FLOPs", attrgetter("cost.prefill_flops"), format_si),
+    _FLOPS_RATIO,
+    Column("KV cache", attrgetter("cost.kv_bytes"), format_bytes),
+    _PREFILL,
+    Column("1st token", attrgetter("cost.first_token_s"), time_words),
+)
+
+
+def _label(header: str) -> Column:
+    return Column(header, attrgetter("label"), text=True, wraps=True)
+
+
 def eval_report(summary: Summary, *, groups: bool = True) -> RenderableType:
     """Accuracy and cost of every setting, and, with `groups`, accuracy per family and kind."""
     heading = Text(
@@ -39,10 +104,10 @@ def eval_report(summary: Summary, *, groups: bool = True) -> RenderableType:
     )
     parts: list[RenderableType] = [heading]
     if summary.settings:
-        parts += [Text(), _accuracy(summary), Text(), _costs(summary), Text()]
-        if groups:
-            parts += [part for table in _group_tables(summary) for part in (table, Text())]
-        parts += [Text(MEANINGS, style="dim"), Text(COST_MEANINGS, style="dim")]
+        tables = [_accuracy(summary), table((_label(""), *_COSTS), summary.settings, gap=1)]
+        tables += _group_tables(summary) if groups else ()
+        parts += [part for found in tables for part in (Text(), found)]
+        parts += [Text(), Text(MEANINGS, style="dim"), Text(COST_MEANINGS, style="dim")]
     parts += [Text(words, style="yellow") for words in error_lines(summary)]
     return Renderables(*parts)
 
@@ -61,55 +126,11 @@ def error_lines(summary: Summary) -> Iterator[str]:
 
 
 def _accuracy(summary: Summary) -> Table:
-    table = _table("")
-    unparsed = any(setting.overall.unparsed for setting in summary.settings)
-    errors = summary.errors > 0
-    headers = ["right", "95 %", "vs full", "95 %", "p", "kept"]
-    for header in (*headers, *(["unread"] if unparsed else []), *(["errors"] if errors else [])):
-        table.add_column(header, justify="right", no_wrap=True)
-    for setting in summary.settings:
-        group = setting.overall
-        cells = [
-            points(group.accuracy),
-            interval(group.accuracy),
-            points(group.difference, signed=True),
-            interval(group.difference, signed=True),
-            p_words(group.p),
-            points(group.kept),
-        ]
-        cells += [str(group.unparsed)] if unparsed else []
-        cells += [str(group.errors)] if errors else []
-        style = "bold" if setting is summary.full else None
-        table.add_row(Text(setting.label), *cells, style=style)
-    return table
-
-
-def _costs(summary: Summary) -> Table:
-    table = _table("")
-    names = ("kept", "video", "audio", "FLOPs", "", "KV cache", "prefill", "1st token")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for setting in summary.settings:
-        table.add_row(Text(setting.label), *cost_cells(setting))
-    return table
-
-
-def cost_cells(setting: SettingSummary) -> list[str]:
-    """Tokens, FLOPs, bytes and seconds of a setting, "-" where there are none."""
-    cost = setting.cost
-    cells = [
-        format_percent(cost.average_retention),
-        NOT_AVAILABLE if cost.video_tokens is None else f"{cost.video_tokens:,.0f}",
-        NOT_AVAILABLE if cost.audio_tokens is None else f"{cost.audio_tokens:,.0f}",
-        format_si(cost.prefill_flops),
-        NOT_AVAILABLE if cost.flops_ratio is None else f"{100 * cost.flops_ratio:.0f} %",
-        format_bytes(cost.kv_bytes),
-        *(
-            NOT_AVAILABLE if seconds is None else time_words(seconds)
-            for seconds in (cost.prefill_s, cost.first_token_s)
-        ),
-    ]
-    return ["-" if cell == NOT_AVAILABLE else cell for cell in cells]
+    extra = [_ERRORS] if summary.errors else []
+    if any(setting.overall.unparsed for setting in summary.settings):
+        extra.insert(0, Column("unread", attrgetter("overall.unparsed")))
+    columns = (_label(""), *_ACCURACY, *extra)
+    return table(columns, summary.settings, gap=1, bold=lambda setting: setting is summary.full)
 
 
 def _group_tables(summary: Summary) -> Iterator[Table]:
@@ -120,16 +141,20 @@ def _group_tables(summary: Summary) -> Iterator[Table]:
     full = [summary.full] if summary.full is not None else []
     room = _WIDTH - max(map(len, names)) - len(" 1,234") - len(" full") * len(full)
     others = [setting for setting in summary.settings if setting is not summary.full]
-    for columns in _packed(others, room) or [[]]:
-        table = _table("")
-        table.add_column("n", justify="right", no_wrap=True)
-        for setting in (*full, *columns):
-            table.add_column(setting.label, justify="right", no_wrap=True)
-        for part in ("families", "kinds"):
-            for groups in zip(*(getattr(one, part) for one in (*full, *columns)), strict=True):
-                cells = [points(group.accuracy) for group in groups]
-                table.add_row(Text(groups[0].name), f"{groups[0].asked:,}", *cells)
-        yield table
+    for beside in _packed(others, room) or [[]]:
+        shown = [*full, *beside]
+        columns = (
+            Column("", lambda groups: groups[0].name, text=True, wraps=True),
+            Column("n", lambda groups: groups[0].asked, "{:,}".format),
+            *(_accuracy_of(setting.label, at) for at, setting in enumerate(shown)),
+        )
+        rows = zip(*((*setting.families, *setting.kinds) for setting in shown), strict=True)
+        yield table(columns, rows, gap=1)
+
+
+def _accuracy_of(header: str, at: int) -> Column:
+    """A column of the accuracy of the group that a row has in that place."""
+    return Column(header, lambda groups: groups[at].accuracy, points)
 
 
 def _packed(settings: Sequence[SettingSummary], room: int) -> list[list[SettingSummary]]:
@@ -148,92 +173,26 @@ def _packed(settings: Sequence[SettingSummary], room: int) -> list[list[SettingS
 
 def eval_markdown(summary: Summary) -> str:
     """Markdown tables of accuracy and cost, and of the accuracy per family and kind of clip."""
-    lines = [f"{summary.items:,} questions about {summary.clips:,} clips ({summary.name})", ""]
-    headers = ["setting", "accuracy", "vs full", "p", "kept", "tokens", "FLOPs", "prefill"]
-    extra = ["errors"] if summary.errors else []
-    rows = []
-    for setting in summary.settings:
-        group, cost = setting.overall, cost_cells(setting)
-        cells = [
-            setting.label,
-            _with_interval(group.accuracy),
-            _with_interval(group.difference, signed=True),
-            p_words(group.p),
-            _with_interval(group.kept),
-            cost[0],
-            cost[4],
-            cost[6],
-        ]
-        rows.append([*cells, *([str(group.errors)] if extra else [])])
-    lines += markdown_table([*headers, *extra], rows)
-    for name, groups in (
-        ("family", [setting.families for setting in summary.settings]),
-        ("clips", [setting.kinds for setting in summary.settings]),
-    ):
-        if groups and groups[0]:
-            lines += ["", *_markdown_groups(name, summary, groups)]
-    lines += ["", MEANINGS]
-    lines += [f"\n{words}" for words in error_lines(summary)]
-    return "\n".join(lines)
-
-
-def _markdown_groups(name: str, summary: Summary, groups: Sequence[Sequence[Group]]) -> list[str]:
-    """One row for each setting and one column for each family or kind."""
-    headers = [f"setting, by {name}", *(f"{one.name} ({one.asked})" for one in groups[0])]
-    rows = [
-        [setting.label, *(points(group.accuracy) for group in own)]
-        for setting, own in zip(summary.settings, groups, strict=True)
+    columns = [
+        _label("setting"),
+        Column("accuracy", attrgetter("overall.accuracy"), _with_interval),
+        Column("vs full", attrgetter("overall.difference"), partial(_with_interval, signed=True)),
+        _P,
+        Column("kept", attrgetter("overall.kept"), _with_interval),
+        replace(_KEPT, header="tokens"),
+        replace(_FLOPS_RATIO, header="FLOPs"),
+        _PREFILL,
+        *([_ERRORS] if summary.errors else []),
     ]
-    return markdown_table(headers, rows)
-
-
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose first column is text and whose others are numbers."""
-
-    def line(cells: Sequence[str]) -> str:
-        return (
-            "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
-        )
-
-    return [line(headers), line(["---", *["---:"] * (len(headers) - 1)]), *map(line, rows)]
-
-
-def points(estimate: Estimate | None, *, signed: bool = False) -> str:
-    """A share as per cent with one decimal, or a difference in points with its sign."""
-    if estimate is None:
-        return "-"
-    return _number(estimate.value, signed)
-
-
-def interval(estimate: Estimate | None, *, signed: bool = False) -> str:
-    """The ends of an interval, `95.8-98.4` or `-5.9, -2.4`."""
-    if estimate is None:
-        return ""
-    between = ", " if signed else "-"
-    return f"{_number(estimate.low, signed)}{between}{_number(estimate.high, signed)}"
-
-
-def _with_interval(estimate: Estimate | None, *, signed: bool = False) -> str:
-    if estimate is None:
-        return "-"
-    return f"{points(estimate, signed=signed)} ({interval(estimate, signed=signed)})"
-
-
-def _number(share: float, signed: bool) -> str:
-    text = f"{100 * share:+.1f}" if signed else f"{100 * share:.1f}"
-    return {"+0.0": "0.0", "-0.0": "0.0", "100.0": "100"}.get(text, text)
-
-
-def p_words(p: float | None) -> str:
-    """A p value with two digits, `.04`, or `<.001`."""
-    if p is None:
-        return "-"
-    if p < 0.001:
-        return "<.001"
-    return "1" if p >= 0.995 else f"{p:.{2 if p >= 0.0995 else 3}f}".lstrip("0")
-
-
-def _table(first: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column(first, overflow="fold")  # a long label must not push numbers out
-    return table
+    parts = [
+        f"{summary.items:,} questions about {summary.clips:,} clips ({summary.name})",
+        markdown(columns, summary.settings),
+    ]
+    for name, groups_of in (("family", attrgetter("families")), ("clips", attrgetter("kinds"))):
+        rows = [(setting.label, *groups_of(setting)) for setting in summary.settings]
+        if rows and rows[0][1:]:
+            by = [Column(f"setting, by {name}", itemgetter(0), text=True)]
+            for at, group in enumerate(rows[0][1:], 1):
+                by.append(_accuracy_of(f"{group.name} ({group.asked})", at))
+            parts.append(markdown(by, rows))
+    return "\n\n".join([*parts, MEANINGS, *error_lines(summary)])

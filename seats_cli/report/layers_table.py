@@ -2,56 +2,42 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from seats_cli.report.columns import Column, csv_text, markdown, table
 from seats_cli.report.documents import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from seats_cli.evaluate.layer_curve import LayerCurve, LayerPlan
 
 
-HEADERS = ("after layer", "no video", "no audio", "neither")
-_HIDDEN = ("video", "audio", "both")
+# By what is hidden, the name of the column in CSV.
+_HIDDEN = {"video": "no_video", "audio": "no_audio", "both": "neither"}
 
 
 def layers_report(curve: LayerCurve, plan: LayerPlan) -> RenderableType:
     """The curve, and the recommendation below it."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for header in HEADERS:
-        table.add_column(header, justify="right")
-    for row in _rows(curve):
-        table.add_row(*row)
     heading = Text(
         f"Accuracy with something hidden from the rest of {curve.num_layers} layers, in per cent "
         f"({curve.questions:,} questions)",
         style="bold",
     )
-    return Group(heading, Text(), table, Text(), Text(recommendation(curve, plan)))
+    found = table(_columns(curve), _rows(curve))
+    return Group(heading, Text(), found, Text(), Text(recommendation(curve, plan)))
 
 
 def layers_markdown(curve: LayerCurve, plan: LayerPlan) -> str:
     """The same in Markdown."""
-    lines = ["| " + " | ".join(HEADERS) + " |", "| " + " | ".join("---:" for _ in HEADERS) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in _rows(curve)]
-    return "\n".join([*lines, "", recommendation(curve, plan)])
+    return f"{markdown(_columns(curve), _rows(curve))}\n\n{recommendation(curve, plan)}"
 
 
 def layers_csv(curve: LayerCurve) -> str:
     """One line for each layer; accuracies are ratios."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["after_layer", "no_video", "no_audio", "neither"])
-    for layer in range(1, curve.num_layers):
-        writer.writerow([layer, *(curve.after_layer[name][layer] for name in _HIDDEN)])
-    writer.writerow([curve.num_layers, *([curve.full] * len(_HIDDEN))])
-    return text.getvalue().rstrip("\n")
+    return csv_text(_rows(curve))
 
 
 def layers_document(curve: LayerCurve, plan: LayerPlan) -> dict[str, Any]:
@@ -84,8 +70,24 @@ def recommendation(curve: LayerCurve, plan: LayerPlan) -> str:
     )
 
 
-def _rows(curve: LayerCurve) -> Iterator[tuple[str, ...]]:
-    for layer in range(1, curve.num_layers):
-        values = (curve.after_layer[name][layer] for name in _HIDDEN)
-        yield (str(layer), *(f"{100 * value:.1f}" for value in values))
-    yield ("nothing", *(f"{100 * curve.full:.1f}" for _ in _HIDDEN))
+def _columns(curve: LayerCurve) -> list[Column]:
+    last, layer = curve.num_layers, itemgetter("after_layer")
+    # Behind the last layer there is nothing left to hide anything from.
+    found = [Column("after layer", layer, lambda at: str(at) if at < last else "nothing")]
+    for key in _HIDDEN.values():
+        header = key.replace("_", " ")
+        found.append(Column(header, itemgetter(key), lambda share: f"{100 * share:.1f}"))
+    return found
+
+
+def _rows(curve: LayerCurve) -> list[dict[str, Any]]:
+    """Accuracies after each layer; behind the last one, with nothing hidden."""
+    return [
+        {
+            "after_layer": layer,
+            **{
+                key: curve.after_layer[name].get(layer, curve.full) for name, key in _HIDDEN.items()
+            },
+        }
+        for layer in range(1, curve.num_layers + 1)
+    ]

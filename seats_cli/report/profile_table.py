@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seats_cli.report.columns import Column, facts, table
 from seats_cli.report.format import (
     NOT_AVAILABLE,
     format_bytes,
@@ -15,10 +18,11 @@ from seats_cli.report.format import (
     format_seconds,
     format_si,
 )
+from seats_cli.report.phrases import audio_phrase, file_name, frames_phrase, size_phrase
 from seats_cli.results import NO_RATIO, READING, STAGES, TOTALS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from seats_cli.results import MeasuredRun, Profile, Spread
 
@@ -94,7 +98,7 @@ def format_factor(factor: float | None) -> str:
 
 def profile_report(profile: Profile) -> RenderableType:
     """Facts, stages, prefill by layers, cost, and one sentence for each pruned run."""
-    parts: list[RenderableType] = [_facts(profile)]
+    parts: list[RenderableType] = [facts(_facts(profile))]
     first = () if profile.full is None else (profile.full,)
     # Every table is the unpruned run, if it fits, beside as many others as there is room for.
     room = RUNS_PER_TABLE if _all_short(profile.pruned) else RUNS_PER_TABLE - 1
@@ -114,60 +118,48 @@ def _all_short(runs: Sequence[MeasuredRun]) -> bool:
     return all(len(run.label) <= _SHORT for run in runs)
 
 
-def _facts(profile: Profile) -> Table:
+def _facts(profile: Profile) -> list[tuple[str, str]]:
     media, model = profile.media, profile.model
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    frames = "no video"
-    if media.frames_used:
-        frames = f"{media.frames_used} frames {media.width}x{media.height}"
-    sound = f"{media.audio_used_s:.1f} s of sound" if media.audio_used_s else "no sound"
     video, audio, text = profile.offered
-    size = format_si(model.parameters).replace(" ", "")
     threads = f", {profile.threads} thread{'s' * (profile.threads != 1)}"
     threads = threads if model.device == "cpu" else ""
-    for name, line in (
-        ("Clip", f"{media.path.rsplit('/', 1)[-1]}, {frames}, {sound}"),
+    return [
+        ("Clip", f"{file_name(media.path)}, {frames_phrase(media)}, {audio_phrase(media)}"),
         ("Tokens", f"{video:,} video, {audio:,} audio, {text:,} text"),
         (
             "Model",
-            f"{model.id} ({size} parameters), {model.device}{threads}, {model.dtype}, "
-            f"{model.attention}, loaded in {format_seconds(profile.load_s)}",
+            f"{model.id} ({size_phrase(model.parameters)}), {model.device}{threads}, "
+            f"{model.dtype}, {model.attention}, loaded in {format_seconds(profile.load_s)}",
         ),
         (
             "Runs",
             f"median of {profile.repeats} in turn after {profile.warm_ups} to warm up, "
             f"stages by {profile.clock}",
         ),
-    ):
-        grid.add_row(name, Text(line))
-    return grid
+    ]
 
 
 def _stages(profile: Profile, group: tuple[MeasuredRun, ...]) -> Table:
     """Medians and speed-ups; with a single run beside the unpruned one, also p10 to p90."""
-    table = _table("Stage")
+
     detailed, full = len(group) <= 2 and _all_short(group), profile.full
-    for run in group:
-        table.add_column(run.label, justify="right", no_wrap=True)
+
+    def columns(run: MeasuredRun) -> list[Column]:
+        """Rows are the names of stages; all runs share the reading."""
+        times = {**run.times, **profile.reading}
+        found = [Column(run.label, lambda name: time_words(times[name].median_s))]
         if detailed:
-            table.add_column("p10 to p90", justify="right", no_wrap=True, style="dim")
+            found.append(Column("p10 to p90", lambda name: _range(times[name]), style="dim"))
         if full is not None and run is not full:
-            table.add_column("", justify="right", no_wrap=True)
-    for name in (*(name for name in READING if name in profile.reading), *STAGES, *TOTALS):
-        cells = []
-        for run in group:
-            value = profile.reading.get(name) or run.times[name]
-            cells.append(time_words(value.median_s))
-            if detailed:
-                cells.append(_range(value))
-            if full is not None and run is not full:
-                factor = run.speed_up(full, name) if name in run.times else None
-                cells.append(format_factor(factor) if factor else "")
-        style = "bold" if name in _SUMS else None
-        table.add_row(LABELS[name], *cells, style=style)
-    return table
+            factors = {name: run.speed_up(full, name) for name in run.times}
+            found.append(Column("", factors.get, format_factor, missing=""))
+        return found
+
+    specification = [Column("Stage", LABELS.get, text=True)]
+    for run in group:
+        specification += columns(run)
+    names = (*(name for name in READING if name in profile.reading), *STAGES, *TOTALS)
+    return table(specification, names, bold=lambda name: name in _SUMS)
 
 
 def time_words(seconds: float) -> str:
@@ -187,50 +179,54 @@ def _range(value: Spread) -> str:
     return f"{value.p10_s:.{digits}f} to {value.p90_s:.{digits}f} s"
 
 
+def _beside(
+    first: str,
+    group: tuple[MeasuredRun, ...],
+    rows: Sequence[tuple[str, Callable[[MeasuredRun], str]]],
+) -> Table:
+    """A column for each run, and rows that say what to show of it."""
+
+    def column(run: MeasuredRun) -> Column:
+        return Column(run.label, lambda row: row[1](run))
+
+    return table((Column(first, itemgetter(0), text=True), *map(column, group)), rows)
+
+
 def _segments(group: tuple[MeasuredRun, ...]) -> Table:
     """Tokens and seconds of each part of the prefill."""
-    table = _table("Layers")
-    for run in group:
-        table.add_column(run.label, justify="right", no_wrap=True)
+
+    def tokens_and_time(number: int, run: MeasuredRun) -> str:
+        own = run.segments[number]
+        return f"{own.tokens:,} {time_words(own.time.median_s):>7}"
+
+    rows = []
     for number, segment in enumerate(group[0].segments):
-        cells = []
-        for run in group:
-            own = run.segments[number]
-            cells.append(f"{own.tokens:,} {time_words(own.time.median_s):>7}")
         first, last = segment.first_layer, segment.last_layer
-        table.add_row(f"{first} to {last}" if last > first else f"{first}", *cells)
-    return table
+        label = f"{first} to {last}" if last > first else f"{first}"
+        rows.append((label, partial(tokens_and_time, number)))
+    return _beside("Layers", group, rows)
 
 
 def _costs(group: tuple[MeasuredRun, ...]) -> Table:
-    table = _table("Cost")
-    for run in group:
-        table.add_column(run.label, justify="right", no_wrap=True)
-
-    def row(label: str, cells: list[str]) -> None:
-        table.add_row(label, *cells)
-
-    row("audio-visual kept", [format_percent(run.average_retention) for run in group])
-    row("LLM prefill FLOPs", [format_si(run.cost.prefill_flops) for run in group])
-    row("selection FLOPs", [format_si(run.cost.selection_flops) for run in group])
-    row("encoder FLOPs", [format_si(run.cost.encoder_flops) for run in group])
-    if any(run.cost.still is not None for run in group):
-        row("picture encoded", [_encoded(run) for run in group])
-    row("prefill FLOP/s", [format_si(run.achieved_flops_per_s) for run in group])
-    row("KV cache", [format_bytes(run.cost.kv_bytes) for run in group])
-    row("peak host memory", [format_bytes(run.cost.peak_host_bytes) for run in group])
-    if any(run.cost.peak_gpu_bytes is not None for run in group):
-        row("peak GPU memory", [format_bytes(run.cost.peak_gpu_bytes) for run in group])
-    return table
+    rows = [
+        ("audio-visual kept", lambda run: format_percent(run.average_retention)),
+        ("LLM prefill FLOPs", lambda run: format_si(run.cost.prefill_flops)),
+        ("selection FLOPs", lambda run: format_si(run.cost.selection_flops)),
+        ("encoder FLOPs", lambda run: format_si(run.cost.encoder_flops)),
+        ("picture encoded", _encoded),
+        ("prefill FLOP/s", lambda run: format_si(run.achieved_flops_per_s)),
+        ("KV cache", lambda run: format_bytes(run.cost.kv_bytes)),
+        ("peak host memory", lambda run: format_bytes(run.cost.peak_host_bytes)),
+        ("peak GPU memory", lambda run: format_bytes(run.cost.peak_gpu_bytes)),
+    ]
+    if all(run.cost.still is None for run in group):
+        rows = [row for row in rows if row[0] != "picture encoded"]
+    if all(run.cost.peak_gpu_bytes is None for run in group):
+        rows = [row for row in rows if row[0] != "peak GPU memory"]
+    return _beside("Cost", group, rows)
 
 
 def _encoded(run: MeasuredRun) -> str:
     """The share that Stage 0 left to the vision encoder."""
     still = run.cost.still
     return format_percent(1.0 if still is None else still.encoded_tokens / max(still.tokens, 1))
-
-
-def _table(first: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first, no_wrap=True)
-    return table

@@ -16,6 +16,12 @@ from PIL import Image
 
 from seats_cli.config import SEATS
 from seats_cli.report.format import format_percent, format_ratio, format_seconds, format_si
+from seats_cli.report.phrases import (
+    UNPRUNED,
+    frames_phrase,
+    size_phrase,
+    targets_phrase,
+)
 from seats_cli.show import encode
 from seats_cli.show.overlay import Depth, depth_of
 from seats_cli.show.record import AUDIO, VIDEO
@@ -28,74 +34,72 @@ if TYPE_CHECKING:
 
 def clip_facts(record: RunRecord) -> list[tuple[str, str]]:
     """Names and values about the file and what was read of it."""
-    media = record.media
-    name = PurePath(media.path).name or media.path
-    facts = [("File", name), ("Length", format_seconds(media.duration_s))]
+    media, grid = record.media, record.grid
+    facts = [
+        ("File", PurePath(media.path).name or media.path),
+        ("Length", format_seconds(media.duration_s)),
+    ]
     if media.start_s or record.reading.end_s is not None:
         end = "the end" if media.end_s is None else f"{media.end_s:.4g} s"
         facts.append(("Used", f"{media.start_s:.4g} s to {end}"))
-    if record.grid is None:
+    if grid is None:
         facts.append(("Picture", "none"))
     else:
         source = f"{media.source_width}x{media.source_height}"
         turned = f", turned by {media.rotation_deg} degrees" if media.rotation_deg else ""
-        rate = "" if record.effective_fps is None else f" at {record.effective_fps:.3g} fps"
-        facts.append(("Picture", f"{media.video_codec}, {source}{turned}"))
-        facts.append(
-            ("Seen by the model", f"{media.frames_used} frames {media.width}x{media.height}{rate}")
-        )
-        grid = record.grid
         grids = f"{grid.grids} grid{'s' if grid.grids > 1 else ''} of {grid.frames} frames"
-        facts.append(("Raster", f"{grids}, {grid.columns}x{grid.rows} patches"))
-    if media.audio_used_s:
-        facts.append(("Sound", f"{media.audio_codec}, {media.audio_used_s:.1f} s used"))
-        facts.append(("Audio tokens", f"{record.audio_tokens_per_s:g} per second"))
-    else:
-        facts.append(("Sound", "none"))
-    return facts
+        facts += [
+            ("Picture", f"{media.video_codec}, {source}{turned}"),
+            ("Seen by the model", frames_phrase(media, record.effective_fps)),
+            ("Raster", f"{grids}, {grid.columns}x{grid.rows} patches"),
+        ]
+    if not media.audio_used_s:
+        return [*facts, ("Sound", "none")]
+    return [
+        *facts,
+        ("Sound", f"{media.audio_codec}, {media.audio_used_s:.1f} s used"),
+        ("Audio tokens", f"{record.audio_tokens_per_s:g} per second"),
+    ]
 
 
 def model_words(record: RunRecord) -> str:
     """Model, size and how it ran."""
     model = record.model
-    size = format_si(model.parameters).replace(" ", "")
     return (
-        f"{model.id} ({model.family}, {size} parameters), {model.device}, {model.dtype}, "
-        f"{record.num_layers} layers"
+        f"{model.id} ({model.family}, {size_phrase(model.parameters)}), {model.device}, "
+        f"{model.dtype}, {record.num_layers} layers"
     )
 
 
 def plan_words(record: RunRecord) -> str:
-    """What pruned, and where."""
+    """What was asked for, and where in the model tokens were dropped."""
     plan = record.plan
     if plan is None:
-        return "unpruned, every token in every layer"
+        return UNPRUNED
     parts = [str(plan.get("method", "?"))]
-    shares = [(plan.get(f"target_{name}"), name) for name in ("video", "audio")]
-    asked = [
-        f"{format_percent(share)} of {name}" for share, name in shares if isinstance(share, float)
-    ]
-    parts += [" and ".join(asked) + " asked"] if asked else []
-    inside = [str(stage.after_layer) for stage in record.stages if stage.scores is not None]
-    if inside:
-        parts.append(
-            f"drops after layers {', '.join(inside)}"
-            if len(inside) < 9
-            else "drops after most layers"
-        )
+    video, audio = plan.get("target_video"), plan.get("target_audio")
+    if isinstance(video, float) and isinstance(audio, float):
+        parts.append(targets_phrase(video, audio))
+    # Unlike in the plan, only what happened: few methods follow the layers that it names.
+    inside = [stage.after_layer for stage in record.stages if stage.scores is not None]
     late = [stage.after_layer + 1 for stage in record.stages if stage.kind == "late"]
+    if inside:
+        named = ", ".join(map(str, inside))
+        few = len(inside) < _MANY_DROPS
+        parts.append(f"drops after layers {named}" if few else "drops after most layers")
     parts += [f"late block from layer {late[0]}"] if late else []
     return ", ".join([*parts, f"{plan.get('kv')} KV cache"])
 
 
-def stage_words(record: RunRecord, stage: RecordedStage) -> str:
-    """The name of a stage; those of SEATS have numbers."""
+def _stage_name(record: RunRecord, stage: RecordedStage) -> str:
+    """The name of a stage that has windows; those of SEATS have numbers."""
     where = f"after layer {stage.after_layer}" if stage.after_layer else "before the LLM"
-    if record.plan is None or record.plan.get("method") != SEATS:
-        return f"drop {where}" if stage.kind == "relevance" else f"{stage.kind}, {where}"
-    return f"Stage {'I' if stage.scores is None else 'II'}, {where}"
+    if record.plan is not None and record.plan.get("method") == SEATS:
+        return f"Stage {'I' if stage.scores is None else 'II'}, {where}"
+    return f"drop {where}" if stage.kind == "relevance" else f"{stage.kind}, {where}"
 
 
+_MANY_DROPS = 9  # that are too many to be listed
 _MAX_TABLES = 12  # a method that drops after every layer has dozens
 
 
@@ -118,7 +122,7 @@ def _stage_table(record: RunRecord, stage: RecordedStage) -> dict[str, Any]:
         name: any(getattr(window, name) for window in stage.windows) for name in ("video", "audio")
     }
     return {
-        "label": stage_words(record, stage),
+        "label": _stage_name(record, stage),
         "video": has["video"],
         "audio": has["audio"],
         "budgets": any(part.budget is not None for part in parts),

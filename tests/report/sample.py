@@ -71,6 +71,8 @@ PLAN = PruningPlan(
     keep_video=(0.9, 0.8, 0.5),
     keep_audio=(0.9, 0.8, 0.5),
     late_layer=24,
+    target_video=0.2,
+    target_audio=0.55,
     config=CONFIG,
 )
 

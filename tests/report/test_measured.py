@@ -16,7 +16,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.cost.estimate import find_model, plan_run
 from seats_cli.errors import UsageError
 from seats_cli.media.inspection import ClipOutline
-from seats_cli.report import measured_documents
+from seats_cli.report import documents
 from seats_cli.report.compare_table import comparison_markdown, comparison_report
 from seats_cli.report.documents import dump_document
 from seats_cli.report.plan_table import paper_markdown, plan_report, windows_line
@@ -106,7 +106,7 @@ def test_comparison_without_the_unpruned_answer() -> None:
     assert "The unpruned model does not fit" in shown
     row = next(line for line in shown.split("\n") if line.startswith("seats 25%"))
     assert row.split()[2:6] == ["-"] * 4
-    document = measured_documents.comparison_document(comparison)
+    document = documents.comparison_document(comparison)
     assert document["unpruned_fits"] is False
     assert document["runs"][0]["error"] == "Out of memory on the GPU."
     for key in ("same_answer", "same_first_token", "first_token_kl_nats", "token_agreement"):
@@ -131,8 +131,8 @@ def test_comparison_markdown() -> None:
 
 def test_documents_are_plain_json() -> None:
     for document in (
-        measured_documents.profile_document(sample_profile(2)),
-        measured_documents.comparison_document(sample_comparison()),
+        documents.profile_document(sample_profile(2)),
+        documents.comparison_document(sample_comparison()),
     ):
         again = json.loads(dump_document(document))
         assert again["schema_version"] == "1"
@@ -140,7 +140,7 @@ def test_documents_are_plain_json() -> None:
 
 
 def test_profile_document() -> None:
-    document = measured_documents.profile_document(sample_profile())
+    document = documents.profile_document(sample_profile())
     run = document["runs"][1]
     assert run["stages"]["prefill"]["median_s"] == 0.3
     assert run["speed_up"]["prefill_and_selection"] == pytest.approx(5.0)
@@ -152,7 +152,7 @@ def test_profile_document() -> None:
 
 
 def test_profile_document_without_the_unpruned_run() -> None:
-    document = measured_documents.profile_document(sample_without_full())
+    document = documents.profile_document(sample_without_full())
     assert document["unpruned_fits"] is False
     assert document["tokens"]["offered"]["total"] == 1000
     assert [run["label"] for run in document["runs"]] == ["seats 25%", "seats 35%"]
@@ -170,7 +170,7 @@ def test_profile_document_without_the_unpruned_run() -> None:
 
 
 def test_csv_without_the_unpruned_run() -> None:
-    rows = list(csv.DictReader(io.StringIO(measured_documents.profile_csv(sample_without_full()))))
+    rows = list(csv.DictReader(io.StringIO(documents.profile_csv(sample_without_full()))))
     assert {row["speed_up"] for row in rows} == {""}
     assert [row["label"] for row in rows if row["error"]] == ["full"]
     assert rows[-1]["error"] == "Out of memory on the GPU in the warm-up."
@@ -178,16 +178,14 @@ def test_csv_without_the_unpruned_run() -> None:
 
 
 def test_csv() -> None:
-    rows = list(csv.DictReader(io.StringIO(measured_documents.profile_csv(sample_profile()))))
+    rows = list(csv.DictReader(io.StringIO(documents.profile_csv(sample_profile()))))
     assert {row["label"] for row in rows} == {"full", "seats 25%"}
     assert {row["stage"] for row in rows} >= {"probe", "media_decode", "prefill", "first_token"}
-    compared = list(
-        csv.DictReader(io.StringIO(measured_documents.comparison_csv(sample_comparison())))
-    )
+    compared = list(csv.DictReader(io.StringIO(documents.comparison_csv(sample_comparison()))))
     assert compared[2]["answer"] == "a blue | card\nor so"
     assert compared[3]["error"] == "This budget is out of reach."
     assert compared[3]["prefill_s"] == ""
-    assert measured_documents.csv_text([]) == ""
+    assert documents.csv_text([]) == ""
 
 
 def test_plan_table_and_document() -> None:
@@ -197,7 +195,7 @@ def test_plan_table_and_document() -> None:
         shown = text_of(plan_report(planned))
         assert "about 40 text" in shown
         assert "selection FLOPs" in shown
-        document = measured_documents.plan_document(planned)
+        document = documents.plan_document(planned)
         assert json.loads(dump_document(document))["warnings"] == ["Something was lost."]
         assert document["tokens"]["offered"]["video"] == 12 * 9 * 16
         assert len(document["tokens"]["alive_per_layer"]) == 28

@@ -1,0 +1,121 @@
+"""Tables for people and for programs: one list of columns gives Rich, Markdown and CSV.
+
+A report says once what its columns are called and how they read; rows are whatever the columns
+know to read, such as the flat mappings that JSON and CSV get too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+MISSING = "-"  # in tables, for a value that does not exist
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Parameters
+    ----------
+    header : str
+    value : callable
+        The value of a row; None is shown as `missing`, a Text as it is.
+    show : callable
+        The value as people read it.
+    text : bool
+        Text is aligned left, numbers are aligned right and never wrapped.
+    wraps : bool
+        Whether text may take several lines, so that a long one does not push numbers out.
+    missing : str
+        What stands where there is no value.
+    style : str or None
+        Of the cells, in a terminal.
+    """
+
+    header: str
+    value: Callable[[Any], Any]
+    show: Callable[[Any], str] = str
+    text: bool = False
+    wraps: bool = False
+    missing: str = MISSING
+    style: str | None = None
+
+    def cell(self, row: Any) -> str | Text:
+        """What stands in the table for a row."""
+        value = self.value(row)
+        if isinstance(value, Text):
+            return value
+        return self.missing if value is None else self.show(value)
+
+
+def columns(first: str, *others: str, wraps: bool = False) -> tuple[Column, ...]:
+    """Columns of rows that hold their cells in order: one of text, then numbers."""
+    numbers = (Column(header, itemgetter(at)) for at, header in enumerate(others, 1))
+    return (Column(first, itemgetter(0), text=True, wraps=wraps), *numbers)
+
+
+def table(
+    specification: Iterable[Column],
+    rows: Iterable[Any],
+    *,
+    gap: int = 2,
+    bold: Callable[[Any], bool] = lambda row: False,
+) -> Table:
+    """The rows as a table without lines; `gap` blanks are between columns, rows may be bold."""
+    specification = tuple(specification)
+    found = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for column in specification:
+        found.add_column(
+            column.header,
+            justify="left" if column.text else "right",
+            no_wrap=not column.wraps,
+            overflow="fold" if column.wraps else "ellipsis",
+            style=column.style,
+        )
+    for row in rows:
+        cells = (column.cell(row) for column in specification)
+        texts = (cell if isinstance(cell, Text) else Text(cell) for cell in cells)
+        found.add_row(*texts, style="bold" if bold(row) else None)
+    return found
+
+
+def facts(lines: Iterable[tuple[str, str]]) -> Table:
+    """Names in bold with a line or more about each."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, line in lines:
+        grid.add_row(name, Text(line))
+    return grid
+
+
+def markdown(specification: Iterable[Column], rows: Iterable[Any]) -> str:
+    """The rows as a Markdown table."""
+    specification = tuple(specification)
+
+    def line(cells: Iterable[str | Text]) -> str:
+        plain = (" ".join(str(cell).replace("|", "\\|").split()) for cell in cells)
+        return f"| {' | '.join(plain)} |"
+
+    lines = [
+        line(column.header for column in specification),
+        line("---" if column.text else "---:" for column in specification),
+    ]
+    return "\n".join(lines + [line(column.cell(row) for column in specification) for row in rows])
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV with a header and no final newline."""
+    target = io.StringIO()
+    writer = csv.DictWriter(target, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return target.getvalue().rstrip("\n")
