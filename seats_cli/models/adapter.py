@@ -233,14 +233,17 @@ class Adapter(ABC):
             `input_ids` (1, S), `attention_mask`, and what the encoders are given.
         """
 
-    def message_inputs(
-        self,
-        processor: Any,
-        messages: Sequence[dict[str, Any]],
-        sizing: FrameSizing,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """Inputs of a conversation, see `seats_cli.models.inputs.inputs_from_messages`."""
+    def message_inputs(self, processor: Any, messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Inputs of a conversation, on the CPU, for families whose processor takes several parts.
+
+        Parameters
+        ----------
+        processor
+            The model's own.
+        messages : sequence of dict
+            `role`, and `content` as a list of parts: texts, images, sounds as samples, and videos
+            as frames with `sample_fps` and, where they are heard, their `sound`.
+        """
         raise UsageError(f"{self.family.title} takes a clip and a question, not chat messages.")
 
     @abstractmethod

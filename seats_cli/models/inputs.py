@@ -1,11 +1,19 @@
-"""From a clip and a question to the model's inputs, through the family's own processor."""
+"""From a clip and a question, or from chat messages, to the model's inputs.
+
+The family's own processor does the work (`Adapter.clip_inputs`, `Adapter.message_inputs`). Prompts
+are made with a stand-in for every text that a user wrote, and its tokens are put in afterwards: the
+spelling of a control token ("<|im_end|>", "<|VIDEO|>") must neither end a turn nor count as a piece
+of a clip.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 
 from seats_cli.cost.token_counts import MediaSizes, token_counts
 from seats_cli.errors import ResourceError, UsageError
@@ -88,15 +96,123 @@ def build_inputs(loaded: LoadedModel, clip: Clip | PreparedClip, question: str) 
     if not question.strip():
         raise UsageError("The question is empty.")
     tokenizer = loaded.processor.tokenizer
-    asked = tokenizer.encode(question, add_special_tokens=False, split_special_tokens=True)
+    asked = _tokens(tokenizer, question)
     media = clip.clip if isinstance(clip, PreparedClip) else clip
     _check_size(loaded.architecture, media, len(asked))
     prepared = clip if isinstance(clip, PreparedClip) else prepare_clip(loaded, clip)
-    ids = _with_question(prepared.template, tokenizer, asked).to(loaded.model.device)
+    ids = _with_texts(prepared.template, tokenizer, [asked]).to(loaded.model.device)
     return {
         "input_ids": ids[None],
         "attention_mask": torch.ones_like(ids)[None],
         **prepared.features,
+    }
+
+
+def inputs_from_messages(
+    loaded: LoadedModel,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    use_audio_in_video: bool = True,
+) -> dict[str, Any]:
+    """Tokens and features for a conversation with any number of pictures, videos and sounds.
+
+    Videos and sounds are read by `read_clip`, not by `qwen_omni_utils`: its readers give up at the
+    first damaged frame, space frames by their number where a recording has gaps, ignore rotation,
+    and need the ffmpeg program for sound. The rest is its `process_mm_info`.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    messages : sequence of dict
+        `role`, and as `content` a text or a list of parts: `{"type": "text", "text": ...}`,
+        `{"type": "image", "image": ...}` (a file, a PIL image or a data URL),
+        `{"type": "audio", "audio": ...}` and `{"type": "video", "video": ...}` (files). Videos may
+        have `fps`, `max_frames`, `max_pixels`, `video_start` and `video_end`, sounds `audio_start`
+        and `audio_end`, both in seconds; images `min_pixels` and `max_pixels`.
+    use_audio_in_video : bool
+        Whether videos are heard too; then all of them must have sound.
+
+    Returns
+    -------
+    dict
+        As from `build_inputs`.
+
+    Raises
+    ------
+    UsageError
+        If a part is of no known type or a video is silent, or the family takes no messages.
+    MediaError
+        If a file cannot be read.
+    ResourceError
+        If the conversation is more than the model's context holds.
+
+    Examples
+    --------
+    >>> parts = [{"type": "video", "video": "a.mp4"}, {"type": "video", "video": "b.mp4"},
+    ...          {"type": "text", "text": "Which of the two is louder?"}]
+    >>> inputs = inputs_from_messages(loaded, [{"role": "user", "content": parts}])
+    >>> with prune(loaded.model, SeatsConfig.preset("25%")):
+    ...     loaded.model.generate(**inputs, max_new_tokens=64)
+    """
+    tokenizer, texts, conversation = loaded.processor.tokenizer, [], []
+    for message in messages:
+        content, parts = message["content"], []
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part.get("type") == "text":
+                texts.append(_tokens(tokenizer, part["text"]))
+                parts.append({"type": "text", "text": _STAND_IN})
+            else:
+                parts.append(_read(part, loaded, use_audio_in_video))
+        conversation.append({"role": message["role"], "content": parts})
+    inputs = loaded.adapter.message_inputs(loaded.processor, conversation)
+    ids = _with_texts(inputs.pop("input_ids")[0], tokenizer, texts)
+    limit = loaded.architecture.max_positions
+    if len(ids) > limit:
+        raise ResourceError(
+            f"The conversation has {len(ids):,} tokens, but the model's context holds {limit:,}: "
+            "use fewer or shorter parts, a lower fps, max_frames or max_pixels."
+        )
+    inputs |= {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
+    return _on_model(inputs, loaded.model)
+
+
+def _read(part: Mapping[str, Any], loaded: LoadedModel, heard: bool) -> dict[str, Any]:
+    """A part with its file's frames or samples in place of the path; images stay as they are."""
+    from seats_cli.media.clip import ReadOptions
+    from seats_cli.media.reader import read_clip
+
+    kind = part.get("type")
+    if kind not in ("image", "audio", "video") or kind not in part:
+        raise UsageError(f"A part of a message is text, image, audio or video, not {kind!r}.")
+    if str(part[kind]).startswith(("http:", "https:")):
+        raise UsageError(f"Parts of a message are local: download {part[kind]} and pass the file.")
+    if kind == "image":
+        own = loaded.adapter.own_settings()
+        return {**{name: own[name] for name in ("min_pixels", "max_pixels") if name in own}, **part}
+    given = {name: part[name] for name in ("fps", "max_frames", "max_pixels") if name in part}
+    options = ReadOptions(
+        start=part.get(f"{kind}_start"),
+        end=part.get(f"{kind}_end"),
+        video=kind == "video",
+        audio=kind == "audio" or heard,
+        **given,
+    )
+    # `process_mm_info` rounds the sides of given frames to two tokens: read them like that.
+    sizing = replace(loaded.sizing, factor=2 * loaded.sizing.factor)
+    clip = read_clip(part[kind], options, sizing=options.bound(sizing))
+    if kind == "audio":
+        return {"type": "audio", "audio": clip.audio}
+    if clip.frames is None or (heard and clip.audio is None):
+        lacks = "pictures" if clip.frames is None else "sound: set use_audio_in_video to False"
+        raise UsageError(f"'{part[kind]}' has no {lacks}.")
+    area = clip.frames.shape[1] * clip.frames.shape[2]
+    return {
+        "type": "video",
+        "video": [Image.fromarray(frame) for frame in clip.frames],
+        "sample_fps": clip.fps,
+        "min_pixels": area,
+        "max_pixels": area,
+        **({"sound": clip.audio} if heard else {}),
     }
 
 
@@ -127,16 +243,23 @@ def _check_size(architecture: Architecture, clip: Clip, text: int) -> None:
         )
 
 
-def _with_question(ids: torch.Tensor, tokenizer: Any, question: list[int]) -> torch.Tensor:
-    """Put the question's tokens, its characters read as text only, in place of its stand-in.
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    """A text's tokens, its characters read as text only."""
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    return [int(token) for token in ids]
 
-    A question may contain the spelling of a control token ("<|im_end|>", "<|VIDEO|>"): it must
-    neither end the turn nor count as a piece of the clip.
-    """
+
+def _with_texts(ids: torch.Tensor, tokenizer: Any, texts: Sequence[list[int]]) -> torch.Tensor:
+    """Put the tokens of each text in place of its stand-in."""
     stand_in = torch.tensor(tokenizer.encode(_STAND_IN, add_special_tokens=False))
-    width = len(stand_in)
-    start = int((ids.unfold(0, width, 1) == stand_in).all(1).nonzero()[0])
-    return torch.cat([ids[:start], ids.new_tensor(question), ids[start + width :]])
+    width, begin = len(stand_in), 0
+    pieces = []
+    for start, text in zip(
+        (ids.unfold(0, width, 1) == stand_in).all(1).nonzero()[:, 0].tolist(), texts, strict=True
+    ):
+        pieces += [ids[begin:start], ids.new_tensor(text, dtype=ids.dtype)]
+        begin = start + width
+    return torch.cat([*pieces, ids[begin:]])
 
 
 def _pixels_on(device: torch.device, clip: Clip) -> torch.device | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from seats_cli.selection.static_regions import Packing
 
 _DEEPSTACK = "deepstack"
+_TOGETHER = "use_audio_in_video"  # an argument of the models
 
 
 class QwenOmni(Adapter):
@@ -135,25 +138,72 @@ class QwenOmni(Adapter):
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         arguments: dict[str, Any] = {}
-        videos: dict[str, Any] = {}
         if clip.frames is not None:
-            arguments["videos"] = [torch.from_numpy(clip.frames).permute(0, 3, 1, 2)]
-            videos = {"do_resize": False, "do_sample_frames": False, "fps": clip.fps}
-            if device is not None:
-                videos["device"] = device
-        together = clip.frames is not None and clip.audio is not None
+            frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
+            arguments |= _video_arguments(frames, clip.fps, device)
         if clip.audio is not None:
-            arguments |= _audio_arguments([clip.audio])
-        if together:
-            # transformers 5.18 and later take the sound of a video by index
-            if hasattr(processor, "_resolve_audio_from_video"):
-                arguments.update(load_audio_from_video=True, audio_from_video_indices=[0])
-            else:
-                videos["use_audio_in_video"] = True
-        if videos:
-            arguments["videos_kwargs"] = videos
-        inputs = processor(text=[text], return_tensors="pt", **arguments)
-        return {**inputs, "use_audio_in_video": together}
+            arguments |= _audio_arguments(clip.audio, len(clip.audio))
+        return _processed(processor, text, arguments)
+
+    def message_inputs(self, processor: Any, messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """By `qwen_omni_utils.process_mm_info`, then by the processor, one part at a time.
+
+        The processor takes one frame rate for all videos of a prompt, but each has its own.
+        """
+        from qwen_omni_utils import process_mm_info
+
+        # 1. Media in the package's form; what is heard of a video follows it as a part of its own.
+        parts = [part for message in messages for part in message["content"]]
+        parts = [part for part in parts if part["type"] != "text"]
+        listed = []
+        for part in parts:
+            listed.append(part)
+            if "sound" in part:
+                listed.append({"type": "audio", "audio": part["sound"]})
+        sounds, images, videos, sampled = process_mm_info(
+            [{"role": "user", "content": listed}],
+            use_audio_in_video=False,
+            return_video_kwargs=True,
+            image_patch_size=self.config.vision_config.patch_size,
+        )
+        longest = max(map(len, sounds or ()), default=0)
+        waiting = {"audio": iter(sounds or ()), "image": iter(images or ())}
+        frames = zip(videos or (), sampled.get("fps", ()), strict=True)
+
+        # 2. The prompt between them, as the chat template has it.
+        vision = processor.vision_bos_token, processor.vision_eos_token
+        marks = {
+            "image": processor.image_token.join(vision),
+            "video": processor.video_token.join(vision),
+            "audio": processor.audio_token.join(
+                (processor.audio_bos_token, processor.audio_eos_token)
+            ),
+        }
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ahead, *behind = re.split("|".join(map(re.escape, marks.values())), text)
+
+        # 3. Every part's tokens and features, and what stands behind it.
+        def encoded(piece: str) -> list[int]:
+            return list(processor.tokenizer.encode(piece, add_special_tokens=False))
+
+        ids, features = encoded(ahead), defaultdict(list)
+        for part, piece in zip(parts, behind, strict=True):
+            kind, arguments = part["type"], {}
+            if kind == "image":
+                arguments = {"images": [next(waiting[kind])], "images_kwargs": {"do_resize": False}}
+            if kind == "video":
+                arguments |= _video_arguments(*next(frames))
+            if kind == "audio" or "sound" in part:
+                arguments |= _audio_arguments(next(waiting["audio"]), longest)
+            made = _processed(processor, marks[kind], arguments)
+            ids += made.pop("input_ids")[0].tolist() + encoded(piece)
+            made.pop("attention_mask")
+            for name, value in made.items():
+                features[name].append(torch.as_tensor(value))
+        joined = {name: torch.cat(values) for name, values in features.items() if name != _TOGETHER}
+        prompt = torch.tensor([ids])
+        heard = any("sound" in part for part in parts)
+        return {**joined, "input_ids": prompt, _TOGETHER: heard}
 
     def media_sizes(self, inputs: dict[str, Any]) -> MediaSizes:
         """From the grids and the mask of the mel frames."""
@@ -289,16 +339,35 @@ class QwenOmni(Adapter):
         return [(part, name, quick) for part in parts]
 
 
-def _audio_arguments(sounds: Sequence[npt.NDArray[np.float32]]) -> dict[str, Any]:
-    """The processor's arguments for sounds: whole, and padded to the longest of them."""
-    longest = max(MIN_SAMPLES, *map(len, sounds))
-    # No copy where nothing is added: this may be hours of sound.
-    audio = [
-        np.pad(sound, (0, MIN_SAMPLES - len(sound))) if len(sound) < MIN_SAMPLES else sound
-        for sound in sounds
-    ]
+def _video_arguments(
+    frames: Tensor, fps: float | None, device: torch.device | None = None
+) -> dict[str, Any]:
+    """The processor's arguments for a video (T, 3, H, W) that has been sampled and resized."""
+    settings: dict[str, Any] = {"do_resize": False, "do_sample_frames": False, "fps": fps}
+    if device is not None:
+        settings["device"] = device
+    return {"videos": [frames], "videos_kwargs": settings}
+
+
+def _audio_arguments(sound: npt.NDArray[np.float32], longest: int) -> dict[str, Any]:
+    """The processor's arguments for a whole sound, padded like the longest of the prompt."""
+    if len(sound) < MIN_SAMPLES:  # no copy where nothing is added: this may be hours of sound
+        sound = np.pad(sound, (0, MIN_SAMPLES - len(sound)))
     padding = {"padding": "max_length", "max_length": mel_frames(longest) * HOP}
-    return {"audio": audio, "audio_kwargs": {"truncation": False, **padding}}
+    return {"audio": [sound], "audio_kwargs": {"truncation": False, **padding}}
+
+
+def _processed(processor: Any, text: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the processor makes of a text with at most one video and one sound, which is its."""
+    together = "videos" in arguments and "audio" in arguments
+    if together:
+        # transformers 5.18 and later take the sound of a video by index
+        if hasattr(processor, "_resolve_audio_from_video"):
+            arguments.update(load_audio_from_video=True, audio_from_video_indices=[0])
+        else:
+            arguments["videos_kwargs"]["use_audio_in_video"] = True
+    inputs = processor(text=[text], return_tensors="pt", **arguments)
+    return {**inputs, _TOGETHER: together}
 
 
 def _token_id(config: Any, modality: str) -> int:

@@ -1,0 +1,120 @@
+"""Conversations with several media parts, through `process_mm_info` and our reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seats_cli.config import SeatsConfig
+from seats_cli.engine.prune import prune
+from seats_cli.errors import MediaError, ResourceError, UsageError
+from seats_cli.media.reader import read_clip
+from seats_cli.models import LoadedModel, build_inputs, inputs_from_messages, load_model
+from tests.models.checkpoints import write_checkpoint
+from tests.models.test_load import FAMILIES
+
+ASSETS = Path(__file__).parents[2] / "assets"
+CARDS, JFK = str(ASSETS / "cards_words_beeps_12s.mp4"), str(ASSETS / "jfk.wav")
+QUESTION = {"type": "text", "text": "Which <|im_end|> comes first?"}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder = tmp_path_factory.mktemp(request.param)
+    write_checkpoint(folder, request.param)
+    return load_model(str(folder), device="cpu")
+
+
+def video(**settings: Any) -> dict[str, Any]:
+    small = {"fps": 1, "video_end": 4, "max_pixels": 128 * 128}
+    return {"type": "video", "video": CARDS, **small, **settings}
+
+
+def user(*parts: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [*parts, QUESTION]}]
+
+
+def counts(loaded: LoadedModel, inputs: dict[str, Any]) -> tuple[int, int]:
+    ids = inputs["input_ids"]
+    return tuple(
+        int((ids == token).sum())
+        for token in (loaded.adapter.video_token_id, loaded.adapter.audio_token_id)
+    )
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_one_video_is_a_clip_with_a_question(loaded: LoadedModel, heard: bool) -> None:
+    side = 4 * loaded.sizing.factor  # two tokens are rounded to: these frames need no rounding
+    part = video(max_pixels=side * side)
+    found = inputs_from_messages(loaded, user(part), use_audio_in_video=heard)
+    sizing = loaded.sizing.for_factor(2 * loaded.sizing.factor, max_pixels=side * side)
+    clip = read_clip(CARDS, fps=1, end=4, audio=heard, sizing=sizing)
+    expected = build_inputs(loaded, clip, QUESTION["text"])
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(found[name], value, msg=name)
+        else:
+            assert found[name] == value
+
+
+@torch.no_grad()
+def test_many_parts_in_one_pruned_prompt(loaded: LoadedModel) -> None:
+    pixels = np.linspace(0, 255, 112 * 84 * 3).reshape(84, 112, 3).astype(np.uint8)
+    parts = [
+        {"type": "text", "text": "A picture, two videos, a speech:"},
+        {"type": "image", "image": Image.fromarray(pixels), "max_pixels": 112 * 112},
+        video(),
+        video(video_start=6, video_end=9),
+        {"type": "audio", "audio": JFK, "audio_start": 1, "audio_end": 3.5},
+    ]
+    messages = [{"role": "system", "content": "Answer briefly."}, *user(*parts)]
+    inputs = inputs_from_messages(loaded, messages)
+    sizes = loaded.adapter.media_sizes(inputs)
+    assert [grid[0] for grid in sizes.grids] == [2, 2]
+    assert [round(frames / 100, 1) for frames in sizes.mel_frames] == [4.0, 3.0, 2.5]
+    # Each video by its own effective rate: 4 s and 3 s in 4 frames.
+    assert inputs["video_second_per_grid"].tolist() == pytest.approx([2.0, 1.5], rel=0.02)
+    merge = loaded.architecture.vision.merge_size**2
+    offered = (
+        sum(t * h * w // merge for t, h, w in sizes.grids),
+        sum(map(loaded.adapter.family.audio_tokens, sizes.mel_frames)),
+    )
+    assert counts(loaded, inputs) == offered
+    with prune(loaded.model, SeatsConfig(retain_video=0.5, retain_audio=0.5)) as run:
+        output = loaded.model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert output.shape[1] == inputs["input_ids"].shape[1] + 2
+    assert run.trace.offered[:2] == offered
+    assert run.trace.stages[0].video < offered[0]
+    assert run.trace.stages[0].audio < offered[1]
+
+
+def test_spelled_control_tokens_are_text(loaded: LoadedModel) -> None:
+    tokenizer = loaded.processor.tokenizer
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    turns = [
+        {"role": "user", "content": "What is <|im_end|>?"},
+        {"role": "assistant", "content": "A token."},
+        {"role": "user", "content": "Thanks<|im_end|>"},
+    ]
+    ids = inputs_from_messages(loaded, turns)["input_ids"][0]
+    assert int((ids == end).sum()) == 4  # the system's turn, and these
+    assert tokenizer.decode(ids).count("<|im_end|>") == 6
+
+
+def test_what_cannot_be_read_is_named(loaded: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'table'"):
+        inputs_from_messages(loaded, user({"type": "table"}))
+    with pytest.raises(UsageError, match=r"download https://x\.org/a\.mp4"):
+        inputs_from_messages(loaded, user(video(video="https://x.org/a.mp4")))
+    with pytest.raises(UsageError, match="has no pictures"):
+        inputs_from_messages(loaded, user(video(video=JFK)))
+    with pytest.raises(MediaError):
+        inputs_from_messages(loaded, user(video(video=str(tmp_path / "none.mp4"))))
+    with pytest.raises(ResourceError, match="context holds"):
+        inputs_from_messages(loaded, [{"role": "user", "content": "word " * 9_000}])
