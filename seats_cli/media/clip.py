@@ -123,7 +123,7 @@ class Clip:
     frame_times : float64 array, shape (T,), or None
         Seconds from `facts.start_s` at which each frame is shown.
     fps : float or None
-        Effective frames per second of `frames`: what the processor must be told.
+        Effective frames per second of `frames`: what the processor must be given.
     audio : float32 array, shape (n,), or None
         Mono at `SAMPLE_RATE`, sample 0 at `facts.start_s`.
     facts : MediaFacts

@@ -72,9 +72,9 @@ def outline_clip(
         )
         sound_s = options.max_audio
     if scaler is None and not sound_s:
-        raise MediaError(f"{shown(path)} holds no picture and no sound that could be used here.")
+        raise MediaError(f"{shown(path)} has neither a picture nor sound that can be used.")
     if not sound_s and options.audio:
-        warnings.append("There is no sound to use; only the picture is.")
+        warnings.append("There is no usable sound; only the picture is used.")
     stops = [value for value in (options.end, job.source.duration_s) if value is not None]
     facts = job.facts(min(stops, default=job.begin_s + sound_s), scaler, sound_s)
     fps = job.plan.fps if scaler is not None and job.plan is not None else None

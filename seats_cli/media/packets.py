@@ -1,7 +1,7 @@
 """Walking over packets without decoding: one stream of a file, seeking in it, scanning it.
 
 A scan gives the time stamps of all frames before any is decoded, so that the frames to sample are
-known in advance. Bounds on packets and errors keep crafted files from being walked for ever.
+known in advance. Bounds on packets and errors keep crafted files from being walked forever.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class PacketTable:
         The file has no time stamps: `pts` was made from the frame rate, and frame number
         k belongs to `pts[k]`.
     partial : bool
-        The table begins at a keyframe inside the file, because only a range was asked for.
+        The table begins at a keyframe inside the file, because only a range was requested.
     discarded : int
         Packets that an edit list keeps from being shown.
     """

@@ -1,7 +1,7 @@
 """One timeline for picture and sound, and the gaps that are taken out of it.
 
 Time 0 is where the earliest track starts. Recordings that were strung together can have hours
-between their parts; where neither picture nor sound goes on, that time is closed up for both.
+between their parts; where neither picture nor sound continues, that time is closed up for both.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class FrameReader:
             near = not self.table.partial and np.searchsorted(pts, key) < _SEEK_GAIN
         else:
             near = np.searchsorted(pts, key) - np.searchsorted(pts, self._at) < _SEEK_GAIN
-        # Damaged stamps can lead back to the same place for ever.
+        # Damaged stamps can lead back to the same place again and again.
         if near or (self._jumped_to is not None and key <= self._jumped_to):
             return False
         self._jumped_to, self._held = key, None

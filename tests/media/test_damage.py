@@ -39,12 +39,12 @@ def movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(path, picture, [Sound(tone(4))], {"movflags": "faststart"})
 
 
-def test_what_is_no_media(tmp_path: Path) -> None:
+def test_what_is_not_media(tmp_path: Path) -> None:
     assert "no file" in refusal(tmp_path / "absent.mp4")
     assert "folder" in refusal(tmp_path)
     (tmp_path / "empty.mp4").touch()
     assert "empty" in refusal(tmp_path / "empty.mp4")
-    (tmp_path / "text.mp4").write_text("This is no video.\n" * 5)
+    (tmp_path / "text.mp4").write_text("This is not a video.\n" * 5)
     assert "text.mp4 is not a video" in refusal(tmp_path / "text.mp4")
     os.mkfifo(tmp_path / "pipe.mp4")
     assert "regular" in refusal(tmp_path / "pipe.mp4")

@@ -53,9 +53,9 @@ def refusal(url: str, **options: object) -> str:
     "path", ["", "/file", "/unsized", "/chunked?whole", "/file/ü b.mp4?x=ü y", "/away?/file"]
 )
 def test_bytes_arrive(base: str, path: str) -> None:
-    told: list[tuple[int, int | None]] = []
-    assert fetch(base + path, on_progress=lambda *now: told.append(now)) == BODY
-    assert told[-1] == (len(BODY), len(BODY) if "file" in path or not path else None)
+    reports: list[tuple[int, int | None]] = []
+    assert fetch(base + path, on_progress=lambda *now: reports.append(now)) == BODY
+    assert reports[-1] == (len(BODY), len(BODY) if "file" in path or not path else None)
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,11 @@ def test_a_full_disk(base: str) -> None:
         "ftp://example.org/x",
     ],
 )
-def test_what_is_no_url(url: str) -> None:
+def test_what_is_not_a_url(url: str) -> None:
     refusal(url)
 
 
-def test_nobody_listens() -> None:
+def test_no_server_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert "cannot be reached" in refusal(f"http://127.0.0.1:{port}/")
@@ -146,17 +146,17 @@ def test_the_checked_address_is_the_one_connected_to(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name server that changes its mind after the check is never asked again."""
-    asked: list[str] = []
+    looked_up: list[str] = []
     real = socket.getaddrinfo
 
     def once(host: str, *rest: object, **more: object) -> object:
-        asked.append(host)
+        looked_up.append(host)
         target = "127.0.0.1" if host == "rebind.example" else host
         return real(target, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket, "getaddrinfo", once)
     assert fetch(f"http://rebind.example:{base.rpartition(':')[2]}/file") == BODY
-    assert asked.count("rebind.example") == 1
+    assert looked_up.count("rebind.example") == 1
 
 
 def test_a_name_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def _brightest_corner(path: Path) -> int:
     return int(np.argmax([corner.mean() for corner in corners]))
 
 
-def test_oblong_pixels_are_told(tmp_path: Path) -> None:
+def test_oblong_pixels_cause_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=25)

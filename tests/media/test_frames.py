@@ -185,12 +185,12 @@ def test_thin_pictures_are_refused(tmp_path: Path) -> None:
         read_clip(write(tmp_path / "a.mkv", picture))
 
 
-def test_progress_and_what_is_not_asked_for(tmp_path: Path) -> None:
+def test_progress_and_what_is_not_requested(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", steady(50), [Sound(tone(2))])
-    told: list[tuple[str, float]] = []
-    clip = read_clip(path, sizing=SMALL, on_progress=lambda what, done: told.append((what, done)))
-    assert {what for what, _ in told} == {"picture", "sound"}
-    assert max(done for _, done in told) == 1.0
+    calls: list[tuple[str, float]] = []
+    clip = read_clip(path, sizing=SMALL, on_progress=lambda what, done: calls.append((what, done)))
+    assert {what for what, _ in calls} == {"picture", "sound"}
+    assert max(done for _, done in calls) == 1.0
     silent = read_clip(path, sizing=SMALL, audio=False)
     assert silent.audio is None
     assert np.array_equal(silent.frames, clip.frames)

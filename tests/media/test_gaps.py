@@ -62,7 +62,7 @@ def test_a_picture_that_claims_to_start_a_month_after_the_sound(tmp_path: Path) 
     assert [w for w in clip.warnings if "leap 1 time" in w]
 
 
-def test_slides_over_a_talk_are_no_gap(tmp_path: Path) -> None:
+def test_slides_over_a_talk_are_not_a_gap(tmp_path: Path) -> None:
     times = [0.0, 100.0, 400.0, 490.0]
     path = write(tmp_path / "a.mkv", leaping(times), [Sound(tone(500, 300, 8_000), 8_000)])
     clip = read_clip(path, sizing=SMALL, fps=0.1)

@@ -49,11 +49,11 @@ def test_phone_video_is_upright(tmp_path: Path) -> None:
     compare(turn(flat, tmp_path / "turned.mp4", 90))
 
 
-def test_thinned_frames_are_told(tmp_path: Path) -> None:
+def test_a_lower_rate_causes_a_warning(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", steady(100))
-    told = outline_clip(path, fps=4.0, max_frames=4).warnings
-    assert any("--max-frames" in sentence for sentence in told)
-    assert any("sound" in sentence for sentence in told)
+    warnings = outline_clip(path, fps=4.0, max_frames=4).warnings
+    assert any("--max-frames" in sentence for sentence in warnings)
+    assert any("sound" in sentence for sentence in warnings)
     assert not any("--max-frames" in s for s in outline_clip(path, fps=4.0).warnings)
 
 

@@ -73,7 +73,7 @@ def test_sound_files(tmp_path: Path, name: str, codec: str, rate: int) -> None:
         read_clip(path, audio=False)
 
 
-def test_cover_art_is_no_video(tmp_path: Path) -> None:
+def test_cover_art_is_not_a_video(tmp_path: Path) -> None:
     """An ID3 picture in front of an MP3 stream."""
     Image = pytest.importorskip("PIL.Image")
     Image.fromarray(plain((200, 0, 0))).save(tmp_path / "cover.jpg")
@@ -180,7 +180,7 @@ def test_a_short_click_is_not_moved(tmp_path: Path) -> None:
     assert loud[0] / SAMPLE_RATE == pytest.approx(0.75, abs=0.001)
 
 
-def test_picture_longer_or_shorter_than_the_sound_is_said(tmp_path: Path) -> None:
+def test_picture_longer_or_shorter_than_the_sound_causes_a_warning(tmp_path: Path) -> None:
     short = Picture([plain(90)] * 25, [k / 25 for k in range(25)])
     clip = read_clip(write(tmp_path / "a.mp4", short, [Sound(tone(3))]))
     assert clip.audio_s == pytest.approx(3.0, abs=0.05)
@@ -190,7 +190,7 @@ def test_picture_longer_or_shorter_than_the_sound_is_said(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.wav"])
-def test_a_wanted_length_is_kept_and_told(tmp_path: Path, name: str) -> None:
+def test_a_longest_length_is_kept_with_a_warning(tmp_path: Path, name: str) -> None:
     codec = "pcm_s16le" if name.endswith("wav") else "aac"
     picture = None if name.endswith("wav") else steady(150)
     path = write(tmp_path / name, picture, [Sound(tone(6), codec=codec)])
@@ -202,11 +202,11 @@ def test_a_wanted_length_is_kept_and_told(tmp_path: Path, name: str) -> None:
     ):
         clip = read_clip(path, **options)  # type: ignore[arg-type]
         assert clip.audio_s == pytest.approx(length, abs=1e-3)
-        told = [w for w in clip.warnings if w.startswith("The sound is cut")]
-        assert len(told) == 1
-        assert "--max-audio" in told[0]
-        assert "--start and --end" in told[0]
-        assert float(told[0].split("other ")[1].split(" s")[0]) == pytest.approx(left, abs=0.1)
+        cuts = [w for w in clip.warnings if w.startswith("The sound is cut")]
+        assert len(cuts) == 1
+        assert "--max-audio" in cuts[0]
+        assert "--start and --end" in cuts[0]
+        assert float(cuts[0].split("other ")[1].split(" s")[0]) == pytest.approx(left, abs=0.1)
         assert not [w for w in clip.warnings if w.startswith("The sound ends")]
     assert np.array_equal(sound_of(path, max_audio=100), whole)
     assert not [w for w in read_clip(path, max_audio=100).warnings if "cut" in w]
@@ -215,7 +215,7 @@ def test_a_wanted_length_is_kept_and_told(tmp_path: Path, name: str) -> None:
 
 
 def test_the_longest_sound_there_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight hours, here two seconds: also that cut is told."""
+    """Eight hours, here two seconds: that cut causes a warning too."""
     for module in (audio, notices):
         monkeypatch.setattr(module, "MAX_AUDIO_S", 2.0)
     path = write(tmp_path / "a.wav", sounds=[Sound(tone(5), codec="pcm_s16le")])
