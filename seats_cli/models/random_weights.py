@@ -140,6 +140,8 @@ def _fill(net: Any, seed: int) -> None:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
             continue
         device = parameter.device
+        if device.type == "meta":
+            continue
         if device not in drawn:
             generator = torch.Generator(device).manual_seed(seed)
             drawn[device] = torch.randn(_DRAWN, generator=generator, device=device) * _SPREAD

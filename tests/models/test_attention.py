@@ -14,7 +14,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from seats_cli.models import encoder_attention, load_model, optimize
 from seats_cli.models.adapter import Adapter
-from seats_cli.models.attention.measure import as_table, measure
 from seats_cli.models.random_weights import random_model
 from seats_cli.models.registry import adapter_for
 from tests.engine.golden import FAMILIES, build
@@ -246,14 +245,3 @@ class TestLoading:
     def test_random_weights_too(self) -> None:
         loaded = random_model("cpu-0.5b", layers=1, hidden=64, device="cpu", dtype="bfloat16")
         assert loaded.facts.encoder_attention == optimize.SEGMENTS
-
-
-def test_measure_compares_both_ways() -> None:
-    loaded = load_model("bundled", device="cpu")
-    vision_measured, audio_measured = measure(loaded, seconds=4.0, width=140, height=84, repeats=1)
-    assert vision_measured.positions == 4 * 10 * 6
-    assert vision_measured.segments == 2 * 4 * 6 + 2 * 4  # six windows of a grid, two full blocks
-    assert audio_measured.positions == 200
-    assert max(vision_measured.difference, audio_measured.difference) < 1e-5
-    assert optimize.encoder_attention(loaded.adapter) == ("sdpa", "sdpa")
-    assert "vision" in as_table([vision_measured, audio_measured])

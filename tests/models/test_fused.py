@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from seats_cli import bench
 from seats_cli.models import fused_modules
 from seats_cli.models.adapter import Adapter
-from seats_cli.models.fused.measure import WAYS, as_table, measure
 from seats_cli.models.fused_modules import rotate_float32, rotated
 from seats_cli.models.optimize import fused_forwards, use_for_encoders, use_fused_modules
-from seats_cli.models.random_weights import random_model
 from seats_cli.models.registry import adapter_for
 from seats_cli.selection import device
 from tests.engine.golden import FAMILIES, build
@@ -200,14 +199,6 @@ def test_rotation_off_the_gpu_is_left_to_the_plain_version() -> None:
     assert rotated(*torch.randn(2, 3, 1, 4), *torch.randn(2, 3, 4)) is None
 
 
-def test_measuring_compares_all_ways() -> None:
-    loaded = random_model("cpu-0.5b", layers=1, device="cpu", attention="stock-sdpa")
-    measured = measure(loaded.adapter, 1.0, 56, 56, repeats=1)
-    assert list(measured) == list(WAYS)
-    assert all(apart < 1e-4 for _, apart in measured.values())
-    assert as_table(measured).count("\n") == 3
-
-
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -226,10 +217,12 @@ def test_rotation_on_a_gpu(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_encoder_of_a_7b_on_a_gpu(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # in the stock convolution
-    loaded = random_model("qwen2.5-omni-7b", layers=1, dtype=dtype, attention="stock-sdpa")
-    measured = measure(loaded.adapter, 4.0, 280, 196, repeats=1)
+    given = ["--layers", "1", "--dtype", dtype, "--seconds", "4", "--size", "280x196"]
+    options = bench.parsed(["modules", "qwen2.5-omni-7b", *given, "--repeats", "1"])
+    rows = bench.modules(options)
     limit = 1e-4 if dtype == "float32" else 0.05
-    assert all(apart < limit for _, apart in measured.values())
+    assert len(rows) == 4
+    assert all(row["difference"] < limit for row in rows)
 
 
 @pytest.mark.gpu
