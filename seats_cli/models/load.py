@@ -87,7 +87,7 @@ def load_model(
         "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", "mps", or "spread" over all GPUs
         and, where they do not suffice, the CPU (needs accelerate).
     attention : str
-        "sdpa" (its encoders with one call for all segments, see `seats_cli.models.attention`),
+        "sdpa" (its encoders with one call for all segments, see `seats_cli.models.optimize`),
         "stock-sdpa" (all as transformers does it), "flash_attention_2" or "eager".
     revision : str or None
         Branch, tag or commit of a hub model.
