@@ -8,7 +8,7 @@ from seats_cli.cost.token_counts import (
     MediaSizes,
     audio_statistics_windows,
     audio_windows,
-    kept_of_window,
+    tokens_to_keep,
     video_windows,
 )
 from seats_cli.families.base import Architecture
@@ -155,5 +155,5 @@ def stage1_windows(
             (audio_windows(architecture, sizes, plan.config.audio_window), audio),
         )
         for size in windows
-        if kept_of_window(size, share) < size
+        if tokens_to_keep(size, share) < size
     ]

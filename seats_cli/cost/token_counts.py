@@ -68,8 +68,8 @@ def audio_statistics_windows(architecture: Architecture, sizes: MediaSizes) -> l
     ]
 
 
-def kept_of_window(size: int, share: float) -> int:
-    """Tokens that stay of a window: half to even, as everywhere in the method; at least one."""
+def tokens_to_keep(size: int, share: float) -> int:
+    """Tokens that stay of a window or modality: half to even, at least one of any there are."""
     return min(max(round(share * size), 1), size)
 
 
@@ -103,10 +103,10 @@ def predicted_counts(
         return [(video, audio, text)] * architecture.num_layers, (video, audio, text)
     if plan.initial_video < 1.0:
         windows = video_windows(architecture, sizes, plan.config.video_window)
-        video = sum(kept_of_window(size, plan.initial_video) for size in windows)
+        video = sum(tokens_to_keep(size, plan.initial_video) for size in windows)
     if plan.initial_audio < 1.0:
         windows = audio_windows(architecture, sizes, plan.config.audio_window)
-        audio = sum(kept_of_window(size, plan.initial_audio) for size in windows)
+        audio = sum(tokens_to_keep(size, plan.initial_audio) for size in windows)
     ratios = {
         layer: (kept_video, kept_audio)
         for layer, kept_video, kept_audio in zip(
@@ -118,7 +118,7 @@ def predicted_counts(
         alive.append((video, audio, text))
         if layer in ratios:
             video, audio = (
-                kept_of_window(size, ratio) if size else 0
+                tokens_to_keep(size, ratio)
                 for size, ratio in zip((video, audio), ratios[layer], strict=True)
             )
         if plan.late_layer is not None and layer == plan.late_layer - 1:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.selection import device
 from seats_cli.selection.device import on_device
 from seats_cli.selection.windows import fixed_windows
@@ -123,11 +124,6 @@ def select_diverse(features: Tensor, importance: Tensor | None, keep: int) -> Te
     return torch.cat(chosen).sort(1).values
 
 
-def window_keep_count(size: int, ratio: float) -> int:
-    """Tokens that stay of a window of `size` tokens: half to even, at least one."""
-    return min(max(round(ratio * size), 1), size)
-
-
 @torch.no_grad()
 def select_diverse_in_windows(
     features: Tensor,
@@ -170,7 +166,7 @@ def select_diverse_in_windows(
         raise ValueError(f"ratio must be within 0 and 1, got {ratio}")
     kept = torch.zeros(total, dtype=torch.bool, device=features.device)
     for size, starts in fixed_windows(total, window, lengths).items():
-        count = window_keep_count(size, ratio)
+        count = tokens_to_keep(size, ratio)
         # Gathered windows are copied: bound the copy as well as the distances.
         at_once = max(1, _max_entries(features) // (size * max(size, features.shape[1])))
         for first in range(0, len(starts), at_once):

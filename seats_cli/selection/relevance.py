@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.config import ALLOCATIONS, GLOBAL
+from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.selection.allocation import (
     WEIGHTS,
     Window,
@@ -96,11 +97,6 @@ class Allocated:
     video: Runs
     audio: Runs
     budgets: list[Window]
-
-
-def total_to_keep(size: int, ratio: float) -> int:
-    """Tokens of a modality that stay: half to even, at least one, none if it is absent."""
-    return max(1, round(ratio * size)) if size else 0
 
 
 def _validate(
@@ -193,7 +189,7 @@ def allocate(
     ratios = {"keep_video": keep_video, "keep_audio": keep_audio}
     _validate(scores, video_mask, audio_mask, ratios, temperature, allocation)
     video, audio = contiguous_runs(video_mask), contiguous_runs(audio_mask)
-    keep = (total_to_keep(video.total, keep_video), total_to_keep(audio.total, keep_audio))
+    keep = (tokens_to_keep(video.total, keep_video), tokens_to_keep(audio.total, keep_audio))
     if keep == (video.total, audio.total):
         return Allocated(video, audio, pair_windows(video, audio))
     one_window = max(len(video.sizes), len(audio.sizes)) <= 1

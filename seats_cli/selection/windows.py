@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from seats_cli.selection.allocation import proportional_budgets
 from seats_cli.selection.method import Modality
-from seats_cli.selection.topk import keep_highest_in_runs
 
 
 def fixed_windows(
@@ -177,42 +175,3 @@ def similarity_to_earlier(features: Tensor, back: Tensor) -> Tensor:
     features = features.float()
     earlier = features[torch.arange(len(features), device=features.device) - back]
     return cosine_similarity(features, earlier, dim=-1).nan_to_num(nan=0.0)
-
-
-def anchor_tokens(grids: Grids, group: int) -> int:
-    """Tokens of the grids that are the first of `group` consecutive ones of their clip."""
-    return sum(
-        size for size, number in zip(grids.sizes, grids.numbers, strict=True) if number % group == 0
-    )
-
-
-@torch.no_grad()
-def keep_changing(features: Tensor, grids: Grids, group: int, count: int) -> Tensor:
-    """Keep the first grid of each group, and of the others what changed most since.
-
-    Parameters
-    ----------
-    features : Tensor, shape (n, D)
-        Projected video tokens.
-    grids : Grids
-    group : int
-        Consecutive grids in a group.
-    count : int
-        Tokens to keep altogether. The share of the grids that are no anchors is the same for
-        all, up to rounding; anchors stay whole even if that exceeds the count.
-
-    Returns
-    -------
-    BoolTensor, shape (n,)
-    """
-    since = [number % group for number in grids.numbers]  # 0 for an anchor
-    others = [size if steps else 0 for steps, size in zip(since, grids.sizes, strict=True)]
-    left = max(0, count - anchor_tokens(grids, group))
-    shares = proportional_budgets(others, [float(size) for size in others], left)
-    budgets = [
-        share if steps else size
-        for steps, size, share in zip(since, grids.sizes, shares, strict=True)
-    ]
-    back = grids.per_token([steps * size for steps, size in zip(since, grids.sizes, strict=True)])
-    change = -similarity_to_earlier(features, back)
-    return keep_highest_in_runs(change, grids.index, grids.sizes, budgets)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from seats_cli.config import DEFAULT_RETAIN, SEATS
+from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.results import jsonable, versions
-from seats_cli.selection.diversity import window_keep_count
 from seats_cli.selection.relevance import allocate, window_means
 from seats_cli.selection.windows import Runs, contiguous_runs, fixed_windows
 from seats_cli.show.record import (
@@ -156,7 +156,7 @@ def _before_llm(video: Tensor, audio: Tensor, plan: PruningPlan, grid: Grid | No
         _fixed_runs(audio, plan.config.audio_window),
     )
     budgets = (
-        [window_keep_count(size, ratio) for size in modality.sizes]
+        [tokens_to_keep(size, ratio) for size in modality.sizes]
         for modality, ratio in zip(runs, (plan.initial_video, plan.initial_audio), strict=True)
     )
     return _Chosen(*runs, *budgets)

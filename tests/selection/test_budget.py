@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seats_cli.config import ALLOCATIONS, GLOBAL
+from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.selection.allocation import proportional_budgets
-from seats_cli.selection.relevance import select_by_relevance, total_to_keep
+from seats_cli.selection.relevance import select_by_relevance
 from seats_cli.selection.windows import contiguous_runs
 from tests.golden_units import Case, cases_with_result, family_facts
 
@@ -111,8 +112,8 @@ def test_all_but_the_reference_conserve_both_totals(
         temperature=0.1,
         allocation=allocation,
     )
-    assert int(kept[video].sum()) == total_to_keep(int(video.sum()), keep_video)
-    assert int(kept[audio].sum()) == total_to_keep(int(audio.sum()), keep_audio)
+    assert int(kept[video].sum()) == tokens_to_keep(int(video.sum()), keep_video)
+    assert int(kept[audio].sum()) == tokens_to_keep(int(audio.sum()), keep_audio)
     assert kept[~(video | audio)].all()
 
 
@@ -144,7 +145,7 @@ def test_present_modalities_survive_in_each_window(
         sizes = contiguous_runs(mask).sizes
         counts = _counts(kept, mask, len(sizes))
         assert all(count <= size for count, size in zip(counts, sizes, strict=True))
-        if allocation == "reference" or total_to_keep(sum(sizes), ratio) >= len(sizes):
+        if allocation == "reference" or tokens_to_keep(sum(sizes), ratio) >= len(sizes):
             assert min(counts) >= 1
 
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.selection import diversity
 from seats_cli.selection.diversity import (
     select_diverse,
     select_diverse_in_windows,
-    window_keep_count,
 )
 from tests.golden_units import Case, cases_with_result, family_cases
 
@@ -145,9 +145,9 @@ def test_degenerate_values_give_distinct_tokens() -> None:
 
 
 def test_counts_round_half_to_even() -> None:
-    assert [window_keep_count(size, 0.5) for size in (1, 3, 5, 7)] == [1, 2, 2, 4]
-    assert window_keep_count(50, 0.0) == 1
-    assert window_keep_count(50, 1.0) == 50
+    assert [tokens_to_keep(size, 0.5) for size in (1, 3, 5, 7)] == [1, 2, 2, 4]
+    assert tokens_to_keep(50, 0.0) == 1
+    assert tokens_to_keep(50, 1.0) == 50
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from seats_cli.selection.method import Modality
+from seats_cli.selection.methods.dycoke import anchor_tokens, keep_changing
 from seats_cli.selection.topk import keep_at_random, keep_highest, keep_highest_in_runs
-from seats_cli.selection.windows import (
-    anchor_tokens,
-    keep_changing,
-    similarity_to_earlier,
-    split_grids,
-)
+from seats_cli.selection.windows import similarity_to_earlier, split_grids
 
 TWO_CLIPS = Modality(torch.ones(46, dtype=torch.bool), lengths=(36, 10), grids=(6, 5))
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from seats_cli.cost.selection import Product, pairs, stage1_windows
+from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.selection.diversity import select_diverse, select_diverse_in_windows
 from seats_cli.selection.method import Modality, PromptTokens, register_method
 from seats_cli.selection.methods.visual_only import VisualMethod
-from seats_cli.selection.relevance import total_to_keep
 
 if TYPE_CHECKING:
     from seats_cli.cost.token_counts import MediaSizes
@@ -44,7 +44,7 @@ class DivPrune(VisualMethod):
             windows, lengths = modality.windows, modality.lengths
             return select_diverse_in_windows(features, None, windows, ratio, lengths), None
         keep = torch.zeros(len(features), dtype=torch.bool, device=features.device)
-        keep[select_diverse(features[None], None, total_to_keep(len(features), ratio))[0]] = True
+        keep[select_diverse(features[None], None, tokens_to_keep(len(features), ratio))[0]] = True
         return keep, None
 
     def products(

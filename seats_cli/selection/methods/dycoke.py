@@ -10,16 +10,58 @@ audio gives way below that share, and a smaller budget is refused.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.errors import ConfigError
+from seats_cli.selection.allocation import proportional_budgets
 from seats_cli.selection.method import Modality, PromptTokens, register_method
 from seats_cli.selection.methods.budgets import VIDEO_FLOOR
 from seats_cli.selection.methods.visual_only import VisualMethod
-from seats_cli.selection.relevance import total_to_keep
-from seats_cli.selection.windows import anchor_tokens, keep_changing, split_grids
+from seats_cli.selection.topk import keep_highest_in_runs
+from seats_cli.selection.windows import Grids, similarity_to_earlier, split_grids
 
 GROUP = 4
+
+
+def anchor_tokens(grids: Grids, group: int) -> int:
+    """Tokens of the grids that are the first of `group` consecutive ones of their clip."""
+    return sum(
+        size for size, number in zip(grids.sizes, grids.numbers, strict=True) if number % group == 0
+    )
+
+
+@torch.no_grad()
+def keep_changing(features: Tensor, grids: Grids, group: int, count: int) -> Tensor:
+    """Keep the first grid of each group, and of the others what changed most since.
+
+    Parameters
+    ----------
+    features : Tensor, shape (n, D)
+        Projected video tokens.
+    grids : Grids
+    group : int
+        Consecutive grids in a group.
+    count : int
+        Tokens to keep altogether. The share of the grids that are no anchors is the same for
+        all, up to rounding; anchors stay whole even if that exceeds the count.
+
+    Returns
+    -------
+    BoolTensor, shape (n,)
+    """
+    since = [number % group for number in grids.numbers]  # 0 for an anchor
+    others = [size if steps else 0 for steps, size in zip(since, grids.sizes, strict=True)]
+    left = max(0, count - anchor_tokens(grids, group))
+    shares = proportional_budgets(others, [float(size) for size in others], left)
+    budgets = [
+        share if steps else size
+        for steps, size, share in zip(since, grids.sizes, shares, strict=True)
+    ]
+    back = grids.per_token([steps * size for steps, size in zip(since, grids.sizes, strict=True)])
+    change = -similarity_to_earlier(features, back)
+    return keep_highest_in_runs(change, grids.index, grids.sizes, budgets)
 
 
 @register_method("dycoke")
@@ -43,7 +85,7 @@ class DyCoke(VisualMethod):
     def choose(self, prompt: PromptTokens, modality: Modality, ratio: float) -> tuple[Tensor, None]:
         """Anchors, and the share of the rest that changed most."""
         grids = split_grids(modality)
-        count, least = total_to_keep(modality.size, ratio), anchor_tokens(grids, GROUP)
+        count, least = tokens_to_keep(modality.size, ratio), anchor_tokens(grids, GROUP)
         if count < least:
             raise ConfigError(
                 f"This budget is out of reach for dycoke: the first of every {GROUP} grids stays "

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.config import check_integer
+from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.errors import ConfigError
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import (
@@ -31,7 +32,6 @@ from seats_cli.selection.methods.budgets import (
     require_positive,
     spare_audio,
 )
-from seats_cli.selection.relevance import total_to_keep
 from seats_cli.selection.topk import keep_at_random, keep_highest
 
 
@@ -63,9 +63,9 @@ def keep_attended(
     """
     keep = torch.ones_like(video_mask)
     scores = relevance[video_mask]
-    keep[video_mask] = keep_highest(scores, total_to_keep(len(scores), video))
+    keep[video_mask] = keep_highest(scores, tokens_to_keep(len(scores), video))
     scores = relevance[audio_mask]
-    count = total_to_keep(len(scores), audio)
+    count = tokens_to_keep(len(scores), audio)
     if audio_seed is None:
         keep[audio_mask] = keep_highest(scores, count)
     elif count < len(scores):

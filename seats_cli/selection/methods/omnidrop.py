@@ -7,6 +7,7 @@ from math import exp
 import torch
 from torch import Tensor
 
+from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.errors import ConfigError
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import (
@@ -16,10 +17,9 @@ from seats_cli.selection.method import (
     PromptTokens,
     register_method,
 )
-from seats_cli.selection.methods.dycoke import GROUP
-from seats_cli.selection.relevance import total_to_keep
+from seats_cli.selection.methods.dycoke import GROUP, anchor_tokens, keep_changing
 from seats_cli.selection.topk import keep_highest
-from seats_cli.selection.windows import anchor_tokens, contiguous_runs, keep_changing, split_grids
+from seats_cli.selection.windows import contiguous_runs, split_grids
 
 # Published fractions that enter the LLM, and how many times the target enters at 30 %.
 ENTRY_VIDEO, ENTRY_AUDIO, ENTRY_PER_TARGET = 0.4, 0.7, 1.5
@@ -196,7 +196,7 @@ class OmniDrop(Method):
             keep[video.mask] = _thin_video(prompt, share_video)
         if audio.size:
             assert audio.importance is not None
-            count = total_to_keep(audio.size, share_audio)
+            count = tokens_to_keep(audio.size, share_audio)
             keep[audio.mask] = keep_highest(audio.importance, count)
         entering = int((keep & (video.mask | audio.mask)).sum())
         self._counts = solve_drops(entering, total, plan.num_layers, wanted / total)

@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from seats_cli.cost.selection import Product, pairs
-from seats_cli.cost.token_counts import grid_tokens
+from seats_cli.cost.token_counts import grid_tokens, tokens_to_keep
 from seats_cli.selection.allocation import proportional_budgets
 from seats_cli.selection.diversity import MAX_MATRIX_ENTRIES, weighted_distances
 from seats_cli.selection.method import Entry, Method, PromptTokens, register_method
-from seats_cli.selection.relevance import total_to_keep
 from seats_cli.selection.topk import keep_highest, keep_highest_in_runs
 from seats_cli.selection.windows import Grids, contiguous_runs, similarity_to_earlier, split_grids
 
@@ -239,7 +238,7 @@ class OmniZip(Method):
         """Audio first, then the video under its guidance."""
         keep, embeddings = prompt.keep_all(), None
         audio, video = prompt.audio, prompt.video
-        count = total_to_keep(audio.size, self.plan.retention_audio)
+        count = tokens_to_keep(audio.size, self.plan.retention_audio)
         if count < audio.size:
             assert audio.importance is not None
             keep[audio.mask], merged = merge_into_anchors(
@@ -250,7 +249,7 @@ class OmniZip(Method):
             )
             embeddings = prompt.embeddings.clone()
             embeddings[audio.mask] = merged.to(embeddings.dtype)
-        count = total_to_keep(video.size, self.plan.retention_video)
+        count = tokens_to_keep(video.size, self.plan.retention_video)
         if count < video.size:
             grids = split_grids(video)
             keep[video.mask] = keep_highest_in_runs(
