@@ -1,6 +1,9 @@
 """The KV cache under pruning: arguments, lengths, masks, and positions of generated tokens.
 
-Layers may hold different lengths (two policies, see `SeatsConfig.kv`).
+The layers of a pruned cache may hold different lengths (trap 3 in docs/architecture.md): under the
+policy `layerwise` each layer keeps the tokens that it has processed, under `survivors` every layer
+keeps the same few. Neither has the length of the sequence so far, which is what transformers
+derives positions and masks from.
 """
 
 from __future__ import annotations
@@ -21,11 +24,14 @@ if TYPE_CHECKING:
 
 def cache_of(kwargs: dict[str, Any]) -> Any:
     """The KV cache argument under its newer or older name."""
+    # Trap 7: transformers 5.24 renamed the argument.
     return kwargs.get("cache", kwargs.get("past_key_values"))
 
 
 def unpadded(mask: Tensor | None, keep: Tensor) -> Tensor:
-    """BoolTensor (S,) of positions that are no padding; padding leaves with Stage I."""
+    """BoolTensor (S,) of positions that are not padding; padding leaves with Stage I."""
+    # Trap 1: the mask has the unpruned length. Once the padding is gone all of it is ones, and the
+    # decoder needs none.
     if mask is None:
         return torch.ones_like(keep)
     if mask.ndim != 2:
@@ -46,6 +52,7 @@ def require_dynamic(cache: Any) -> None:
     UsageError
         For static, offloaded-to-fixed or quantised caches.
     """
+    # This class exactly: layers with a sliding window and quantised ones derive from it.
     if cache is not None and any(
         type(layer).__name__ != "DynamicLayer" for layer in getattr(cache, "layers", ())
     ):
@@ -60,9 +67,11 @@ def keep_in_layers(cache: Any, layers: int, places: TokenIndex) -> None:
     cache : transformers Cache
     layers : int
         How many layers have been passed.
-    places : Places
+    places : TokenIndex
         Which of the tokens held by these layers stay.
     """
+    # Under this policy all layers passed hold the same tokens, so that one index serves them all;
+    # a layer may lie on a device of its own.
     for layer in cache.layers[:layers]:
         where = places.on(layer.keys.device)
         layer.keys = layer.keys.index_select(2, where)
@@ -80,7 +89,8 @@ def decode_mask(
     shape (1, 1, new, cached + new): bool for sdpa (True = visible), additive otherwise.
     """
     if new == 1 or "flash" in implementation:
-        return None
+        return None  # a single token sees everything before it
+    # Row i sees all cached tokens and the new ones up to itself.
     visible = torch.ones(new, cached + new, dtype=torch.bool, device=device).tril(cached)
     if implementation == "sdpa":
         return visible[None, None]
@@ -126,13 +136,16 @@ class Continuations:
         positions_given : bool
             Whether its positions come from the caller (`generate` counts the whole sequence).
         """
+        # 1. True positions. A generated token has the same one in every row (M-RoPE), so that one
+        #    number is enough to continue from.
         known = self._known.get(cache)
         embeddings: Tensor = kwargs["inputs_embeds"]
         positions = kwargs.get("position_ids")
         if known is not None and (positions is None or not positions_given):
-            # transformers would count from the cache, which is shorter than the sequence
+            # transformers would count from the cache, which is shorter than the sequence.
             first = known.next_position + cached_tokens(cache) - known.cached
             positions = self._adapter.positions(None, embeddings) + first.to(embeddings.device)
         elif positions is not None:
             positions = self._adapter.positions(positions, embeddings)
+        # 2. Trap 1: the mask fits no layer's cache; `decode_mask` makes one for each where needed.
         return {**kwargs, "position_ids": positions, "attention_mask": None}

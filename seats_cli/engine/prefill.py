@@ -1,8 +1,20 @@
 """The pruned prefill: hooks that carry a shrinking set of tokens through the decoder.
 
+A prompt passes the hooks in this order:
+
+1. `_enter_model` notes the token ids; the decoder below sees embeddings only.
+2. `_enter_decoder` runs Stage I on the embeddings and hands the survivors to the decoder. On a
+   cache that already holds tokens (decoding) it only corrects positions.
+3. `_enter_layer` gives each layer mask and side tensors of the tokens that are still alive.
+4. `_leave_layer` runs Stage II after the method's drop layers, and Stage III (the late block)
+   after its layer: both slice the layer's output.
+5. `_leave_decoder` completes the trace and notes where generated tokens go on.
+
 Everything the decoder needs per token is kept in step here: hidden states, attention mask, KV
 cache, and the family's side tensors (rotary embeddings, DeepStack features). Positions are never
 renumbered: survivors keep theirs, and generated tokens continue the unpruned sequence.
+
+"Trap N" refers to the numbered list in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -48,15 +60,15 @@ def last_text_relevance(adapter: Adapter, layer: Any, output: Tensor, alive: Tok
     layer : decoder layer
     output : Tensor, shape (1, n, D)
         What the layer returned.
-    alive : Alive
+    alive : TokenState
         The n tokens.
 
     Returns
     -------
     float32 Tensor, shape (n,)
     """
-    text = ~(alive.video | alive.audio)
-    last_text = int(text.nonzero()[-1])
+    # Usually the last token of all; the query of the token that the answer starts from.
+    last_text = int(alive.text.nonzero()[-1])
     query, key = adapter.relevance_query_key(layer, output[0], alive.sides, last_text)
     return relevance.last_query_relevance(query, key)
 
@@ -81,9 +93,9 @@ def question_relevance(
         Mean over these tokens and heads.
     """
     length = entered.shape[1]
-    asking = torch.arange(length - question, length, device=entered.device)
-    query, key = adapter.relevance_query_key(layer, entered[0], alive.sides, asking)
-    return relevance.question_relevance(query, key, asking)
+    index = torch.arange(length - question, length, device=entered.device)
+    query, key = adapter.relevance_query_key(layer, entered[0], alive.sides, index)
+    return relevance.question_relevance(query, key, index)
 
 
 class PrunedPrefill:
@@ -117,8 +129,9 @@ class PrunedPrefill:
         self._next_position = torch.zeros((), dtype=torch.long)
         self._alive: TokenState | None = None
         self._question = 0
-        self._entered: Tensor | None = None  # the current layer's input, where it is asked for
+        self._entered: Tensor | None = None  # the current layer's input, if the method needs it
         self._cache: Any = None
+        # Arguments of `SelectionTrace.add`; counting tokens waits until the decoder has finished.
         self._stages: list[tuple[str, int, Tensor, Tensor | None, str]] = []
         self._continuations = Continuations(adapter)
 
@@ -140,12 +153,12 @@ class PrunedPrefill:
         return handles
 
     def _enter_model(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note the ids: the decoder itself only sees embeddings.
-
-        A prompt's come to the host now, before the encoders are given work to wait for.
-        """
+        """Note the ids: the decoder itself only sees embeddings."""
         ids = kwargs.get("input_ids", args[0] if args else None)
+        # A prompt's ids come to the host now: later the copy would wait for the encoders' work.
         self._input_ids = ids if ids is None or ids.shape[-1] == 1 else ids.cpu()
+        # `generate` passes one or the other, counted over the whole unpruned sequence; a bare
+        # `model(input_ids=..., past_key_values=...)` counts from the shortened cache instead.
         self._positions_given = any(
             kwargs.get(name) is not None for name in ("position_ids", "attention_mask")
         )
@@ -153,14 +166,16 @@ class PrunedPrefill:
     def _enter_decoder(
         self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A prompt is pruned, what follows it is not: a filled cache tells them apart."""
         self._cache = cache_of(kwargs)
         if cached_tokens(self._cache):
-            self._alive = None
+            self._alive = None  # tells the layers' hooks that nothing is pruned now
             return args, self._continuations.arguments(self._cache, kwargs, self._positions_given)
         require_dynamic(self._cache)
         return args, self._begin(kwargs)
 
     def _leave_decoder(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        """Complete the trace, while the device is still busy with the last layers."""
         if self._alive is None:
             return
         self._alive = self._entered = None
@@ -177,7 +192,9 @@ class PrunedPrefill:
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
             hidden = args[0] if args else kwargs["hidden_states"]
             alive, self._cache = self._alive, cache_of(kwargs)
-            if alive is None:  # decoding: every layer has a cache of its own length
+            if alive is None:
+                # Decoding. Trap 3: every layer has a cache of its own length, and transformers
+                # would size one mask for all of them by the first layer's.
                 cached = cached_tokens(self._cache, number - 1)
                 mask = decode_mask(
                     cached,
@@ -188,13 +205,16 @@ class PrunedPrefill:
                 )
                 return args, {**kwargs, "attention_mask": mask}
             if number == 1:
+                # The decoder has worked out the rotary factors once for all its layers.
                 alive.sides |= self._adapter.layer_side_tensors(kwargs)
             if self._question:
                 self._entered = hidden
-            if not alive.thinned:
+            if not alive.thinned:  # what the decoder passes still fits
                 return None
+            # Trap 1: the decoder's mask has the length before the drop. It is causal and without
+            # padding, which left with Stage I, so that any subset of tokens sees the same triangle.
             mask = kwargs.get("attention_mask")
-            if mask is not None:  # causal and unpadded: any subset has the same triangle
+            if mask is not None:
                 mask = mask[..., : hidden.shape[1], : hidden.shape[1]]
             own = self._adapter.layer_arguments(alive.sides, hidden.device)
             return args, {**kwargs, "attention_mask": mask, **own}
@@ -206,16 +226,19 @@ class PrunedPrefill:
             alive = self._alive
             if alive is None:
                 return None
+            # 1. What the decoder would add behind this layer (DeepStack) comes before any drop:
+            #    its rows are those of the tokens that the layer has seen.
             hidden = output[0] if isinstance(output, tuple) else output
             hidden = self._adapter.after_layer(hidden, number, alive.sides)
+            # 2. Stage II: the method ranks the tokens alive.
             if self._method.drops_after(number):
                 with self._clock.stage("select"):
                     hidden = self._drop_irrelevant(module, hidden, number)
+            # 3. Stage III: layers behind this one hardly attend to audio-visual tokens.
             if self._plan.late_layer is not None and number == self._plan.late_layer - 1:
                 with self._clock.stage("select"):
-                    text = ~(alive.video | alive.audio)
                     label = f"late block, from layer {number + 1}"
-                    hidden = self._keep(hidden, number, text, "late", None, label)
+                    hidden = self._keep(hidden, number, alive.text, "late", None, label)
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         return hook
@@ -224,6 +247,7 @@ class PrunedPrefill:
 
     def _begin(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Stage I on the embeddings; returns the decoder's new arguments."""
+        # 1. Which positions are video or audio; one sequence, whose survivors need no padding.
         embeddings: Tensor = kwargs["inputs_embeds"]
         ids = self._input_ids
         if ids is None or ids.shape != embeddings.shape[:2]:
@@ -237,20 +261,25 @@ class PrunedPrefill:
         video, audio = ids == self._adapter.video_token_id, ids == self._adapter.audio_token_id
         self.trace = SelectionTrace(len(self._adapter.layers), video, audio)
         self._stages = []
+        # 2. Positions of the unpruned sequence. The answer continues behind the largest of them,
+        #    which a survivor need not have: it is noted before anything is dropped. Trap 2: the
+        #    adapter leaves out the row of text positions, whose gaps would read as borders.
         positions = self._adapter.positions(kwargs.get("position_ids"), embeddings)
         self._next_position = positions.max() + 1
+        # 3. Stage I. Padding leaves with it; places come to the host once, for all that follows.
         with self._clock.stage("select"):
             entry = self._method.before_llm(self._prompt_tokens(embeddings[0], video, audio))
             if entry.embeddings is not None:
                 embeddings = entry.embeddings[None]
             keep = entry.keep & unpadded(kwargs.get("attention_mask"), entry.keep)
             places = TokenIndex(keep.cpu().nonzero()[:, 0])
+        # 4. Side tensors are taken out of the arguments and cut down with the tokens from now on.
         kwargs, sides = self._adapter.take_side_tensors(kwargs)
         self._alive = TokenState(torch.arange(len(keep)), video, audio, sides)
         self._alive.keep(places)
         self._alive.thinned = False  # the decoder makes mask and rotary for these tokens itself
-        asks = self._method.query_tokens == "question"
-        self._question = self._alive.trailing_text() if asks else 0
+        by_question = self._method.query_tokens == "question"
+        self._question = self._alive.trailing_text() if by_question else 0
         self._entered = None
         label = self._method.stage_label(0)
         self._stages.append((self._method.entry_kind, 0, self._alive.index, None, label))
@@ -263,7 +292,11 @@ class PrunedPrefill:
         }
 
     def _prompt_tokens(self, embeddings: Tensor, video: Tensor, audio: Tensor) -> PromptTokens:
-        """Embeddings with what the encoders said about them."""
+        """Embeddings with what the hooks on the encoders noted about them.
+
+        Trap 4: `generate` runs the encoders before the model's forward, so that grids and lengths
+        come from there and not from the arguments.
+        """
         device = embeddings.device
 
         def modality(mask: Tensor, of: Callable[[int], EncoderCall]) -> Modality:
@@ -292,13 +325,15 @@ class PrunedPrefill:
         """Stage II after decoder layer `number`."""
         alive = self._alive
         assert alive is not None
+        # 1. Relevance of every token alive, by the method's kind of query.
         if self._entered is None:
             relevance = last_text_relevance(self._adapter, layer, hidden, alive)
         else:
             relevance = question_relevance(
                 self._adapter, layer, self._entered, alive, self._question
             )
-        relevance = relevance.cpu()  # the one wait for the device
+        # 2. The one wait for the device; ranking and bookkeeping happen on the host.
+        relevance = relevance.cpu()
         tokens = LayerTokens(alive.index, alive.video, alive.audio, relevance)
         keep = self._method.after_layer(number, tokens)
         kind, label = self._method.layer_kind, self._method.stage_label(number)
@@ -313,12 +348,14 @@ class PrunedPrefill:
         scores: Tensor | None,
         label: str,
     ) -> Tensor:
-        """Carry on with the tokens of `keep` (BoolTensor over the alive ones, on the CPU)."""
+        """Continue with the tokens of `keep` (BoolTensor over the alive ones, on the CPU)."""
         alive = self._alive
         assert alive is not None
         places = TokenIndex(keep.nonzero()[:, 0])
         alive.keep(places)
         self._stages.append((kind, number, alive.index, scores, label))
+        # The layers passed have already stored the dropped tokens: "layerwise" leaves them there
+        # for the answer to attend to, "survivors" takes them out.
         if self._plan.config.kv == "survivors" and self._cache is not None:
             keep_in_layers(self._cache, number, places)
         return hidden.index_select(1, places.on(hidden.device))

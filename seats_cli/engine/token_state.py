@@ -1,4 +1,8 @@
-"""The tokens under way in a prefill, with everything the decoder needs for each."""
+"""The tokens alive in a prefill, with everything the decoder needs for each.
+
+Nothing here is about a model: what a family needs beside hidden states (rotary factors, DeepStack
+features) arrives as `SideTensors`, which know how to keep a subset of their rows.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class TokenState:
-    """The tokens under way in the current prefill.
+    """The tokens alive in the current prefill.
 
-    What is decided about them is decided on the host, so that each drop waits for the device once
-    only, to learn their relevance.
+    Indices and masks stay on the host, where all decisions are made: each drop then waits for the
+    device only once, to learn the tokens' relevance.
 
     Parameters
     ----------
     index : LongTensor, shape (n,), on the CPU
-        Original positions alive.
+        Their positions in the unpruned prompt, ascending.
     video, audio : BoolTensor, shape (n,), on the CPU
         Modality of each.
     sides : dict of str to SideTensors
-        What else the decoder needs for them, by the adapter's names.
+        What else the decoder needs for each, by the adapter's names.
     thinned : bool
-        Whether the decoder's own arguments are of more tokens than these.
+        Whether the arguments that the decoder passes to its layers still count dropped tokens.
     """
 
     index: Tensor
@@ -37,14 +41,21 @@ class TokenState:
     sides: dict[str, SideTensors] = field(default_factory=dict)
     thinned: bool = False
 
+    @property
+    def text(self) -> Tensor:
+        """BoolTensor (n,), on the CPU: the tokens of neither modality."""
+        return ~(self.video | self.audio)
+
     def keep(self, places: TokenIndex) -> None:
-        """Keep the tokens at some places, ascending, among the n alive."""
+        """Drop all but the tokens at these places (ascending, among the n alive)."""
+        # Places count the tokens alive now, not positions of the prompt: side tensors have a row
+        # for each of them and nothing else.
         where = places.host
         self.index, self.video, self.audio = self.index[where], self.video[where], self.audio[where]
         self.sides = {name: side.keep(places) for name, side in self.sides.items()}
         self.thinned = True
 
     def trailing_text(self) -> int:
-        """How many of the tokens follow the last audio-visual one."""
+        """How many tokens follow the last audio-visual one: the question, with chat template."""
         audiovisual = (self.video | self.audio).nonzero()[:, 0]
         return len(self.index) - (int(audiovisual[-1]) + 1 if len(audiovisual) else 0)

@@ -1,6 +1,7 @@
 """The selection methods of the package; importing them makes them known by name.
 
-A method is one file here, or anywhere else: see `seats_cli.selection.method.register_method`.
+A method is one file, here or anywhere else, that ends up in `METHODS` by
+`seats_cli.selection.method.register_method`.
 """
 
 from __future__ import annotations
