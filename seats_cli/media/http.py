@@ -212,24 +212,23 @@ def _guarded(host: str, sock: socket.socket, timeouts: Timeouts, seconds: float)
             f"{host} cannot prove its identity ({error.verify_message}); nothing was fetched."
         ) from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = _reason(error, timeouts)
         if late.is_set():
-            reason = (
-                f"is too slow: not done after {seconds:g} s; try again, or download the file "
-                "yourself and pass it"
-            )
-        raise MediaError(f"{host} {reason}.") from error
+            raise MediaError(
+                f"{host} is too slow: not done after {seconds:g} s; try again, or download the "
+                "file yourself and pass it."
+            ) from error
+        raise MediaError(_failure(host, error, timeouts)) from error
     finally:
         timer.cancel()
 
 
-def _reason(error: Exception, timeouts: Timeouts) -> str:
-    """What the server did wrong, to stand behind its name."""
+def _failure(host: str, error: Exception, timeouts: Timeouts) -> str:
     if isinstance(error, TimeoutError):
-        return f"sent nothing for {timeouts.silence_s:g} s; try again later"
+        return f"{host} sent nothing for {timeouts.silence_s:g} s; try again later."
     if isinstance(error, OSError):
-        return f"ended the connection ({error.strerror or type(error).__name__}); try again"
-    return "does not answer as a web server does; check the URL"
+        reason = error.strerror or type(error).__name__
+        return f"The connection to {host} failed ({reason}); try again."
+    return f"{host} does not answer as a web server does; check the URL."
 
 
 def _parse(url: str) -> SplitResult:
@@ -250,7 +249,7 @@ def _parse(url: str) -> SplitResult:
 
 
 def printable(text: str) -> str:
-    """Text from elsewhere, fit for a terminal and not endless."""
+    """Text from outside, fit for a terminal: printable and short."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return text if len(text) <= 120 else f"{text[:117]}..."
 
