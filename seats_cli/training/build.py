@@ -1,15 +1,21 @@
-"""Build the tokenizer, processor and configuration of the bundled model.
+"""Build the tokenizer, processor and configuration of the bundled model, and write it as a folder.
 
 Stock Hugging Face classes of Qwen2.5-Omni with small numbers, so that loading and running it takes
-the same path as the real models.
+the same path as the real models. The weights of a training run, finished or not, are written by
+
+    python -m seats_cli.training.build runs/tiny/state.pt FOLDER
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
 from transformers import (
@@ -225,3 +231,27 @@ def build_model(config: Qwen2_5OmniThinkerConfig) -> Qwen2_5OmniThinkerForCondit
     model.generation_config.eos_token_id = config.eos_token_id
     model.generation_config.pad_token_id = config.pad_token_id
     return model
+
+
+def export(model: Any, processor: Qwen2_5OmniProcessor, folder: Path) -> None:
+    """Save fp16 weights, configuration, processor and tokenizer in the layout of the hub."""
+    half = copy.deepcopy(model).half().eval()
+    half.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # written for the owner only
+
+
+def main() -> None:
+    """Command line: export the weights of a training run's `state.pt`."""
+    parser = argparse.ArgumentParser(description="Write a trained model as a folder.")
+    parser.add_argument("state", type=Path)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    processor = build_processor(build_tokenizer())
+    model = build_model(build_config(processor.tokenizer))
+    model.load_state_dict(torch.load(options.state, weights_only=True)["model"])
+    export(model, processor, options.folder)
+
+
+if __name__ == "__main__":
+    main()

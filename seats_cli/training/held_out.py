@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from seats_cli.media import Clip, MediaFacts, read_clip
-from seats_cli.models import LoadedModel, build_inputs, load_model
-from seats_cli.training.attention import batched_windows
+from seats_cli.models import LoadedModel, adapter_for, build_inputs, load_model
+from seats_cli.models.optimize import use_for_encoders
 from seats_cli.training.batch import TrainingBatch, evaluation_batch
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
 from seats_cli.world.clip_questions import CROSS_MODAL, FAMILIES, every_question
@@ -50,7 +50,7 @@ def accuracy_by_family(
     asked: Counter[str] = Counter()
     thinning = thinning or Thinning()
     for batch in batches:
-        with batched_windows(model):
+        with use_for_encoders(adapter_for(model)):
             middle = thinning.cut_layer or len(model.model.language_model.layers)
             output = packed_forward(model, batch, thinning=thinning, middle_layer=middle)
         answered = batch.target != IGNORE
@@ -150,7 +150,8 @@ def as_clip(tiny: TinyClip) -> Clip:
 def answer(loaded: LoadedModel, clip: Clip, question: str) -> str:
     """Greedy answer of a model to a question about a clip."""
     inputs = build_inputs(loaded, clip, question)
-    output = loaded.model.generate(**inputs, max_new_tokens=20, do_sample=False)
+    with use_for_encoders(loaded.adapter):
+        output = loaded.model.generate(**inputs, max_new_tokens=20, do_sample=False)
     new = output[0, inputs["input_ids"].shape[1] :]
     return str(loaded.processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
 

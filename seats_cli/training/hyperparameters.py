@@ -66,7 +66,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Hyperparameters:
     """A whole run.
 
     Parameters
@@ -105,10 +105,10 @@ class Settings:
     encoder_layers: int = 4
 
 
-def micro_settings() -> Settings:
+def micro_run() -> Hyperparameters:
     """A run of a few seconds, for tests."""
     short = LayoutMix(durations=((2.0, 3.0, 1.0),), video_only=0.0, audio_only=0.0)
-    return Settings(
+    return Hyperparameters(
         phases=(
             Phase("encoders", 2, 1.0, 0.02, 2e-3, 8.0, 1, short, warmup_steps=1),
             Phase("joint", 2, 1.0, 0.01, 1.5e-3, 8.0, 3, short, warmup_steps=1),

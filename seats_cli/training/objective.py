@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from seats_cli.training.batch import TrainingBatch
 from seats_cli.training.dense import DenseHeads
 from seats_cli.training.forward import Thinker, Thinning, encode, packed_forward
-from seats_cli.training.hyperparameters import Settings
+from seats_cli.training.hyperparameters import Hyperparameters
 from seats_cli.world.vocabulary import IGNORE
 
 
@@ -38,7 +38,7 @@ _CUT_SHARE = 0.65  # of the thinned steps also hide the clip from the late layer
 _CUT_ONLY_SHARE = 0.3  # of the thinned steps drop nothing before the LLM
 
 
-def draw_thinning(rng: np.random.Generator, progress: float, settings: Settings) -> Thinning:
+def draw_thinning(rng: np.random.Generator, progress: float, settings: Hyperparameters) -> Thinning:
     """Drops of one step: rare and mild at first, usual from `thin_from` on.
 
     Parameters
@@ -69,7 +69,11 @@ def encoder_loss(
 
 
 def joint_loss(
-    model: Thinker, heads: DenseHeads, batch: TrainingBatch, thinning: Thinning, settings: Settings
+    model: Thinker,
+    heads: DenseHeads,
+    batch: TrainingBatch,
+    thinning: Thinning,
+    settings: Hyperparameters,
 ) -> tuple[torch.Tensor, Figures]:
     """Answers, encoder heads, context heads and the taught lookup, weighted."""
     output = packed_forward(model, batch, thinning=thinning, middle_layer=settings.middle_layer)

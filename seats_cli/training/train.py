@@ -19,14 +19,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from seats_cli.training.attention import batched_windows
+from seats_cli.models.optimize import use_for_encoders
+from seats_cli.models.registry import adapter_for
 from seats_cli.training.batch import TrainingBatch, training_batch
-from seats_cli.training.build import build_config, build_model, build_processor, build_tokenizer
+from seats_cli.training.build import (
+    build_config,
+    build_model,
+    build_processor,
+    build_tokenizer,
+    export,
+)
 from seats_cli.training.dense import DenseHeads
-from seats_cli.training.export import export
 from seats_cli.training.forward import Thinker, Thinning
 from seats_cli.training.held_out import accuracy_by_family, validation_batches
-from seats_cli.training.hyperparameters import Phase, Settings
+from seats_cli.training.hyperparameters import Hyperparameters, Phase
 from seats_cli.training.objective import (
     Figures,
     draw_thinning,
@@ -42,16 +48,18 @@ log = logging.getLogger(__name__)
 _SAVE_EVERY = 100  # steps
 _LOG_EVERY = 25
 _CHECK_EVERY = 250
-_GRADIENT_LIMIT = 1e3  # Muon does not care about scale; this only stops explosions
+_GRADIENT_LIMIT = 1e3  # Muon ignores the scale of gradients; this only stops explosions
 
 
 class Trainer:
     """State of a run: model, heads, optimisers and where in the schedule it is."""
 
-    def __init__(self, settings: Settings, out: Path, crew: WorkerGroup | None = None) -> None:
+    def __init__(
+        self, settings: Hyperparameters, out: Path, workers: WorkerGroup | None = None
+    ) -> None:
         self.settings = settings
         self.out = out
-        self.crew = crew or WorkerGroup()
+        self.workers = workers or WorkerGroup()
         torch.manual_seed(settings.seed)
         self.processor = build_processor(build_tokenizer())
         config = build_config(
@@ -62,12 +70,14 @@ class Trainer:
             encoder_layers=settings.encoder_layers,
         )
         self.model: Thinker = build_model(config).train()
+        self.adapter = adapter_for(self.model)
         self.heads = DenseHeads(settings.width)
         self.phase_index = 0
         self.step = 0
         self.elapsed = 0.0  # seconds spent in the current phase, over all restarts
         self._start_phase()
-        torch.manual_seed(settings.seed + self.crew.rank)  # from here on chance may differ
+        # From here on workers draw different numbers.
+        torch.manual_seed(settings.seed + self.workers.rank)
 
     @property
     def phase(self) -> Phase:
@@ -108,17 +118,17 @@ class Trainer:
         """Loss of a batch in the current phase, with figures for the log."""
         if self.phase.name == "encoders":
             return encoder_loss(self.model, self.heads, batch)
-        rng = np.random.default_rng([self.settings.seed, 7, self.step, self.crew.rank])
+        rng = np.random.default_rng([self.settings.seed, 7, self.step, self.workers.rank])
         thinning = draw_thinning(rng, self.progress(), self.settings)
         return joint_loss(self.model, self.heads, batch, thinning, self.settings)
 
     def update(self, batch: TrainingBatch) -> Figures:
         """One optimiser step; a batch with a broken gradient is skipped."""
         self._set_rates()
-        with batched_windows(self.model):
+        with use_for_encoders(self.adapter):
             loss, figures = self.loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]
-        self.crew.average_gradients(self.parameters)
+        self.workers.average_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, _GRADIENT_LIMIT)
         if torch.isfinite(norm):
             self.muon.step()  # type: ignore[no-untyped-call]
@@ -131,7 +141,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state so that an interruption costs at most `_SAVE_EVERY` steps."""
-        if self.crew.rank > 0:
+        if self.workers.rank > 0:
             return
         state = {
             "model": self.model.state_dict(),
@@ -147,7 +157,7 @@ class Trainer:
         unfinished.replace(self.out / "state.pt")
 
     def resume(self) -> None:
-        """Go on from the last saved state, if there is one."""
+        """Continue from the last saved state, if there is one."""
         path = self.out / "state.pt"
         if not path.exists():
             return
@@ -165,9 +175,11 @@ class Trainer:
         """This worker's batches from the current step on, each from its own seed."""
         for step in range(self.step, self.phase.steps):
             yield training_batch(
-                np.random.default_rng([self.settings.seed, self.phase_index, step, self.crew.rank]),
+                np.random.default_rng(
+                    [self.settings.seed, self.phase_index, step, self.workers.rank]
+                ),
                 self.processor,
-                seconds=self.phase.batch_seconds / self.crew.size,
+                seconds=self.phase.batch_seconds / self.workers.size,
                 questions=self.phase.questions,
                 weights=self.settings.weights,
                 mix=self.phase.mix,
@@ -177,13 +189,13 @@ class Trainer:
         """Train to the end of the current phase."""
         smooth: dict[str, float] = {}
         checks = validation_batches(self.processor) if self.phase.name == "joint" else []
-        checks = checks[self.crew.rank :: self.crew.size]
+        checks = checks[self.workers.rank :: self.workers.size]
         before, started = self.elapsed, time.monotonic()
         for batch in self._batches():
             for name, value in self.update(batch).items():
                 smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
             self.step += 1
-            self.elapsed = self.crew.agree(before + time.monotonic() - started)
+            self.elapsed = self.workers.agree(before + time.monotonic() - started)
             if self.step % _LOG_EVERY == 0:
                 figures = " ".join(f"{name} {value:.3f}" for name, value in smooth.items())
                 log.info("%s %d %.0fs %s", self.phase.name, self.step, self.elapsed, figures)
@@ -199,7 +211,7 @@ class Trainer:
             layer = None if cut is None else self.settings.cut_layers[cut]
             table = accuracy_by_family(self.model, checks, Thinning(cut_layer=layer))
             counts = torch.tensor([table.get(family, (0, 0)) for family in FAMILIES])
-            totals = self.crew.total(counts).tolist()
+            totals = self.workers.total(counts).tolist()
             table = {family: (a, n) for family, (a, n) in zip(FAMILIES, totals, strict=True) if n}
             figures = " ".join(f"{name} {right / n:.2f}" for name, (right, n) in table.items())
             macro = sum(right / n for right, n in table.values()) / len(table)
@@ -218,9 +230,9 @@ class Trainer:
             self.save()
 
 
-def _settings(joint_minutes: float | None) -> Settings:
+def _settings(joint_minutes: float | None) -> Hyperparameters:
     """The shipped settings, the joint phase limited to another wall clock if asked."""
-    settings = Settings()
+    settings = Hyperparameters()
     if joint_minutes is None:
         return settings
     phases = [
@@ -230,9 +242,9 @@ def _settings(joint_minutes: float | None) -> Settings:
     return dataclasses.replace(settings, phases=tuple(phases))
 
 
-def _train(crew: WorkerGroup, options: argparse.Namespace) -> None:
+def _train(workers: WorkerGroup, options: argparse.Namespace) -> None:
     """The work of one process."""
-    first = crew.rank == 0
+    first = workers.rank == 0
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if first:
         handlers.append(logging.FileHandler(options.out / "log.txt"))
@@ -243,7 +255,7 @@ def _train(crew: WorkerGroup, options: argparse.Namespace) -> None:
     )
     torch.set_flush_denormal(True)
     settings = _settings(options.joint_minutes)
-    trainer = Trainer(settings, options.out, crew)
+    trainer = Trainer(settings, options.out, workers)
     if first:
         effective = json.dumps(dataclasses.asdict(settings), indent=1)
         (options.out / "settings.json").write_text(effective + "\n")
@@ -254,7 +266,7 @@ def _train(crew: WorkerGroup, options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line; settings that decide the result are in `settings.py`."""
+    """Command line; what decides the result is in `hyperparameters.py`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -68,7 +68,7 @@ def _work(rank: int, size: int, meeting: Path, task: Callable[..., None], option
 def run_workers(
     size: int, folder: Path, task: Callable[[WorkerGroup, Any], None], options: Any
 ) -> None:
-    """Run `task(crew, options)` in `size` processes; with one, in this process.
+    """Run `task(workers, options)` in `size` processes; with one, in this process.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def run_workers(
         return
     meeting = (folder / "meeting").resolve()
     meeting.unlink(missing_ok=True)
-    # Daemons end with this process, if it ends in an orderly way: so SIGTERM must be one. Workers
-    # left behind would go on training and overwrite the state of the next run.
+    # Daemons end with this process only if it exits in an orderly way, so SIGTERM has to exit.
+    # Workers left behind would keep training and overwrite the state of the next run.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     spawn(_work, (size, meeting, task, options), nprocs=size, daemon=True)  # type: ignore[no-untyped-call]

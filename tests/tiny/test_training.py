@@ -10,20 +10,19 @@ import pytest
 import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from seats_cli.training.attention import NAME, batched_windows
+from seats_cli.models.optimize import SEGMENTS, encoder_attention
 from seats_cli.training.batch import training_batch
-from seats_cli.training.export import export
-from seats_cli.training.forward import Thinker, encode
-from seats_cli.training.hyperparameters import micro_settings
+from seats_cli.training.build import export
+from seats_cli.training.forward import Thinker
+from seats_cli.training.hyperparameters import micro_run
 from seats_cli.training.objective import split_parameters
 from seats_cli.training.train import Trainer
-from seats_cli.world.layouts import LayoutMix
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """A trainer that has run both micro phases."""
-    trainer = Trainer(micro_settings(), tmp_path_factory.mktemp("run"))
+    trainer = Trainer(micro_run(), tmp_path_factory.mktemp("run"))
     trainer.run()
     return trainer
 
@@ -35,12 +34,17 @@ def test_a_run_ends_with_finite_weights(finished: Trainer) -> None:
 
 
 def test_repeated_steps_lower_the_loss(processor: Any, tmp_path: Path) -> None:
-    settings = micro_settings()
+    settings = micro_run()
     trainer = Trainer(settings, tmp_path)
     mix = settings.phases[0].mix
     rng = np.random.default_rng(0)
     batch = training_batch(rng, processor, seconds=8, questions=2, weights={}, mix=mix)
+    seen: set[str] = set()
+    block = trainer.model.model.visual.blocks[0]
+    block.register_forward_hook(lambda *_: seen.update(encoder_attention(trainer.adapter)))
     losses = [trainer.update(batch)["loss"] for _ in range(6)]
+    assert seen == {SEGMENTS}
+    assert encoder_attention(trainer.adapter) == ("sdpa", "sdpa")
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
 
@@ -62,21 +66,6 @@ def test_exported_folder_loads(finished: Trainer, tmp_path: Path) -> None:
     assert model.config.seats["max_pixels"] == 112 * 112
     weights = (model.model.visual.patch_embed.proj.weight, finished.model.model.visual)
     torch.testing.assert_close(weights[0], weights[1].patch_embed.proj.weight, atol=1e-3, rtol=1e-3)
-
-
-def test_window_batching_changes_nothing(processor: Any, micro_model: Thinker) -> None:
-    mix = LayoutMix(durations=((2.0, 3.0, 1.0),), video_only=0.0, audio_only=0.0)
-    rng = np.random.default_rng(1)
-    batch = training_batch(rng, processor, seconds=8, questions=2, weights={}, mix=mix)
-    before = micro_model.model.visual.config._attn_implementation
-    with torch.no_grad():
-        stock = encode(micro_model, batch)
-        with batched_windows(micro_model):
-            assert micro_model.model.visual.config._attn_implementation == NAME
-            batched = encode(micro_model, batch)
-    assert micro_model.model.visual.config._attn_implementation == before
-    for left, right in zip(stock, batched, strict=True):
-        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
 
 
 def test_every_trained_parameter_has_one_optimiser(micro_model: Thinker) -> None:
