@@ -23,6 +23,14 @@ from seats_cli.media.packets import packets, seek_before
 from seats_cli.media.probe import SAMPLE_RATES
 from seats_cli.media.timeline import Gaps
 
+MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, with a warning
+# Missing sound that is taken for silence: some recorders leave out the pauses in speech.
+# Longer is a damaged stamp, unless the picture continues meanwhile.
+_PAUSE_S = 60.0
+_PAUSE_WITHOUT_PICTURE_S = 600.0
+_FIRST_BUFFER_S = 600.0
+_JUMP_S = 0.04  # time stamps in Matroska are rounded to 1 ms and some muxers are sloppier
+_LEAD_IN_S = 0.2  # decoded ahead of a range's start, because AAC and Opus need a run-up
 _GUESSED_CHANNELS = 8  # up to 7.1, a file that names no layout means the usual one
 
 
@@ -101,16 +109,6 @@ def _graph(frame: AudioFrame, pan: str | None) -> Graph:
 def kind_of(frame: AudioFrame) -> tuple[str, str, int]:
     """What all frames of a `Mixer` have in common: sample format, layout, rate."""
     return frame.format.name, frame.layout.name, frame.sample_rate
-
-
-MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, with a warning
-# Missing sound that is taken for silence: some recorders leave out the pauses in speech.
-# Longer is a damaged stamp, unless the picture continues meanwhile.
-_PAUSE_S = 60.0
-_PAUSE_WITHOUT_PICTURE_S = 600.0
-_FIRST_BUFFER_S = 600.0
-_JUMP_S = 0.04  # time stamps in Matroska are rounded to 1 ms and some muxers are sloppier
-_LEAD_IN_S = 0.2  # decoded ahead of a range's start, because AAC and Opus need a run-up
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,10 @@ from seats_cli.media.clip import ReadOptions
 FRAMES_PER_GRID = 2  # a temporal patch is two frames, so their number is even
 MIN_FRAMES = 4
 MAX_ASPECT_RATIO = 200
+# A picture that starts less than this after the sound is sampled as if they started together:
+# a viewer does not notice it and it is a fraction of one temporal patch.
+ALIGNED_S = 0.1
+_HEADER_AGREES = 0.01  # relative
 
 
 def frame_count(total_frames: int, video_fps: float, fps: float, max_frames: int) -> int:
@@ -137,12 +141,6 @@ def _fit(
         rows = math.ceil(height * grow / factor) * factor
         columns = math.ceil(width * grow / factor) * factor
     return rows, columns
-
-
-# A picture that starts less than this after the sound is sampled as if they started together:
-# a viewer does not notice it and it is a fraction of one temporal patch.
-ALIGNED_S = 0.1
-_HEADER_AGREES = 0.01  # relative
 
 
 @dataclass(frozen=True, eq=False)

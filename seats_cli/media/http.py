@@ -15,6 +15,10 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from seats_cli.errors import MediaError
 
+_PORTS = {"http": 80, "https": 443}
+_SAFE = "/%:@!$&'()*+,;=~?-._[]"  # what stands unquoted in a request; a % is taken as quoting
+_HEADERS = {"User-Agent": "seats", "Accept": "*/*", "Accept-Encoding": "identity"}
+_TRIES = 4  # of a name's addresses
 # IPv6 ranges that carry an IPv4 address in their last 32 bits (NAT64, RFC 6052 and 8215).
 _TRANSLATED = (
     ipaddress.ip_network("64:ff9b::/96"),
@@ -96,12 +100,6 @@ def is_public(address: str) -> bool:
         if any(ip in network for network in _TRANSLATED):
             reached.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
     return all(one.is_global and not one.is_multicast for one in reached if one is not None)
-
-
-_PORTS = {"http": 80, "https": 443}
-_SAFE = "/%:@!$&'()*+,;=~?-._[]"  # what stands unquoted in a request; a % is taken as quoting
-_HEADERS = {"User-Agent": "seats", "Accept": "*/*", "Accept-Encoding": "identity"}
-_TRIES = 4  # of a name's addresses
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from seats_cli.families.base import FrameSizing
 from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.media.container import StrPath, shown
 from seats_cli.media.notices import gap_notices, thinning_notices
-from seats_cli.media.packets import ignore_errors, open_stream, packets, stamp
+from seats_cli.media.packets import open_stream, packets, stamp
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack
 from seats_cli.media.reader import ReadPass
@@ -97,7 +97,7 @@ def _sound_seconds(job: ReadPass, track: AudioTrack) -> float:
     """Seconds of sound in the range, from the time stamps of its packets."""
     last = 0.0
     with open_stream(job.path, track.index, AudioStream) as (container, stream):
-        for packet in packets(container, stream, ignore_errors):
+        for packet in packets(container, stream):
             when, base = stamp(packet), packet.time_base
             if packet.size and when is not None and base is not None:
                 last = max(last, float((when + (packet.duration or 0)) * base))

@@ -16,6 +16,16 @@ from seats_cli.errors import MediaError
 # A 16,384 x 8,192 picture in RGBA, and the index of a video of 27 million frames. FFmpeg's own
 # bound is 2 GiB, which a file of a kilobyte can make it fill.
 _MAX_ALLOCATION = 5 << 27
+# Below this it takes a minute at worst: a quarter of an hour of 1080p, 750 frames of 8192 x 8192.
+_HARMLESS_PIXELS = 5e10
+# Of a black film there are a few dozen bytes per frame: 80,000 pixels per byte at 4K.
+_PIXELS_PER_BYTE = 5e5
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PACKED_CHUNKS = (b"zTXt", b"iCCP")  # those that FFmpeg unpacks
+_MAX_UNPACKED = 1 << 24  # 16 MiB; the largest colour profiles in use have 3
+_MAX_CHUNKS = 1_000_000  # 8 GB of picture in the usual pieces
+_BLOCK = 1 << 20
 
 
 @cache
@@ -27,12 +37,6 @@ def bound_allocations() -> None:
     with suppress(AttributeError, OSError):
         library = ctypes.CDLL(av.container.core.__file__)  # FFmpeg is among what this links to
         library.av_max_alloc(ctypes.c_size_t(_MAX_ALLOCATION))
-
-
-# Below this it takes a minute at worst: a quarter of an hour of 1080p, 750 frames of 8192 x 8192.
-_HARMLESS_PIXELS = 5e10
-# Of a black film there are a few dozen bytes per frame: 80,000 pixels per byte at 4K.
-_PIXELS_PER_BYTE = 5e5
 
 
 def check_decoded_size(name: str, file_bytes: int, frames: int, width: int, height: int) -> None:
@@ -51,13 +55,6 @@ def check_decoded_size(name: str, file_bytes: int, frames: int, width: int, heig
         )
 
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PACKED = (b"zTXt", b"iCCP")  # those that FFmpeg unpacks
-_MAX_UNPACKED = 1 << 24  # 16 MiB; the largest colour profiles in use have 3
-_MAX_CHUNKS = 1_000_000  # 8 GB of picture in the usual pieces
-_BLOCK = 1 << 20
-
-
 def check_png(file: IO[bytes], name: str) -> None:
     """Refuse a PNG with notes that are a decompression bomb; leaves the file at its start.
 
@@ -69,12 +66,12 @@ def check_png(file: IO[bytes], name: str) -> None:
     MediaError
         If notes and colour profile unpack to more than any real ones.
     """
-    if file.read(len(_SIGNATURE)) == _SIGNATURE:
+    if file.read(len(_PNG_SIGNATURE)) == _PNG_SIGNATURE:
         unpacked = 0
         for count, (kind, body) in enumerate(_chunks(file)):
             if count > _MAX_CHUNKS:
                 raise MediaError(f"{name} is a PNG in over {_MAX_CHUNKS:,} pieces; save it anew.")
-            unpacked += _unpacked_size(body) if kind in _PACKED else 0
+            unpacked += _unpacked_size(body) if kind in _PACKED_CHUNKS else 0
             if unpacked > _MAX_UNPACKED:
                 raise MediaError(
                     f"{name} holds notes that unpack to over {_MAX_UNPACKED >> 20} MiB, more than "
@@ -87,7 +84,7 @@ def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Kinds and bodies; the bodies of what cannot be a bomb are passed over."""
     while len(head := file.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        packed = kind in _PACKED
+        packed = kind in _PACKED_CHUNKS
         yield kind, file.read(length) if packed else b""
         file.seek(4 if packed else length + 4, 1)
 

@@ -27,6 +27,8 @@ from seats_cli.media.container import StrPath, open_media
 StreamT = TypeVar("StreamT", AudioStream, VideoStream)
 
 _MAX_READ_ERRORS = 100
+MAX_PACKETS = 20_000_000  # 46 hours at 120 frames per second
+_REORDER_S = 2.0  # packets come in decoding order, this far from the order of display at most
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def open_stream(
 
 
 def packets(
-    container: InputContainer, stream: StreamT, on_error: Callable[[], None]
+    container: InputContainer, stream: StreamT, on_error: Callable[[], None] | None = None
 ) -> Iterator[Packet[StreamT]]:
     """Packets of a stream to the end of the file, the last one empty to flush the decoder.
 
@@ -59,8 +61,9 @@ def packets(
     ----------
     container, stream
         An open file and one of its streams.
-    on_error : callable
-        Called for every read error; reading continues after it, up to a limit.
+    on_error : callable, optional
+        Called for every read error; reading continues after it, up to a limit. A scan need not
+        count them, because decoding meets them again.
     """
     errors = 0
     while errors < _MAX_READ_ERRORS:
@@ -73,7 +76,8 @@ def packets(
             continue
         except av.error.FFmpegError:
             errors += 1
-            on_error()
+            if on_error is not None:
+                on_error()
 
 
 def stamp(packet: Packet[AudioStream] | Packet[VideoStream]) -> int | None:
@@ -105,7 +109,7 @@ def seek_before(container: InputContainer, stream: StreamT, ticks: int) -> bool:
         try:
             container.seek(there, stream=stream)
             moved = True
-            landed = next((p for p in packets(container, stream, ignore_errors) if p.size), None)
+            landed = next((p for p in packets(container, stream) if p.size), None)
             when = None if landed is None else stamp(landed)
             if when is not None and when <= ticks:
                 container.seek(there, stream=stream)
@@ -115,14 +119,6 @@ def seek_before(container: InputContainer, stream: StreamT, ticks: int) -> bool:
     if moved:
         container.seek(container.start_time or 0)
     return False
-
-
-def ignore_errors() -> None:
-    """For `packets` where errors do not matter, because decoding meets them again."""
-
-
-MAX_PACKETS = 20_000_000  # 46 hours at 120 frames per second
-_REORDER_S = 2.0  # packets come in decoding order, this far from the order of display at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +190,7 @@ def scan_packets(
     stop = None if end_s is None else int((end_s + _REORDER_S) / time_base)
     times, keys = array("q"), array("q")
     last_pts, last_duration, untimed, discarded = None, 0, 0, 0
-    for packet in packets(container, stream, ignore_errors):
+    for packet in packets(container, stream):
         if packet.size == 0:
             continue
         if packet.is_discard:
@@ -226,7 +222,7 @@ def scan_packets(
 def packet_times(container: InputContainer, stream: AudioStream) -> npt.NDArray[np.float64]:
     """Time stamps of all packets of a sound track in seconds, float64, shape (n,)."""
     times = array("q")
-    for packet in packets(container, stream, ignore_errors):
+    for packet in packets(container, stream):
         when = stamp(packet)
         if when is not None and packet.size and len(times) < MAX_PACKETS:
             times.append(when)

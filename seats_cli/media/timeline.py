@@ -16,54 +16,7 @@ from seats_cli.media.container import StrPath
 from seats_cli.media.packets import PacketTable, open_stream, packet_times
 from seats_cli.media.probe import AudioTrack, MediaSource
 
-
-def picture_times(
-    path: StrPath, source: MediaSource, table: PacketTable, audio_track: AudioTrack | None
-) -> tuple[Times, Gaps]:
-    """When each frame of a table is shown, and the gaps that were closed for it.
-
-    Parameters
-    ----------
-    path, source : str or path-like, MediaSource
-        The file and what it says about itself.
-    table : PacketTable
-        The picture's frames.
-    audio_track : AudioTrack or None
-        The sound that is used; where it continues, there is no gap.
-
-    Returns
-    -------
-    (float64 array, shape (N,), Gaps)
-        Seconds on the file's timeline.
-    """
-    times = table.seconds() - origin_of(source, table)
-    if not may_have_gaps(times):
-        return times, NO_GAPS
-    gaps = find_gaps(times, _sound_times(path, source, audio_track), source.duration_s)
-    return gaps.close(times), gaps
-
-
-def origin_of(source: MediaSource, table: PacketTable) -> float:
-    """Seconds at which the timeline starts in the table's stamps; counted ones begin at 0."""
-    return 0.0 if table.counted else source.origin_s
-
-
-def stamps_at(
-    times: Times, source: MediaSource, table: PacketTable, gaps: Gaps
-) -> npt.NDArray[np.int64]:
-    """From seconds as in `picture_times` to the table's ticks, int64, shape (n,)."""
-    stated = gaps.reopen(times) + origin_of(source, table)
-    return np.rint(stated / float(table.time_base)).astype(np.int64)
-
-
-def _sound_times(
-    path: StrPath, source: MediaSource, audio_track: AudioTrack | None
-) -> Times | None:
-    if audio_track is None:
-        return None
-    with open_stream(path, audio_track.index, AudioStream) as (container, stream):
-        return packet_times(container, stream) - source.origin_s
-
+Times = npt.NDArray[np.float64]
 
 # A pause is shorter: that long without picture and sound is a gap.
 DEAD_S = 60.0
@@ -71,8 +24,6 @@ DEAD_S = 60.0
 _REST_S = 3600.0
 # What remains of a gap: about a frame, so that its two sides stay apart.
 _LEFT_S = 0.04
-
-Times = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,3 +92,46 @@ def find_gaps(picture: Times, sound: Times | None, length_s: float | None) -> Ga
         beyond = events[1:] > (np.inf if length_s is None else length_s + DEAD_S)
         dead &= beyond | (steps > _REST_S)
     return Gaps(events[:-1][dead], steps[dead] - _LEFT_S)
+
+
+def picture_times(
+    path: StrPath, source: MediaSource, table: PacketTable, audio_track: AudioTrack | None
+) -> tuple[Times, Gaps]:
+    """When each frame of a table is shown, and the gaps that were closed for it.
+
+    Parameters
+    ----------
+    path, source : str or path-like, MediaSource
+        The file and what it says about itself.
+    table : PacketTable
+        The picture's frames.
+    audio_track : AudioTrack or None
+        The sound that is used; where it continues, there is no gap.
+
+    Returns
+    -------
+    (float64 array, shape (N,), Gaps)
+        Seconds on the file's timeline.
+    """
+    times = table.seconds() - origin_of(source, table)
+    if not may_have_gaps(times):
+        return times, NO_GAPS
+    sound = None
+    if audio_track is not None:
+        with open_stream(path, audio_track.index, AudioStream) as (container, stream):
+            sound = packet_times(container, stream) - source.origin_s
+    gaps = find_gaps(times, sound, source.duration_s)
+    return gaps.close(times), gaps
+
+
+def origin_of(source: MediaSource, table: PacketTable) -> float:
+    """Seconds at which the timeline starts in the table's stamps; counted ones begin at 0."""
+    return 0.0 if table.counted else source.origin_s
+
+
+def stamps_at(
+    times: Times, source: MediaSource, table: PacketTable, gaps: Gaps
+) -> npt.NDArray[np.int64]:
+    """From seconds as in `picture_times` to the table's ticks, int64, shape (n,)."""
+    stated = gaps.reopen(times) + origin_of(source, table)
+    return np.rint(stated / float(table.time_base)).astype(np.int64)
