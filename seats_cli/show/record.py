@@ -7,23 +7,20 @@ where no model is.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from seats_cli.families.base import FrameSizing
-
-if TYPE_CHECKING:
-    from seats_cli.families.base import Architecture
-    from seats_cli.media.clip import MediaFacts
-    from seats_cli.results import ModelFacts
-
+# Needed when the program runs: the reader of saved records fits values to these types.
+from seats_cli.families.base import Architecture, FrameSizing
+from seats_cli.media.clip import MediaFacts
+from seats_cli.results import ModelFacts
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-TEXT, VIDEO, AUDIO = 0, 1, 2  # values of `Record.modality`
+TEXT, VIDEO, AUDIO = 0, 1, 2  # values of `RunRecord.modality`
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class Grid:
         return self.rows * self.columns
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RunRecord:
     """One answered question.
 
@@ -127,46 +124,46 @@ class RunRecord:
         How the run is called: "seats 25%", "full".
     question, answer : str
     full_answer : str or None
-        What the unpruned model answers, where it was asked.
-    media : MediaFacts
+        The unpruned model's answer, where it was asked too.
     effective_fps : float or None
+    audio_tokens_per_s : float
+    pixel_shape : float
+        Width over height of a pixel of the upright picture in the file; 1 but for old formats.
+    media : MediaFacts
     reading : ReadingOptions
     model : ModelFacts
     architecture : Architecture
+    grid : Grid or None
+        None without video tokens.
     config, plan : dict or None
         As they were set; None for an unpruned run.
+    warnings : tuple of str
+    versions : dict
+        Of the software that ran the model.
     modality : int64 array, shape (S,)
         `TEXT`, `VIDEO` or `AUDIO` of each position of the unpruned prompt.
     stages : tuple of RecordedStage
         In order of `after_layer`.
-    grid : Grid or None
-        None without video tokens.
-    audio_tokens_per_s : float
-    pixel_shape : float
-        Width over height of a pixel of the upright picture in the file; 1 but for old formats.
-    warnings : tuple of str
-    versions : dict
-        Of the software that ran the model.
     """
 
     label: str
     question: str
     answer: str
     full_answer: str | None
-    media: MediaFacts
     effective_fps: float | None
+    audio_tokens_per_s: float
+    pixel_shape: float = 1.0
+    media: MediaFacts
     reading: ReadingOptions
     model: ModelFacts
     architecture: Architecture
+    grid: Grid | None
     config: dict[str, Any] | None
     plan: dict[str, Any] | None
-    modality: Ints
-    stages: tuple[RecordedStage, ...]
-    grid: Grid | None
-    audio_tokens_per_s: float
-    pixel_shape: float = 1.0
     warnings: tuple[str, ...] = ()
     versions: dict[str, str | None] = field(default_factory=dict)
+    modality: Ints
+    stages: tuple[RecordedStage, ...]
 
     @property
     def num_layers(self) -> int:

@@ -105,16 +105,16 @@ def _resurrected(document):
         (_set("grid", None), "does not hold the 180 video tokens"),
         (_set("grid", "seconds", 0), "takes an impossible time"),
         (_set("pixel_shape", 1000), "impossible shape"),
-        (_set("prompt", [["smell", 3]]), "something else"),
+        (_set("prompt", [["smell", 3]]), "something other"),
         (_set("prompt", [["text", -3]]), "impossible length"),
         (_set("prompt", [["text", 10**9]]), "impossible length"),
         (_set("stages", 0, "after_layer", 9), "out of order"),
         (_set("stages", 0, "kept", 0, -1), "dropped before"),
-        (_set("stages", 0, "kept", 0, 0.5), "no number"),
-        (_set("stages", 0, "kept", None), "no list of numbers"),
+        (_set("stages", 0, "kept", 0, 0.5), "not a number"),
+        (_set("stages", 0, "kept", None), "not a list of numbers"),
         (_set("stages", 1, "scores", [0.1]), "1 scores for"),
         (_set("stages", 0, "windows", 0, "video", "kept", 99), "impossible video window"),
-        (_set("warnings", "none"), "warnings is no list"),
+        (_set("warnings", "none"), "warnings is not a list"),
         (_unsorted, "out of order"),
         (_resurrected, "dropped before"),
     ],
@@ -186,7 +186,7 @@ def test_whatever_stands_anywhere_is_taken_or_refused(cards, data):
 def test_other_files_are_refused(tmp_path, suffix, content):
     path = tmp_path / f"trace{suffix}"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"is no (saved )?trace"):
+    with pytest.raises(UsageError, match=r"is not a (saved )?trace"):
         load_record(path)
 
 
