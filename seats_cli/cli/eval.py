@@ -284,8 +284,7 @@ def evaluate(
 def show(outcome: Outcome, form: Format, folder: Path, *, plot: bool, talk: Talk) -> None:
     """The result on stdout in the form asked for, and in every form in the folder."""
     from seats_cli.evaluate.summary import summarise
-    from seats_cli.report.documents import dump_document
-    from seats_cli.report.eval_documents import eval_csv, eval_document
+    from seats_cli.report.documents import dump_document, eval_csv, eval_document
     from seats_cli.report.eval_table import eval_markdown, eval_report
     from seats_cli.report.plots import plot_evaluation
 

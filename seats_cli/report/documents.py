@@ -1,4 +1,4 @@
-"""Answers, plans, profiles and comparisons as JSON documents, and the latter two as CSV.
+"""Answers and measurements as JSON documents, and measurements as CSV.
 
 Units are part of the key names: `*_s` are seconds, `*_bytes` bytes, `*_flops` two per
 multiply-add, `*_macs` one per multiply-add, retention and probability are ratios 0..1.
@@ -17,6 +17,8 @@ from seats_cli.results import STAGE1_PARTS, STAGES, TOTALS, jsonable, versions
 
 if TYPE_CHECKING:
     from seats_cli.cost.estimate import PlannedRun
+    from seats_cli.evaluate.statistics import Estimate
+    from seats_cli.evaluate.summary import Group, SettingSummary, Summary
     from seats_cli.families.base import Architecture
     from seats_cli.results import Answer, ComparedRun, Comparison, Cost, MeasuredRun, Profile
     from seats_cli.selection.trace import SelectionTrace
@@ -28,6 +30,8 @@ CONVENTIONS = {
     "flops_convention": "2 per multiply-add, LM head on the last position only",
     "paper_convention": "1 per multiply-add, LM head on every position",
 }
+
+INTERVALS = "95 % percentile bootstrap over clips; exact binomial where all answers are the same"
 
 
 def document(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,6 +202,25 @@ def compared_row(run: ComparedRun) -> dict[str, Any]:
     return row
 
 
+def eval_document(summary: Summary, details: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What `seats eval --json` prints; `details` (model, device, command) stand before results."""
+    return document(
+        {
+            "kind": "evaluation",
+            "question_set": summary.name,
+            "items": summary.items,
+            "clips": summary.clips,
+            **(details or {}),
+            "flops_convention": CONVENTIONS["flops_convention"],
+            "intervals": INTERVALS,
+            "bootstrap_seed": summary.seed,
+            "bootstrap_resamples": summary.resamples,
+            "errors": summary.errors,
+            "settings": [_setting(setting) for setting in summary.settings],
+        }
+    )
+
+
 def comparison_csv(comparison: Comparison) -> str:
     """One line for each run, with a header."""
     return csv_text([compared_row(run) for run in comparison.runs])
@@ -228,6 +251,34 @@ def profile_csv(profile: Profile) -> str:
             )
     empty = dict.fromkeys(rows[0])
     return csv_text(rows + [{**empty, **asdict(run)} for run in profile.failed])
+
+
+def eval_csv(summary: Summary) -> str:
+    """One line for each setting and group (all, each family, each kind of clip), with a header.
+
+    Costs are given with the line of all questions.
+    """
+    rows: list[dict[str, Any]] = []
+    for setting in summary.settings:
+        costs = asdict(setting.cost)
+        groups = [
+            ("all", setting.overall),
+            *(("family", group) for group in setting.families),
+            *(("clip_kind", group) for group in setting.kinds),
+        ]
+        for by, group in groups:
+            rows.append(
+                {
+                    "label": setting.label,
+                    "method": setting.method,
+                    "retain": setting.retain,
+                    "group_by": by,
+                    "group": group.name,
+                    **_group(group),
+                    **(costs if by == "all" else dict.fromkeys(costs)),
+                }
+            )
+    return csv_text(rows)
 
 
 def _subject(result: Answer | Profile | Comparison) -> dict[str, Any]:
@@ -319,3 +370,37 @@ def _measured(run: MeasuredRun, full: MeasuredRun | None) -> dict[str, Any]:
         "encoder_share_of_first_token": run.encoder_share,
         "selection_share_of_prefill": run.selection_share,
     }
+
+
+def _setting(setting: SettingSummary) -> dict[str, Any]:
+    return {
+        "label": setting.label,
+        "method": setting.method,
+        "retain": setting.retain,
+        **_group(setting.overall),
+        **asdict(setting.cost),
+        "families": {group.name: _group(group) for group in setting.families},
+        "clip_kinds": {group.name: _group(group) for group in setting.kinds},
+        "error_reasons": dict(setting.error_reasons),
+    }
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {
+        "asked": group.asked,
+        "answered": group.answered,
+        "errors": group.errors,
+        "right": group.right,
+        "unparsed": group.unparsed,
+        **_estimate("accuracy", group.accuracy),
+        **_estimate("difference_to_full", group.difference),
+        **_estimate("accuracy_kept", group.kept),
+        "gained": group.gained,
+        "lost": group.lost,
+        "mcnemar_p": group.p,
+    }
+
+
+def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    values = (None,) * 3 if estimate is None else (estimate.value, estimate.low, estimate.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))

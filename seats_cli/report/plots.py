@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 
 
 FORMATS = (".png", ".svg", ".pdf")
-# Okabe and Ito's palette, which colour-blind readers tell apart; grey for what is no stage.
+# Okabe and Ito's palette, which colour-blind readers tell apart.
+_BLUE, _SKY, _GREEN, _ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
+_VERMILION, _PURPLE, _BLACK = "#d55e00", "#cc79a7", "#000000"
 _STAGE_COLOURS = {
-    "processor": "#b0b0b0",
-    "vision": "#0072b2",
-    "audio": "#56b4e9",
-    "stage1": "#e69f00",
-    "prefill": "#009e73",
-    "stage2": "#d55e00",
+    "processor": "#b0b0b0",  # grey for what the model does not compute
+    "vision": _BLUE,
+    "audio": _SKY,
+    "stage1": _ORANGE,
+    "prefill": _GREEN,
+    "stage2": _VERMILION,
     "rest": "#dddddd",
 }
-_SHARE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_METHOD_LINES = ("-", "--", ":", "-.")
+_SHARE_COLOURS = (_BLUE, _VERMILION, _GREEN, _PURPLE, _ORANGE, _SKY)
+_LINES = ("-", "--", ":", "-.")
+_KEPT_LABEL = "audio-visual tokens kept, mean over layers (%)"
 
 
 def check_plot(path: Path) -> None:
@@ -39,25 +42,19 @@ def check_plot(path: Path) -> None:
         If matplotlib is missing, the extension is unknown, or the folder does not exist.
     """
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"--plot {path} must end in {', '.join(FORMATS)}.")
+        raise UsageError(f"The plot {path} must end in {', '.join(FORMATS)}.")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"--plot {path}: the folder does not exist.")
+        raise UsageError(f"The folder of the plot {path} does not exist.")
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
         raise UsageError(
-            "--plot needs matplotlib, which is not installed: pip install 'seats-cli[plot]'."
+            "A plot needs matplotlib, which is not installed: pip install 'seats-cli[plot]'."
         ) from None
 
 
 def plot_profile(profile: Profile, path: Path) -> None:
-    """Write the picture.
-
-    Parameters
-    ----------
-    profile : Profile
-    path : Path
-        A .png, .svg or .pdf file; it is replaced.
+    """Write the picture as a .png, .svg or .pdf file, which is replaced.
 
     Raises
     ------
@@ -75,20 +72,31 @@ def plot_profile(profile: Profile, path: Path) -> None:
     _pareto(figure.add_subplot(grid[1, 1]), profile)
     name = profile.media.path.rsplit("/", 1)[-1]
     figure.suptitle(f"{name}, {profile.model.id}, {profile.model.device}", fontsize=11)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:
-        raise UsageError(f"--plot {path} cannot be written: {error.strerror}.") from error
+        raise UsageError(f"The plot {path} cannot be written: {error.strerror}.") from error
+
+
+def _finish(axes: Any, legend_columns: int) -> None:
+    """Two spines less, and the legend above the axes."""
+    axes.spines[["top", "right"]].set_visible(False)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
+    axes.legend(ncols=legend_columns, fontsize=8, frameon=False, **place)
 
 
 def _styles(profile: Profile) -> list[tuple[str, str]]:
     """Colour by share and line by method of each run; black for the unpruned one."""
     shares = list(dict.fromkeys(run.retain for run in profile.pruned))
     methods = list(dict.fromkeys(run.method for run in profile.pruned))
-    styles = [] if profile.full is None else [("#000000", "-")]
+    styles = [] if profile.full is None else [(_BLACK, "-")]
     for run in profile.pruned:
         colour = _SHARE_COLOURS[shares.index(run.retain) % len(_SHARE_COLOURS)]
-        styles.append((colour, _METHOD_LINES[methods.index(run.method) % len(_METHOD_LINES)]))
+        styles.append((colour, _LINES[methods.index(run.method) % len(_LINES)]))
     return styles
 
 
@@ -113,10 +121,7 @@ def _stages(axes: Any, profile: Profile) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * longest)
     axes.set_xlabel("seconds to the first token, medians")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(
-        ncols=len(STAGES), fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1)
-    )
+    _finish(axes, len(STAGES))
 
 
 def _alive(axes: Any, profile: Profile) -> None:
@@ -137,8 +142,7 @@ def _alive(axes: Any, profile: Profile) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("decoder layer")
     axes.set_ylabel("tokens alive")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(ncols=4, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+    _finish(axes, 4)
 
 
 def _pareto(axes: Any, profile: Profile) -> None:
@@ -160,29 +164,20 @@ def _pareto(axes: Any, profile: Profile) -> None:
             )
     axes.set_xlim(0, 105)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("audio-visual tokens kept, mean over layers (%)")
+    axes.set_xlabel(_KEPT_LABEL)
     axes.set_ylabel("seconds")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(ncols=2, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+    _finish(axes, 2)
 
 
-# Okabe and Ito's palette, which colour-blind readers tell apart; markers tell apart what repeats.
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d1f", "#7f7f7f")
+# Colours of methods; markers tell apart those whose colour repeats.
+_COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, "#8c6d1f", "#7f7f7f")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
-_LINES = ("-", "--", ":", "-.")
 _OWN = "seats"
-_OWN_COLOUR = "#d55e00"
 _BUDGET = re.compile(r"\s*\d+(?:\.\d+)?\s?%")
 
 
 def plot_evaluation(summary: Summary, path: Path) -> None:
     """Write the picture: a line for each method (and variant), a point for each budget.
-
-    Parameters
-    ----------
-    summary : Summary
-    path : Path
-        A .png, .svg or .pdf file; it is replaced.
 
     Raises
     ------
@@ -192,7 +187,7 @@ def plot_evaluation(summary: Summary, path: Path) -> None:
     check_plot(path)
     lines = _lines(summary)
     if not lines and _accuracy(summary.full) is None:
-        raise UsageError("--plot has nothing to show: no question was answered.")
+        raise UsageError("There is nothing to plot: no question was answered.")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 5.5), layout="constrained")
@@ -201,7 +196,7 @@ def plot_evaluation(summary: Summary, path: Path) -> None:
     for number, (name, settings) in enumerate(lines.items()):
         _line(axes, name, settings, number, len(lines))
     axes.set_xlim(left=0)
-    axes.set_xlabel("audio-visual tokens kept, mean over layers (%)")
+    axes.set_xlabel(_KEPT_LABEL)
     axes.set_ylabel("accuracy (%), 95 % intervals")
     axes.set_title(
         f"{summary.name}: {summary.items:,} questions, {summary.clips:,} clips", fontsize=11
@@ -210,10 +205,7 @@ def plot_evaluation(summary: Summary, path: Path) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UsageError(f"--plot {path} cannot be written: {error.strerror}.") from error
+    _save(figure, path)
 
 
 def _lines(summary: Summary) -> dict[str, list[SettingSummary]]:
@@ -247,14 +239,14 @@ def _full(axes: Any, full: SettingSummary | None) -> None:
     if full is None or full.overall.accuracy is None:
         return
     estimate = full.overall.accuracy
-    axes.axhspan(100 * estimate.low, 100 * estimate.high, color="#000000", alpha=0.08, linewidth=0)
-    axes.axhline(100 * estimate.value, color="#000000", linewidth=1.2, label="full")
+    axes.axhspan(100 * estimate.low, 100 * estimate.high, color=_BLACK, alpha=0.08, linewidth=0)
+    axes.axhline(100 * estimate.value, color=_BLACK, linewidth=1.2, label="full")
 
 
 def _line(axes: Any, name: str, settings: list[SettingSummary], number: int, names: int) -> None:
     """One line; points of settings with errors are hollow, since they answered other questions."""
     own = name == _OWN
-    colour = _OWN_COLOUR if own else _COLOURS[number % len(_COLOURS)]
+    colour = _VERMILION if own else _COLOURS[number % len(_COLOURS)]
     estimates = [setting.overall.accuracy for setting in settings]
     values = [100 * estimate.value for estimate in estimates if estimate is not None]
     below = [100 * (one.value - one.low) for one in estimates if one is not None]
@@ -274,13 +266,12 @@ def _line(axes: Any, name: str, settings: list[SettingSummary], number: int, nam
         zorder=3 if own else 2,
     )
     marker = "o" if own else _MARKERS[(number + 1) % len(_MARKERS)]
-    partial = [setting.overall.errors > 0 for setting in settings]
     for hollow in (False, True):
-        chosen = [index for index, value in enumerate(partial) if value is hollow]
-        if chosen:
+        at = [k for k, setting in enumerate(settings) if (setting.overall.errors > 0) is hollow]
+        if at:
             axes.plot(
-                [places[index] for index in chosen],
-                [values[index] for index in chosen],
+                [places[k] for k in at],
+                [values[k] for k in at],
                 linestyle="none",
                 marker=marker,
                 markersize=7 if own else 5.5,

@@ -64,7 +64,7 @@ def render_film(
         If the file cannot be read.
     """
     if record.grid is None or clip.frames is None or clip.frame_times is None:
-        raise UsageError("--video needs a picture, and this clip has none.")
+        raise UsageError("A film needs a picture, and this clip has none.")
     rate = Fraction(min(record.media.source_fps or 25.0, _MAX_RATE)).limit_denominator(1001)
     rate = max(rate, Fraction(1))
     total = max(1, round(_seconds(record, clip) * rate))

@@ -16,8 +16,7 @@ from seats_cli.evaluate.run_folder import ItemRecord
 from seats_cli.evaluate.statistics import Estimate
 from seats_cli.evaluate.summary import Summary, summarise
 from seats_cli.report import plots
-from seats_cli.report.documents import dump_document
-from seats_cli.report.eval_documents import eval_csv, eval_document
+from seats_cli.report.documents import dump_document, eval_csv, eval_document
 from seats_cli.report.eval_table import eval_markdown, eval_report, interval, p_words, points
 from seats_cli.report.plots import plot_evaluation
 
@@ -205,7 +204,7 @@ class TestPlot:
         self, summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pytest.importorskip("matplotlib")
-        with pytest.raises(UsageError, match="nothing to show"):
+        with pytest.raises(UsageError, match="nothing to plot"):
             plot_evaluation(summarise("s", []), tmp_path / "a.png")
         with pytest.raises(UsageError, match="must end in"):
             plot_evaluation(summary, tmp_path / "a.bmp")
