@@ -24,8 +24,8 @@ MIN_TOKENS_PER_FRAME, MAX_TOKENS_PER_FRAME = 128, 768
 Pairs = tuple[tuple[float, float, float], ...]
 
 # From the paper (arXiv 2605.20035, implementation details), for all families alike: tokens that
-# enter the LLM as a multiple of the average retention, overall shares, and where in the depth of a
-# model tokens are dropped. Layers for other depths than the published ones follow from the latter.
+# enter the LLM as a multiple of the average retention, overall shares, and how deep tokens are
+# dropped in models whose layers are not published.
 ENCODER_SCALE = 1.4
 PRESETS = {"35%": 0.35, "25%": 0.25, "15%": 0.15, "10%": 0.10}
 _DROP_DEPTHS = (0.57, 0.64, 0.71)
@@ -223,15 +223,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on the hub.
-
-    Parameters
-    ----------
-    shape : str
-        The family's named shape that it has.
-    gigabytes : int
-        Size of the download.
-    """
+    """A checkpoint on the hub: the named shape that it has, and the size of its download."""
 
     shape: str
     gigabytes: int
@@ -243,17 +235,15 @@ class Family:
 
     Parameters
     ----------
-    name : str
-        As it stands in `Architecture.family`.
-    title : str
-        As people call it.
+    name, title : str
+        As in `Architecture.family`, and as people say.
     model_types : tuple of str
         Of its config.json files.
     shapes : callable
         From a config (with the attributes of the transformers class) to the fields of
-        `Architecture` that `Family.describe` does not know: both encoders, and experts.
+        `Architecture` that `describe` does not know: both encoders, and experts.
     audio_positions : callable
-        From mel frames (100 per second) of a sound to positions of the audio encoder.
+        From mel frames of a sound to positions of the audio encoder.
     audio_flops : callable
         FLOPs of the audio encoder on a sound, from its shape and mel frames (at least 1).
     audio_pool : int
@@ -267,11 +257,11 @@ class Family:
     published_layers : mapping
         From a number of layers to drop layers and the first layer of the late block.
     inner_config : str
-        Key of the config of the model that answers in that of a larger one around it.
+        Where the config of a larger model holds that of the one that answers.
     named_shapes : mapping
         config.json values by name, to plan and to measure without a checkpoint.
     checkpoints : mapping
-        Hub ids, so that a plan for one needs no download.
+        By hub id, so that a plan for one needs no download.
     """
 
     name: str

@@ -125,10 +125,24 @@ class Adapter(ABC):
     visual, audio_tower, lm_head : nn.Module
     config : transformers configuration
         Of `model`.
+    video_token_id, audio_token_id : int
+        Placeholders of their tokens in a prompt.
+    merge_unit : int
+        Vision patches that become one LLM token; they stand next to each other in the encoder.
+    vision_attention, audio_attention : nn.Module
+        The last attention of each encoder.
+    vision_projections, audio_projections : tuple of nn.Module
+        Its layers whose outputs contain queries and keys.
+    packed_attentions : sequence of nn.Module
+        The attention of each vision block, if it takes packed patches and the borders between them
+        (`cu_seqlens`): the fused attention and Stage 0 are for these alone.
+    pixel_std : tuple of float
+        By what the processor divides colours, for Stage 0.
     """
 
     family: ClassVar[Family]
     unused_weights: ClassVar[tuple[str, ...]] = ()  # parts of names that checkpoints may lack
+    pixel_std: ClassVar[tuple[float, float, float]]
 
     model: Any
     core: Any
@@ -137,6 +151,14 @@ class Adapter(ABC):
     audio_tower: Any
     lm_head: Any
     config: Any
+    video_token_id: int
+    audio_token_id: int
+    merge_unit: int
+    vision_attention: nn.Module
+    audio_attention: nn.Module
+    vision_projections: tuple[nn.Module, ...]
+    audio_projections: tuple[nn.Module, ...]
+    packed_attentions: Sequence[nn.Module] = ()
 
     @abstractmethod
     def __init__(self, model: nn.Module) -> None: ...
@@ -146,21 +168,6 @@ class Adapter(ABC):
         """Decoder layers, in order."""
         layers: nn.ModuleList = self.language_model.layers
         return layers
-
-    @property
-    @abstractmethod
-    def merge_unit(self) -> int:
-        """Vision patches merged into one LLM token."""
-
-    @property
-    @abstractmethod
-    def video_token_id(self) -> int:
-        """Placeholder id of a video token."""
-
-    @property
-    @abstractmethod
-    def audio_token_id(self) -> int:
-        """Placeholder id of an audio token."""
 
     def architecture(self) -> Architecture:
         """Shapes of this model as plain numbers, with its own SEATS settings if it has some."""
@@ -252,23 +259,11 @@ class Adapter(ABC):
 
     # ------------------------------------------------------------ encoders
 
-    @property
-    @abstractmethod
-    def vision_attention(self) -> nn.Module:
-        """The last vision block's attention."""
-
-    @property
-    @abstractmethod
-    def vision_projections(self) -> tuple[nn.Module, ...]:
-        """The layers of `vision_attention` whose outputs contain its queries and keys."""
-
     @abstractmethod
     def vision_query_key(
         self, projected: Sequence[Tensor], arguments: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Queries and keys of N patches as the last attention compares them.
-
-        Patches of one LLM token stand next to each other.
 
         Parameters
         ----------
@@ -290,16 +285,6 @@ class Adapter(ABC):
         """LongTensor (n,) that brings merged tokens from encoder to raster order, or None."""
         return None
 
-    # Vision encoders that take packed patches and the borders between them: the fused attention
-    # and Stage 0 are for these alone.
-
-    pixel_std: ClassVar[tuple[float, float, float]]  # by which the processor divides colours
-
-    @property
-    def packed_attentions(self) -> list[nn.Module]:
-        """The attention of each vision block, if it takes packed patches (`cu_seqlens`)."""
-        return []
-
     def vision_states(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of N patches from a vision block's attention, by its own layers.
 
@@ -318,16 +303,6 @@ class Adapter(ABC):
     def packed_vision_arguments(self, grid_thw: Tensor, packing: Packing) -> dict[str, Any]:
         """What the vision encoder would derive from a complete grid, for a part of its patches."""
         raise NotImplementedError
-
-    @property
-    @abstractmethod
-    def audio_attention(self) -> nn.Module:
-        """The last audio layer's attention."""
-
-    @property
-    @abstractmethod
-    def audio_projections(self) -> tuple[nn.Module, ...]:
-        """The layers of `audio_attention` that give its queries and keys."""
 
     @abstractmethod
     def audio_query_key(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

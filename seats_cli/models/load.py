@@ -103,30 +103,39 @@ def load_model(
     """
     start = time.perf_counter()
     name = model or default_model()
-    where = _device(device)
-    kind = _dtype(dtype, where)
-    _check_attention(attention, where)
+    where, kind = checked_settings(device, dtype, attention)
     folder = _locate(name, revision, offline)
     family = adapter_class(str(read_config(folder, name).get("model_type", "")))
     spread = device == SPREAD
     processor, net = _read(family, folder, name, kind, attention, spread=spread)
     net = net.eval() if spread else net.to(where).eval()
-    adapter = family(net)
-    speedups = speedups_for(attention, where, kind)
-    facts = ModelFacts(
+    return ready(
+        family(net),
+        processor,
+        speedups_for(attention, where, kind),
+        start,
         id=name,
         revision=revision or (folder.name if folder.parent.name == "snapshots" else None),
-        family=family.family.name,
-        parameters=sum(parameter.numel() for parameter in net.parameters()),
-        device=_spread_name(net) if spread else _device_name(where),
-        dtype=str(kind).removeprefix("torch."),
+        device=_spread_name(net) if spread else device_name(where),
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
+    )
+
+
+def ready(
+    adapter: Adapter, processor: Any, speedups: Speedups, start: float, **known: Any
+) -> LoadedModel:
+    """A model in eval mode with all facts about it; loading it began at `start`."""
+    net = adapter.model
+    facts = ModelFacts(
+        **known,
+        family=adapter.family.name,
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        dtype=str(net.dtype).removeprefix("torch."),
         encoder_attention=speedups.encoder_attention or encoder_attention(adapter)[0],
         quick_parts=speedups.fused_modules,
     )
-    architecture = adapter.architecture()
-    sizing = adapter.sizing()
+    architecture, sizing = adapter.architecture(), adapter.sizing()
     seconds = time.perf_counter() - start
     return LoadedModel(net, processor, adapter, architecture, sizing, facts, seconds, speedups)
 
@@ -200,6 +209,13 @@ def _read(
     return processor, net
 
 
+def checked_settings(device: str, dtype: str, attention: str) -> tuple[torch.device, torch.dtype]:
+    """Where a model begins and in what it computes; refuses what is impossible here."""
+    where = _device(device)
+    _check_attention(attention, where)
+    return where, _dtype(dtype, where)
+
+
 def _device(device: str) -> torch.device:
     if device == SPREAD and importlib.util.find_spec("accelerate") is None:
         raise UsageError(
@@ -220,13 +236,14 @@ def _device(device: str) -> torch.device:
     return where
 
 
-def _device_name(where: torch.device) -> str:
+def device_name(where: torch.device) -> str:
+    """What to call a device in reports."""
     return torch.cuda.get_device_name(where) if where.type == "cuda" else str(where)
 
 
 def _spread_name(net: Any) -> str:
     """The devices of a model that lies on several."""
-    return " + ".join(dict.fromkeys(_device_name(device) for device in devices_of(net)))
+    return " + ".join(dict.fromkeys(device_name(device) for device in devices_of(net)))
 
 
 def _dtype(dtype: str, where: torch.device) -> torch.dtype:

@@ -7,11 +7,11 @@ same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
 from seats_cli.families.qwen2_5_omni import FAMILY
@@ -24,25 +24,8 @@ class Qwen25Omni(QwenOmni):
     family = FAMILY
     name = "Qwen2_5Omni"
     token_suffix = "index"
+    slow_positions = "get_chunked_index"
     pixel_std = (0.26862954, 0.26130258, 0.27577711)
-
-    @property
-    def vision_projections(self) -> tuple[nn.Module, ...]:
-        """Separate layers for queries and keys."""
-        attention: Any = self.vision_attention
-        return attention.q, attention.k
-
-    def split_vision(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """They come apart."""
-        query, key = projected
-        return query, key
-
-    def vision_states(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One layer each."""
-        shape = len(hidden), attention.num_heads, -1
-        layers = attention.q, attention.k, attention.v
-        query, key, value = (layer(hidden).view(shape) for layer in layers)
-        return query, key, value
 
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
         """The encoder works in the order of its attention windows: undo that permutation."""
@@ -52,9 +35,9 @@ class Qwen25Omni(QwenOmni):
         )
         return torch.argsort(window_index)
 
-    def quick_positions(self) -> tuple[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    def quick_positions(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         """The chunks of two seconds in which picture and sound alternate."""
-        return "get_chunked_index", quick_chunks
+        return quick_chunks(stock)
 
 
 Chunks = list[tuple[int, int]]

@@ -7,13 +7,14 @@ numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seats_cli.families.qwen3_omni_moe import FAMILY
 from seats_cli.models.qwen_omni import QwenOmni
@@ -25,29 +26,24 @@ class Qwen3OmniMoe(QwenOmni):
     family = FAMILY
     name = "Qwen3OmniMoe"
     token_suffix = "id"
+    slow_positions = "get_rope_index"
     pixel_std = (0.5, 0.5, 0.5)
 
-    @property
-    def vision_projections(self) -> tuple[nn.Module, ...]:
-        """One layer for queries, keys and values."""
-        attention: Any = self.vision_attention
-        return (attention.qkv,)
+    def quick_positions(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+        """The merge of a picture's and a sound's tokens by time, where one video is alone."""
+        signature = inspect.signature(stock)
 
-    def split_vision(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Queries, keys and values lie side by side."""
-        query, key, _ = projected[0].chunk(3, dim=-1)
-        return query, key
+        def get_rope_index(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            given = signature.bind(*args, **kwargs).arguments
+            prompt = _recognised(self.config, **given)
+            if prompt is None:
+                return stock(*args, **kwargs)  # type: ignore[no-any-return]
+            positions = prompt.positions()
+            delta = torch.tensor([positions.max() + 1 - prompt.length])
+            device = given["input_ids"].device
+            return positions[:, None].to(device), delta.unsqueeze(1).to(device)
 
-    def vision_states(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One layer for all three."""
-        states = attention.qkv(hidden).view(len(hidden), 3, attention.num_heads, -1)
-        query, key, value = states.unbind(1)
-        return query, key, value
-
-    def quick_positions(self) -> tuple[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
-        """The merge of a picture's and a sound's tokens by time."""
-        quick = partial(quick_merge, config=self.config, sound_tokens=FAMILY.audio_tokens)
-        return "get_rope_index", quick
+        return get_rope_index
 
 
 def merged(picture: Tensor, sound: Tensor) -> tuple[Tensor, int]:
@@ -72,7 +68,7 @@ def merged(picture: Tensor, sound: Tensor) -> tuple[Tensor, int]:
 
 @dataclass(frozen=True)
 class PictureWithSound:
-    """One video with its sound in a prompt of Qwen3-Omni.
+    """One video with its sound in a prompt.
 
     Parameters
     ----------
@@ -100,8 +96,7 @@ class PictureWithSound:
     @property
     def after(self) -> int:
         """Text tokens behind the two that end the media; negative if the prompt is too short."""
-        time, height, width = self.grid
-        return self.length - self.before - time * height * width - self.sound - 4
+        return self.length - self.before - math.prod(self.grid) - self.sound - 4
 
     def positions(self) -> Tensor:
         """Float32 Tensor (3, length) of time, height and width."""
@@ -118,78 +113,31 @@ class PictureWithSound:
         return torch.cat([ahead, media, behind], 1)
 
 
-def quick_merge(
-    stock: Callable[..., tuple[Tensor, Tensor]],
-    config: Any,
-    sound_tokens: Callable[[int], int],
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Qwen3-Omni's `get_rope_index`, for one video with sound by `PictureWithSound`.
-
-    Parameters
-    ----------
-    stock : callable
-        For all other prompts.
-    config : transformers configuration
-        Of the thinker.
-    sound_tokens : callable
-        From mel frames to tokens.
-    """
-
-    def get_rope_index(
-        input_ids: Tensor | None = None,
-        image_grid_thw: Tensor | None = None,
-        video_grid_thw: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        use_audio_in_video: bool = False,
-        audio_seqlens: Tensor | None = None,
-        second_per_grids: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        given = (
-            input_ids,
-            image_grid_thw,
-            video_grid_thw,
-            attention_mask,
-            use_audio_in_video,
-            audio_seqlens,
-            second_per_grids,
-        )
-        prompt = _recognised(config, sound_tokens, *given)
-        if prompt is None or input_ids is None:
-            return stock(*given)
-        positions = prompt.positions()
-        delta = torch.tensor([positions.max() + 1 - prompt.length], device=input_ids.device)
-        return positions[:, None].to(input_ids.device), delta.unsqueeze(1)
-
-    return get_rope_index
-
-
 def _recognised(
     config: Any,
-    sound_tokens: Callable[[int], int],
-    ids: Tensor | None,
-    images: Tensor | None,
-    grids: Tensor | None,
-    mask: Tensor | None,
-    together: bool,
-    mel_frames: Tensor | None,
-    seconds: Tensor | None,
+    input_ids: Tensor | None = None,
+    image_grid_thw: Tensor | None = None,
+    video_grid_thw: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    use_audio_in_video: bool = False,
+    audio_seqlens: Tensor | None = None,
+    second_per_grids: Tensor | None = None,
 ) -> PictureWithSound | None:
     """The prompt, if it is one unpadded sequence with one video and its sound."""
-    if images is not None or not together:
+    ids, grids, mask = input_ids, video_grid_thw, attention_mask
+    frames, seconds = audio_seqlens, second_per_grids
+    if image_grid_thw is not None or not use_audio_in_video:
         return None
-    if ids is None or grids is None or mask is None or mel_frames is None or seconds is None:
+    if ids is None or grids is None or mask is None or frames is None or seconds is None:
         return None
-    counts = (len(ids), len(grids), mel_frames.numel(), len(seconds))
+    counts = (len(ids), len(grids), frames.numel(), len(seconds))
     if counts != (1, 1, 1, 1) or mask.shape != ids.shape or not bool((mask == 1).all()):
         return None
     host = ids[0].cpu()
     pictures = (host == config.vision_start_token_id).nonzero()[:, 0].tolist()
     sounds = (host == config.audio_start_token_id).nonzero()[:, 0].tolist()
-    if (
-        bool((host == config.image_token_id).any())
-        or len(pictures) != 1
-        or sounds != [pictures[0] + 1]
-    ):
+    with_image = bool((host == config.image_token_id).any())
+    if with_image or len(pictures) != 1 or sounds != [pictures[0] + 1]:
         return None
     merge = config.vision_config.spatial_merge_size
     time, height, width = grids[0].tolist()
@@ -198,7 +146,7 @@ def _recognised(
         grid=(time, height // merge, width // merge),
         seconds=torch.as_tensor(seconds[0]).cpu().float(),
         rate=config.position_id_per_seconds,
-        sound=sound_tokens(int(mel_frames.flatten()[0])),
+        sound=FAMILY.audio_tokens(int(frames.flatten()[0])),
         length=len(host),
     )
     return prompt if prompt.after >= 0 and prompt.sound > 0 else None

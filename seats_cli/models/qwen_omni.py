@@ -41,6 +41,7 @@ class QwenOmni(Adapter):
 
     name: ClassVar[str]  # how names of the family's classes in transformers begin
     token_suffix: ClassVar[str]  # of placeholder ids in configs
+    slow_positions: ClassVar[str]  # method of transformers that interleaves them token by token
     unused_weights = ("audio_bos_eos_token",)
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,21 +57,17 @@ class QwenOmni(Adapter):
         self.audio_tower = self.core.audio_tower
         self.lm_head = thinker.lm_head
         self.config = thinker.config
-
-    @property
-    def merge_unit(self) -> int:
-        """A square of patches."""
-        return int(self.config.vision_config.spatial_merge_size) ** 2
-
-    @property
-    def video_token_id(self) -> int:
-        """Placeholder id of a video token."""
-        return _token_id(self.config, "video")
-
-    @property
-    def audio_token_id(self) -> int:
-        """Placeholder id of an audio token."""
-        return _token_id(self.config, "audio")
+        self.video_token_id, self.audio_token_id = (
+            _token_id(thinker.config, modality) for modality in ("video", "audio")
+        )
+        self.merge_unit = thinker.config.vision_config.spatial_merge_size**2
+        self.packed_attentions = [block.attn for block in self.visual.blocks]
+        seeing: Any = self.packed_attentions[-1]
+        hearing = self.audio_tower.layers[-1].self_attn
+        self.vision_attention, self.audio_attention = seeing, hearing
+        # Qwen3-Omni has one layer for queries, keys and values
+        self.vision_projections = (seeing.qkv,) if hasattr(seeing, "qkv") else (seeing.q, seeing.k)
+        self.audio_projections = hearing.q_proj, hearing.k_proj
 
     # ------------------------------------------------- loading and prompts
 
@@ -215,33 +212,28 @@ class QwenOmni(Adapter):
 
     # ------------------------------------------------------------ encoders
 
-    @property
-    def vision_attention(self) -> nn.Module:
-        """The last block's."""
-        attention: nn.Module = self.visual.blocks[-1].attn
-        return attention
-
-    @abstractmethod
-    def split_vision(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Queries and keys before rotation, each (N, D), from `vision_projections` of N patches."""
-
     def vision_query_key(
         self, projected: Sequence[Tensor], arguments: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Split into heads and rotated."""
         heads = self.config.vision_config.num_heads
-        query, key = (part.view(len(part), heads, -1) for part in self.split_vision(projected))
+        halves = projected if len(projected) == 2 else projected[0].chunk(3, dim=-1)[:2]
+        query, key = (part.view(len(part), heads, -1) for part in halves)
         return rotate_vision(query, key, *arguments["position_embeddings"])
+
+    def vision_states(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By one layer each, or by one for all."""
+        shape = len(hidden), attention.num_heads, -1
+        if hasattr(attention, "qkv"):
+            query, key, value = attention.qkv(hidden).chunk(3, dim=-1)
+        else:
+            query, key, value = (layer(hidden) for layer in (attention.q, attention.k, attention.v))
+        return query.view(shape), key.view(shape), value.view(shape)
 
     def vision_grids(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The argument `grid_thw`."""
         grids: Tensor = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
         return grids
-
-    @property
-    def packed_attentions(self) -> list[nn.Module]:
-        """Of all blocks."""
-        return [block.attn for block in self.visual.blocks]
 
     def packed_vision_arguments(self, grid_thw: Tensor, packing: Packing) -> dict[str, Any]:
         """Places, borders of segments and windows, and positions where they are learned (Qwen3)."""
@@ -266,18 +258,6 @@ class QwenOmni(Adapter):
             arguments["interp_indices"] = indices[chosen]
             arguments["interp_weights"] = weights[chosen]
         return arguments
-
-    @property
-    def audio_attention(self) -> nn.Module:
-        """The last layer's."""
-        attention: nn.Module = self.audio_tower.layers[-1].self_attn
-        return attention
-
-    @property
-    def audio_projections(self) -> tuple[nn.Module, ...]:
-        """One layer each."""
-        attention: Any = self.audio_attention
-        return attention.q_proj, attention.k_proj
 
     def audio_query_key(self, projected: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Split into heads; positions are part of the states."""
@@ -329,14 +309,13 @@ class QwenOmni(Adapter):
         return hidden
 
     @abstractmethod
-    def quick_positions(self) -> tuple[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
-        """Name of the method that interleaves positions token by token, and what replaces it."""
+    def quick_positions(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+        """What replaces `slow_positions`, with the same results."""
 
     def quick_methods(self) -> list[tuple[Any, str, Callable[..., Any]]]:
         """M-RoPE positions; which part computes them depends on the version of transformers."""
-        name, quick = self.quick_positions()
         parts = {id(part): part for part in (self.model, self.core)}.values()
-        return [(part, name, quick) for part in parts]
+        return [(part, self.slow_positions, self.quick_positions) for part in parts]
 
 
 def _video_arguments(

@@ -15,16 +15,13 @@ import torch
 from seats_cli.families.registry import BUNDLED_PATH, named_config
 from seats_cli.models.load import (
     LoadedModel,
-    _check_attention,
-    _device,
-    _device_name,
-    _dtype,
+    checked_settings,
+    device_name,
+    ready,
     speedups_for,
     transformers_name,
 )
-from seats_cli.models.optimize import encoder_attention
 from seats_cli.models.registry import adapter_class
-from seats_cli.results import ModelFacts
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
@@ -70,38 +67,23 @@ def random_model(
     """
     start = time.perf_counter()
     values = named_config(name, layers=layers, hidden=hidden)
-    where = _device(device)
-    kind = _dtype(dtype, where)
-    _check_attention(attention, where)
+    where, kind = checked_settings(device, dtype, attention)
     family = adapter_class(values["model_type"])
     processor = family.bare_processor(values, BUNDLED_PATH)
     net = _build(family, values, processor.tokenizer, where, kind, attention)
     _fill(net, seed)
-    adapter = family(net)
-    speedups = speedups_for(attention, where, kind)
     scaled = [f"{layers} layers"] if layers is not None else []
     scaled += [f"width {hidden}"] if hidden is not None else []
-    facts = ModelFacts(
+    return ready(
+        family(net),
+        processor,
+        speedups_for(attention, where, kind),
+        start,
         id=f"{name.lower()} ({', '.join(['random weights', *scaled])})",
         revision=None,
-        family=family.family.name,
-        parameters=sum(parameter.numel() for parameter in net.parameters()),
-        device=_device_name(where),
-        dtype=str(kind).removeprefix("torch."),
+        device=device_name(where),
         attention=attention,
         demonstration=False,
-        encoder_attention=speedups.encoder_attention or encoder_attention(adapter)[0],
-        quick_parts=speedups.fused_modules,
-    )
-    return LoadedModel(
-        net,
-        processor,
-        adapter,
-        adapter.architecture(),
-        adapter.sizing(),
-        facts,
-        time.perf_counter() - start,
-        speedups,
     )
 
 

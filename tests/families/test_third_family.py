@@ -467,7 +467,9 @@ def by_hand(model: MiniOmni, states: Tensor, answer: Sequence[int], run: Any) ->
                     torch.arange(length) >= prompt
                 )
         seen = causal & alive | torch.eye(length, dtype=torch.bool)
-        if run.plan.kv == "survivors":  # the answer sees only what the last layer is left with
+        if (
+            run.plan.config.kv == "survivors"
+        ):  # the answer sees only what the last layer is left with
             lost = ~torch.isin(torch.arange(prompt), trace.stages[-1].kept)
             seen[prompt:, :prompt] &= ~lost
         mask = torch.zeros(length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
