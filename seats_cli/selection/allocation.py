@@ -41,6 +41,7 @@ def _correct_sum(budgets: list[int], sizes: Sequence[int], total: int) -> None:
 
     The largest budget gives, the smallest one takes; of equal ones, the first.
     """
+    # Heaps: a long clip has thousands of windows, and their roundings may add up to as many steps.
     excess = sum(budgets) - total
     largest = [(-budget, w) for w, budget in enumerate(budgets)]
     heapify(largest)
@@ -65,12 +66,13 @@ def _correct_sum(budgets: list[int], sizes: Sequence[int], total: int) -> None:
 
 def _split_window(budget: int, video_share: float, sizes: Window) -> Window:
     """Divide a window's budget between its video and audio tokens."""
+    # 1. By share, within what the window holds; what one cannot take goes to the other.
     video_size, audio_size = sizes
     video = min(round(budget * video_share), video_size)
     audio = min(budget - video, audio_size)
     video += min(budget - video - audio, video_size - video)
     audio += min(budget - video - audio, audio_size - audio)
-    # A modality that is present keeps one token; the other gives way if it has more.
+    # 2. A modality that is present keeps one token; the other gives way if it has more.
     if video_size and not video:
         video, audio = 1, audio - 1 if audio > 1 else audio
     if audio_size and not audio:
@@ -105,6 +107,7 @@ def reference_budgets(
     list of (int, int)
         Video and audio tokens that each window keeps.
     """
+    # 1. A window's own budget, from the mean of its two weights.
     total = keep_video + keep_audio
     sizes = [video + audio for video, audio in windows]
     budgets = [
@@ -112,6 +115,7 @@ def reference_budgets(
         for pv, pa, size in zip(video_weights, audio_weights, sizes, strict=True)
     ]
     _correct_sum(budgets, sizes, total)
+    # 2. Within the window, by how much each modality demands.
     split: list[Window] = []
     for budget, pv, pa, window in zip(budgets, video_weights, audio_weights, windows, strict=True):
         video_demand, audio_demand = pv * keep_video, pa * keep_audio
@@ -141,10 +145,13 @@ def proportional_budgets(sizes: Sequence[int], weights: Sequence[float], total: 
     list of int
         Budgets with `budget <= size` that sum to `total` exactly.
     """
+    # 1. One token for every window that has any, as far as the total reaches.
     present = [w for w, size in enumerate(sizes) if size]
     budgets = [0] * len(sizes)
     for w in sorted(present, key=lambda w: -weights[w])[:total]:
         budgets[w] = 1
+    # 2. The rest in proportion. Windows that fill up leave the round, and what they could not take
+    #    is shared again among the others: each round closes at least one window.
     open_windows = [w for w in present if 0 < budgets[w] < sizes[w]]
     remaining = total - sum(budgets)
     while remaining > 0 and open_windows:
@@ -182,7 +189,7 @@ _LEAST = 1e-6
 
 
 def by_mass(means: Sequence[float]) -> list[float]:
-    """In proportion to mean relevance: a window of twice the relevance gets twice the share."""
+    """In proportion to mean relevance: twice the relevance, twice the share."""
     average = sum(means) / len(means)
     return [mean / average for mean in means]
 
@@ -241,6 +248,8 @@ def adaptive_budgets(
         Video and audio tokens that each window keeps; the columns sum to the two totals. A
         present modality keeps at least one token wherever its total reaches.
     """
+    # Weights have average 1 in each modality and can be averaged across them. Mean scores cannot:
+    # those of sound and of video differ in level.
     video = _relative(video_means, [v for v, _ in windows], weights)
     audio = _relative(audio_means, [a for _, a in windows], weights)
     shared = [

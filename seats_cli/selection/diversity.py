@@ -54,15 +54,18 @@ def _max_entries(tensor: Tensor) -> int:
 
 def _greedy_max_min(distance: Tensor, keep: int) -> Tensor:
     """Indices (B, keep), in order of selection, from distances (B, N, N) with keep < N."""
-    chosen_at_once = device.greedy_max_min(distance, keep)
-    if chosen_at_once is not None:
-        return chosen_at_once
+    in_one_launch = device.greedy_max_min(distance, keep)
+    if in_one_launch is not None:
+        return in_one_launch
     batch, size, _ = distance.shape
     rows = torch.arange(batch, device=distance.device)
-    # The smallest entry of a column is the token's distance to itself.
+    # 1. The token that is farthest from its nearest neighbour. The smallest entry of a column is
+    #    the token's distance to itself, the second one that to the neighbour.
     spread = distance.topk(2, dim=1, largest=False).values[:, 1]
     latest = spread.argmax(1)
     chosen = [latest]
+    # 2. Step by step the token whose nearest chosen one is farthest. One row of distances per
+    #    step brings the minimum up to date: O(keep * N) for each window.
     nearest = distance.new_full((batch, size), torch.inf)
     for _ in range(keep - 1):
         torch.minimum(nearest, distance[rows, latest], out=nearest)
@@ -110,6 +113,7 @@ def select_diverse(features: Tensor, importance: Tensor | None, keep: int) -> Te
         raise ValueError(f"keep must not be negative, got {keep}")
     if keep == 0 or keep >= size or batch == 0:
         return torch.arange(min(keep, size), device=features.device).repeat(batch, 1)
+    # Windows do not see each other, so that as many are taken at once as memory allows.
     at_once = max(1, _max_entries(features) // (size * size))
     chosen = [
         _greedy_max_min(
@@ -164,6 +168,7 @@ def select_diverse_in_windows(
         raise ValueError(f"importance must have shape {(total,)}, got {tuple(importance.shape)}")
     if not 0.0 <= ratio <= 1.0:
         raise ValueError(f"ratio must be within 0 and 1, got {ratio}")
+    # Windows of equal size form one batch: usually all, and the shorter last one of each clip.
     kept = torch.zeros(total, dtype=torch.bool, device=features.device)
     for size, starts in fixed_windows(total, window, lengths).items():
         count = tokens_to_keep(size, ratio)

@@ -25,7 +25,7 @@ def _max_weights(tensor: Tensor) -> int:
 
 
 def _received(query: Tensor, key: Tensor, positions: Tensor) -> Tensor:
-    """Attention received (W, n) at the positions (W, n) of W equal windows."""
+    """Attention received (W, n) at the positions (W, n) of W equal windows, some at a time."""
     size = positions.shape[1]
     at_once = max(1, _max_weights(query) // (query.shape[1] * size * size))
     return torch.cat(
@@ -36,6 +36,7 @@ def _received(query: Tensor, key: Tensor, positions: Tensor) -> Tensor:
 def _received_in_windows(query: Tensor, key: Tensor) -> Tensor:
     """Attention received (W, n) from queries and keys (W, n, H, d) of W equal windows."""
     windows, size, heads, width = query.shape
+    # Summed over queries right away: only (W, n) is kept, never all of (W, H, n, n).
     key_columns = key.permute(0, 2, 3, 1).float()
     query_rows = query.permute(0, 2, 1, 3).float().mul(width**-0.5)
     received = query_rows.new_zeros(windows, size)
@@ -88,6 +89,7 @@ def received_attention(
     total = query.shape[0]
     received = torch.empty(total, dtype=torch.float32, device=query.device)
     for size, starts in fixed_windows(total, window, lengths).items():
+        # A kernel where there is one; it reads windows in place instead of gathering them.
         offsets = on_device(starts, query.device)
         positions = offsets.unsqueeze(1) + torch.arange(size, device=query.device)
         at_once = device.received_in_windows(query, key, offsets, size)

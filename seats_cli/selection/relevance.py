@@ -39,7 +39,7 @@ def last_query_relevance(query: Tensor, key: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If the shapes do not fit or H is no multiple of Hkv.
+        If the shapes do not fit or H is not a multiple of Hkv.
     """
     if query.ndim != 2 or key.ndim != 3 or query.shape[1] != key.shape[2]:
         raise ValueError(
@@ -49,7 +49,9 @@ def last_query_relevance(query: Tensor, key: Tensor) -> Tensor:
     heads, width = query.shape
     key_heads = key.shape[0]
     if heads % key_heads:
-        raise ValueError(f"{heads} query heads are no multiple of {key_heads} key heads")
+        raise ValueError(f"{heads} query heads are not a multiple of {key_heads} key heads")
+    # Query heads that share a key head become rows of one product: keys are not repeated. Not
+    # scaled_dot_product_attention, which gives no weights.
     grouped = query.float().view(key_heads, heads // key_heads, width) * width**-0.5
     scores = torch.matmul(grouped, key.float().transpose(1, 2))
     return scores.softmax(-1).mean((0, 1))
@@ -73,11 +75,12 @@ def question_relevance(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
     float32 Tensor, shape (S,)
         Sums to 1.
     """
-    (asking, heads, width), (key_heads, length, _) = query.shape, key.shape
-    grouped = query.float().view(asking, key_heads, heads // key_heads, width) * width**-0.5
+    (queries, heads, width), (key_heads, length, _) = query.shape, key.shape
+    grouped = query.float().view(queries, key_heads, heads // key_heads, width) * width**-0.5
     rows = grouped.permute(1, 2, 0, 3).reshape(key_heads, -1, width)
     scores = torch.matmul(rows, key.float().transpose(1, 2))
-    scores = scores.view(key_heads, heads // key_heads, asking, length)
+    scores = scores.view(key_heads, heads // key_heads, queries, length)
+    # A token of the question does not see the ones behind it, as in the layer itself.
     later = torch.arange(length, device=key.device) > index.unsqueeze(1)
     return scores.masked_fill(later, -torch.inf).softmax(-1).mean((0, 1, 2))
 
@@ -126,7 +129,7 @@ def _validate(
 
 
 def window_means(scores: Tensor, runs: Runs, windows: int) -> Tensor:
-    """Mean score of each window, float64 (W,) on the host; 0 for windows without a run.
+    """Mean score of each window, float64 (W,) on the host; 0 for windows without the modality.
 
     Parameters
     ----------
@@ -135,6 +138,7 @@ def window_means(scores: Tensor, runs: Runs, windows: int) -> Tensor:
     windows : int
         Windows W, at least as many as runs.
     """
+    # In float64 the order in which a device adds makes no difference to a budget.
     sums = torch.zeros(windows, dtype=torch.float64, device=scores.device)
     sums.index_add_(0, runs.index, scores[runs.positions].double())
     sizes = torch.ones(windows, dtype=torch.float64)
@@ -188,13 +192,17 @@ def allocate(
     """
     ratios = {"keep_video": keep_video, "keep_audio": keep_audio}
     _validate(scores, video_mask, audio_mask, ratios, temperature, allocation)
+    # 1. Windows: what an interleaved prompt holds between two changes of modality.
     video, audio = contiguous_runs(video_mask), contiguous_runs(audio_mask)
+    # 2. Totals of both modalities; where they are what is there, nothing has to be ranked.
     keep = (tokens_to_keep(video.total, keep_video), tokens_to_keep(audio.total, keep_audio))
     if keep == (video.total, audio.total):
         return Allocated(video, audio, pair_windows(video, audio))
+    # 3. Without pairs of runs to compare, each modality is a single window.
     one_window = max(len(video.sizes), len(audio.sizes)) <= 1
     if one_window or not video.total or not audio.total or allocation == GLOBAL:
         return Allocated(_as_one_run(video), _as_one_run(audio), [keep])
+    # 4. Budgets from the windows' mean relevance.
     finite = _finite(scores)
     budgets = _window_budgets(finite, video, audio, keep, temperature, allocation)
     return Allocated(video, audio, budgets)
@@ -258,6 +266,7 @@ def select_by_relevance(
         temperature=temperature,
         allocation=allocation,
     )
+    # Text stays; a modality's windows are ranked together, in one sort.
     kept = ~(video_mask | audio_mask)
     finite = _finite(scores)
     for modality, runs in enumerate((allocated.video, allocated.audio)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # A grid is encoded whole as soon as more than this share of it has changed since one was encoded
-# whole: every place also holds what its encoder saw around it, which must not grow old.
+# whole: features also hold what the encoder saw around them, which must not become outdated.
 MOST = 0.25
 # How much changes count that do not show in the averages of a patch's quarters.
 FINE_SHARE = 0.25
@@ -100,6 +100,7 @@ def still_map(
     sources: list[Tensor] = []
     offset = done = 0
     for times, height, width in grid_thw:
+        # 1. The clip's first grid is encoded whole: source and reference of every unit.
         rows, columns, patches = height // merge, width // merge, height * width
         cell = unit_cells(rows, columns, side).to(pixels.device)
         number, size = int(cell.max()) + 1, rows * columns
@@ -109,12 +110,16 @@ def still_map(
         touched = torch.zeros_like(places, dtype=torch.bool)  # since a grid was encoded whole
         sources.append(source)
         for time in range(1, times):
+            # 2. A cell moves as a whole as soon as one of its units does: it is what attends to
+            #    itself in the encoder (a window, or the grid).
             found = change(clip[time], reference, levels).amax(-1)
             worst = found.new_zeros(number).scatter_reduce(0, cell, found, "amax")
             moved = (worst > tolerance)[cell]
+            # 3. Too much is new: the whole grid is encoded, and counting starts again.
             touched |= moved
             whole = touched.float().mean() > MOST
             moved, touched = moved | whole, touched & ~whole
+            # 4. What moved is its own source and the new reference; the rest keeps the older one.
             source = torch.where(moved, places + done + time * size, source)
             reference = torch.where(moved[:, None, None], clip[time], reference)
             sources.append(source)
@@ -165,9 +170,9 @@ class PackedGrids:
     Parameters
     ----------
     queries : LongTensor, shape (segments, q)
-        Packed positions that ask.
+        Packed positions of the queries.
     keys : LongTensor, shape (segments, k)
-        Packed positions that are attended to, those of earlier grids among them.
+        Packed positions that they attend to, some of them in earlier grids.
     """
 
     queries: Tensor
@@ -182,7 +187,7 @@ class Segments:
     ----------
     queries : tuple of int
         Encoded positions of each.
-    batches : tuple of Batch
+    batches : tuple of PackedGrids
         What they attend to; empty if every segment is encoded whole, so that nothing is needed
         from outside of it.
     """
@@ -244,13 +249,16 @@ def pack(still: StillMap, order: Tensor, *, window: int | None, patches: int) ->
     -------
     Packing
     """
+    # 1. The units to encode, in the encoder's order, and where each of them is packed.
     source, order = still.source.cpu(), order.cpu()
     count = len(source)
     encoded = (source == torch.arange(count))[order]
     chosen = order[encoded]
     position = torch.empty(count, dtype=torch.long)
     position[chosen] = torch.arange(len(chosen))
+    # 2. Every unit of the prompt takes its features from the place of its source.
     place = position[source]
+    # 3. Attention over whole grids and over windows cuts the packed sequence differently.
     full, windowed = (
         _segments(_segment_of(still, side)[order], encoded, place[order], patches)
         for side in (None, window)
@@ -276,19 +284,23 @@ def _segment_of(still: StillMap, side: int | None) -> Tensor:
 
 def _segments(segment: Tensor, encoded: Tensor, place: Tensor, patches: int) -> Segments:
     """From the segment, the encoding and the place of each unit in the encoder's order."""
+    # 1. Units of each segment, and how many of them are encoded.
     sizes = torch.bincount(segment)
     counts = torch.bincount(segment[encoded], minlength=len(sizes))
     queries = tuple((patches * counts[counts > 0]).tolist())
+    # 2. Segments are encoded whole or not at all: stock attention within them is right.
     if bool((counts.remainder(sizes) == 0).all()):
         return Segments(queries, ())
+    # 3. Otherwise a query also attends to units of its segment that are encoded with an earlier
+    #    grid. Segments with the same numbers of queries and keys make one batch.
     key_starts = sizes.cumsum(0) - sizes
     query_starts = counts.cumsum(0) - counts
     batches = []
-    for asking, size in sorted(set(zip(counts.tolist(), sizes.tolist(), strict=True))):
-        if not asking:
+    for number, size in sorted(set(zip(counts.tolist(), sizes.tolist(), strict=True))):
+        if not number:
             continue
-        alike = ((counts == asking) & (sizes == size)).nonzero()
-        own = query_starts[alike] + torch.arange(asking)
+        alike = ((counts == number) & (sizes == size)).nonzero()
+        own = query_starts[alike] + torch.arange(number)
         seen = place[key_starts[alike] + torch.arange(size)]
         batches.append(PackedGrids(positions(own, patches), positions(seen, patches)))
     return Segments(queries, tuple(batches))

@@ -37,6 +37,7 @@ def fixed_windows(
     ValueError
         If the lengths do not add up to `total`, or a window is shorter than one token.
     """
+    # Grouped by size, so that what is done per window becomes one batched operation per size.
     lengths = [total] if lengths is None else list(lengths)
     sizes = [window] * len(lengths) if isinstance(window, int) else list(window)
     if len(sizes) != len(lengths):
@@ -97,6 +98,7 @@ def contiguous_runs(mask: Tensor) -> Runs:
     positions = mask.nonzero().squeeze(1)
     if positions.numel() == 0:
         return Runs(positions, positions, [])
+    # A step larger than 1 between neighbours begins a run: the steps' running count numbers them.
     index = torch.zeros_like(positions)
     torch.cumsum(positions.diff() != 1, 0, out=index[1:])
     sizes: list[int] = torch.bincount(index).tolist()

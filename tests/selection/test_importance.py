@@ -58,7 +58,7 @@ def test_shapes_are_checked() -> None:
         received_attention(torch.zeros(4, 2, 8), torch.zeros(5, 2, 8), 2)
     with pytest.raises(ValueError, match="query must"):
         last_query_relevance(torch.zeros(4, 8), torch.zeros(2, 5, 6))
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="not a multiple"):
         last_query_relevance(torch.zeros(4, 8), torch.zeros(3, 5, 8))
     with pytest.raises(ValueError, match="dimensions"):
         pool_mean(torch.zeros(2, 2, 2), 2)
