@@ -168,8 +168,8 @@ def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
 def check_options(options: Mapping[str, Any]) -> None:
     """Refuse options that no method has, and values that the method refuses."""
     if any(name not in OPTION_CHECKS for name in options):
-        while METHOD_IMPORTS:  # imports torch, so only for a name that is not known yet
-            METHOD_IMPORTS.pop()()
+        for register in METHOD_IMPORTS:  # imports torch: only for a name that is not known yet
+            register()
     unknown = sorted(set(options) - set(OPTION_CHECKS))
     if unknown:
         known = ", ".join((*SETTINGS, *OPTION_CHECKS))

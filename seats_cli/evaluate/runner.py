@@ -140,7 +140,7 @@ def _answer(
         seed=zlib.crc32(f"{seed}:{item.id}".encode()) % MAX_SEED,
         choices=options_for(item, reading),
         encoder_cache=encoder_cache,
-        method=None if setting.blind is None else partial(Ablation, blindness=setting.blind),
+        method=None if setting.blind is None else partial(Ablation, ablation=setting.blind),
     )
 
 

@@ -1,7 +1,7 @@
 """Index tensors on host and device without extra waits, and whether Triton kernels run.
 
-Triton is optional: PyTorch brings it along on Linux. Kernels are compiled when first used, which
-takes seconds, and Triton keeps what it compiled on disk.
+Triton is optional; PyTorch's CUDA builds for Linux bring it along. Kernels are compiled when first used, which
+takes seconds, and Triton caches the result on disk.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Switch:
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Leave the kernels alone in this block, to compare with them."""
+    """Run without the kernels in this block, to compare with them."""
     before, _Switch.on = _Switch.on, False
     try:
         yield
@@ -54,7 +54,7 @@ def attempt(launched: Callable[[], Result], device: torch.device) -> Result | No
             return launched()
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # no compiler, no driver for it, a Triton of another age: many types
+    except Exception as error:  # no compiler, an old driver, an incompatible Triton: many types
         _Switch.on = False
         warnings.warn(
             f"Running without Triton kernels: {type(error).__name__}: {error}",
@@ -80,15 +80,15 @@ def on_gpu(tensor: torch.Tensor) -> bool:
 def on_device(values: Tensor | Sequence[int], device: torch.device | str) -> Tensor:
     """Values on a device; integers become a LongTensor.
 
-    PyTorch's default copy from ordinary host memory waits until the device has finished all work
-    given to it. CUDA has read such memory once the call returns, so that this wait is needless.
+    PyTorch's default copy from pageable host memory waits until the device has finished all work
+    queued on it. CUDA has read such memory once the call returns, so that the wait is needless.
     """
     host = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.long)
     return host.to(device, non_blocking=host.device.type == "cpu")
 
 
 class TokenIndex:
-    """Positions of tokens, needed on the host and on every device that holds a part of the model.
+    """Positions of tokens, for the host and for every device that holds a part of the model.
 
     Parameters
     ----------

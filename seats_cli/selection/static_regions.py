@@ -110,8 +110,8 @@ def still_map(
         touched = torch.zeros_like(places, dtype=torch.bool)  # since a grid was encoded whole
         sources.append(source)
         for time in range(1, times):
-            # 2. A cell moves as a whole as soon as one of its units does: it is what attends to
-            #    itself in the encoder (a window, or the grid).
+            # 2. A cell moves as a whole as soon as one of its units does: it is an attention window
+            #    of the encoder, where that has windows, and is encoded together.
             found = change(clip[time], reference, levels).amax(-1)
             worst = found.new_zeros(number).scatter_reduce(0, cell, found, "amax")
             moved = (worst > tolerance)[cell]

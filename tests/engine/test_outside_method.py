@@ -121,7 +121,7 @@ def test_accounting_asks_the_method_that_ran(loaded: LoadedModel) -> None:
     assert torch.equal(other.trace.stages[0].kept, named.trace.stages[0].kept)
     assert other.cost.selection_flops == named.cost.selection_flops > 0
     # SEATS would have read the encoders' attention and compared tokens in windows.
-    hidden = partial(Ablation, blindness=ModalityAblation(4))
+    hidden = partial(Ablation, ablation=ModalityAblation(4))
     ablated = answer(loaded, SeatsConfig(method="seats"), method=hidden)
     plain = answer(loaded, SeatsConfig(method="full"), method=hidden)
     assert ablated.cost.selection_flops == plain.cost.selection_flops

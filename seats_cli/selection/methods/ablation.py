@@ -1,7 +1,7 @@
-"""Hiding a modality from a depth on: how long does a model look at the clip?
+"""Attention knockout: how deep does a model use the clip?
 
-Not a way to save anything: what a model loses when it may no longer see the video, or hear the
-sound, after a layer says where its late block can begin (arXiv 2605.20035, analysis of layers).
+This saves nothing. The accuracy that a model loses when video or audio tokens are removed after a
+layer tells where its late block can begin (arXiv 2605.20035, analysis of layers).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModalityAblation:
-    """What is hidden, and from where on.
+    """Which tokens are removed, and after which layer.
 
     Parameters
     ----------
     after_layer : int
-        The last decoder layer (from 1) that sees it.
+        The last decoder layer (from 1) that sees them.
     video, audio : bool
         Which modalities.
     """
@@ -35,20 +35,20 @@ class ModalityAblation:
 
 
 class Ablation(Method):
-    """All tokens until a layer, none of some modality behind it.
+    """Every token up to a layer, none of some modality behind it; not known by a name.
 
     Parameters
     ----------
     plan : PruningPlan
         One that keeps everything.
-    blindness : ModalityAblation
+    ablation : ModalityAblation
     """
 
     layer_kind = "blind"
 
-    def __init__(self, plan: PruningPlan, blindness: ModalityAblation) -> None:
+    def __init__(self, plan: PruningPlan, ablation: ModalityAblation) -> None:
         super().__init__(plan)
-        self._blindness = blindness
+        self._ablation = ablation
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Everything enters."""
@@ -56,13 +56,13 @@ class Ablation(Method):
 
     def drops_after(self, layer: int) -> bool:
         """Once."""
-        return layer == self._blindness.after_layer
+        return layer == self._ablation.after_layer
 
     def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor:
         """The other modality and the text."""
         hidden = tokens.index < 0
-        if self._blindness.video:
+        if self._ablation.video:
             hidden = hidden | tokens.video_mask
-        if self._blindness.audio:
+        if self._ablation.audio:
             hidden = hidden | tokens.audio_mask
         return ~hidden

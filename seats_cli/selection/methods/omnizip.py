@@ -176,11 +176,11 @@ def grid_budgets(
     fractions: dict[int, float] = {}
     guided: list[int] = []
     for window in sorted(set(window_of)):
-        heard = audio_kept[window]
-        if heard is not None:
+        share = audio_kept[window]
+        if share is not None:
             guided.append(window)
-            drop = min(max(MOST_DROP - DROP_SLOPE * heard, LEAST_DROP), MOST_DROP)
-        fractions[window] = ratio if heard is None else 1.0 - drop
+            drop = min(max(MOST_DROP - DROP_SLOPE * share, LEAST_DROP), MOST_DROP)
+        fractions[window] = ratio if share is None else 1.0 - drop
     guided.sort(key=fractions.__getitem__)
     wanted = [fractions[window] * size for size, window in zip(sizes, window_of, strict=True)]
     moves = [window in guided[1:-1] for window in window_of]
@@ -284,12 +284,12 @@ class OmniZip(Method):
     @staticmethod
     def _budgets(prompt: PromptTokens, keep: Tensor, grids: Grids, count: int) -> list[int]:
         """Video tokens of each grid, given the audio that stays (`keep`, (S,))."""
-        seen, heard = contiguous_runs(prompt.video.mask), contiguous_runs(prompt.audio.mask)
-        kept = torch.zeros(len(heard.sizes), device=keep.device)
-        kept.index_add_(0, heard.index, keep[prompt.audio.mask].float())
+        windows, sounds = contiguous_runs(prompt.video.mask), contiguous_runs(prompt.audio.mask)
+        kept = torch.zeros(len(sounds.sizes), device=keep.device)
+        kept.index_add_(0, sounds.index, keep[prompt.audio.mask].float())
         audio_kept: list[float | None] = [
-            number / size for number, size in zip(kept.tolist(), heard.sizes, strict=True)
+            number / size for number, size in zip(kept.tolist(), sounds.sizes, strict=True)
         ]
-        audio_kept += [None] * (len(seen.sizes) - len(audio_kept))
-        first = torch.tensor([0, *grids.sizes[:-1]]).cumsum(0).to(seen.index.device)
-        return grid_budgets(grids.sizes, seen.index[first].tolist(), audio_kept, count)
+        audio_kept += [None] * (len(windows.sizes) - len(audio_kept))
+        first = torch.tensor([0, *grids.sizes[:-1]]).cumsum(0).to(windows.index.device)
+        return grid_budgets(grids.sizes, windows.index[first].tolist(), audio_kept, count)
