@@ -1,7 +1,7 @@
 """Index tensors on host and device without extra waits, and whether Triton kernels run.
 
-Triton is optional; PyTorch's CUDA builds for Linux bring it along. Kernels are compiled when first used, which
-takes seconds, and Triton caches the result on disk.
+Triton is optional; PyTorch's CUDA builds for Linux bring it along. Kernels are compiled when first
+used, which takes seconds, and Triton caches the result on disk.
 """
 
 from __future__ import annotations
