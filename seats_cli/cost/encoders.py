@@ -1,11 +1,14 @@
-"""FLOPs of the vision and audio encoders, in the convention of `seats_cli.cost.flops`."""
+"""FLOPs of the vision and audio encoders, in the convention of `seats_cli.cost.flops`.
+
+The formula of the vision encoder follows from its shape; an audio encoder's is its family's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from seats_cli.cost.token_counts import MediaSizes
-from seats_cli.families.base import Architecture, VisionShape
+from seats_cli.families.base import Architecture, VisionShape, parts
 from seats_cli.families.registry import family_of
 
 
@@ -26,21 +29,14 @@ def vision_flops(shape: VisionShape, grids: Iterable[Sequence[int]]) -> int:
     Parameters
     ----------
     shape : VisionShape
-        Shapes of the encoder.
     grids : iterable of (int, int, int)
         Temporal grids, and patches in height and width, of each video or image.
-
-    Returns
-    -------
-    int
-        FLOPs.
     """
-    return sum(_grid_flops(shape, *grid) for grid in grids)
-
-
-def _grid_flops(shape: VisionShape, grids: int, height: int, width: int) -> int:
-    full, windowed = _attention_pairs(shape, height, width)
-    return packed_vision_flops(shape, grids * height * width, grids * full, grids * windowed)
+    total = 0
+    for times, height, width in grids:
+        full, windowed = (times * pairs for pairs in _attention_pairs(shape, height, width))
+        total += packed_vision_flops(shape, times * height * width, full, windowed)
+    return total
 
 
 def packed_vision_flops(
@@ -55,20 +51,14 @@ def packed_vision_flops(
         Patches that are encoded.
     full_pairs, windowed_pairs : int
         Query-key pairs in one block that sees whole grids, and in one that sees windows.
-
-    Returns
-    -------
-    int
-        FLOPs.
     """
     hidden = shape.hidden_size
     patch_values = shape.in_channels * shape.temporal_patch_size * shape.patch_size**2
     embedding = 2 * patches * patch_values * hidden
     matrices = 3 if shape.gated_mlp else 2
     dense = 2 * patches * (4 * hidden**2 + matrices * hidden * shape.intermediate_size)
-    full_blocks = (
-        shape.depth if shape.window_size is None else len(set(shape.full_attention_blocks))
-    )
+    windowed = shape.window_size is not None
+    full_blocks = len(set(shape.full_attention_blocks)) if windowed else shape.depth
     pairs = full_blocks * full_pairs + (shape.depth - full_blocks) * windowed_pairs
     merged = patches // shape.merge_size**2
     wide = hidden * shape.merge_size**2
@@ -84,9 +74,5 @@ def _attention_pairs(shape: VisionShape, height: int, width: int) -> tuple[int, 
         return full, full
     # Windows hold whole merge units; the last ones of a row or column may be smaller.
     side = shape.window_size // shape.merge_size // shape.patch_size * shape.merge_size
-    return full, _sum_of_squares(height, side) * _sum_of_squares(width, side)
-
-
-def _sum_of_squares(length: int, part: int) -> int:
-    """Sum over the parts of `length`, cut into runs of `part`, of their squared length."""
-    return length // part * part**2 + (length % part) ** 2
+    rows, columns = (sum(n * n for n in parts(length, side)) for length in (height, width))
+    return full, rows * columns

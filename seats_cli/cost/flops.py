@@ -4,6 +4,9 @@ Convention: 2 FLOPs per multiply-add; matrix products only (norms, activations, 
 embedding and softmax are left out, as in `torch.utils.flop_counter`); attention as the full
 square of the sequence, which is what an SDPA kernel is credited with although a causal one
 may skip half; the LM head on the positions it runs on, one in a prefill for generation.
+
+All functions return FLOPs. Those that take a count for each layer raise ValueError if there are
+more or fewer (`check_layers`).
 """
 
 from __future__ import annotations
@@ -41,16 +44,10 @@ def layer_flops(architecture: Architecture, tokens: int, keys: int | None = None
     Parameters
     ----------
     architecture : Architecture
-        Shapes of the LLM.
     tokens : int
         Tokens that the layer processes.
     keys : int, optional
         Tokens they attend to, cached ones included; by default just themselves.
-
-    Returns
-    -------
-    int
-        FLOPs.
     """
     return (
         projection_flops(architecture, tokens)
@@ -70,21 +67,10 @@ def prefill_flops(architecture: Architecture, alive: Sequence[int], head_positio
     Parameters
     ----------
     architecture : Architecture
-        Shapes of the LLM.
     alive : sequence of int
         Tokens that each layer processes.
     head_positions : int
         Positions that the LM head runs on.
-
-    Returns
-    -------
-    int
-        FLOPs.
-
-    Raises
-    ------
-    ValueError
-        If there is not one count for each layer.
     """
     check_layers(architecture, alive)
     layers = sum(layer_flops(architecture, tokens) for tokens in alive)
@@ -97,21 +83,10 @@ def decode_flops(architecture: Architecture, cached: Sequence[int], steps: int) 
     Parameters
     ----------
     architecture : Architecture
-        Shapes of the LLM.
     cached : sequence of int
         Tokens in each layer's KV cache after the prefill.
     steps : int
         Answer tokens that are fed back to the model.
-
-    Returns
-    -------
-    int
-        FLOPs.
-
-    Raises
-    ------
-    ValueError
-        If there is not one count for each layer.
     """
     check_layers(architecture, cached)
     # Step i sees the cache, the i - 1 earlier answer tokens and itself.

@@ -42,21 +42,10 @@ def kv_bytes(architecture: Architecture, cached: Sequence[int], bytes_per_value:
     Parameters
     ----------
     architecture : Architecture
-        Shapes of the LLM.
     cached : sequence of int
         Tokens in each layer's cache.
     bytes_per_value : int
         2 for float16 and bfloat16, 4 for float32.
-
-    Returns
-    -------
-    int
-        Bytes.
-
-    Raises
-    ------
-    ValueError
-        If there is not one count for each layer.
     """
     check_layers(architecture, cached)
     per_token = 2 * architecture.num_kv_heads * architecture.head_dim * bytes_per_value
@@ -75,21 +64,10 @@ def activation_bytes(architecture: Architecture, alive: Sequence[int], bytes_per
     Parameters
     ----------
     architecture : Architecture
-        Shapes of the LLM.
     alive : sequence of int
         Tokens that each layer processes.
     bytes_per_value : int
         2 for float16 and bfloat16, 4 for float32.
-
-    Returns
-    -------
-    int
-        Bytes.
-
-    Raises
-    ------
-    ValueError
-        If there is not one count for each layer.
     """
     check_layers(architecture, alive)
     query_width = architecture.num_heads * architecture.head_dim

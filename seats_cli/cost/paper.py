@@ -19,11 +19,6 @@ from seats_cli.families.registry import describe_config, named_config
 from seats_cli.schedule import PruningPlan
 
 
-def layer_macs(architecture: Architecture, tokens: int) -> int:
-    """Multiply-adds of one decoder layer; a mixture of experts counts the visited experts."""
-    return layer_flops(architecture, tokens) // 2
-
-
 def paper_prefill_macs(
     architecture: Architecture, alive: Sequence[int], final: int | None = None
 ) -> int:
@@ -32,7 +27,6 @@ def paper_prefill_macs(
     Parameters
     ----------
     architecture : Architecture
-        Shapes of the LLM.
     alive : sequence of int
         Tokens that each layer processes.
     final : int, optional
@@ -43,46 +37,11 @@ def paper_prefill_macs(
     -------
     int
         Multiply-adds, which the paper calls FLOPs.
-
-    Raises
-    ------
-    ValueError
-        If there is not one count for each layer.
     """
     check_layers(architecture, alive)
     positions = (alive[-1] if alive else 0) if final is None else final
-    layers = sum(layer_macs(architecture, tokens) for tokens in alive)
-    return layers + head_flops(architecture, positions) // 2
-
-
-def alive_after_drops(
-    initial: int, drops: Sequence[tuple[int, int]], num_layers: int
-) -> tuple[list[int], int]:
-    """Tokens in each layer, and after the last one, from a list of drops.
-
-    Parameters
-    ----------
-    initial : int
-        Tokens that enter the first layer.
-    drops : sequence of (int, int)
-        Pairs of a 1-based layer and the tokens left after it, in any order; the last of
-        several for one layer holds.
-    num_layers : int
-        Decoder layers.
-
-    Returns
-    -------
-    alive : list of int
-        Tokens that each layer processes.
-    final : int
-        Tokens that leave the last layer.
-    """
-    left_after = dict(drops)
-    alive, current = [], initial
-    for layer in range(1, num_layers + 1):
-        alive.append(current)
-        current = left_after.get(layer, current)
-    return alive, current
+    layers = sum(layer_flops(architecture, tokens) for tokens in alive)
+    return (layers + head_flops(architecture, positions)) // 2
 
 
 @dataclass(frozen=True)

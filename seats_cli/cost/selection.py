@@ -24,38 +24,8 @@ def pairs(windows: Iterable[int], width: int) -> list[Product]:
 
 
 def comparison_flops(products: Iterable[Product]) -> int:
-    """Similarities of tokens: all pairs of each window for Stage I.
-
-    Parameters
-    ----------
-    products : iterable of (int, int, int)
-        Rows, columns, and width of the vectors.
-
-    Returns
-    -------
-    int
-        FLOPs; what follows only compares numbers and is left out, as is all that is no matrix
-        product.
-    """
+    """Matrix products of rows, columns and width; what follows only compares numbers."""
     return 2 * sum(rows * columns * width for rows, columns, width in products)
-
-
-def importance_flops(windows: Iterable[int], hidden_size: int) -> int:
-    """Stage I: the encoder's last queries against its keys in each statistics window.
-
-    Parameters
-    ----------
-    windows : iterable of int
-        Encoder positions of each window.
-    hidden_size : int
-        Width of the encoder, whose own queries and keys are used.
-
-    Returns
-    -------
-    int
-        FLOPs.
-    """
-    return comparison_flops(pairs(windows, hidden_size))
 
 
 def relevance_flops(architecture: Architecture, tokens: int, queries: int = 1) -> int:
@@ -64,16 +34,10 @@ def relevance_flops(architecture: Architecture, tokens: int, queries: int = 1) -
     Parameters
     ----------
     architecture : Architecture
-        Shapes of the LLM.
     tokens : int
         Tokens alive before the drop.
     queries : int
         Tokens that ask: the last text token for SEATS.
-
-    Returns
-    -------
-    int
-        FLOPs.
     """
     query_width = architecture.num_heads * architecture.head_dim
     key_width = architecture.num_kv_heads * architecture.head_dim
@@ -96,7 +60,6 @@ def selection_flops(
     Parameters
     ----------
     architecture : Architecture
-        Shapes of the model.
     sizes : MediaSizes
         What the encoders were given.
     plan : PruningPlan
@@ -109,24 +72,16 @@ def selection_flops(
         Tokens alive before each drop inside the LLM that asked for relevance.
     queries : int
         Tokens whose attention counts as relevance.
-
-    Returns
-    -------
-    int
-        FLOPs.
     """
-    total = comparison_flops(compared)
-    total += sum(relevance_flops(architecture, tokens, queries) for tokens in scored)
-    if importance:
-        unit = architecture.vision.merge_size**2
+    products = list(compared)
+    if importance:  # the encoders' last queries against their keys in each statistics window
+        vision, unit = architecture.vision, architecture.vision.merge_size**2
         windows = video_windows(architecture, sizes, plan.config.video_window)
-        total += importance_flops(
-            (unit * size for size in windows), architecture.vision.hidden_size
-        )
-        total += importance_flops(
-            audio_statistics_windows(architecture, sizes), architecture.audio.hidden_size
-        )
-    return total
+        products += pairs((unit * size for size in windows), vision.hidden_size)
+        heard = audio_statistics_windows(architecture, sizes)
+        products += pairs(heard, architecture.audio.hidden_size)
+    asked = sum(relevance_flops(architecture, tokens, queries) for tokens in scored)
+    return comparison_flops(products) + asked
 
 
 def stage1_windows(

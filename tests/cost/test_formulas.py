@@ -6,8 +6,8 @@ import pytest
 
 from seats_cli.cost.flops import decode_flops, layer_flops, prefill_flops
 from seats_cli.cost.memory import cached_tokens, kv_bytes
-from seats_cli.cost.paper import alive_after_drops, layer_macs, paper_prefill_macs
-from seats_cli.cost.selection import comparison_flops, importance_flops, pairs, relevance_flops
+from seats_cli.cost.paper import paper_prefill_macs
+from seats_cli.cost.selection import comparison_flops, pairs, relevance_flops
 from seats_cli.families.base import Architecture
 from tests.golden_units import Case, cases_with_result
 from tests.shapes import architecture
@@ -32,12 +32,13 @@ def test_golden(case: Case) -> None:
     shapes = _architecture(arguments)
     if case.facts.get("fn") == "segmented":
         drops = [(layer + 1, left) for layer, left in arguments["drop_events"] or ()]
-        alive, final = alive_after_drops(
-            arguments["initial_seq_len"], drops, arguments["num_layers"]
-        )
+        left_after, alive = dict(drops), [arguments["initial_seq_len"]]
+        for layer in range(1, arguments["num_layers"] + 1):
+            alive.append(left_after.get(layer, alive[-1]))
+        final = alive.pop()
         macs = paper_prefill_macs(shapes, alive, final) * arguments.get("batch_size", 1)
     else:
-        macs = layer_macs(shapes, arguments["seq_len"])
+        macs = layer_flops(shapes, arguments["seq_len"]) // 2
     assert macs == pytest.approx(case.facts["result"], rel=1e-12)
 
 
@@ -77,7 +78,7 @@ def test_cache_bytes() -> None:
 def test_selection_costs_little() -> None:
     shapes = architecture()
     added = comparison_flops(pairs([720] * 30, shapes.hidden_size))
-    added += importance_flops([2880] * 30, shapes.vision.hidden_size)
+    added += comparison_flops(pairs([2880] * 30, shapes.vision.hidden_size))
     added += 3 * relevance_flops(shapes, 20000)
     assert 0 < added < 0.05 * prefill_flops(shapes, [21600] * 28)
 
