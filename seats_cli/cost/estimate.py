@@ -250,6 +250,6 @@ def _context_warning(prompt: int, new: int, architecture: Architecture) -> tuple
         return ()
     return (
         f"The prompt would have {prompt:,} tokens and the answer may take {new:,}, but the "
-        f"model's context holds {limit:,}: use --start/--end or a lower --fps, --max-frames or "
-        "--max-pixels.",
+        f"model's context holds {limit:,}: use `start`/`end` or a lower `fps`, `max_frames` or "
+        "`max_pixels`.",
     )

@@ -189,7 +189,7 @@ def named_config(
     values = copy.deepcopy(known[name.lower()])
     if layers is not None:
         if layers < 1:
-            raise UsageError(f"--layers must be at least 1, not {layers}.")
+            raise UsageError(f"`layers` must be at least 1, not {layers}.")
         values.get("text_config", values)["num_hidden_layers"] = layers
     if hidden is not None:
         _widen(values, hidden)
@@ -203,7 +203,7 @@ def _widen(values: dict[str, Any], hidden: int) -> None:
     # Qwen3's heads are together wider than the model: keep that proportion.
     wanted = hidden * heads * head // text["hidden_size"] // head
     if hidden < head or hidden % head or wanted < 1:
-        raise UsageError(f"--hidden must be a multiple of the head width {head}, not {hidden}.")
+        raise UsageError(f"`hidden` must be a multiple of the head width {head}, not {hidden}.")
     scale = hidden / text["hidden_size"]
     fewer = max(1, round(groups * scale))
     while wanted % fewer:

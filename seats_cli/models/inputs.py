@@ -58,7 +58,7 @@ def prepare_clip(loaded: LoadedModel, clip: Clip) -> PreparedClip:
         If the clip alone is more than the model's context holds.
     """
     if clip.frames is None and clip.audio is None:
-        raise UsageError("The clip has neither picture nor sound to ask about.")
+        raise UsageError("The clip has neither video nor audio to ask about.")
     _check_size(loaded.architecture, clip, 0)
     inputs = loaded.adapter.clip_inputs(
         loaded.processor, clip, _STAND_IN, _pixels_on(loaded.model.device, clip)
@@ -116,9 +116,8 @@ def inputs_from_messages(
 ) -> dict[str, Any]:
     """Tokens and features for a conversation with any number of pictures, videos and sounds.
 
-    Videos and sounds are read by `read_clip`, not by `qwen_omni_utils`: its readers give up at the
-    first damaged frame, space frames by their number where a recording has gaps, ignore rotation,
-    and need the ffmpeg program for sound. The rest is its `process_mm_info`.
+    Videos and sounds are read by `read_clip`, which says what the readers of `qwen_omni_utils`
+    would lose; the rest is that package's `process_mm_info`.
 
     Parameters
     ----------
@@ -170,7 +169,7 @@ def inputs_from_messages(
     if len(ids) > limit:
         raise ResourceError(
             f"The conversation has {len(ids):,} tokens, but the model's context holds {limit:,}: "
-            "use fewer or shorter parts, a lower fps, max_frames or max_pixels."
+            "use fewer or shorter parts, or a lower `fps`, `max_frames` or `max_pixels`."
         )
     inputs |= {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
     return _on_model(inputs, loaded.model)
@@ -203,7 +202,7 @@ def _read(part: Mapping[str, Any], loaded: LoadedModel, heard: bool) -> dict[str
     if kind == "audio":
         return {"type": "audio", "audio": clip.audio}
     if clip.frames is None or (heard and clip.audio is None):
-        lacks = "pictures" if clip.frames is None else "sound: set use_audio_in_video to False"
+        lacks = "pictures" if clip.frames is None else "audio: set `use_audio_in_video=False`"
         raise UsageError(f"'{part[kind]}' has no {lacks}.")
     area = clip.frames.shape[1] * clip.frames.shape[2]
     return {
@@ -235,9 +234,9 @@ def _check_size(architecture: Architecture, clip: Clip, text: int) -> None:
         sizes = replace(sizes, mel_frames=(mel_frames(len(clip.audio)),))
     video, audio = token_counts(architecture, sizes)
     if video + audio + text > architecture.max_positions:
-        remedy = "use --start/--end, a lower --fps, --max-frames or --max-pixels, or --max-audio"
+        remedy = "use `start`/`end`, a lower `fps`, `max_frames` or `max_pixels`, or `max_audio`"
         raise ResourceError(
-            f"The clip has {video:,} tokens of picture and {audio:,} of sound and the question "
+            f"The clip has {video:,} video tokens and {audio:,} audio tokens and the question has "
             f"{text:,}, but the model's context holds {architecture.max_positions:,}: "
             f"{'shorten the question' if text > video + audio else remedy}."
         )

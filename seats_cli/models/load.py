@@ -153,13 +153,13 @@ def _locate(name: str, revision: str | None, offline: bool) -> Path:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except HFValidationError:
         raise ModelError(
-            f"There is no model folder '{name}', and it is no hub id either."
+            f"There is no model folder '{name}', and it is not a valid hub id."
         ) from None
     except (LocalEntryNotFoundError, OSError):
-        known = checkpoints().get(name)  # to warn before a download that seats never starts itself
+        known = checkpoints().get(name)  # seats never downloads a model by itself
         size = "" if known is None else f" (about {known.gigabytes} GB)"
         option = f" --revision {revision}" if revision else ""
-        state = " and --offline is set" if offline else ""
+        state = " and `offline` is set" if offline else ""
         raise ModelError(
             f"The model '{name}' is neither a folder nor in the Hugging Face cache{state}; "
             f"fetch it{size} with: hf download {name}{option}"
@@ -219,7 +219,7 @@ def checked_settings(device: str, dtype: str, attention: str) -> tuple[torch.dev
 def _device(device: str) -> torch.device:
     if device == SPREAD and importlib.util.find_spec("accelerate") is None:
         raise UsageError(
-            "--device spread needs the package accelerate: pip install 'seats-cli[multi-gpu]'."
+            "`device=spread` needs the package accelerate: pip install 'seats-cli[multi-gpu]'."
         )
     if device in ("auto", SPREAD):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -230,9 +230,9 @@ def _device(device: str) -> torch.device:
             f"Unknown device '{device}': use auto, cpu, cuda, cuda:1, mps or spread."
         ) from None
     if where.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("There is no usable CUDA device here: use --device cpu.")
+        raise UsageError("There is no usable CUDA device here: use `device=cpu`.")
     if where.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("There is no usable MPS device here: use --device cpu.")
+        raise UsageError("There is no usable MPS device here: use `device=cpu`.")
     return where
 
 
@@ -259,9 +259,9 @@ def _check_attention(attention: str, where: torch.device) -> None:
         raise UsageError(f"Unknown attention '{attention}': use {', '.join(ATTENTION)}.")
     if attention == "flash_attention_2":
         if where.type != "cuda":
-            raise UsageError("flash_attention_2 needs a CUDA device: use --attn sdpa.")
+            raise UsageError("flash_attention_2 needs a CUDA device: use `attention=sdpa`.")
         if importlib.util.find_spec("flash_attn") is None:
-            raise UsageError("The package flash-attn is not installed: use --attn sdpa.")
+            raise UsageError("The package flash-attn is not installed: use `attention=sdpa`.")
 
 
 def transformers_name(attention: str) -> str:

@@ -21,8 +21,8 @@ from seats_cli.cost.token_counts import MediaSizes
 from seats_cli.families.base import HOP, MIN_SAMPLES, mel_frames
 from seats_cli.models.adapter import Adapter, SideTensors
 from seats_cli.models.fused_modules import rotate_vision
+from seats_cli.selection import static_regions
 from seats_cli.selection.device import on_device
-from seats_cli.selection.static_regions import positions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -238,7 +238,7 @@ class QwenOmni(Adapter):
     def packed_vision_arguments(self, grid_thw: Tensor, packing: Packing) -> dict[str, Any]:
         """Places, borders of segments and windows, and positions where they are learned (Qwen3)."""
         visual, device = self.visual, grid_thw.device
-        chosen = positions(packing.chosen, self.merge_unit).to(device)
+        chosen = static_regions.positions(packing.chosen, self.merge_unit).to(device)
         merge = self.config.vision_config.spatial_merge_size
         arguments: dict[str, Any] = {
             "position_ids": get_vision_position_ids(grid_thw, merge)[chosen],

@@ -81,7 +81,7 @@ def test_a_clip_beyond_the_context_is_refused_at_once(loaded: LoadedModel) -> No
     clip = noise_clip(loaded.sizing.factor)
     hours = np.zeros(2 * 3600 * SAMPLE_RATE, np.float32)
     began = time.monotonic()
-    with pytest.raises(ResourceError, match=r"of sound .* but .* --max-audio") as caught:
+    with pytest.raises(ResourceError, match=r"audio tokens .* but .* `max_audio`") as caught:
         build_inputs(loaded, dataclasses.replace(clip, audio=hours), "What?")
     assert time.monotonic() - began < 1
     assert caught.value.exit_code == 5
