@@ -342,3 +342,19 @@ class SeatsConfig:
 
 # The keys of a file; those of methods' options come to them.
 SETTINGS = tuple(item.name for item in dataclasses.fields(SeatsConfig) if item.name != "options")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how to load it: the parameters of `seats_cli.models.load_model`."""
+
+    model: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    attention: str = "sdpa"
+    revision: str | None = None
+    offline: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `load_model`; fields that a subclass adds are left out."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(ModelOptions)}

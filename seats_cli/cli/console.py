@@ -7,13 +7,14 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.text import Text
+
+from seats_cli.cli.option_groups import with_flags
 
 
 class Talk:
@@ -53,7 +54,8 @@ class Talk:
 
     def _line(self, sentence: str, style: str) -> None:
         # soft_wrap keeps it one line for grep; the terminal wraps it for the eye.
-        self.console.print(Text(" ".join(sentence.split()), style=style), soft_wrap=True)
+        words = with_flags(" ".join(sentence.split()))
+        self.console.print(Text(words, style=style), soft_wrap=True)
 
 
 class Spinner:
@@ -152,34 +154,25 @@ _LINE_EVERY_S = 30.0
 
 
 class ProgressBar:
-    """Counts answers, also those of other processes.
+    """A bar of answers on a terminal, elsewhere a line now and then.
 
     Parameters
     ----------
     talk : Talk
     total, done : int
-        Answers in all, and those that an earlier run has left.
-    shown : bool
-        False counts silently.
-    counter : shared integer, optional
-        Of `multiprocessing`, to count together with other processes.
+        Answers in all, and those of an earlier run.
     """
 
-    def __init__(
-        self, talk: Talk, total: int, done: int, *, shown: bool, counter: Any = None
-    ) -> None:
-        self._talk, self._total, self._before = talk, total, min(done, total)
-        self._shown = shown and not talk.quiet
-        self.counter = counter
-        self._own = 0
-        self._began = self._told = time.monotonic()
+    def __init__(self, talk: Talk, total: int, done: int) -> None:
+        self._talk, self._total, self._done = talk, total, done
+        self._began = self._last_line = time.monotonic()
         self._bar: Progress | None = None
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> ProgressBar:
-        if self._shown and self._before:
-            self._talk.notice(f"{self._before} of {self._total} answers are there already.")
-        if self._shown and self._talk.console.is_terminal:
+    def __enter__(self) -> Callable[[int], None]:
+        if self._done:
+            self._talk.notice(f"{self._done} of {self._total} answers are there already.")
+        if self._talk.console.is_terminal and not self._talk.quiet:
             self._bar = self._stack.enter_context(
                 Progress(
                     TextColumn("Answering"),
@@ -190,37 +183,21 @@ class ProgressBar:
                     transient=True,
                 )
             )
-            self._task = self._bar.add_task("", total=self._total, completed=self._before)
-        return self
+            self._task = self._bar.add_task("", total=self._total, completed=self._done)
+        return self._show
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def share(self, context: Any) -> None:
-        """Count together with processes that are given `counter`."""
-        self.counter = context.Value("q", 0)
-
-    def add(self) -> None:
-        """One more answer."""
-        if self.counter is None:
-            self._own += 1
-        else:
-            with self.counter.get_lock():
-                self.counter.value += 1
-        self.show()
-
-    def show(self) -> None:
-        """Bring what is shown up to date."""
-        if not self._shown:
-            return
-        new = self._own if self.counter is None else int(self.counter.value)
+    def _show(self, new: int) -> None:
+        """Bring what is shown up to date, with so many answers of this run."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._before + new)
+            self._bar.update(self._task, completed=self._done + new)
             return
         now = time.monotonic()
-        if new and now - self._told >= _LINE_EVERY_S:
-            self._told = now
-            left = (now - self._began) / new * (self._total - self._before - new)
+        if new and now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            left = (now - self._began) / new * (self._total - self._done - new)
             self._talk.notice(
-                f"{self._before + new} of {self._total} answers, about {left / 60:.0f} min left."
+                f"{self._done + new} of {self._total} answers, about {left / 60:.0f} min left."
             )

@@ -18,6 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from seats_cli.cli.option_groups import was_typed
 from seats_cli.config import read_table
 from seats_cli.errors import ConfigError
 
@@ -100,12 +101,6 @@ class SettingsCommand(TyperCommand):
             raise
 
 
-def from_command_line(context: typer.Context, name: str) -> bool:
-    """Whether an option was typed, and not taken from settings or defaults."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def shown_path(path: Path) -> str:
     """The path with the home folder written as `~`."""
     text, home = str(path), str(Path.home())
@@ -129,9 +124,9 @@ def _from_file(path: Path) -> dict[str, SettingOrigin]:
 
 def _name_origin(error: typer.BadParameter, settings: Mapping[str, SettingOrigin]) -> None:
     """Add to a complaint about an option that nobody typed where its value came from."""
-    context, parameter = error.ctx, error.param
-    name = None if parameter is None else parameter.name
-    if name in settings and context is not None and name is not None:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "COMMANDLINE":
-            error.message = f"{error.message} (from {settings[name].origin})"
+    context: Any = error.ctx
+    name = str(error.param.name) if error.param is not None else ""
+    if context is None or name not in settings or was_typed(context, name):
+        return
+    if context.get_parameter_source(name) is not None:
+        error.message = f"{error.message} (from {settings[name].origin})"

@@ -8,8 +8,9 @@ from typing import Any
 import typer
 
 from seats_cli.cli import options as opt
-from seats_cli.cli.console import calm_libraries, print_document, stdout_is_unicode
+from seats_cli.cli.console import calm_libraries
 from seats_cli.cli.defaults import KEYS, load_settings, settings_files, shown_path
+from seats_cli.cli.outputs import print_json
 
 _WIDTH = 80
 
@@ -21,13 +22,16 @@ def doctor(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
 
     sections = environment()
     if as_json:
-        from seats_cli.report.documents import SCHEMA_VERSION, dump_document
-        from seats_cli.results import jsonable
-
-        document = jsonable({"schema_version": SCHEMA_VERSION, **sections})
-        print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
+        _print_json(sections)
         return
     typer.echo("\n\n".join(_section(name, facts) for name, facts in sections.items()))
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    from seats_cli.report.documents import SCHEMA_VERSION
+    from seats_cli.results import jsonable
+
+    print_json(jsonable({"schema_version": SCHEMA_VERSION, **content}))
 
 
 def _section(name: str, facts: dict[str, Any]) -> str:
@@ -73,12 +77,8 @@ def config(context: typer.Context, as_json: opt.Json = False, debug: opt.Debug =
         for key in KEYS
     }
     if as_json:
-        from seats_cli.report.documents import SCHEMA_VERSION, dump_document
-        from seats_cli.results import jsonable
-
         values = {key: {"value": value, "origin": origin} for key, (value, origin) in rows.items()}
-        document = jsonable({"schema_version": SCHEMA_VERSION, "settings": values})
-        print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
+        _print_json({"settings": values})
         return
     for key, (value, origin) in rows.items():
         shown = "-" if value is None else str(getattr(value, "value", value))

@@ -16,6 +16,7 @@ from typing import Any
 
 from seats_cli import __version__
 from seats_cli.cli.defaults import load_settings, settings_files, shown_path
+from seats_cli.families.registry import BUNDLED
 
 Facts = dict[str, Any]
 
@@ -154,10 +155,8 @@ def _settings() -> Facts:
 
 
 def _model() -> Facts:
-    from seats_cli.models import default_model
-
     chosen = load_settings().get("model")
-    name = default_model() if chosen is None else str(chosen.value)
+    name = BUNDLED if chosen is None else str(chosen.value)
     facts: Facts = {"default": shown_path(Path(name))}
     card = bundled_card()
     facts["bundled_installed"] = _bundled_weights()

@@ -1,61 +1,42 @@
-"""Options that several commands share, grouped as the help shows them, and their parsers."""
+"""The options of the commands: groups of them, and single ones that several commands take."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
+from typer.models import OptionInfo
 
 from seats_cli.cli.question import is_text
+from seats_cli.config import ALLOCATIONS, KV_POLICIES, ModelOptions
 from seats_cli.errors import UsageError
+from seats_cli.families.registry import named_shapes
+from seats_cli.media.clip import ReadOptions
+from seats_cli.media.timecode import parse_time
 
+if TYPE_CHECKING:
+    Kv: TypeAlias = str
+    Allocation: TypeAlias = str
+    Format: TypeAlias = str
+    Dtype: TypeAlias = str
+    Attention: TypeAlias = str
+else:
 
-class Kv(str, Enum):
-    """KV-cache policies."""
+    def _choices(name: str, values: Sequence[str]) -> type[Enum]:
+        """What Typer shows as choices; commands get the plain strings, see `grouped`."""
+        return Enum(name, {value: value for value in values}, type=str)
 
-    LAYERWISE = "layerwise"
-    SURVIVORS = "survivors"
-
-
-class Allocation(str, Enum):
-    """How the budget is spread over windows."""
-
-    REFERENCE = "reference"
-    ADAPTIVE = "adaptive"
-    ADAPTIVE_CONTRAST = "adaptive-contrast"
-    ADAPTIVE_FLOOR = "adaptive-floor"
-    GLOBAL = "global"
-
-
-class Format(str, Enum):
-    """How a comparison or an evaluation is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MD = "md"
-
-
-class DtypeChoice(str, Enum):
-    """Number formats of the weights."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
-class Attention(str, Enum):
-    """Attention implementations, under their transformers names where they have one."""
-
-    SDPA = "sdpa"
-    STOCK_SDPA = "stock-sdpa"
-    EAGER = "eager"
-    FLASH_ATTENTION_2 = "flash_attention_2"
+    Kv = _choices("Kv", KV_POLICIES)
+    Allocation = _choices("Allocation", ALLOCATIONS)
+    Format = _choices("Format", ("table", "json", "csv", "md"))
+    Dtype = _choices("Dtype", ("auto", "float32", "bfloat16", "float16"))
+    Attention = _choices("Attention", ("sdpa", "stock-sdpa", "eager", "flash_attention_2"))
 
 
 def parse_ratio(text: str) -> float:
@@ -105,6 +86,14 @@ def parse_seed(text: str) -> int:
     return seed
 
 
+def parse_clock(text: str) -> float:
+    """Seconds, written as `parse_time` reads them."""
+    try:
+        return parse_time(str(text))
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def split_choices(text: str | None) -> tuple[str, ...]:
     """The options of `--choices "red, green"`; nothing when it was not given."""
     if text is None:
@@ -115,39 +104,6 @@ def split_choices(text: str | None) -> tuple[str, ...]:
             f"--choices needs two or more different options between commas, not {text!r}."
         )
     return choices
-
-
-def parse_range(start: str | None, end: str | None) -> tuple[float | None, float | None]:
-    """`--start` and `--end` in seconds, in order."""
-    if start is None and end is None:
-        return None, None
-    from seats_cli.media import parse_time
-
-    seconds: list[float | None] = []
-    for name, text in (("--start", start), ("--end", end)):
-        try:
-            seconds.append(None if text is None else parse_time(text))
-        except UsageError as error:
-            raise UsageError(f"{name}: {error}") from error
-    first, last = seconds
-    if first is not None and last is not None and first >= last:
-        raise UsageError(f"--start {start} is not before --end {end}.")
-    return first, last
-
-
-def parse_seconds(option: str, text: str | None) -> float | None:
-    """A length of time above 0, written like `--start`."""
-    if text is None:
-        return None
-    from seats_cli.media import parse_time
-
-    try:
-        seconds = parse_time(text)
-    except UsageError as error:
-        raise UsageError(f"{option}: {error}") from error
-    if seconds <= 0:
-        raise UsageError(f"{option} must be above 0, not {text}.")
-    return seconds
 
 
 def _number(text: str) -> float:
@@ -161,130 +117,105 @@ def _number(text: str) -> float:
 
 
 # One panel of the help each.
-_input = partial(typer.Option, rich_help_panel="Input")
-_budget = partial(typer.Option, rich_help_panel="Budget")
-_model = partial(typer.Option, rich_help_panel="Model")
-_output = partial(typer.Option, rich_help_panel="Output")
+input_option = partial(typer.Option, rich_help_panel="Input")
+budget_option = partial(typer.Option, rich_help_panel="Budget")
+model_option = partial(typer.Option, rich_help_panel="Model")
+output_option = partial(typer.Option, rich_help_panel="Output")
 
-Video = Annotated[
-    str,
+_VIDEO = typer.Argument(
+    metavar="VIDEO",
+    show_default=False,
+    help="Video, sound or picture: a file, an http(s) URL, or '-' for stdin.",
+)
+Video = Annotated[str, _VIDEO]
+OptionalVideo = Annotated[str | None, _VIDEO]
+Question = Annotated[
+    str | None,
     typer.Argument(
-        metavar="VIDEO",
+        metavar="QUESTION",
         show_default=False,
-        help="Video, sound or picture: a file, an http(s) URL, or '-' for stdin.",
-    ),
-]
-
-# Input
-Start = Annotated[
-    str | None,
-    _input(
-        "--start",
-        metavar="TIME",
-        show_default=False,
-        help="Where to begin: 75, 1:15 or 00:01:15.5.",
-    ),
-]
-End = Annotated[
-    str | None, _input("--end", metavar="TIME", show_default=False, help="Where to stop.")
-]
-Fps = Annotated[
-    float,
-    _input("--fps", metavar="RATE", parser=parse_positive, help="Frames per second to sample."),
-]
-MaxFrames = Annotated[
-    int,
-    _input(
-        "--max-frames",
-        metavar="N",
-        min=2,
-        help="At most this many frames; a longer clip is sampled more thinly.",
-    ),
-]
-MaxPixels = Annotated[
-    int | None,
-    _input(
-        "--max-pixels",
-        metavar="N",
-        min=1,
-        show_default="the model's",
-        help="At most this many pixels per frame (width x height).",
-    ),
-]
-Audio = Annotated[bool, _input("--audio/--no-audio", help="Listen to the sound, or don't.")]
-AudioTrack = Annotated[
-    int | None,
-    _input(
-        "--audio-track",
-        metavar="N",
-        min=0,
-        show_default="the file's default",
-        help="Which audio track, counted from 0.",
-    ),
-]
-MaxAudio = Annotated[
-    str | None,
-    _input(
-        "--max-audio",
-        metavar="TIME",
-        show_default="all of it",
-        help="At most this much sound; the rest is left out, with a warning.",
+        help="The question; read from stdin when piped there, or for '-'.",
     ),
 ]
 AllowLocalUrls = Annotated[
     bool,
-    _input("--allow-local-urls", help="Let a URL lead to this machine or its own network."),
+    input_option("--allow-local-urls", help="Let a URL lead to this machine or its own network."),
 ]
 
-# Budget
-Retain = Annotated[
-    float | None,
-    _budget(
-        "--retain",
-        metavar="SHARE",
-        parser=parse_ratio,
-        show_default="25%",
-        help="Share of audio and video tokens to keep, averaged over layers: 0.1 or 10%.",
-    ),
-]
-RetainVideo = Annotated[
-    float | None,
-    _budget(
-        "--retain-video",
-        metavar="SHARE",
-        parser=parse_ratio,
-        show_default="by preset",
-        help="The same for video tokens alone.",
-    ),
-]
-RetainAudio = Annotated[
-    float | None,
-    _budget(
-        "--retain-audio",
-        metavar="SHARE",
-        parser=parse_ratio,
-        show_default="by preset",
-        help="The same for audio tokens alone.",
-    ),
-]
-EncoderReuse = Annotated[
-    float | None,
-    _budget(
-        "--skip-still",
-        metavar="LEVELS",
-        min=0.0,
-        max=255.0,
-        show_default="off",
-        help=(
-            "Do not encode places of the picture again that changed by no more than this many "
-            "grey levels, such as 2; 0 skips exact repeats only."
+
+@dataclass(frozen=True)
+class ReadFlags(ReadOptions):
+    """What of a file to read."""
+
+    start: Annotated[
+        float | None,
+        input_option(
+            "--start",
+            metavar="TIME",
+            parser=parse_clock,
+            show_default=False,
+            help="Where to begin: 75, 1:15 or 00:01:15.5.",
         ),
-    ),
-]
-Full = Annotated[bool, _budget("--full", help="Prune nothing.")]
+    ]
+    end: Annotated[
+        float | None,
+        input_option(
+            "--end", metavar="TIME", parser=parse_clock, show_default=False, help="Where to stop."
+        ),
+    ]
+    fps: Annotated[
+        float,
+        input_option(
+            "--fps", metavar="RATE", parser=parse_positive, help="Frames per second to sample."
+        ),
+    ]
+    max_frames: Annotated[
+        int,
+        input_option(
+            "--max-frames",
+            metavar="N",
+            min=2,
+            help="At most this many frames; a longer clip is sampled more thinly.",
+        ),
+    ]
+    max_pixels: Annotated[
+        int | None,
+        input_option(
+            "--max-pixels",
+            metavar="N",
+            min=1,
+            show_default="the model's",
+            help="At most this many pixels per frame (width x height).",
+        ),
+    ]
+    audio: Annotated[
+        bool, input_option("--audio/--no-audio", help="Listen to the sound, or don't.")
+    ]
+    audio_track: Annotated[
+        int | None,
+        input_option(
+            "--audio-track",
+            metavar="N",
+            min=0,
+            show_default="the file's default",
+            help="Which audio track, counted from 0.",
+        ),
+    ]
+    max_audio: Annotated[
+        float | None,
+        input_option(
+            "--max-audio",
+            metavar="TIME",
+            parser=parse_clock,
+            show_default="all of it",
+            help="At most this much sound; the rest is left out, with a warning.",
+        ),
+    ]
+
+
 KvPolicy = Annotated[
     Kv | None,
-    _budget(
+    budget_option(
         "--kv",
         show_default="layerwise",
         help="Each layer caches what it saw, or only what survived every drop.",
@@ -292,11 +223,13 @@ KvPolicy = Annotated[
 ]
 AllocationPolicy = Annotated[
     Allocation | None,
-    _budget("--allocation", show_default="reference", help="How the budget is spread over time."),
+    budget_option(
+        "--allocation", show_default="reference", help="How the budget is spread over time."
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,
-    _budget(
+    budget_option(
         "--config",
         metavar="FILE",
         show_default=False,
@@ -304,83 +237,286 @@ ConfigFile = Annotated[
     ),
 ]
 
-# Model
-Model = Annotated[
-    str | None,
-    _model(
+
+@dataclass(frozen=True)
+class BudgetFlags:
+    """One configuration; None is what was not set. Names are those of `SeatsConfig`."""
+
+    retain: Annotated[
+        float | None,
+        budget_option(
+            "--retain",
+            metavar="SHARE",
+            parser=parse_ratio,
+            show_default="25%",
+            help="Share of audio and video tokens to keep, averaged over layers: 0.1 or 10%.",
+        ),
+    ] = None
+    retain_video: Annotated[
+        float | None,
+        budget_option(
+            "--retain-video",
+            metavar="SHARE",
+            parser=parse_ratio,
+            show_default="by preset",
+            help="The same for video tokens alone.",
+        ),
+    ] = None
+    retain_audio: Annotated[
+        float | None,
+        budget_option(
+            "--retain-audio",
+            metavar="SHARE",
+            parser=parse_ratio,
+            show_default="by preset",
+            help="The same for audio tokens alone.",
+        ),
+    ] = None
+    method: Annotated[
+        str | None,
+        budget_option(
+            "--method",
+            metavar="NAME",
+            show_default="seats",
+            help="Selection method: seats, random, fastv and so on.",
+        ),
+    ] = None
+    full: Annotated[bool, budget_option("--full", help="Prune nothing.")] = False
+    still_tolerance: Annotated[
+        float | None,
+        budget_option(
+            "--skip-still",
+            metavar="LEVELS",
+            min=0.0,
+            max=255.0,
+            show_default="off",
+            help=(
+                "Do not encode places of the picture again that changed by no more than this many "
+                "grey levels, such as 2; 0 skips exact repeats only."
+            ),
+        ),
+    ] = None
+    kv: KvPolicy = None
+    allocation: AllocationPolicy = None
+    config_file: ConfigFile = None
+
+
+@dataclass(frozen=True)
+class SweepFlags:
+    """Several configurations: each method with each budget and each tolerance of Stage 0."""
+
+    retain: Annotated[
+        str | None,
+        budget_option(
+            "--retain",
+            metavar="SHARE,...",
+            show_default="25%",
+            help="Shares of audio and video tokens to keep, each one setting: 35%,25%,15%,10%.",
+        ),
+    ] = None
+    method: Annotated[
+        str | None,
+        budget_option(
+            "--method",
+            "--methods",
+            metavar="NAME,...",
+            show_default="seats",
+            help="Selection methods, or 'all': seats,random,fastv.",
+        ),
+    ] = None
+    still_tolerance: Annotated[
+        str | None,
+        budget_option(
+            "--skip-still",
+            metavar="LEVELS,...",
+            show_default="off",
+            help=(
+                "Do not encode places of the picture again that changed by no more than this many "
+                "grey levels (0 to 255), each one setting: off,2."
+            ),
+        ),
+    ] = None
+    kv: KvPolicy = None
+    allocation: AllocationPolicy = None
+    config_file: ConfigFile = None
+
+
+def _model(help_text: str) -> OptionInfo:
+    # SEATS_MODEL is read as every other setting is, see `defaults`; `envvar` is for the help.
+    found: OptionInfo = model_option(
         "--model",
         "-m",
         metavar="MODEL",
         show_default="bundled",
         envvar="SEATS_MODEL",
-        help="Hub id or local folder.",
-    ),
-]
-Device = Annotated[
-    str,
-    _model(
-        "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps, or spread over all GPUs."
-    ),
-]
-Dtype = Annotated[
-    DtypeChoice, _model("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
-]
-Attn = Annotated[
-    Attention,
-    _model("--attn", metavar="NAME", help="sdpa, stock-sdpa, eager or flash_attention_2."),
+        help=help_text,
+    )
+    return found
+
+
+DtypeName = Annotated[
+    Dtype, model_option("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
 ]
 Revision = Annotated[
     str | None,
-    _model(
+    model_option(
         "--revision", metavar="REV", show_default=False, help="Branch, tag or commit on the hub."
     ),
 ]
-Offline = Annotated[bool, _model("--offline", help="Never use the network.")]
 
-# Output
+
+@dataclass(frozen=True)
+class ModelFlags(ModelOptions):
+    """Which model, and how to load it."""
+
+    model: Annotated[str | None, _model("Hub id or local folder.")]
+    device: Annotated[
+        str,
+        model_option(
+            "--device",
+            metavar="DEVICE",
+            help="auto, cpu, cuda, cuda:1, mps, or spread over all GPUs.",
+        ),
+    ]
+    dtype: DtypeName
+    attention: Annotated[
+        Attention,
+        model_option(
+            "--attn", metavar="NAME", help="sdpa, stock-sdpa, eager or flash_attention_2."
+        ),
+    ]
+    revision: Revision
+    offline: Annotated[bool, model_option("--offline", help="Never use the network.")]
+
+
+_SHAPES = list(named_shapes())
+
+
+@dataclass(frozen=True)
+class AnyModelFlags(ModelFlags):
+    """A checkpoint, or an architecture with random weights."""
+
+    model: Annotated[str | None, _model("Hub id or local folder.")]
+    random_weights: Annotated[
+        str | None,
+        model_option(
+            "--random-weights",
+            metavar="ARCH",
+            show_default=False,
+            help=(
+                "Measure a real architecture with random weights: "
+                f"{', '.join(_SHAPES[:-1])} or {_SHAPES[-1]}."
+            ),
+        ),
+    ] = None
+    layers: Annotated[
+        int | None,
+        model_option(
+            "--layers",
+            metavar="N",
+            min=1,
+            show_default="the real number",
+            help="Decoder layers of --random-weights.",
+        ),
+    ] = None
+    hidden: Annotated[
+        int | None,
+        model_option(
+            "--hidden",
+            metavar="N",
+            min=1,
+            show_default="the real width",
+            help="Decoder width of --random-weights; heads and MLP follow.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ShapeFlags:
+    """Whose shapes to count with; nothing of the model is loaded."""
+
+    model: Annotated[str | None, _model(f"{', '.join(_SHAPES)}, a folder, or a hub id.")] = None
+    dtype: DtypeName = "auto"
+    revision: Revision = None
+
+
+MaxNewTokens = Annotated[
+    int, output_option("--max-new-tokens", metavar="N", min=1, help="Longest answer, in tokens.")
+]
+Seed = Annotated[
+    int, output_option("--seed", metavar="N", parser=parse_seed, help="Seed for sampling.")
+]
+SweepSeed = Annotated[
+    int,
+    output_option(
+        "--seed",
+        metavar="N",
+        parser=parse_seed,
+        help="Seed of methods that draw at random, and of random weights.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class GenerationFlags:
+    """How to answer; names are those of `seats_cli.engine.answer.ask`."""
+
+    max_new_tokens: MaxNewTokens = 128
+    temperature: Annotated[
+        float,
+        output_option(
+            "--temperature",
+            metavar="T",
+            parser=parse_temperature,
+            help="0 always takes the likeliest token; above 0 samples.",
+        ),
+    ] = 0.0
+    top_p: Annotated[
+        float,
+        output_option(
+            "--top-p",
+            metavar="P",
+            parser=parse_top_p,
+            help="Sample from the likeliest tokens with this much probability.",
+        ),
+    ] = 1.0
+    seed: Seed = 0
+    choices: Annotated[
+        str | None,
+        output_option(
+            "--choices",
+            metavar="A,B,...",
+            show_default=False,
+            help='Answer with the likeliest of these: "red,green,blue".',
+        ),
+    ] = None
+
+
+FormatName = Annotated[
+    Format, output_option("--format", help="A table, JSON, CSV or Markdown on stdout.")
+]
 Json = Annotated[
-    bool, _output("--json", help="Print one JSON document and nothing else on stdout.")
+    bool, output_option("--json", help="Print one JSON document and nothing else on stdout.")
+]
+Html = Annotated[
+    Path | None,
+    output_option(
+        "--html",
+        metavar="FILE",
+        show_default=False,
+        help="Also write a page that shows what was kept.",
+    ),
 ]
 Quiet = Annotated[
     bool,
-    _output(
+    output_option(
         "--quiet", "-q", help="No report, notices or progress; warnings about lost input stay."
     ),
 ]
-Debug = Annotated[bool, _output("--debug", help="Show tracebacks and the libraries' own messages.")]
-
-# Generation, shown with the output
-MaxNewTokens = Annotated[
-    int, _output("--max-new-tokens", metavar="N", min=1, help="Longest answer, in tokens.")
+SweepQuiet = Annotated[
+    bool,
+    output_option("--quiet", "-q", help="No notices or progress; warnings about lost input stay."),
 ]
-Temperature = Annotated[
-    float,
-    _output(
-        "--temperature",
-        metavar="T",
-        parser=parse_temperature,
-        help="0 always takes the likeliest token; above 0 samples.",
-    ),
-]
-TopP = Annotated[
-    float,
-    _output(
-        "--top-p",
-        metavar="P",
-        parser=parse_top_p,
-        help="Sample from the likeliest tokens with this much probability.",
-    ),
-]
-Seed = Annotated[int, _output("--seed", metavar="N", parser=parse_seed, help="Seed for sampling.")]
-Choices = Annotated[
-    str | None,
-    _output(
-        "--choices",
-        metavar="A,B,...",
-        show_default=False,
-        help='Answer with the likeliest of these: "red,green,blue".',
-    ),
-]
-NoStream = Annotated[
-    bool, _output("--no-stream", help="Print the answer at once when it is complete.")
+Debug = Annotated[
+    bool, output_option("--debug", help="Show tracebacks and the libraries' own messages.")
 ]

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, RenderableType
 
-from seats_cli.cli.console import Talk, print_document
-from seats_cli.cli.defaults import from_command_line
-from seats_cli.cli.sources import PIPE, InputOptions, limit_pixels, local_path
+from seats_cli.cli.console import Talk, print_document, stdout_is_unicode
+from seats_cli.cli.option_groups import FLAGS, was_typed
+from seats_cli.cli.options import BudgetFlags, GenerationFlags, ModelFlags, ReadFlags
+from seats_cli.cli.sources import PIPE
 from seats_cli.errors import UsageError
 from seats_cli.show.files import TRACE_EXTENSIONS, check_target, replacing
 
 if TYPE_CHECKING:
     from seats_cli.families.base import FrameSizing
-    from seats_cli.media.clip import Clip
+    from seats_cli.media.clip import Clip, ReadOptions
     from seats_cli.results import Answer
-    from seats_cli.show.record import ReadingOptions, RunRecord
+    from seats_cli.show.record import RunRecord
 
 
 _WIDTH = 80  # of a pipe or a file
@@ -42,34 +44,6 @@ def print_result(report: RenderableType) -> None:
     with console.capture() as captured:
         console.print(report)
     print_document("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
-
-
-Html = Annotated[
-    Path | None,
-    typer.Option(
-        "--html",
-        metavar="FILE",
-        rich_help_panel="Output",
-        show_default=False,
-        help="Also write a page that shows what was kept.",
-    ),
-]
-SaveTrace = Annotated[
-    Path | None,
-    typer.Option(
-        "--save-trace",
-        metavar="FILE",
-        rich_help_panel="Output",
-        show_default=False,
-        help="Keep the selection in a .json or .safetensors file for seats show --trace.",
-    ),
-]
-Map = Annotated[
-    bool,
-    typer.Option(
-        "--map", rich_help_panel="Output", help="Show in the terminal what was kept over time."
-    ),
-]
 
 
 class Outputs:
@@ -108,10 +82,10 @@ class Outputs:
         if html is not None:
             check_target(html, "--html")
 
-    def add(self, answer: Answer, clip: Clip, source: InputOptions, sizing: FrameSizing) -> None:
-        """Note an answer, if anything is to be kept of it."""
+    def add(self, answer: Answer, clip: Clip, read: ReadOptions, sizing: FrameSizing) -> None:
+        """Note an answer, if anything is to be written of it."""
         if self.strip or self.html is not None or self.trace is not None:
-            self.records.append(record_answer(answer, source, sizing))
+            self.records.append(record_answer(answer, clip, read, sizing))
             self._clip = clip
 
     def write(self, talk: Talk) -> None:
@@ -123,6 +97,13 @@ class Outputs:
             write_trace(self.records[0], self.trace, talk)
         if self.html is not None and self._clip is not None:
             write_page(self.records, self._clip, self.html, talk)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print a document on stdout, in ASCII where stdout cannot carry more."""
+    from seats_cli.report.documents import dump_document
+
+    print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
 
 
 def check_trace(path: Path, option: str) -> None:
@@ -138,44 +119,23 @@ def check_trace(path: Path, option: str) -> None:
 
 
 def record_answer(
-    answer: Answer,
-    source: InputOptions,
-    sizing: FrameSizing,
-    *,
-    label: str | None = None,
-    full_answer: str | None = None,
+    answer: Answer, clip: Clip, read: ReadOptions, sizing: FrameSizing, **labels: str | None
 ) -> RunRecord:
-    """The record of an answer about a file that was read by these options."""
-    from seats_cli.media.probe import probe
+    """The record of an answer about a clip that was read by these options for a model.
+
+    Parameters
+    ----------
+    answer : Answer
+    clip : Clip
+    read : ReadOptions
+    sizing : FrameSizing
+        The model's; with the user's limit it is how the clip is read again without the model.
+    **labels
+        `label` and `full_answer` of `seats_cli.show.capture.record_of`.
+    """
     from seats_cli.show.capture import record_of
 
-    shape, track = 1.0, probe(local_path(source.path)).video
-    if track is not None:
-        turned = answer.media.rotation_deg % 180 != 0
-        shape = 1 / track.pixel_shape if turned else track.pixel_shape
-    return record_of(
-        answer,
-        reading_options(source, sizing),
-        label=label,
-        full_answer=full_answer,
-        pixel_shape=shape,
-    )
-
-
-def reading_options(source: InputOptions, sizing: FrameSizing) -> ReadingOptions:
-    """How a clip is read again, without the model that set the size of its frames."""
-    from seats_cli.show.record import ReadingOptions
-
-    return ReadingOptions(
-        start_s=source.start_s,
-        end_s=source.end_s,
-        fps=source.fps,
-        max_frames=source.max_frames,
-        sizing=limit_pixels(sizing, source.max_pixels),
-        audio=source.audio,
-        audio_track=source.audio_track,
-        max_audio_s=source.max_audio_s,
-    )
+    return record_of(answer, read, read.bound(sizing), pixel_shape=clip.pixel_shape, **labels)
 
 
 def write_trace(record: RunRecord, path: Path, talk: Talk, option: str = "--save-trace") -> None:
@@ -217,37 +177,19 @@ def print_strip(record: RunRecord, talk: Talk) -> None:
         talk.console.print(line, soft_wrap=True)
 
 
-# What a saved trace has settled already.
-_SETTLED = (
-    *("start", "end", "fps", "max_frames", "max_pixels", "audio", "audio_track", "max_audio"),
-    *("retain", "retain_video", "retain_audio", "full", "skip_still", "kv", "allocation", "config"),
-    *("model", "device", "dtype", "attn", "revision", "max_new_tokens", "seed", "with_full"),
-)
-
-
-def load_saved(trace: Path, video: str | None) -> tuple[RunRecord, InputOptions]:
-    """A saved record and how to read its clip again."""
+def load_saved(trace: Path, video: str | None) -> tuple[RunRecord, str]:
+    """A saved record, and the name of the clip it is about."""
     from seats_cli.media.fetch import is_url
     from seats_cli.show.trace_file import load_record
 
     record = load_record(trace)
-    reading, path = record.reading, video or record.media.path
-    if video is None:
-        if path == PIPE or is_url(path):
-            raise UsageError(f"{trace} was made from a pipe or a URL; give the VIDEO too.")
-        beside = trace.parent / path
-        path = str(beside) if not Path(path).exists() and beside.exists() else path
-    return record, InputOptions(
-        path,
-        reading.start_s,
-        reading.end_s,
-        reading.fps,
-        reading.max_frames,
-        None,
-        reading.audio,
-        reading.audio_track,
-        reading.max_audio_s,
-    )
+    if video is not None:
+        return record, video
+    path = record.media.path
+    if path == PIPE or is_url(path):
+        raise UsageError(f"{trace} was made from a pipe or a URL; give the VIDEO too.")
+    beside = trace.parent / path
+    return record, str(beside) if not Path(path).exists() and beside.exists() else path
 
 
 def check_clip(record: RunRecord, clip: Clip) -> None:
@@ -267,11 +209,11 @@ def check_clip(record: RunRecord, clip: Clip) -> None:
 
 
 def check_settled(context: typer.Context, question: str | None) -> None:
-    """Refuse options that a saved trace has settled."""
+    """Refuse options that a saved trace has settled: all about reading, pruning and answering."""
     if question is not None:
         raise UsageError("--trace draws a question that was asked; leave QUESTION out.")
-    for name in _SETTLED:
-        if from_command_line(context, name):
-            raise UsageError(
-                f"--trace draws a run as it was: --{name.replace('_', '-')} has no effect on it."
-            )
+    groups = (ReadFlags, BudgetFlags, ModelFlags, GenerationFlags)
+    names = [field.name for group in groups for field in dataclasses.fields(group)]
+    for name in (*names, "with_full"):
+        if name in FLAGS and name != "offline" and was_typed(context, name):
+            raise UsageError(f"--trace draws a run as it was: {FLAGS[name]} has no effect on it.")

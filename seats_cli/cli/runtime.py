@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from seats_cli.cli.option_groups import sentence_of, with_flags
 from seats_cli.errors import ADVICE, ResourceError, SeatsError, out_of_memory_on
 
 
@@ -153,10 +154,11 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted.", EXIT_INTERRUPTED
     if isinstance(error, SeatsError):
-        return f"Error: {_one_line(str(error))}", error.exit_code
+        return f"Error: {_one_line(sentence_of(error))}", error.exit_code
     place = out_of_memory_on(error)
     if place is not None:
-        return f"Error: Out of memory on the {place}. {ADVICE}", ResourceError.exit_code
+        sentence = with_flags(f"Out of memory on the {place}. {ADVICE}")
+        return f"Error: {sentence}", ResourceError.exit_code
     if hasattr(error, "format_message"):  # click's exceptions, wherever Typer keeps them
         return _usage(error)
     return _unexpected(error)

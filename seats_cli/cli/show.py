@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import Talk, calm_libraries, print_document
+from seats_cli.cli.option_groups import Omit, grouped
 from seats_cli.cli.outputs import (
     check_clip,
     check_settled,
@@ -20,14 +23,16 @@ from seats_cli.cli.outputs import (
 )
 from seats_cli.cli.question import check_stdin_is_free, find_question
 from seats_cli.cli.runtime import stop_if_interrupted
-from seats_cli.cli.sources import InputOptions, ModelOptions, check_file, open_model, read_input
-from seats_cli.cli.to_config import BudgetOptions, build_config
+from seats_cli.cli.sources import open_input, open_model, read_input
+from seats_cli.cli.to_config import build_config
 from seats_cli.errors import UsageError
 from seats_cli.show.files import check_target, replacing
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
     from seats_cli.media.clip import Clip
+    from seats_cli.models import LoadedModel
+    from seats_cli.results import Answer
     from seats_cli.show.record import RunRecord
 
 
@@ -39,6 +44,20 @@ PAGE, TRACE = "index.html", "trace.json"
 PICTURES = ("frames.png", "sound.png", "layers.png")
 
 
+@dataclass(frozen=True)
+class AnswerFlags:
+    """How to answer, and what of it to print."""
+
+    with_full: Annotated[
+        bool, opt.output_option("--with-full", help="Also ask the unpruned model.")
+    ] = False
+    max_new_tokens: opt.MaxNewTokens = 128
+    seed: opt.Seed = 0
+    quiet: opt.Quiet = False
+    debug: opt.Debug = False
+
+
+@grouped
 def show(
     context: typer.Context,
     video: Annotated[
@@ -49,154 +68,103 @@ def show(
             help="Video, sound or picture; with --trace by default the one it was made from.",
         ),
     ] = None,
-    question: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="QUESTION",
-            show_default=False,
-            help="The question; read from stdin when piped there, or for '-'.",
-        ),
-    ] = None,
-    start: opt.Start = None,
-    end: opt.End = None,
-    fps: opt.Fps = 2.0,
-    max_frames: opt.MaxFrames = 768,
-    max_pixels: opt.MaxPixels = None,
-    audio: opt.Audio = True,
-    audio_track: opt.AudioTrack = None,
-    max_audio: opt.MaxAudio = None,
+    question: opt.Question = None,
+    *,
+    read: opt.ReadFlags,
     allow_local_urls: opt.AllowLocalUrls = False,
     trace: Annotated[
         Path | None,
-        typer.Option(
+        opt.input_option(
             "--trace",
             metavar="FILE",
-            rich_help_panel="Input",
             show_default=False,
             help="Draw a saved trace instead of asking a model.",
         ),
     ] = None,
-    retain: opt.Retain = None,
-    retain_video: opt.RetainVideo = None,
-    retain_audio: opt.RetainAudio = None,
-    full: opt.Full = False,
-    skip_still: opt.EncoderReuse = None,
-    kv: opt.KvPolicy = None,
-    allocation: opt.AllocationPolicy = None,
-    config: opt.ConfigFile = None,
-    model: opt.Model = None,
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = opt.DtypeChoice.AUTO,
-    attn: opt.Attn = opt.Attention.SDPA,
-    revision: opt.Revision = None,
-    offline: opt.Offline = False,
+    budget: Annotated[opt.BudgetFlags, Omit("method")],
+    model: opt.ModelFlags,
     output: Annotated[
         Path | None,
-        typer.Option(
+        opt.output_option(
             "--output",
             "-o",
             metavar="DIR",
-            rich_help_panel="Output",
             show_default=False,
             help="Folder for the page, the pictures and the trace.",
         ),
     ] = None,
     film: Annotated[
         Path | None,
-        typer.Option(
+        opt.output_option(
             "--video",
             metavar="FILE",
-            rich_help_panel="Output",
             show_default=False,
             help="Also render the clip with dropped patches dimmed, as .mp4.",
         ),
     ] = None,
-    with_full: Annotated[
-        bool,
-        typer.Option("--with-full", rich_help_panel="Output", help="Also ask the unpruned model."),
-    ] = False,
-    max_new_tokens: opt.MaxNewTokens = 128,
-    seed: opt.Seed = 0,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    answering: AnswerFlags,
 ) -> None:
     """Draw which parts of the picture and the sound were kept, and for how long.
 
     The answer goes to stdout. The folder gets a page (index.html), its pictures
     and the trace, from which everything can be drawn again.
     """
-    talk = Talk(quiet=quiet)
+    talk = Talk(quiet=answering.quiet)
     _check_output(output, film, keeps_trace=trace is None)
+    open_named = partial(
+        open_input, talk=talk, allow_local_urls=allow_local_urls, offline=model.offline
+    )
     if trace is not None:
         check_settled(context, question)
-        calm_libraries(debug=debug, quiet=quiet)
-        record, source = load_saved(trace, video)
-        check_file(source.path, talk, allow_local_urls=allow_local_urls, offline=offline)
-        _check_film(film, source.path)
-        clip, _ = read_input(source, record.reading.sizing, talk)
+        calm_libraries(debug=answering.debug, quiet=answering.quiet)
+        record, name = load_saved(trace, video)
+        file = open_named(name)
+        _check_film(film, file.path)
+        clip, _ = read_input(file, record.read, record.sizing, talk)
         check_clip(record, clip)
     else:
         if video is None:
             raise UsageError("Give a VIDEO and a QUESTION, or --trace FILE.")
-        first, last = opt.parse_range(start, end)
-        budget = BudgetOptions(
-            retain, retain_video, retain_audio, full, kv, allocation, config, skip_still
-        )
-        pruning = build_config(budget, context)
-        longest = opt.parse_seconds("--max-audio", max_audio)
+        config = build_config(budget, context)
         check_stdin_is_free(video, question)
-        check_file(video, talk, allow_local_urls=allow_local_urls, offline=offline)
-        _check_film(film, video)
-        asked = find_question(question, talk)
-        calm_libraries(debug=debug, quiet=quiet)
-        source = InputOptions(
-            video, first, last, fps, max_frames, max_pixels, audio, audio_track, longest
-        )
-        chosen = ModelOptions(model, device, dtype.value, attn.value, revision, offline)
-        record, clip = _run(
-            source, asked, pruning, chosen, talk, max_new_tokens, seed, with_full=with_full
-        )
+        file = open_named(video)
+        _check_film(film, file.path)
+        text = find_question(question, talk)
+        calm_libraries(debug=answering.debug, quiet=answering.quiet)
+        loaded = open_model(model, talk)
+        clip, read_s = read_input(file, read, loaded.sizing, talk)
+        answer, unpruned = _ask(loaded, clip, text, config, answering, read_s, talk)
+        record = record_answer(answer, clip, read, loaded.sizing, full_answer=unpruned)
     print_document(record.answer)
     if output is not None:
         _write(record, clip, output, talk, keeps_trace=trace is None)
     if film is not None:
-        _render(record, clip, source, film, talk)
+        _render(record, clip, file.path, film, talk)
 
 
-def _run(
-    source: InputOptions,
+def _ask(
+    loaded: LoadedModel,
+    clip: Clip,
     question: str,
-    pruning: SeatsConfig | None,
-    chosen: ModelOptions,
+    config: SeatsConfig | None,
+    answering: AnswerFlags,
+    read_s: float,
     talk: Talk,
-    max_new_tokens: int,
-    seed: int,
-    *,
-    with_full: bool,
-) -> tuple[RunRecord, Clip]:
+) -> tuple[Answer, str | None]:
     """Ask the model, and where wanted the unpruned one too."""
     from seats_cli.engine.answer import ask
 
-    loaded = open_model(chosen, talk)
-    clip, read_s = read_input(source, loaded.sizing, talk)
     unpruned = None
+    put = partial(
+        ask, loaded, clip, question, max_new_tokens=answering.max_new_tokens, seed=answering.seed
+    )
     with talk.progress("Answering"):
-        result = ask(
-            loaded,
-            clip,
-            question,
-            config=pruning,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            read_s=read_s,
-        )
-        if with_full:
-            unpruned = ask(
-                loaded, clip, question, config=None, max_new_tokens=max_new_tokens, seed=seed
-            ).text
-    for warning in result.warnings:
+        answer = put(config=config, read_s=read_s)
+        if answering.with_full:
+            unpruned = put(config=None).text
+    for warning in answer.warnings:
         talk.warning(warning)
-    return record_answer(result, source, loaded.sizing, full_answer=unpruned), clip
+    return answer, unpruned
 
 
 def _check_output(output: Path | None, film: Path | None, *, keeps_trace: bool) -> None:
@@ -241,8 +209,7 @@ def _write(record: RunRecord, clip: Clip, output: Path, talk: Talk, *, keeps_tra
         write_trace(record, output / TRACE, talk, "-o")
 
 
-def _render(record: RunRecord, clip: Clip, source: InputOptions, film: Path, talk: Talk) -> None:
-    from seats_cli.cli.sources import local_path
+def _render(record: RunRecord, clip: Clip, path: str, film: Path, talk: Talk) -> None:
     from seats_cli.show.film import render_film
 
     there = film.exists()
@@ -252,11 +219,5 @@ def _render(record: RunRecord, clip: Clip, source: InputOptions, film: Path, tal
         progress.update(f"{done:.0%}")
 
     with talk.progress("Rendering") as progress, replacing(film, "--video") as part:
-        render_film(
-            record,
-            clip,
-            local_path(source.path),
-            part,
-            on_progress=report,
-        )
+        render_film(record, clip, path, part, on_progress=report)
     report_written(film, there, talk)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import secrets
@@ -12,50 +11,89 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
 
+import typer
+
 from seats_cli.cli import runtime
-from seats_cli.cli.console import Spinner, Talk
+from seats_cli.cli.console import Spinner, Talk, calm_libraries
+from seats_cli.cli.option_groups import was_typed, with_flags
+from seats_cli.cli.options import AnyModelFlags
 from seats_cli.cli.runtime import at_end, note, stop_if_interrupted
+from seats_cli.config import ModelOptions
 from seats_cli.errors import MediaError, UsageError
+from seats_cli.families.registry import BUNDLED, named_config
+from seats_cli.media.clip import ReadOptions
 
 if TYPE_CHECKING:
     from seats_cli.families.base import FrameSizing
     from seats_cli.media.clip import Clip
     from seats_cli.media.fetch import Readable
+    from seats_cli.media.probe import MediaSource
     from seats_cli.models import LoadedModel
 
 
 PIPE = "-"
 _NAME_BYTES = 100  # of a URL's file name; file systems allow 255
 
-# One command reads stdin or a URL once, however often it asks for the file.
-_fetched: dict[str, str] = {}
 _folders: list[str] = []
 
 
-def local_path(
-    source: str, talk: Talk | None = None, *, allow_local_urls: bool = False, offline: bool = False
-) -> str:
-    """A file of this machine with what `source` stands for.
+@dataclass(frozen=True)
+class InputFile:
+    """A media file that a command names.
 
     Parameters
     ----------
-    source : str
+    name : str
+        As the user wrote it: a file, a URL, or "-".
+    path : str
+        Of the file on this machine, which for "-" and URLs is gone when the command ends.
+    header : MediaSource
+        What the file says about itself.
+    """
+
+    name: str
+    path: str
+    header: MediaSource
+
+
+def open_input(
+    name: str, talk: Talk, *, allow_local_urls: bool = False, offline: bool = False
+) -> InputFile:
+    """Bring a file here and read its header, before minutes are spent on loading a model.
+
+    Raises
+    ------
+    MediaError
+        It is not a media file, or as `local_path`.
+    UsageError
+        As `local_path`.
+    """
+    from seats_cli.media.probe import probe
+
+    path = local_path(name, talk, allow_local_urls=allow_local_urls, offline=offline)
+    return InputFile(name, path, probe(path))
+
+
+def local_path(
+    name: str, talk: Talk, *, allow_local_urls: bool = False, offline: bool = False
+) -> str:
+    """A file of this machine with what `name` stands for.
+
+    Parameters
+    ----------
+    name : str
         The name of a file, which is returned as it is; "-" for stdin; or an http(s) URL.
-    talk : Talk or None
+    talk : Talk
         Shows how far it is.
     allow_local_urls : bool
         Whether a URL may lead to this machine or its own network.
     offline : bool
         Whether the network must not be used.
-
-    Returns
-    -------
-    str
-        For "-" and URLs a temporary file, which is gone when the command ends.
 
     Raises
     ------
@@ -66,38 +104,33 @@ def local_path(
     """
     from seats_cli.media.fetch import download, is_url
 
-    if source != PIPE and not is_url(source):
-        return source
-    if source in _fetched:
-        return _fetched[source]
-    if source != PIPE and offline:
+    if name != PIPE and not is_url(name):
+        return name
+    if name != PIPE and offline:
         raise UsageError("--offline forbids fetching a URL; give the name of a file.")
-    talk = talk or Talk(quiet=True)
-    path = _temporary("stdin" if source == PIPE else _file_name(source))
+    path = _temporary("stdin" if name == PIPE else _file_name(name))
     with open(path, "wb") as target, talk.progress(f"Fetching {path.name}") as progress:
-        if source == PIPE:
+        if name == PIPE:
             _spool(target, progress)
         else:
             download(
-                source,
+                name,
                 target,
                 allow_local=allow_local_urls,
                 on_progress=lambda done, total: progress.update(_amount(done, total)),
             )
-    _fetched[source] = str(path)
     return str(path)
 
 
-def forget() -> None:
+def remove_fetched() -> None:
     """Remove everything that was brought here."""
-    _fetched.clear()
     while _folders:
         shutil.rmtree(_folders.pop(), ignore_errors=True)
 
 
 def _temporary(name: str) -> Path:
     """A place for a file, removed when the command ends, however it ends."""
-    at_end(forget)
+    at_end(remove_fetched)
     _end_on_sigterm()
     folder = Path(tempfile.gettempdir()) / f"seats-{secrets.token_hex(8)}"
     _folders.append(str(folder))  # before it exists: a signal may come right after
@@ -148,70 +181,12 @@ def _amount(done: int, total: int | None) -> str:
     return f"{mega} of {total / 1e6:.0f} MB" if total else mega
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """Which model, and how to run it."""
-
-    model: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    attention: str = "sdpa"
-    revision: str | None = None
-    offline: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class InputOptions:
-    """What of a file to use; `start_s` and `end_s` are seconds."""
-
-    path: str
-    start_s: float | None = None
-    end_s: float | None = None
-    fps: float = 2.0
-    max_frames: int = 768
-    max_pixels: int | None = None
-    audio: bool = True
-    audio_track: int | None = None
-    max_audio_s: float | None = None
-
-
-def check_file(
-    path: str,
-    talk: Talk | None = None,
-    *,
-    allow_local_urls: bool = False,
-    offline: bool = False,
-) -> None:
-    """Refuse a file that is no media before minutes are spent on loading a model.
-
-    A pipe ("-") or a URL is brought here for that, once: `read_input` finds it again.
-
-    Raises
-    ------
-    MediaError
-        As `seats_cli.media.probe.probe`: only the header is read here.
-    UsageError
-        As `seats_cli.cli.sources.local_path`.
-    """
-    from seats_cli.media.probe import probe
-
-    probe(local_path(path, talk, allow_local_urls=allow_local_urls, offline=offline))
-
-
 def open_model(options: ModelOptions, talk: Talk) -> LoadedModel:
     """Load the model and say so if it is the demonstration model."""
-    from seats_cli.models import default_model, load_model
+    from seats_cli.models import load_model
 
-    name = options.model or default_model()
-    with talk.progress(f"Loading {name}"):
-        loaded = load_model(
-            name,
-            dtype=options.dtype,
-            device=options.device,
-            attention=options.attention,
-            revision=options.revision,
-            offline=options.offline,
-        )
+    with talk.progress(f"Loading {options.model or BUNDLED}"):
+        loaded = load_model(**options.arguments())
     runtime.resume_collection()
     if loaded.facts.demonstration:
         talk.notice(
@@ -221,6 +196,12 @@ def open_model(options: ModelOptions, talk: Talk) -> LoadedModel:
         )
         _spare_threads()
     return loaded
+
+
+def open_silently(options: ModelOptions) -> LoadedModel:
+    """Load the model in a process that shows nothing."""
+    calm_libraries(debug=False, quiet=True)
+    return open_model(options, Talk(quiet=True))
 
 
 def _spare_threads() -> None:
@@ -235,80 +216,40 @@ def _spare_threads() -> None:
         torch.set_num_threads(1)
 
 
-def read_input(options: InputOptions, sizing: FrameSizing, talk: Talk) -> tuple[Clip, float]:
-    """The clip and the seconds that reading it took; its warnings are told."""
+def read_input(
+    file: InputFile, options: ReadOptions, sizing: FrameSizing, talk: Talk
+) -> tuple[Clip, float]:
+    """The clip and the seconds that reading it took; its warnings are shown."""
     from seats_cli.media import read_clip
 
-    path = local_path(options.path, talk)
     began = time.perf_counter()
-    with talk.progress(f"Reading {Path(path).name}") as progress:
+    with talk.progress(f"Reading {Path(file.path).name}") as progress:
 
         def report(what: str, done: float) -> None:
             stop_if_interrupted()
             progress.update(f"{what} {done:.0%}")
 
-        clip = read_clip(
-            path,
-            fps=options.fps,
-            max_frames=options.max_frames,
-            sizing=limit_pixels(sizing, options.max_pixels),
-            start=options.start_s,
-            end=options.end_s,
-            audio=options.audio,
-            audio_track=options.audio_track,
-            max_audio=options.max_audio_s,
-            on_progress=report,
-        )
+        clip = read_clip(file.path, options, sizing=sizing, source=file.header, on_progress=report)
     stop_if_interrupted()
     read_s = time.perf_counter() - began
-    if path != options.path:  # the report names what was asked for, not the temporary file
-        clip = dataclasses.replace(clip, facts=dataclasses.replace(clip.facts, path=options.path))
+    # The report names what was asked for, not the temporary file.
+    facts = replace(clip.facts, path=file.name)
+    clip = replace(clip, facts=facts, warnings=tuple(map(with_flags, clip.warnings)))
     for warning in clip.warnings:
         talk.warning(warning)
     return clip, read_s
 
 
-def limit_pixels(sizing: FrameSizing, max_pixels: int | None) -> FrameSizing:
-    """The model's size rules under a user's limit.
-
-    Raises
-    ------
-    UsageError
-        The limit is below one token's worth of pixels.
-    """
-    if max_pixels is None:
-        return sizing
-    least = sizing.factor**2
-    if max_pixels < least:
-        raise UsageError(
-            f"--max-pixels {max_pixels} is less than the {least} pixels of one token "
-            f"({sizing.factor}x{sizing.factor})."
-        )
-    return dataclasses.replace(
-        sizing, max_pixels=max_pixels, min_pixels=min(sizing.min_pixels, max_pixels)
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class RandomOptions:
-    """Which architecture to build with random weights, if any."""
-
-    name: str | None = None
-    layers: int | None = None
-    hidden: int | None = None
-    seed: int = 0
-
-
-def check_source(source: InputOptions, synthetic: float | None) -> None:
+def check_synthetic(video: str | None, synthetic: float | None, options: ReadOptions) -> None:
     """Refuse a file and a synthetic clip together, neither, or a part of a synthetic one.
 
     Raises
     ------
     UsageError
     """
-    if (not source.path) == (synthetic is None):
+    if (video is None) == (synthetic is None):
         raise UsageError("Give either a VIDEO or --synthetic SECONDS.")
-    parts = (source.start_s, source.end_s, source.audio_track, source.max_audio_s)
+    parts = (options.start, options.end, options.audio_track, options.max_audio)
     if synthetic is not None and any(part is not None for part in parts):
         raise UsageError(
             "--start, --end, --audio-track and --max-audio choose a part of a file; "
@@ -316,58 +257,37 @@ def check_source(source: InputOptions, synthetic: float | None) -> None:
         )
 
 
-def check_random(random: RandomOptions, model: ModelOptions, *, model_typed: bool) -> None:
+def check_random(model: AnyModelFlags, context: typer.Context) -> None:
     """Refuse options that contradict each other, before anything is loaded.
 
     Raises
     ------
     UsageError
     """
-    if random.name is None:
-        if random.layers is not None or random.hidden is not None:
+    if model.random_weights is None:
+        if model.layers is not None or model.hidden is not None:
             raise UsageError("--layers and --hidden need --random-weights ARCH.")
         return
-    if model.model is not None and model_typed:
+    if was_typed(context, "model"):
         raise UsageError("--model and --random-weights exclude each other.")
-    from seats_cli.families.registry import named_config
-
-    named_config(random.name, layers=random.layers, hidden=random.hidden)
+    named_config(model.random_weights, layers=model.layers, hidden=model.hidden)
 
 
-def open_any(model: ModelOptions, random: RandomOptions, talk: Talk) -> LoadedModel:
+def open_any(model: AnyModelFlags, seed: int, talk: Talk) -> LoadedModel:
     """The checkpoint, or the architecture with random weights."""
-    if random.name is None:
+    if model.random_weights is None:
         return open_model(model, talk)
     from seats_cli.models.random_weights import random_model
 
-    with talk.progress(f"Building {random.name} with random weights"):
+    with talk.progress(f"Building {model.random_weights} with random weights"):
         loaded = random_model(
-            random.name,
-            layers=random.layers,
-            hidden=random.hidden,
+            model.random_weights,
+            layers=model.layers,
+            hidden=model.hidden,
             dtype=model.dtype,
             device=model.device,
             attention=model.attention,
-            seed=random.seed,
+            seed=seed,
         )
     runtime.resume_collection()
     return loaded
-
-
-def any_clip(
-    source: InputOptions, synthetic: float | None, loaded: LoadedModel, talk: Talk
-) -> tuple[Clip, float]:
-    """The file's clip or one made in memory, and the seconds that took."""
-    if synthetic is None:
-        return read_input(source, loaded.sizing, talk)
-    from seats_cli.media.synthetic_clip import synthetic_clip
-
-    began = time.perf_counter()
-    clip = synthetic_clip(
-        synthetic,
-        fps=source.fps,
-        max_frames=source.max_frames,
-        sizing=limit_pixels(loaded.sizing, source.max_pixels),
-        audio=source.audio,
-    )
-    return clip, time.perf_counter() - began

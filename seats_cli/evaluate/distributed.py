@@ -9,12 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from seats_cli.cli.console import ProgressBar
-from seats_cli.cli.runtime import stop_if_interrupted
 from seats_cli.errors import SeatsError, UsageError
 
 # What `accelerate launch` and `torchrun` put into the environment of each process.
-_RANK, _WORLD, _LOCAL = "RANK", "WORLD_SIZE", "LOCAL_RANK"
+_RANK, _WORLD_SIZE, _LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 
 
 @dataclass(frozen=True)
@@ -23,20 +21,20 @@ class Shard:
 
     Parameters
     ----------
-    rank, of : int
-        Clips `rank`, `rank + of`, ... of the set.
+    rank, size : int
+        Clips `rank`, `rank + size`, ... of the set: one process of `size`.
     """
 
     rank: int = 0
-    of: int = 1
+    size: int = 1
 
     def has(self, number: int) -> bool:
         """Whether clip `number` belongs to this part."""
-        return number % self.of == self.rank
+        return number % self.size == self.rank
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes that share a run.
 
     Parameters
@@ -52,13 +50,13 @@ class Team:
     _state: Any = None
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the report."""
         return self.shard.rank == 0
 
     def device(self, wanted: str) -> str:
         """A device of its own for each process, where the user has not named one."""
-        if self.shard.of == 1 or wanted != "auto":
+        if self.shard.size == 1 or wanted != "auto":
             return wanted
         import torch
 
@@ -72,8 +70,8 @@ class Team:
             self._state.wait_for_everyone()
 
 
-def team_of(environment: Mapping[str, str] = os.environ) -> Team:
-    """The team that a launcher started, or this process alone.
+def process_group(environment: Mapping[str, str] = os.environ) -> ProcessGroup:
+    """The processes that a launcher started, or this one alone.
 
     Raises
     ------
@@ -81,9 +79,9 @@ def team_of(environment: Mapping[str, str] = os.environ) -> Team:
         A launcher started several processes, but accelerate is not installed to let them wait
         for each other.
     """
-    size = int(environment.get(_WORLD, "1"))
+    size = int(environment.get(_WORLD_SIZE, "1"))
     if size == 1:
-        return Team(Shard())
+        return ProcessGroup(Shard())
     if importlib.util.find_spec("accelerate") is None:
         raise UsageError(
             "Several processes need the package accelerate: pip install 'seats-cli[multi-gpu]'."
@@ -96,34 +94,34 @@ def team_of(environment: Mapping[str, str] = os.environ) -> Team:
     # A process may have the longest clips: the others wait for it as long as it takes.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
     shard = Shard(int(environment[_RANK]), size)
-    return Team(shard, int(environment.get(_LOCAL, environment[_RANK])), state)
+    return ProcessGroup(shard, int(environment.get(_LOCAL_RANK, environment[_RANK])), state)
 
 
 class Workers:
-    """Processes that end with the block, whatever happens.
+    """Further processes of this machine, which end with the block, whatever happens.
 
     Parameters
     ----------
     count : int
         Processes in all, this one included.
     work : callable
-        What each runs: a function of a module, given `arguments`, its rank from 1, and a counter.
+        What each runs: a function of a module, given `arguments`, its rank from 1, and `counter`.
     arguments : tuple
         Anything that can be pickled.
-    tally : Tally
-        Counts what all of them have done.
     """
 
-    def __init__(
-        self, count: int, work: Callable[..., None], arguments: tuple[Any, ...], tally: ProgressBar
-    ) -> None:
+    def __init__(self, count: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         context = multiprocessing.get_context("spawn")
-        tally.share(context)
-        self._tally = tally
+        self.counter = context.Value("q", 0)
         self._processes = [
-            context.Process(target=work, args=(*arguments, rank, tally.counter), daemon=True)
+            context.Process(target=work, args=(*arguments, rank, self.counter), daemon=True)
             for rank in range(1, count)
         ]
+
+    @property
+    def answers(self) -> int:
+        """Answers that all of them have counted, see `add_one`."""
+        return int(self.counter.value)
 
     def __enter__(self) -> Workers:
         for process in self._processes:
@@ -135,25 +133,30 @@ class Workers:
             process.terminate()
             process.join()
 
-    def wait(self) -> None:
-        """Until all have finished.
+    def wait(self, report: Callable[[int], None]) -> None:
+        """Until all have finished; `report` is called with `answers` twice a second.
 
         Raises
         ------
         SeatsError
-            One of them stopped early; it has said why.
+            One of them stopped early; it has reported why.
         """
         for process in self._processes:
             while process.is_alive():
                 process.join(0.5)
-                stop_if_interrupted()
-                self._tally.show()
+                report(self.answers)
             if process.exitcode:
-                raise SeatsError("A worker stopped; the same command again goes on from here.")
+                raise SeatsError("A worker stopped; run the same command again to resume.")
+
+
+def add_one(counter: Any) -> None:
+    """Count an answer together with other processes."""
+    with counter.get_lock():
+        counter.value += 1
 
 
 def stop_if_orphaned() -> None:
-    """End a worker whose starter was killed: nobody waits for what it does."""
+    """End a worker whose parent was killed: no one is waiting for its answers."""
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():
         raise SystemExit(1)

@@ -19,14 +19,14 @@ from seats_cli.media import parse_time
 _KNOWN = {"id", "media", "question", "choices", "answer", "start", "end", "family", "kind"}
 
 
-def read_jsonl(path: str | Path, settings: EvalProtocol | None = None) -> QuestionSet:
+def read_jsonl(path: str | Path, protocol: EvalProtocol | None = None) -> QuestionSet:
     """Read a question set.
 
     Parameters
     ----------
     path : str or Path
         One JSON object in each line; empty lines are skipped.
-    settings : EvalProtocol, optional
+    protocol : EvalProtocol, optional
         How to read clips and ask; by default the model's own sizes and options by letter.
 
     Raises
@@ -54,7 +54,7 @@ def read_jsonl(path: str | Path, settings: EvalProtocol | None = None) -> Questi
         items.append(item)
     if not items:
         raise UsageError(f"{source} holds no questions.")
-    return QuestionSet(source.stem, tuple(items), settings or EvalProtocol())
+    return QuestionSet(source.stem, tuple(items), protocol or EvalProtocol())
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

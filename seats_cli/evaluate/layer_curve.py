@@ -62,7 +62,7 @@ class LayerCurve:
         return needed
 
 
-def blind_settings(num_layers: int) -> list[RunSpec]:
+def blind_specs(num_layers: int) -> list[RunSpec]:
     """A setting for each modality and layer."""
     from seats_cli.config import SeatsConfig
     from seats_cli.results import RunSpec
@@ -77,7 +77,7 @@ def blind_settings(num_layers: int) -> list[RunSpec]:
 
 
 def layer_curve(records: Sequence[ItemRecord], num_layers: int) -> LayerCurve:
-    """The curves from the records of `blind_settings` and of the unpruned model.
+    """The curves from the records of `blind_specs` and of the unpruned model.
 
     Only items that every setting has answered count, so that all values are about the same.
 

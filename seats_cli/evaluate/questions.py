@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Literal, Protocol
 
 from seats_cli.errors import UsageError
-from seats_cli.media import Clip, FrameSizing, read_clip
+from seats_cli.media import Clip, FrameSizing, ReadOptions, read_clip
 
 LETTERS = string.ascii_uppercase
 ChoiceStyle = Literal["letters", "likelihood"]
@@ -152,7 +152,7 @@ class QuestionSet:
 
     name: str
     items: tuple[Item, ...]
-    settings: EvalProtocol = field(default_factory=EvalProtocol)
+    protocol: EvalProtocol = field(default_factory=EvalProtocol)
 
     def __post_init__(self) -> None:
         """Bring the items of each clip together and refuse ids that come twice."""
@@ -181,14 +181,14 @@ class QuestionSet:
         return self if count is None else replace(self, items=self.items[:count])
 
 
-def open_clip(item: Item, settings: EvalProtocol, sizing: FrameSizing) -> Clip:
+def open_clip(item: Item, protocol: EvalProtocol, sizing: FrameSizing) -> Clip:
     """Read or make the clip of an item.
 
     Parameters
     ----------
     item : Item
         Any of those that share the clip.
-    settings : EvalProtocol
+    protocol : EvalProtocol
         Frame rate and bounds.
     sizing : FrameSizing
         The model's own frame sizes.
@@ -200,14 +200,8 @@ def open_clip(item: Item, settings: EvalProtocol, sizing: FrameSizing) -> Clip:
     UsageError
         If the item's range makes no sense.
     """
-    bounds = settings.sizing(sizing)
+    bounds = protocol.sizing(sizing)
     if not isinstance(item.media, str):
         return item.media.open(bounds)
-    return read_clip(
-        item.media,
-        fps=settings.fps,
-        max_frames=settings.max_frames,
-        sizing=bounds,
-        start=item.start_s,
-        end=item.end_s,
-    )
+    options = ReadOptions(item.start_s, item.end_s, protocol.fps, protocol.max_frames)
+    return read_clip(item.media, options, sizing=bounds)

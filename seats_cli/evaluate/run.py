@@ -1,50 +1,60 @@
-"""What `seats eval` does, in one process, in several, or started by a launcher."""
+"""An evaluation from its question set to its records: one process, several, or a launcher's.
+
+What is shown meanwhile and when it is to stop is the caller's affair, see `Host`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seats_cli.cli.console import ProgressBar, Talk, calm_libraries
-from seats_cli.cli.runtime import stop_if_interrupted
-from seats_cli.cli.sources import ModelOptions, open_model
 from seats_cli.errors import BatchError, UsageError
-from seats_cli.evaluate.distributed import Workers, stop_if_orphaned
+from seats_cli.evaluate.distributed import Shard, Workers, add_one, process_group, stop_if_orphaned
 
 if TYPE_CHECKING:
-    from seats_cli.evaluate.distributed import Shard
+    from seats_cli.config import ModelOptions
     from seats_cli.evaluate.questions import QuestionSet
     from seats_cli.evaluate.run_folder import ItemRecord, RunFolder
     from seats_cli.models import LoadedModel
     from seats_cli.results import RunSpec
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalReading:
-    """What of the set's own reading to replace; None leaves it as it is."""
-
-    fps: float | None = None
-    max_frames: int | None = None
-    max_new_tokens: int | None = None
-
-    def changes(self) -> dict[str, Any]:
-        """The values given."""
-        return {name: v for name, v in dataclasses.asdict(self).items() if v is not None}
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Job:
-    """A parsed command line."""
+    """What to ask, of which model, and where to store it.
+
+    Parameters
+    ----------
+    name : str
+        Of the question set; `root`, `limit`, `set_seed` and `only` are as for
+        `seats_cli.evaluate.sets.question_set`.
+    protocol : mapping
+        Fields of the set's own `EvalProtocol` to replace.
+    specs : tuple of RunSpec
+        What to run beside the unpruned model.
+    find_layers : bool
+        Run the layer analysis in place of `specs`.
+    model : ModelOptions
+    out : Path
+        Folder of the run.
+    seed : int
+        Of methods that draw at random.
+    retry_errors : bool
+        Whether items that failed in an earlier run are asked again.
+    workers : int
+        Processes on this machine, each with the model.
+    """
 
     name: str
     root: Path | None
     limit: int | None
     set_seed: int | None
     only: tuple[str, ...]
-    reading: EvalReading
-    settings: tuple[RunSpec, ...]
+    protocol: Mapping[str, Any]
+    specs: tuple[RunSpec, ...]
     find_layers: bool
     model: ModelOptions
     out: Path
@@ -53,7 +63,32 @@ class Job:
     workers: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
+class Host:
+    """What a run needs of the program around it.
+
+    Parameters
+    ----------
+    load, load_silently : callable
+        Load a model: in the process that reports, and in the others, which get the function
+        pickled.
+    warn : callable
+        Shows a sentence.
+    check : callable
+        Called after each answer and while waiting for other processes; raises to end the run.
+    progress : callable
+        Given the answers in all and those that were there before, a context manager whose value
+        is called with the number of new ones.
+    """
+
+    load: Callable[[ModelOptions], LoadedModel]
+    load_silently: Callable[[ModelOptions], LoadedModel]
+    warn: Callable[[str], None]
+    check: Callable[[], None]
+    progress: Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What is there to report when all questions have been asked."""
 
@@ -64,60 +99,102 @@ class Outcome:
     description: dict[str, Any]
 
 
-def run_job(job: Job, talk: Talk) -> Outcome | None:
-    """Ask everything that has not been asked; None in processes that do not lead.
+@dataclass(frozen=True)
+class _Prepared:
+    """A job with its model: what every process of it works out for itself."""
+
+    loaded: LoadedModel
+    questions: QuestionSet
+    specs: tuple[RunSpec, ...]
+    refused: tuple[tuple[str, str], ...]
+    description: dict[str, Any]
+
+    def folder(self, job: Job, rank: int) -> RunFolder:
+        """The folder of the run, as this process writes to it."""
+        from seats_cli.evaluate.run_folder import RunFolder
+
+        folder = RunFolder(job.out, self.description, rank=rank)
+        folder.check(self.questions)
+        return folder
+
+    def ask(
+        self, job: Job, folder: RunFolder, shard: Shard, on_progress: Callable[[int], None]
+    ) -> dict[str, str]:
+        """Ask this process's part; labels that turned out to be impossible, and why."""
+        from seats_cli.evaluate.runner import evaluate
+
+        return evaluate(
+            self.loaded,
+            self.questions,
+            self.specs,
+            done={record.key for record in folder.records},
+            store=folder.append,
+            seed=job.seed,
+            shard=shard,
+            on_progress=on_progress,
+        )
+
+
+def run_job(job: Job, host: Host) -> Outcome | None:
+    """Ask everything that has not been asked; None in processes that are not the main one.
 
     Raises
     ------
     SeatsError
         As the question set, the folder and the model say.
     """
-    from seats_cli.evaluate.distributed import Shard, team_of
-
-    team = team_of()
-    if team.shard.of > 1 and job.workers > 1:
-        raise UsageError("--workers is for one process; a launcher starts them already.")
-    questions = _questions(job)
-    model = dataclasses.replace(job.model, device=team.device(job.model.device))
-    loaded = open_model(model, talk if team.leads else Talk(quiet=True))
-    questions = _asked_as_possible(questions, loaded)
-    settings, refused = _settings(job, loaded)
-    description = _description(job, questions, loaded, settings)
-    if not team.leads:
-        team.wait()  # for the folder
-    folder = _folder(job, description, questions, rank=team.shard.rank)
-    if team.leads:
-        for label, reason in refused:
-            talk.warning(f"{label} cannot run: {reason}")
+    group = process_group()
+    if group.shard.size > 1 and job.workers > 1:
+        raise UsageError("`workers` is for one process; a launcher starts them already.")
+    load = host.load if group.is_main else host.load_silently
+    model = replace(job.model, device=group.device(job.model.device))
+    own = _prepare(replace(job, model=model), load)
+    if not group.is_main:
+        group.wait()  # for the folder
+    folder = own.folder(job, group.shard.rank)
+    if group.is_main:
+        for label, reason in own.refused:
+            host.warn(f"{label} cannot run: {reason}")
         if job.retry_errors:
             folder.forget_errors()
-        team.wait()
-    clips = enumerate(questions.clips())
-    mine = [item for number, (_, items) in clips if team.shard.has(number) for item in items]
-    wanted = {(item.id, one.label) for item in mine for one in settings}
+        group.wait()
+    clips = enumerate(own.questions.clips())
+    mine = [item for number, (_, items) in clips if group.shard.has(number) for item in items]
+    wanted = {(item.id, spec.label) for item in mine for spec in own.specs}
     done = wanted & {record.key for record in folder.records}
-    with folder, ProgressBar(talk, len(wanted), len(done), shown=team.leads) as tally:
+    progress = host.progress(len(wanted), len(done)) if group.is_main else nullcontext(None)
+    with folder, progress as show:
+
+        def report(new: int) -> None:
+            host.check()
+            if show is not None:
+                show(new)
+
         if job.workers > 1:
-            with Workers(job.workers, _work, (job,), tally) as workers:
-                shard = Shard(0, job.workers)
-                found = _ask(job, loaded, questions, settings, folder, shard, tally)
-                workers.wait()
+            with Workers(job.workers, _work, (job, host.load_silently)) as workers:
+
+                def count(_own: int) -> None:
+                    add_one(workers.counter)
+                    report(workers.answers)
+
+                impossible = own.ask(job, folder, Shard(0, job.workers), count)
+                workers.wait(report)
         else:
-            found = _ask(job, loaded, questions, settings, folder, team.shard, tally)
-    team.wait()
-    if not team.leads:
+            impossible = own.ask(job, folder, group.shard, report)
+    group.wait()
+    if not group.is_main:
         return None
     records = folder.merge()
-    asked = {item.id for item in questions.items}
-    labels = {setting.label for setting in settings} - found.keys()
-    for label, reason in found.items():
-        talk.warning(f"{label} cannot run: {reason}")
+    asked = {item.id for item in own.questions.items}
+    labels = {spec.label for spec in own.specs} - impossible.keys()
+    for label, reason in impossible.items():
+        host.warn(f"{label} cannot run: {reason}")
     return Outcome(
-        questions,
+        own.questions,
         [record for record in records if record.item_id in asked and record.label in labels],
-        (*refused, *found.items()),
-        loaded.architecture.num_layers,
-        description,
+        (*own.refused, *impossible.items()),
+        own.loaded.architecture.num_layers,
+        own.description,
     )
 
 
@@ -131,10 +208,34 @@ def check_errors(records: Sequence[ItemRecord]) -> None:
     failed = [record for record in records if record.error is not None]
     if failed:
         raise BatchError(
-            f"{len(failed)} of {len(records)} answers failed and are counted apart, the first: "
-            f"{failed[0].item_id} with {failed[0].label}: {failed[0].error} "
-            "(--retry-errors asks them again)."
+            f"{len(failed)} of {len(records)} answers failed and are counted separately, the "
+            f"first: {failed[0].item_id} with {failed[0].label}: {failed[0].error} "
+            "(`retry_errors` asks them again)."
         )
+
+
+def _work(job: Job, load: Callable[[ModelOptions], LoadedModel], rank: int, counter: Any) -> None:
+    """What a further process does: its own clips, and nothing to report."""
+
+    def count(_own: int) -> None:
+        stop_if_orphaned()
+        add_one(counter)
+
+    own = _prepare(job, load)
+    with own.folder(job, rank) as folder:
+        own.ask(job, folder, Shard(rank, job.workers), count)
+
+
+def _prepare(job: Job, load: Callable[[ModelOptions], LoadedModel]) -> _Prepared:
+    """Read the questions, load the model, and see what can run on it."""
+    questions = _questions(job)
+    loaded = load(job.model)
+    if loaded.facts.demonstration:
+        # It knows no letters: options are compared by likelihood.
+        protocol = replace(questions.protocol, choice_style="likelihood")
+        questions = replace(questions, protocol=protocol)
+    specs, refused = _specs(job, loaded)
+    return _Prepared(loaded, questions, specs, refused, _description(job, questions, loaded, specs))
 
 
 def _questions(job: Job) -> QuestionSet:
@@ -143,115 +244,51 @@ def _questions(job: Job) -> QuestionSet:
     questions = question_set(
         job.name, root=job.root, limit=job.limit, seed=job.set_seed, only=job.only
     )
-    changes = job.reading.changes()
-    if job.name == SYNTHETIC and {"fps", "max_frames"} & set(changes):
-        raise UsageError("The synthetic set is made frame by frame: no --fps or --max-frames.")
-    reading = dataclasses.replace(questions.settings, **changes)
-    return dataclasses.replace(questions, settings=reading)
+    if job.name == SYNTHETIC and not job.protocol.keys().isdisjoint(("fps", "max_frames")):
+        raise UsageError("The synthetic set is made frame by frame: no `fps` or `max_frames`.")
+    return replace(questions, protocol=replace(questions.protocol, **job.protocol))
 
 
-def _asked_as_possible(questions: QuestionSet, loaded: LoadedModel) -> QuestionSet:
-    """The demonstration model knows no letters: its options are compared by likelihood."""
-    if not loaded.facts.demonstration:
-        return questions
-    reading = dataclasses.replace(questions.settings, choice_style="likelihood")
-    return dataclasses.replace(questions, settings=reading)
-
-
-def _settings(
+def _specs(
     job: Job, loaded: LoadedModel
 ) -> tuple[tuple[RunSpec, ...], tuple[tuple[str, str], ...]]:
-    """The settings that can run on this model, and why others cannot."""
+    """What can run on this model, the unpruned model first, and why others cannot."""
     from seats_cli.engine.profiling import refusal
     from seats_cli.results import RunSpec
 
     full = RunSpec("full", None)
     if job.find_layers:
-        from seats_cli.evaluate.layer_curve import blind_settings
+        from seats_cli.evaluate.layer_curve import blind_specs
 
-        return (full, *blind_settings(loaded.architecture.num_layers)), ()
-    reasons = {setting.label: refusal(loaded, setting) for setting in job.settings}
-    able = tuple(setting for setting in job.settings if reasons[setting.label] is None)
+        return (full, *blind_specs(loaded.architecture.num_layers)), ()
+    reasons = {spec.label: refusal(loaded, spec) for spec in job.specs}
+    able = tuple(spec for spec in job.specs if reasons[spec.label] is None)
     return (full, *able), tuple((label, why) for label, why in reasons.items() if why is not None)
 
 
 def _description(
-    job: Job, questions: QuestionSet, loaded: LoadedModel, settings: Sequence[RunSpec]
+    job: Job, questions: QuestionSet, loaded: LoadedModel, specs: Sequence[RunSpec]
 ) -> dict[str, Any]:
     """What makes this run different from another, for its folder."""
     from seats_cli.results import jsonable, versions
 
-    facts = dataclasses.asdict(loaded.facts)
+    facts = asdict(loaded.facts)
     device = facts.pop("device")
     described = {
         "questions": questions.name,
         "set_seed": job.set_seed,
         "only": list(job.only),
         "model": facts,
-        "reading": dataclasses.asdict(questions.settings),
+        "reading": asdict(questions.protocol),
         "seed": job.seed,
         "settings": {
-            setting.label: {
-                "config": None if setting.config is None else setting.config.to_dict(),
-                "blind": None if setting.blind is None else dataclasses.asdict(setting.blind),
+            spec.label: {
+                "config": None if spec.config is None else spec.config.to_dict(),
+                "blind": None if spec.blind is None else asdict(spec.blind),
             }
-            for setting in settings
+            for spec in specs
         },
         "machine": {"device": device, "versions": versions()},
     }
     plain: dict[str, Any] = jsonable(described)
     return plain
-
-
-def _folder(
-    job: Job, description: dict[str, Any], questions: QuestionSet, *, rank: int
-) -> RunFolder:
-    from seats_cli.evaluate.run_folder import RunFolder
-
-    folder = RunFolder(job.out, description, rank=rank)
-    folder.check(questions)
-    return folder
-
-
-def _ask(
-    job: Job,
-    loaded: LoadedModel,
-    questions: QuestionSet,
-    settings: Sequence[RunSpec],
-    folder: RunFolder,
-    shard: Shard,
-    tally: ProgressBar,
-) -> dict[str, str]:
-    """Ask this process's part; labels that turned out to be impossible, and why."""
-    from seats_cli.evaluate.runner import evaluate
-
-    def count(_done: int) -> None:
-        stop_if_interrupted()
-        stop_if_orphaned()
-        tally.add()
-
-    return evaluate(
-        loaded,
-        questions,
-        settings,
-        done={record.key for record in folder.records},
-        store=folder.append,
-        seed=job.seed,
-        shard=shard,
-        on_progress=count,
-    )
-
-
-def _work(job: Job, rank: int, counter: Any) -> None:
-    """What a further process does: its own clips, and nothing to report."""
-    from seats_cli.evaluate.distributed import Shard
-
-    calm_libraries(debug=False, quiet=True)
-    questions = _questions(job)
-    loaded = open_model(job.model, Talk(quiet=True))
-    questions = _asked_as_possible(questions, loaded)
-    settings, _ = _settings(job, loaded)
-    description = _description(job, questions, loaded, settings)
-    tally = ProgressBar(Talk(quiet=True), 0, 0, shown=False, counter=counter)
-    with _folder(job, description, questions, rank=rank) as folder:
-        _ask(job, loaded, questions, settings, folder, Shard(rank, job.workers), tally)

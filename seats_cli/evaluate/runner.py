@@ -1,4 +1,4 @@
-"""Asking every question of a set with every setting, each clip read and encoded once."""
+"""Asking every question of a set with every spec, each clip read and encoded once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_SEED = 2**31
 def evaluate(
     loaded: LoadedModel,
     questions: QuestionSet,
-    settings: Sequence[RunSpec],
+    specs: Sequence[RunSpec],
     *,
     done: frozenset[Pair] | set[Pair],
     store: Callable[[ItemRecord], None],
@@ -45,7 +45,7 @@ def evaluate(
     ----------
     loaded : LoadedModel
     questions : QuestionSet
-    settings : sequence of Setting
+    specs : sequence of RunSpec
         Labels must differ; the unpruned model is one whose config is None.
     done : set of (item id, label)
         What is skipped.
@@ -69,17 +69,17 @@ def evaluate(
     refused: dict[str, str] = {}
     possible = {label for _, label in done}
     # The unpruned model comes last: it can use statistics noted for others, not the reverse.
-    ordered = sorted(settings, key=lambda setting: setting.config is None)
+    ordered = sorted(specs, key=lambda spec: spec.config is None)
     for number, (_, items) in enumerate(questions.clips()):
         if not part.has(number):
             continue
         missing = [
-            (item, setting)
-            for setting in ordered
+            (item, spec)
+            for spec in ordered
             for item in items
-            if (item.id, setting.label) not in done and setting.label not in refused
+            if (item.id, spec.label) not in done and spec.label not in refused
         ]
-        for record, impossible in _clip_records(loaded, questions.settings, missing, seed):
+        for record, impossible in _clip_records(loaded, questions.protocol, missing, seed):
             if impossible and record.label not in possible:
                 refused.setdefault(record.label, str(record.error))
                 continue
@@ -93,7 +93,7 @@ def evaluate(
 
 def _clip_records(
     loaded: LoadedModel,
-    reading: EvalProtocol,
+    protocol: EvalProtocol,
     missing: Sequence[tuple[Item, RunSpec]],
     seed: int,
 ) -> Iterator[tuple[ItemRecord, bool]]:
@@ -101,21 +101,21 @@ def _clip_records(
     if not missing:
         return
     try:
-        clip = open_clip(missing[0][0], reading, loaded.sizing)
+        clip = open_clip(missing[0][0], protocol, loaded.sizing)
         prepared = prepare_clip(loaded, clip)
     except Exception as error:  # whatever is wrong with this clip is not so with the next
         why = _reason(error)
-        for item, setting in missing:
-            yield replace(_blank(item, setting), error=why), False
+        for item, spec in missing:
+            yield replace(_blank(item, spec), error=why), False
         return
     encoder_cache = EncoderCache()
-    for item, setting in missing:
+    for item, spec in missing:
         impossible = False
         try:
-            answer = _answer(loaded, prepared, item, setting, reading, seed, encoder_cache)
-            record = _record(item, setting, answer)
+            answer = _answer(loaded, prepared, item, spec, protocol, seed, encoder_cache)
+            record = _record(item, spec, answer)
         except Exception as error:
-            record = replace(_blank(item, setting), error=_reason(error))
+            record = replace(_blank(item, spec), error=_reason(error))
             impossible = isinstance(error, ConfigError)
         if record.error is not None:
             free_memory([loaded.model.device])
@@ -126,45 +126,45 @@ def _answer(
     loaded: LoadedModel,
     clip: PreparedClip,
     item: Item,
-    setting: RunSpec,
-    reading: EvalProtocol,
+    spec: RunSpec,
+    protocol: EvalProtocol,
     seed: int,
     encoder_cache: EncoderCache,
 ) -> Answer:
     return ask(
         loaded,
         clip,
-        prompt_for(item, reading),
-        config=setting.config,
-        max_new_tokens=reading.max_new_tokens,
+        prompt_for(item, protocol),
+        config=spec.config,
+        max_new_tokens=protocol.max_new_tokens,
         seed=zlib.crc32(f"{seed}:{item.id}".encode()) % MAX_SEED,
-        choices=options_for(item, reading),
+        choices=options_for(item, protocol),
         encoder_cache=encoder_cache,
-        method=None if setting.blind is None else partial(Ablation, ablation=setting.blind),
+        method=None if spec.blind is None else partial(Ablation, ablation=spec.blind),
     )
 
 
-def _blank(item: Item, setting: RunSpec) -> ItemRecord:
+def _blank(item: Item, spec: RunSpec) -> ItemRecord:
     return ItemRecord(
         item_id=item.id,
         clip_key=item.clip_key,
-        label=setting.label,
-        method=setting.method,
-        retain=setting.retain,
+        label=spec.label,
+        method=spec.method,
+        retain=spec.retain,
         expected=item.answer,
         family=item.family,
         kind=item.kind,
     )
 
 
-def _record(item: Item, setting: RunSpec, answer: Answer) -> ItemRecord:
+def _record(item: Item, spec: RunSpec, answer: Answer) -> ItemRecord:
     """The answer, scored, with what it took."""
     verdict = score(item, answer.text)
     alive = answer.trace.alive_per_layer()
     video, audio, _ = answer.trace.offered
     cost, timing = answer.cost, answer.timing
     return replace(
-        _blank(item, setting),
+        _blank(item, spec),
         given=answer.text,
         correct=verdict.correct,
         unparsed=verdict.unparsed,

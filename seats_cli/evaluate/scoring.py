@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from seats_cli.evaluate.questions import LETTERS, EvalProtocol, Item
 
 
-def prompt_for(item: Item, settings: EvalProtocol) -> str:
+def prompt_for(item: Item, protocol: EvalProtocol) -> str:
     """What the model is asked about the clip.
 
     Parameters
     ----------
     item : Item
-    settings : EvalProtocol
+    protocol : EvalProtocol
         Its `choice_style`, labels, `preamble` and `instruction` matter for items with choices.
 
     Returns
@@ -25,17 +25,17 @@ def prompt_for(item: Item, settings: EvalProtocol) -> str:
         For choices by letter: preamble, question, one line for each option, instruction, and the
         labels where there are any; else the question alone.
     """
-    if not item.choices or settings.choice_style == "likelihood":
+    if not item.choices or protocol.choice_style == "likelihood":
         return item.question
     options = [f"{letter}. {text}" for letter, text in zip(item.letters, item.choices, strict=True)]
-    question = settings.question_label + item.question
-    parts = [settings.preamble, question, settings.options_label, *options, settings.instruction]
+    question = protocol.question_label + item.question
+    parts = [protocol.preamble, question, protocol.options_label, *options, protocol.instruction]
     return "\n".join(part for part in parts if part)
 
 
-def options_for(item: Item, settings: EvalProtocol) -> tuple[str, ...]:
+def options_for(item: Item, protocol: EvalProtocol) -> tuple[str, ...]:
     """Options to compare by likelihood; empty where the answer is to be generated."""
-    return item.choices if settings.choice_style == "likelihood" else ()
+    return item.choices if protocol.choice_style == "likelihood" else ()
 
 
 _NUMBER_WORDS = (

@@ -1,18 +1,21 @@
 """What to read of a file, and what reading it gives: pixels, sound and where they came from.
 
-Plain data; nothing here imports PyAV, so that a model can be pruned without it.
+Plain data; nothing here imports PyAV, so that a model can be pruned without it, nor numpy, so
+that the command line starts fast.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from seats_cli.errors import UsageError
 from seats_cli.families.base import SAMPLE_RATE, FrameSizing
 from seats_cli.media.timecode import check_range
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)

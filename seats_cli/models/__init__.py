@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from seats_cli.families.registry import BUNDLED
 from seats_cli.models.inputs import PreparedClip, build_inputs, inputs_from_messages, prepare_clip
-from seats_cli.models.load import LoadedModel, default_model, load_model
+from seats_cli.models.load import LoadedModel, load_model
 from seats_cli.models.registry import adapter_for
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "PreparedClip",
     "adapter_for",
     "build_inputs",
-    "default_model",
     "inputs_from_messages",
     "load_model",
     "prepare_clip",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -60,11 +59,6 @@ class LoadedModel:
     speedups: Speedups = STOCK
 
 
-def default_model() -> str:
-    """`SEATS_MODEL` if set, else the bundled demonstration model."""
-    return os.environ.get("SEATS_MODEL") or BUNDLED
-
-
 def load_model(
     model: str | None = None,
     *,
@@ -79,8 +73,8 @@ def load_model(
     Parameters
     ----------
     model : str or None
-        "bundled", a folder, or a hub id that is in the local Hugging Face cache; None for
-        `default_model()`.
+        A folder, or a hub id that is in the local Hugging Face cache; None for "bundled", the
+        demonstration model.
     dtype : str
         "auto" (bfloat16 on CUDA, else float32), "float32", "float16" or "bfloat16".
     device : str
@@ -102,7 +96,7 @@ def load_model(
         If a setting is unknown or impossible here.
     """
     start = time.perf_counter()
-    name = model or default_model()
+    name = model or BUNDLED
     where, kind = checked_settings(device, dtype, attention)
     folder = _locate(name, revision, offline)
     family = adapter_class(str(read_config(folder, name).get("model_type", "")))

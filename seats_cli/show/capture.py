@@ -25,13 +25,14 @@ from seats_cli.show.record import (
     VIDEO,
     Grid,
     Part,
-    ReadingOptions,
     RecordedStage,
     RunRecord,
     Window,
 )
 
 if TYPE_CHECKING:
+    from seats_cli.families.base import FrameSizing
+    from seats_cli.media.clip import ReadOptions
     from seats_cli.results import Answer
     from seats_cli.schedule import PruningPlan
     from seats_cli.selection.trace import SelectionTrace, Stage
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 
 def record_of(
     answer: Answer,
-    reading: ReadingOptions,
+    read: ReadOptions,
+    sizing: FrameSizing,
     *,
     label: str | None = None,
     full_answer: str | None = None,
@@ -50,7 +52,8 @@ def record_of(
     Parameters
     ----------
     answer : Answer
-    reading : ReadingOptions
+    read : ReadOptions
+    sizing : FrameSizing
         How its clip was read.
     label : str, optional
         How the run is called; by default its method and share.
@@ -71,7 +74,8 @@ def record_of(
         full_answer=full_answer,
         media=answer.media,
         effective_fps=answer.effective_fps,
-        reading=reading,
+        read=read,
+        sizing=sizing,
         model=answer.model,
         architecture=answer.architecture,
         config=config,

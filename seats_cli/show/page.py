@@ -39,7 +39,7 @@ def clip_facts(record: RunRecord) -> list[tuple[str, str]]:
         ("File", PurePath(media.path).name or media.path),
         ("Length", format_seconds(media.duration_s)),
     ]
-    if media.start_s or record.reading.end_s is not None:
+    if media.start_s or record.read.end is not None:
         end = "the end" if media.end_s is None else f"{media.end_s:.4g} s"
         facts.append(("Used", f"{media.start_s:.4g} s to {end}"))
     if grid is None:

@@ -14,42 +14,13 @@ import numpy.typing as npt
 
 # Needed when the program runs: the reader of saved records fits values to these types.
 from seats_cli.families.base import Architecture, FrameSizing
-from seats_cli.media.clip import MediaFacts
+from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.results import ModelFacts
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 TEXT, VIDEO, AUDIO = 0, 1, 2  # values of `RunRecord.modality`
-
-
-@dataclass(frozen=True)
-class ReadingOptions:
-    """How the clip was read, so that it can be read again.
-
-    Parameters
-    ----------
-    start_s, end_s : float or None
-        Range in seconds.
-    fps : float
-        Frames per second asked for.
-    max_frames : int
-    sizing : FrameSizing
-        Bounds on the size of a frame, a user's limit included.
-    audio : bool
-        Whether the sound was read.
-    audio_track : int or None
-    max_audio_s : float or None
-    """
-
-    start_s: float | None = None
-    end_s: float | None = None
-    fps: float = 2.0
-    max_frames: int = 768
-    sizing: FrameSizing = field(default_factory=FrameSizing)
-    audio: bool = True
-    audio_track: int | None = None
-    max_audio_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +101,10 @@ class RunRecord:
     pixel_shape : float
         Width over height of a pixel of the upright picture in the file; 1 but for old formats.
     media : MediaFacts
-    reading : ReadingOptions
+    read : ReadOptions
+        How the clip was read, so that it can be read again.
+    sizing : FrameSizing
+        Bounds on the size of a frame, `read.max_pixels` included.
     model : ModelFacts
     architecture : Architecture
     grid : Grid or None
@@ -154,7 +128,8 @@ class RunRecord:
     audio_tokens_per_s: float
     pixel_shape: float = 1.0
     media: MediaFacts
-    reading: ReadingOptions
+    read: ReadOptions
+    sizing: FrameSizing
     model: ModelFacts
     architecture: Architecture
     grid: Grid | None

@@ -33,9 +33,24 @@ SCHEMA_VERSION = "1"
 _MODALITIES = {"text": TEXT, "video": VIDEO, "audio": AUDIO}
 _MAX_BYTES = 1 << 29  # a million tokens with scores at four drops take a tenth of it
 _LONGEST_RUN = 1 << 21  # tokens of one modality in a row
+# The keys of "reading": fields of a record's `read` but `max_pixels`, which is in its `sizing`.
+_READING = {
+    "start_s": "start",
+    "end_s": "end",
+    "fps": "fps",
+    "max_frames": "max_frames",
+    "sizing": "sizing",
+    "audio": "audio",
+    "audio_track": "audio_track",
+    "max_audio_s": "max_audio",
+}
 # Saved in a form of their own; all other fields of a record as they are.
-_PACKED = ("modality", "stages")
-_PLAIN = tuple(field.name for field in dataclasses.fields(RunRecord) if field.name not in _PACKED)
+_PACKED = ("sizing", "modality", "stages")
+_PLAIN = tuple(
+    "reading" if field.name == "read" else field.name
+    for field in dataclasses.fields(RunRecord)
+    if field.name not in _PACKED
+)
 _KEYS = ("format", "schema_version", *_PLAIN, "prompt", "stages")
 
 
@@ -107,10 +122,11 @@ def check_extension(path: Path) -> None:
 
 def to_document(record: RunRecord, *, arrays: bool = True) -> dict[str, Any]:
     """The record as plain values; without `arrays`, positions and scores are null."""
+    own = {**vars(record), "reading": _reading(record)}
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
-        **{name: jsonable(getattr(record, name)) for name in _PLAIN},
+        **{name: jsonable(own[name]) for name in _PLAIN},
         "prompt": _runs(record.modality) if arrays else None,
         "stages": [
             {
@@ -154,10 +170,26 @@ def from_document(document: Any, arrays: Mapping[str, npt.NDArray[Any]] | None =
     else:
         values["modality"] = arrays["modality"].astype(np.int64)
         values["stages"] = _with_arrays(document["stages"], arrays)
+    values["read"], values["sizing"] = _read_options(values.pop("reading"))
     # 3. Types, and then what types cannot say.
     record = _build(RunRecord, values, "")
     _check_record(record)
     return record
+
+
+def _reading(record: RunRecord) -> dict[str, Any]:
+    own = {**vars(record.read), "sizing": record.sizing}
+    return {key: own[name] for key, name in _READING.items()}
+
+
+def _read_options(value: Any) -> tuple[dict[str, Any], Any]:
+    """The values of `ReadOptions` and of the sizing, from what `_reading` gave."""
+    if not isinstance(value, Mapping):
+        raise MisfitError("reading is not an object")
+    _exact_keys(value, _READING, "reading")
+    own = {name: value[key] for key, name in _READING.items()}
+    sizing = own.pop("sizing")
+    return {**own, "max_pixels": None, "video": True}, sizing
 
 
 def _from_safetensors(path: Path) -> RunRecord:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from seats_cli import errors
+from seats_cli.media.clip import ReadOptions
 from tests.report.sample import CHOICES, FACTS, MODEL, sample_answer
 
 
@@ -57,16 +58,16 @@ def load_model(model: str | None, **options: Any) -> SimpleNamespace:
     CALLS["load_model"] = {"model": model, **options}
     if model == "missing/model":
         raise errors.ModelError("missing/model is not on this machine; fetch it with hf download.")
-    demonstration = model == "bundled"
-    facts = dataclasses.replace(MODEL, id=model or "", demonstration=demonstration)
+    demonstration = model is None
+    facts = dataclasses.replace(MODEL, id=model or "bundled", demonstration=demonstration)
     return SimpleNamespace(facts=facts, sizing=FrameSizing(), load_s=0.1)
 
 
-def read_clip(path: str, **options: Any) -> Any:
+def read_clip(path: str, options: ReadOptions, **others: Any) -> Any:
     """A clip of nothing but facts and a warning."""
     from seats_cli.media.clip import Clip
 
-    CALLS["read_clip"] = {"path": path, **options}
+    CALLS["read_clip"] = {"path": path, **vars(options), **others}
     if path.endswith(".txt"):
         raise errors.MediaError(f"{path} holds neither video nor sound.")
     facts = dataclasses.replace(FACTS, path=path)
@@ -97,19 +98,16 @@ def ask(loaded: Any, clip: Any, question: str, **options: Any) -> Any:
 def fake_modules() -> dict[str, ModuleType]:
     """Stand-ins by module name, for `sys.modules`."""
     media = importlib.import_module("seats_cli.media")
-    timecode = importlib.import_module("seats_cli.media.timecode")
     models = importlib.util.find_spec("seats_cli.models")  # found, not imported
     assert models is not None
     fakes = {
         "seats_cli.models": {
             "load_model": load_model,
-            "default_model": lambda: "bundled",
             "prepare_clip": lambda loaded, clip: clip,
             "__path__": models.submodule_search_locations,
         },
         "seats_cli.media": {
             "read_clip": read_clip,
-            "parse_time": timecode.parse_time,
             "__path__": media.__path__,
         },
         "seats_cli.engine.answer": {"ask": ask},

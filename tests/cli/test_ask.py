@@ -47,7 +47,7 @@ def test_several_questions_about_one_clip(run, clip):
     assert result.stdout == 3 * ANSWER
     asked = [line for line in result.stderr.splitlines() if line.startswith("Question: ")]
     assert asked == ["Question: What?", "Question: Who?", "Question: When?"]
-    assert CALLS["ask"]["memory"] is not None
+    assert CALLS["ask"]["encoder_cache"] is not None
     assert result.stderr.count(WARNINGS[0]) == 1
 
 
@@ -113,19 +113,20 @@ def test_options_reach_the_engine(run, clip):
         "revision": "main",
         "offline": True,
     }
-    sizing = CALLS["read_clip"].pop("sizing")
+    assert CALLS["read_clip"].pop("sizing") is not None
+    assert CALLS["read_clip"].pop("source").audio
     assert callable(CALLS["read_clip"].pop("on_progress"))
-    assert sizing.max_pixels == 50176
-    assert sizing.min_pixels == 50176
     assert CALLS["read_clip"] == {
         "path": clip,
         "start": 75.0,
         "end": 90.5,
         "fps": 1.5,
         "max_frames": 64,
+        "max_pixels": 50176,
         "audio": False,
         "audio_track": 1,
         "max_audio": 60.0,
+        "video": True,
     }
     asked = CALLS["ask"]
     assert (asked["max_new_tokens"], asked["temperature"]) == (5, 0.5)

@@ -174,7 +174,7 @@ def test_what_failed_is_counted_apart(tmp_path: Path) -> None:
         (["synthetic", "--fps", "1"], "frame by frame"),
         (["mine.jsonl", "--set-seed", "3"], "--set-seed"),
         (["synthetic", "--only", "colour"], "no questions or clips of kind 'colour'"),
-        (["synthetic", "--methods", "best"], "no selection method"),
+        (["synthetic", "--methods", "best"], "is not a selection method"),
         (["synthetic", "--variant", "gone.toml"], "gone.toml"),
     ],
 )

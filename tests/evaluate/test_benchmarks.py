@@ -154,7 +154,7 @@ class TestReaders:
     def test_settings_and_prompt(self, name: str, tmp_path: Path) -> None:
         WRITERS[name](tmp_path)
         found = READERS[name](tmp_path)
-        settings = found.settings
+        settings = found.protocol
         assert (settings.fps, settings.max_frames) == (2.0, FRAMES[name])
         assert (settings.min_tokens_per_grid, settings.max_tokens_per_grid) == (128, 144)
         prompt = prompt_for(found.items[0], settings)

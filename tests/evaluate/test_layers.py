@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.layer_curve import LayerCurve, blind_settings, layer_curve, recommend
+from seats_cli.evaluate.layer_curve import LayerCurve, blind_specs, layer_curve, recommend
 from seats_cli.evaluate.run_folder import ItemRecord
 from seats_cli.report import layers_table
 
@@ -51,7 +51,7 @@ def test_any_curve_gives_a_possible_plan(both: list[float]) -> None:
 def records(layers: int, items: int, errors: tuple[str, ...] = ()) -> list[ItemRecord]:
     """Everything needs the video up to layer 2, nothing the sound."""
     found = []
-    for setting in blind_settings(layers):
+    for setting in blind_specs(layers):
         assert setting.blind is not None
         right = setting.blind.after_layer >= 2 or not setting.blind.video
         for item in range(items):

@@ -59,7 +59,7 @@ def test_answers_are_those_of_ask(
     loaded: LoadedModel, questions: QuestionSet, records: list[ItemRecord]
 ) -> None:
     for item in (item for item in questions.items if not item.choices):
-        clip = open_clip(item, questions.settings, loaded.sizing)
+        clip = open_clip(item, questions.protocol, loaded.sizing)
         for setting in (FULL, SEATS):
             alone = ask(loaded, clip, item.question, config=setting.config)
             found = next(one for one in records if one.key == (item.id, setting.label))

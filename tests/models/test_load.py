@@ -14,7 +14,7 @@ from seats_cli.engine.answer import ask
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.clip import Clip, MediaFacts
-from seats_cli.models import default_model, load_model
+from seats_cli.models import load_model
 from tests.models.checkpoints import write_checkpoint
 
 FAMILIES = ("qwen2_5_omni", "qwen3_omni_moe")
@@ -128,8 +128,6 @@ class TestRefusals:
             load_model("bundled", **setting)
 
 
-def test_default_model(monkeypatch) -> None:
-    monkeypatch.delenv("SEATS_MODEL", raising=False)
-    assert default_model() == "bundled"
-    monkeypatch.setenv("SEATS_MODEL", "Qwen/Qwen2.5-Omni-3B")
-    assert default_model() == "Qwen/Qwen2.5-Omni-3B"
+def test_without_a_name_it_is_the_bundled_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEATS_MODEL", "gone/model")  # for the command line, which passes it on
+    assert load_model().facts.demonstration

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from seats_cli.config import SeatsConfig
-from seats_cli.media.clip import Clip
+from seats_cli.media.clip import Clip, ReadOptions
 from seats_cli.media.reader import read_clip
 from seats_cli.results import Answer
-from seats_cli.show.record import ReadingOptions, RunRecord
+from seats_cli.show.record import RunRecord
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "assets" / "cards_words_beeps_12s.mp4"
@@ -60,7 +60,7 @@ def ask(bundled: Any) -> Callable[..., Run]:
         clip = read_clip(path, sizing=bundled.sizing)
         config = None if method is None else SeatsConfig(method=method)
         answer = ask_model(bundled, clip, question, config=config, max_new_tokens=8)
-        return Run(answer, clip, record_of(answer, ReadingOptions(sizing=bundled.sizing)))
+        return Run(answer, clip, record_of(answer, ReadOptions(), bundled.sizing))
 
     return run
 

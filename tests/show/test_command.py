@@ -172,7 +172,7 @@ def test_a_trace_remembers_how_the_clip_was_read(run, tmp_path):
     assert asked.exit_code == 0, asked.stderr
     record = load_record(tmp_path / "out" / "trace.json")
     assert record.plan is None
-    assert (record.reading.start_s, record.reading.end_s, record.reading.audio) == (1.0, 4.0, False)
+    assert (record.read.start, record.read.end, record.read.audio) == (1.0, 4.0, False)
     page = (tmp_path / "out" / "index.html").read_bytes()
     drawn = run("show", "--trace", "out/trace.json", "-o", "again")
     assert drawn.exit_code == 0, drawn.stderr

@@ -206,9 +206,9 @@ def test_both_families_from_the_run_to_the_page(tmp_path, family):
     """Grids, cells and tokens per second are the family's own, and survive a saved trace."""
     from seats_cli.config import SeatsConfig
     from seats_cli.engine.answer import ask as ask_model
+    from seats_cli.media.clip import ReadOptions
     from seats_cli.models import load_model
     from seats_cli.show.capture import record_of
-    from seats_cli.show.record import ReadingOptions
     from seats_cli.show.trace_file import load_record, save_record
     from tests.models.checkpoints import write_checkpoint
 
@@ -218,7 +218,7 @@ def test_both_families_from_the_run_to_the_page(tmp_path, family):
     path = write(tmp_path / "a.mp4", steady(100), [Sound(tone(4))])
     clip = read_clip(path, sizing=loaded.sizing)
     answer = ask_model(loaded, clip, "why?", config=SeatsConfig(), max_new_tokens=2)
-    record = record_of(answer, ReadingOptions(sizing=loaded.sizing))
+    record = record_of(answer, ReadOptions(), loaded.sizing)
     assert record.offered[1] == pytest.approx(4 * record.audio_tokens_per_s, abs=1)
     assert record.grid.columns * loaded.sizing.factor == clip.frames.shape[2]
     assert sum(record.video_seconds(0, record.offered[0] - 1)) == pytest.approx(4.0)

@@ -52,7 +52,8 @@ def test_saved_and_read_back(ask, tmp_path, suffix, method):
         record.model,
         record.architecture,
     )
-    assert (found.reading, found.grid) == (record.reading, record.grid)
+    assert (found.read, found.sizing) == (record.read, record.sizing)
+    assert found.grid == record.grid
 
 
 def test_scores_that_are_no_numbers_survive(cards, tmp_path):

@@ -19,7 +19,7 @@ _EXTENSIONS = (".mp4", ".MP4", ".mkv", ".webm")
 _LETTER = re.compile(r"^\s*\(?([A-Z])\s*[.:)]\s*")
 
 
-def settings(max_frames: int, **prompt: Any) -> EvalProtocol:
+def protocol(max_frames: int, **prompt: Any) -> EvalProtocol:
     """The paper's settings with the bound on the frames of one benchmark."""
     return EvalProtocol(
         fps=FPS,

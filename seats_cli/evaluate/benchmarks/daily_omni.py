@@ -19,13 +19,13 @@ from seats_cli.evaluate.benchmarks.annotations import (
     Row,
     find_file,
     find_folder,
+    protocol,
     question_set,
     read_rows,
-    settings,
 )
 from seats_cli.evaluate.questions import Item, QuestionSet
 
-SETTINGS = settings(
+PROTOCOL = protocol(
     128,
     preamble="Here is a multiple-choice question about the video. Choose the most accurate option.",
     question_label="Question: ",
@@ -48,7 +48,7 @@ def read(root: Path) -> QuestionSet:
         Row(values, f"{source.name}, question {number}")
         for number, values in enumerate(read_rows(source), start=1)
     ]
-    return question_set("daily-omni", root, _items(rows, videos), SETTINGS)
+    return question_set("daily-omni", root, _items(rows, videos), PROTOCOL)
 
 
 def _items(rows: list[Row], videos: Path) -> Iterator[Item]:

@@ -19,14 +19,14 @@ from seats_cli.evaluate.benchmarks.annotations import (
     Row,
     find_file,
     find_folder,
+    protocol,
     question_set,
     read_rows,
-    settings,
     video_file,
 )
 from seats_cli.evaluate.questions import Item, QuestionSet
 
-SETTINGS = settings(
+PROTOCOL = protocol(
     768,
     question_label="Question: ",
     options_label="Options:",
@@ -51,7 +51,7 @@ def read(root: Path) -> QuestionSet:
         _item(Row(values, f"{source.name}, question {number + 1}"), videos, number)
         for number, values in enumerate(read_rows(source))
     ]
-    return question_set("lvomnibench", root, items, SETTINGS)
+    return question_set("lvomnibench", root, items, PROTOCOL)
 
 
 def _item(row: Row, videos: Path, number: int) -> Item:

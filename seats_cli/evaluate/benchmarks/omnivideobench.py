@@ -23,14 +23,14 @@ from seats_cli.errors import UsageError
 from seats_cli.evaluate.benchmarks.annotations import (
     Row,
     find_file,
+    protocol,
     question_set,
     read_rows,
-    settings,
     video_file,
 )
 from seats_cli.evaluate.questions import Item, QuestionSet
 
-SETTINGS = settings(
+PROTOCOL = protocol(
     256,
     preamble="Answer this question from what the video shows and plays.",
     question_label="Question:\n",
@@ -53,7 +53,7 @@ def read(root: Path) -> QuestionSet:
     source = find_file(root, "data.json", "data.parquet", "**/data.json", "**/*.parquet")
     rows = list(_rows(read_rows(source), source.name))
     items = [_item(row, root, number) for number, row in enumerate(rows)]
-    return question_set("omnivideobench", root, items, SETTINGS)
+    return question_set("omnivideobench", root, items, PROTOCOL)
 
 
 def _rows(entries: list[Mapping[str, Any]], name: str) -> Iterator[Row]:

@@ -27,14 +27,14 @@ from seats_cli.evaluate.benchmarks.annotations import (
     Row,
     find_file,
     find_folder,
+    protocol,
     question_set,
     read_rows,
-    settings,
     video_file,
 )
 from seats_cli.evaluate.questions import Item, QuestionSet
 
-SETTINGS = settings(
+PROTOCOL = protocol(
     768,
     preamble=(
         "Choose the best option for this multiple-choice question about the video. Reply with the "
@@ -59,7 +59,7 @@ def read(root: Path) -> QuestionSet:
     )
     videos = find_folder(root, "data", "videos", "video")
     rows = _rows(read_rows(source), source.name)
-    return question_set("video-mme", root, [_item(row, videos) for row in rows], SETTINGS)
+    return question_set("video-mme", root, [_item(row, videos) for row in rows], PROTOCOL)
 
 
 def _rows(entries: list[Mapping[str, Any]], name: str) -> Iterator[Row]:

@@ -23,15 +23,15 @@ from seats_cli.evaluate.benchmarks.annotations import (
     Row,
     find_file,
     find_folder,
+    protocol,
     question_set,
     read_json,
     read_rows,
-    settings,
     video_file,
 )
 from seats_cli.evaluate.questions import Item, QuestionSet
 
-SETTINGS = settings(
+PROTOCOL = protocol(
     128,
     options_label="Options:",
     instruction="Reply directly with the letter of the option you choose.",
@@ -54,7 +54,7 @@ def read(root: Path) -> QuestionSet:
         ]
     else:
         items = list(_nested(read_json(source), source.name, find_folder(root, "videos")))
-    return question_set("worldsense", root, items, SETTINGS)
+    return question_set("worldsense", root, items, PROTOCOL)
 
 
 def _nested(content: Any, name: str, videos: Path) -> Iterator[Item]:
