@@ -68,6 +68,7 @@ def read_clip(path: str, options: ReadOptions, **others: Any) -> Any:
     from seats_cli.media.clip import Clip
 
     CALLS["read_clip"] = {"path": path, **vars(options), **others}
+    options.bound(others["sizing"])
     if path.endswith(".txt"):
         raise errors.MediaError(f"{path} holds neither video nor sound.")
     facts = dataclasses.replace(FACTS, path=path)

@@ -38,7 +38,7 @@ def test_module_and_version():
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("command", [(), ("ask",), ("show",), ("doctor",), ("config",)])
 def test_every_line_fits(run, monkeypatch, command, width):
-    monkeypatch.setenv("TERMINAL_WIDTH", str(width))
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", width)  # read from the environment once
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert max(len(line) for line in result.stdout.splitlines()) <= width
