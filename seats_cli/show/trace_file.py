@@ -259,7 +259,7 @@ def _build(cls: type[T], value: Any, where: str) -> T:
     Raises
     ------
     MisfitError
-        If a key is missing or unknown, or a value has the wrong type.
+        If a key is missing or unknown, a value has the wrong type, or the class refuses it.
     """
     if not isinstance(value, Mapping):
         raise MisfitError(f"{where} is not an object")
@@ -267,7 +267,11 @@ def _build(cls: type[T], value: Any, where: str) -> T:
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     _exact_keys(value, names, where)
     at = f"{where}." if where else ""
-    return cls(**{name: _fit(hints[name], value[name], f"{at}{name}") for name in names})
+    fitted = {name: _fit(hints[name], value[name], f"{at}{name}") for name in names}
+    try:
+        return cls(**fitted)
+    except UsageError as error:  # of the class itself: an empty range
+        raise MisfitError(f"{where}: {str(error).rstrip('.')}") from error
 
 
 def _exact_keys(value: Mapping[str, Any], names: Collection[str], where: str) -> None:
