@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,35 @@ def test_the_example_of_the_readme_prints_what_the_readme_shows(
     printed = capsys.readouterr().out
     # Words must agree, answers among them. Counts may move by a token between machines.
     assert _without_numbers(printed) == _without_numbers(shown)
+
+
+def test_the_method_of_contributing_answers() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    cards = (ROOT / "assets" / "cards_words_beeps_12s.mp4").as_posix()
+    # A process of its own: the method stays registered for as long as that lives.
+    code = f"""{example}
+from seats_cli import SeatsConfig, ask, load_model, read_clip
+loaded = load_model("bundled", device="cpu")
+clip = read_clip({cards!r}, sizing=loaded.sizing)
+config = SeatsConfig(method="every-nth", options={{"stride": 3}})
+print(*ask(loaded, clip, "What color is shown first?", config=config).trace.alive_per_layer()[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    video, audio, _ = map(int, done.stdout.split())
+    assert (video, audio) == (180 // 3, 300 // 3), done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_that_are_named_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    if page.name == "CHANGELOG.md":  # tells of what was
+        return
+    for name in re.findall(r"`((?:seats_cli|tests|docs|assets)/[\w./-]+)`", text):
+        assert (ROOT / name).exists() or name.endswith("/x.py"), name
+    for name in re.findall(r"-m (seats_cli[\w.]+|tests[\w.]+)", text):
+        path = ROOT / name.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").exists(), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
