@@ -37,18 +37,16 @@ class AskOutput:
     save_trace: Annotated[
         Path | None,
         opt.output_option(
-            "--save-trace",
-            metavar="FILE",
-            show_default=False,
-            help="Keep the selection in a .json or .safetensors file for seats show --trace.",
+            "--save-trace FILE",
+            "Keep the selection in a .json or .safetensors file for seats show --trace.",
         ),
     ] = None
     as_map: Annotated[
-        bool, opt.output_option("--map", help="Show in the terminal what was kept over time.")
+        bool, opt.output_option("--map", "Show in the terminal what was kept over time.")
     ] = False
     quiet: opt.Quiet = False
     no_stream: Annotated[
-        bool, opt.output_option("--no-stream", help="Print the answer at once when it is complete.")
+        bool, opt.output_option("--no-stream", "Print the answer at once when it is complete.")
     ] = False
     debug: opt.Debug = False
 
@@ -61,10 +59,8 @@ def ask(
     also: Annotated[
         list[str] | None,
         opt.output_option(
-            "--also",
-            metavar="QUESTION",
-            show_default=False,
-            help="Another question about the same clip, which is read and encoded only once.",
+            "--also QUESTION",
+            "Another question about the same clip, which is read and encoded only once.",
         ),
     ] = None,
     *,

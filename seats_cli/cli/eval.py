@@ -36,70 +36,46 @@ class QuestionFlags:
 
     root: Annotated[
         Path | None,
-        opt.input_option(
-            "--root",
-            metavar="DIR",
-            show_default=False,
-            help="Folder of a benchmark's annotations and videos.",
-        ),
+        opt.input_option("--root DIR", "Folder of a benchmark's annotations and videos."),
     ] = None
     limit: Annotated[
         int | None,
         opt.input_option(
-            "--limit",
-            metavar="N",
+            "--limit N",
+            "Only the first N questions (synthetic: so many; 1,200 if not given).",
             min=1,
-            show_default=False,
-            help="Only the first N questions (synthetic: so many; 1,200 if not given).",
         ),
     ] = None
     set_seed: Annotated[
         int | None,
         opt.input_option(
-            "--set-seed",
-            metavar="N",
+            "--set-seed N",
+            "Another synthetic set, for example to choose settings on.",
+            shown="2026",
             min=0,
-            show_default="2026",
-            help="Another synthetic set, for example to choose settings on.",
         ),
     ] = None
     only: Annotated[
         str | None,
         opt.input_option(
-            "--only",
-            metavar="NAME,...",
-            show_default=False,
-            help="Only these families of questions or kinds of clips: color_order,moment.",
+            "--only NAME,...",
+            "Only these families of questions or kinds of clips: color_order,moment.",
         ),
     ] = None
     fps: Annotated[
         float | None,
-        opt.input_option(
-            "--fps",
-            metavar="RATE",
-            parser=opt.parse_positive,
-            show_default="the set's",
-            help="Frames per second to sample.",
-        ),
+        opt.input_option("--fps RATE", "Frames per second to sample.", shown="the set's"),
     ] = None
     max_frames: Annotated[
         int | None,
         opt.input_option(
-            "--max-frames",
-            metavar="N",
-            min=2,
-            show_default="the set's",
-            help="At most this many frames of a clip.",
+            "--max-frames N", "At most this many frames of a clip.", shown="the set's", min=2
         ),
     ] = None
     max_new_tokens: Annotated[
         int | None,
         opt.input_option(
-            "--max-new-tokens",
-            metavar="N",
-            min=1,
-            show_default="the set's",
-            help="Longest answer in tokens.",
+            "--max-new-tokens N", "Longest answer in tokens.", shown="the set's", min=1
         ),
     ] = None
 
@@ -111,22 +87,19 @@ class EvalOutput:
     out: Annotated[
         Path | None,
         opt.output_option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            show_default="seats-eval-<set>",
-            help="Folder for answers and results; one that holds this run is gone on with.",
+            "--out -o DIR",
+            "Folder for answers and results; one that holds this run is gone on with.",
+            shown="seats-eval-<set>",
         ),
     ] = None
     retry_errors: Annotated[
-        bool, opt.output_option("--retry-errors", help="Ask again what failed before.")
+        bool, opt.output_option("--retry-errors", "Ask again what failed before.")
     ] = False
     seed: opt.SweepSeed = 0
     form: opt.FormatName = "table"
     as_json: opt.Json = False
     plot: Annotated[
-        bool,
-        opt.output_option("--plot", help="Also draw OUT/accuracy.png; needs matplotlib."),
+        bool, opt.output_option("--plot", "Also draw OUT/accuracy.png; needs matplotlib.")
     ] = False
     quiet: opt.SweepQuiet = False
     debug: opt.Debug = False
@@ -139,7 +112,6 @@ def evaluate(
         str,
         typer.Argument(
             metavar="QUESTIONS",
-            show_default=False,
             help=(
                 "'synthetic' (bundled), a .jsonl file, or a benchmark with --root: daily-omni, "
                 "worldsense, omnivideobench, video-mme, lvomnibench."
@@ -152,30 +124,23 @@ def evaluate(
     variant: Annotated[
         list[Path] | None,
         opt.budget_option(
-            "--variant",
-            metavar="FILE",
-            show_default=False,
-            help="Also a configuration from a .toml file, named after it; with every --retain.",
+            "--variant FILE",
+            "Also a configuration from a .toml file, named after it; with every --retain.",
         ),
     ] = None,
     find_layers: Annotated[
         bool,
         opt.budget_option(
             "--find-layers",
-            help=(
-                "Instead of methods, hide the video, the sound and both after every layer, and "
-                "recommend drop and late layers for this model."
-            ),
+            "Instead of methods, hide the video, the sound and both after every layer, and "
+            "recommend drop and late layers for this model.",
         ),
     ] = False,
     model: opt.ModelFlags,
     workers: Annotated[
         int,
         opt.model_option(
-            "--workers",
-            metavar="N",
-            min=1,
-            help="Processes on this machine's CPU, each with the model.",
+            "--workers N", "Processes on this machine's CPU, each with the model.", min=1
         ),
     ] = 1,
     output: EvalOutput,

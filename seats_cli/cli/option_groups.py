@@ -137,7 +137,7 @@ def with_flags(sentence: str, *, bare: bool = True) -> str:
 
 _VALUE = r"(?:=(?P<value>\"[^\"`]*\"|'[^'`]*'|[^\s`\"',;]*[^\s`\"',;.]))?"
 _QUOTED = re.compile(rf"`(?P<name>[a-z]\w*){_VALUE}`")
-_BARE = re.compile(rf"(?<![\w./'\"`-])(?P<name>[a-z]+(?:_[a-z]+)+){_VALUE}(?![\w/'\"`-]|\.\w)")
+_BARE = re.compile(rf"(?<![\w./?&='\"`-])(?P<name>[a-z]+(?:_[a-z]+)+){_VALUE}(?![\w/'\"`-]|\.\w)")
 
 
 def _translated(match: re.Match[str]) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from typer.models import OptionInfo
@@ -27,9 +26,8 @@ if TYPE_CHECKING:
     Dtype: TypeAlias = str
     Attention: TypeAlias = str
 else:
-
+    # What Typer shows as choices; commands get the plain strings, see `grouped`.
     def _choices(name: str, values: Sequence[str]) -> type[Enum]:
-        """What Typer shows as choices; commands get the plain strings, see `grouped`."""
         return Enum(name, {value: value for value in values}, type=str)
 
     Kv = _choices("Kv", KV_POLICIES)
@@ -116,30 +114,55 @@ def _number(text: str) -> float:
     return number
 
 
-# One panel of the help each.
-input_option = partial(typer.Option, rich_help_panel="Input")
-budget_option = partial(typer.Option, rich_help_panel="Budget")
-model_option = partial(typer.Option, rich_help_panel="Model")
-output_option = partial(typer.Option, rich_help_panel="Output")
+_PARSERS = {
+    "TIME": parse_clock,
+    "RATE": parse_positive,
+    "SECONDS": parse_positive,
+    "SHARE": parse_ratio,
+    "T": parse_temperature,
+    "P": parse_top_p,
+}
+
+
+def _panel(name: str) -> Callable[..., OptionInfo]:
+    """What declares the options of a panel of the help.
+
+    It takes the flags and the metavar in one string ("--model -m MODEL") and the help; `shown`
+    is what the help calls the default; the rest goes to `typer.Option`. Some metavars have a
+    parser.
+    """
+
+    def option(usage: str, text: str, *, shown: str | bool = True, **more: Any) -> OptionInfo:
+        words = usage.split()
+        metavar = None if words[-1].startswith("-") else words.pop()
+        if metavar in _PARSERS:
+            more["parser"] = _PARSERS[metavar]
+        found: OptionInfo = typer.Option(
+            *words, metavar=metavar, help=text, show_default=shown, rich_help_panel=name, **more
+        )
+        return found
+
+    return option
+
+
+input_option = _panel("Input")
+budget_option = _panel("Budget")
+model_option = _panel("Model")
+output_option = _panel("Output")
 
 _VIDEO = typer.Argument(
-    metavar="VIDEO",
-    show_default=False,
-    help="Video, sound or picture: a file, an http(s) URL, or '-' for stdin.",
+    metavar="VIDEO", help="Video, sound or picture: a file, an http(s) URL, or '-' for stdin."
 )
 Video = Annotated[str, _VIDEO]
 OptionalVideo = Annotated[str | None, _VIDEO]
 Question = Annotated[
     str | None,
     typer.Argument(
-        metavar="QUESTION",
-        show_default=False,
-        help="The question; read from stdin when piped there, or for '-'.",
+        metavar="QUESTION", help="The question; read from stdin when piped there, or for '-'."
     ),
 ]
 AllowLocalUrls = Annotated[
-    bool,
-    input_option("--allow-local-urls", help="Let a URL lead to this machine or its own network."),
+    bool, input_option("--allow-local-urls", "Let a URL lead to this machine or its own network.")
 ]
 
 
@@ -148,67 +171,43 @@ class ReadFlags(ReadOptions):
     """What of a file to read."""
 
     start: Annotated[
-        float | None,
-        input_option(
-            "--start",
-            metavar="TIME",
-            parser=parse_clock,
-            show_default=False,
-            help="Where to begin: 75, 1:15 or 00:01:15.5.",
-        ),
+        float | None, input_option("--start TIME", "Where to begin: 75, 1:15 or 00:01:15.5.")
     ]
-    end: Annotated[
-        float | None,
-        input_option(
-            "--end", metavar="TIME", parser=parse_clock, show_default=False, help="Where to stop."
-        ),
-    ]
-    fps: Annotated[
-        float,
-        input_option(
-            "--fps", metavar="RATE", parser=parse_positive, help="Frames per second to sample."
-        ),
-    ]
+    end: Annotated[float | None, input_option("--end TIME", "Where to stop.")]
+    fps: Annotated[float, input_option("--fps RATE", "Frames per second to sample.")]
     max_frames: Annotated[
         int,
         input_option(
-            "--max-frames",
-            metavar="N",
+            "--max-frames N",
+            "At most this many frames; a longer clip is sampled more thinly.",
             min=2,
-            help="At most this many frames; a longer clip is sampled more thinly.",
         ),
     ]
     max_pixels: Annotated[
         int | None,
         input_option(
-            "--max-pixels",
-            metavar="N",
+            "--max-pixels N",
+            "At most this many pixels per frame (width x height).",
+            shown="the model's",
             min=1,
-            show_default="the model's",
-            help="At most this many pixels per frame (width x height).",
         ),
     ]
-    audio: Annotated[
-        bool, input_option("--audio/--no-audio", help="Listen to the sound, or don't.")
-    ]
+    audio: Annotated[bool, input_option("--audio/--no-audio", "Listen to the sound, or don't.")]
     audio_track: Annotated[
         int | None,
         input_option(
-            "--audio-track",
-            metavar="N",
+            "--audio-track N",
+            "Which audio track, counted from 0.",
+            shown="the file's default",
             min=0,
-            show_default="the file's default",
-            help="Which audio track, counted from 0.",
         ),
     ]
     max_audio: Annotated[
         float | None,
         input_option(
-            "--max-audio",
-            metavar="TIME",
-            parser=parse_clock,
-            show_default="all of it",
-            help="At most this much sound; the rest is left out, with a warning.",
+            "--max-audio TIME",
+            "At most this much sound; the rest is left out, with a warning.",
+            shown="all of it",
         ),
     ]
 
@@ -217,23 +216,18 @@ KvPolicy = Annotated[
     Kv | None,
     budget_option(
         "--kv",
-        show_default="layerwise",
-        help="Each layer caches what it saw, or only what survived every drop.",
+        "Each layer caches what it saw, or only what survived every drop.",
+        shown="layerwise",
     ),
 ]
 AllocationPolicy = Annotated[
     Allocation | None,
-    budget_option(
-        "--allocation", show_default="reference", help="How the budget is spread over time."
-    ),
+    budget_option("--allocation", "How the budget is spread over time.", shown="reference"),
 ]
 ConfigFile = Annotated[
     Path | None,
     budget_option(
-        "--config",
-        metavar="FILE",
-        show_default=False,
-        help="Pruning settings from TOML or JSON; other flags override them.",
+        "--config FILE", "Pruning settings from TOML or JSON; other flags override them."
     ),
 ]
 
@@ -245,55 +239,39 @@ class BudgetFlags:
     retain: Annotated[
         float | None,
         budget_option(
-            "--retain",
-            metavar="SHARE",
-            parser=parse_ratio,
-            show_default="25%",
-            help="Share of audio and video tokens to keep, averaged over layers: 0.1 or 10%.",
+            "--retain SHARE",
+            "Share of audio and video tokens to keep, averaged over layers: 0.1 or 10%.",
+            shown="25%",
         ),
     ] = None
     retain_video: Annotated[
         float | None,
         budget_option(
-            "--retain-video",
-            metavar="SHARE",
-            parser=parse_ratio,
-            show_default="by preset",
-            help="The same for video tokens alone.",
+            "--retain-video SHARE", "The same for video tokens alone.", shown="by preset"
         ),
     ] = None
     retain_audio: Annotated[
         float | None,
         budget_option(
-            "--retain-audio",
-            metavar="SHARE",
-            parser=parse_ratio,
-            show_default="by preset",
-            help="The same for audio tokens alone.",
+            "--retain-audio SHARE", "The same for audio tokens alone.", shown="by preset"
         ),
     ] = None
     method: Annotated[
         str | None,
         budget_option(
-            "--method",
-            metavar="NAME",
-            show_default="seats",
-            help="Selection method: seats, random, fastv and so on.",
+            "--method NAME", "Selection method: seats, random, fastv and so on.", shown="seats"
         ),
     ] = None
-    full: Annotated[bool, budget_option("--full", help="Prune nothing.")] = False
+    full: Annotated[bool, budget_option("--full", "Prune nothing.")] = False
     still_tolerance: Annotated[
         float | None,
         budget_option(
-            "--skip-still",
-            metavar="LEVELS",
+            "--skip-still LEVELS",
+            "Do not encode places of the picture again that changed by no more than this many "
+            "grey levels, such as 2; 0 skips exact repeats only.",
+            shown="off",
             min=0.0,
             max=255.0,
-            show_default="off",
-            help=(
-                "Do not encode places of the picture again that changed by no more than this many "
-                "grey levels, such as 2; 0 skips exact repeats only."
-            ),
         ),
     ] = None
     kv: KvPolicy = None
@@ -308,32 +286,26 @@ class SweepFlags:
     retain: Annotated[
         str | None,
         budget_option(
-            "--retain",
-            metavar="SHARE,...",
-            show_default="25%",
-            help="Shares of audio and video tokens to keep, each one setting: 35%,25%,15%,10%.",
+            "--retain SHARE,...",
+            "Shares of audio and video tokens to keep, each one setting: 35%,25%,15%,10%.",
+            shown="25%",
         ),
     ] = None
     method: Annotated[
         str | None,
         budget_option(
-            "--method",
-            "--methods",
-            metavar="NAME,...",
-            show_default="seats",
-            help="Selection methods, or 'all': seats,random,fastv.",
+            "--method --methods NAME,...",
+            "Selection methods, or 'all': seats,random,fastv.",
+            shown="seats",
         ),
     ] = None
     still_tolerance: Annotated[
         str | None,
         budget_option(
-            "--skip-still",
-            metavar="LEVELS,...",
-            show_default="off",
-            help=(
-                "Do not encode places of the picture again that changed by no more than this many "
-                "grey levels (0 to 255), each one setting: off,2."
-            ),
+            "--skip-still LEVELS,...",
+            "Do not encode places of the picture again that changed by no more than this many "
+            "grey levels (0 to 255), each one setting: off,2.",
+            shown="off",
         ),
     ] = None
     kv: KvPolicy = None
@@ -341,27 +313,16 @@ class SweepFlags:
     config_file: ConfigFile = None
 
 
-def _model(help_text: str) -> OptionInfo:
+def _model_option(text: str) -> OptionInfo:
     # SEATS_MODEL is read as every other setting is, see `defaults`; `envvar` is for the help.
-    found: OptionInfo = model_option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        show_default="bundled",
-        envvar="SEATS_MODEL",
-        help=help_text,
-    )
-    return found
+    return model_option("--model -m MODEL", text, shown="bundled", envvar="SEATS_MODEL")
 
 
-DtypeName = Annotated[
-    Dtype, model_option("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16.")
-]
+_SHAPES = list(named_shapes())
+Model = Annotated[str | None, _model_option("Hub id or local folder.")]
+DtypeName = Annotated[Dtype, model_option("--dtype DTYPE", "auto, float32, bfloat16 or float16.")]
 Revision = Annotated[
-    str | None,
-    model_option(
-        "--revision", metavar="REV", show_default=False, help="Branch, tag or commit on the hub."
-    ),
+    str | None, model_option("--revision REV", "Branch, tag or commit on the hub.")
 ]
 
 
@@ -369,64 +330,45 @@ Revision = Annotated[
 class ModelFlags(ModelOptions):
     """Which model, and how to load it."""
 
-    model: Annotated[str | None, _model("Hub id or local folder.")]
+    model: Model
     device: Annotated[
         str,
-        model_option(
-            "--device",
-            metavar="DEVICE",
-            help="auto, cpu, cuda, cuda:1, mps, or spread over all GPUs.",
-        ),
+        model_option("--device DEVICE", "auto, cpu, cuda, cuda:1, mps, or spread over all GPUs."),
     ]
     dtype: DtypeName
     attention: Annotated[
-        Attention,
-        model_option(
-            "--attn", metavar="NAME", help="sdpa, stock-sdpa, eager or flash_attention_2."
-        ),
+        Attention, model_option("--attn NAME", "sdpa, stock-sdpa, eager or flash_attention_2.")
     ]
     revision: Revision
-    offline: Annotated[bool, model_option("--offline", help="Never use the network.")]
-
-
-_SHAPES = list(named_shapes())
+    offline: Annotated[bool, model_option("--offline", "Never use the network.")]
 
 
 @dataclass(frozen=True)
 class AnyModelFlags(ModelFlags):
     """A checkpoint, or an architecture with random weights."""
 
-    model: Annotated[str | None, _model("Hub id or local folder.")]
+    model: Model
     random_weights: Annotated[
         str | None,
         model_option(
-            "--random-weights",
-            metavar="ARCH",
-            show_default=False,
-            help=(
-                "Measure a real architecture with random weights: "
-                f"{', '.join(_SHAPES[:-1])} or {_SHAPES[-1]}."
-            ),
+            "--random-weights ARCH",
+            "Measure a real architecture with random weights: "
+            f"{', '.join(_SHAPES[:-1])} or {_SHAPES[-1]}.",
         ),
     ] = None
     layers: Annotated[
         int | None,
         model_option(
-            "--layers",
-            metavar="N",
-            min=1,
-            show_default="the real number",
-            help="Decoder layers of --random-weights.",
+            "--layers N", "Decoder layers of --random-weights.", shown="the real number", min=1
         ),
     ] = None
     hidden: Annotated[
         int | None,
         model_option(
-            "--hidden",
-            metavar="N",
+            "--hidden N",
+            "Decoder width of --random-weights; heads and MLP follow.",
+            shown="the real width",
             min=1,
-            show_default="the real width",
-            help="Decoder width of --random-weights; heads and MLP follow.",
         ),
     ] = None
 
@@ -435,24 +377,21 @@ class AnyModelFlags(ModelFlags):
 class ShapeFlags:
     """Whose shapes to count with; nothing of the model is loaded."""
 
-    model: Annotated[str | None, _model(f"{', '.join(_SHAPES)}, a folder, or a hub id.")] = None
+    model: Annotated[str | None, _model_option(f"{', '.join(_SHAPES)}, a folder, or a hub id.")] = (
+        None
+    )
     dtype: DtypeName = "auto"
     revision: Revision = None
 
 
 MaxNewTokens = Annotated[
-    int, output_option("--max-new-tokens", metavar="N", min=1, help="Longest answer, in tokens.")
+    int, output_option("--max-new-tokens N", "Longest answer, in tokens.", min=1)
 ]
-Seed = Annotated[
-    int, output_option("--seed", metavar="N", parser=parse_seed, help="Seed for sampling.")
-]
+Seed = Annotated[int, output_option("--seed N", "Seed for sampling.", parser=parse_seed)]
 SweepSeed = Annotated[
     int,
     output_option(
-        "--seed",
-        metavar="N",
-        parser=parse_seed,
-        help="Seed of methods that draw at random, and of random weights.",
+        "--seed N", "Seed of methods that draw at random, and of random weights.", parser=parse_seed
     ),
 ]
 
@@ -464,59 +403,35 @@ class GenerationFlags:
     max_new_tokens: MaxNewTokens = 128
     temperature: Annotated[
         float,
-        output_option(
-            "--temperature",
-            metavar="T",
-            parser=parse_temperature,
-            help="0 always takes the likeliest token; above 0 samples.",
-        ),
+        output_option("--temperature T", "0 always takes the likeliest token; above 0 samples."),
     ] = 0.0
     top_p: Annotated[
         float,
-        output_option(
-            "--top-p",
-            metavar="P",
-            parser=parse_top_p,
-            help="Sample from the likeliest tokens with this much probability.",
-        ),
+        output_option("--top-p P", "Sample from the likeliest tokens with this much probability."),
     ] = 1.0
     seed: Seed = 0
     choices: Annotated[
         str | None,
-        output_option(
-            "--choices",
-            metavar="A,B,...",
-            show_default=False,
-            help='Answer with the likeliest of these: "red,green,blue".',
-        ),
+        output_option("--choices A,B,...", 'Answer with the likeliest of these: "red,green,blue".'),
     ] = None
 
 
 FormatName = Annotated[
-    Format, output_option("--format", help="A table, JSON, CSV or Markdown on stdout.")
+    Format, output_option("--format", "A table, JSON, CSV or Markdown on stdout.")
 ]
 Json = Annotated[
-    bool, output_option("--json", help="Print one JSON document and nothing else on stdout.")
+    bool, output_option("--json", "Print one JSON document and nothing else on stdout.")
 ]
 Html = Annotated[
-    Path | None,
-    output_option(
-        "--html",
-        metavar="FILE",
-        show_default=False,
-        help="Also write a page that shows what was kept.",
-    ),
+    Path | None, output_option("--html FILE", "Also write a page that shows what was kept.")
 ]
 Quiet = Annotated[
     bool,
-    output_option(
-        "--quiet", "-q", help="No report, notices or progress; warnings about lost input stay."
-    ),
+    output_option("--quiet -q", "No report, notices or progress; warnings about lost input stay."),
 ]
 SweepQuiet = Annotated[
-    bool,
-    output_option("--quiet", "-q", help="No notices or progress; warnings about lost input stay."),
+    bool, output_option("--quiet -q", "No notices or progress; warnings about lost input stay.")
 ]
 Debug = Annotated[
-    bool, output_option("--debug", help="Show tracebacks and the libraries' own messages.")
+    bool, output_option("--debug", "Show tracebacks and the libraries' own messages.")
 ]

@@ -33,10 +33,7 @@ def plan(
     text_tokens: Annotated[
         int,
         opt.input_option(
-            "--text-tokens",
-            metavar="N",
-            min=1,
-            help="Tokens of the question and the template around it.",
+            "--text-tokens N", "Tokens of the question and the template around it.", min=1
         ),
     ] = 40,
     budget: Annotated[opt.BudgetFlags, Omit("method", "still_tolerance")],

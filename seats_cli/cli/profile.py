@@ -38,19 +38,12 @@ QUESTION = "What happens in this clip?"
 class RepeatFlags:
     """How often to measure; names are those of `seats_cli.engine.profiling.run_profile`."""
 
-    repeats: Annotated[
-        int, opt.output_option("--repeats", metavar="N", min=1, help="Measured runs of each.")
-    ] = 5
-    warm_ups: Annotated[
-        int, opt.output_option("--warm-ups", metavar="N", min=0, help="Runs before those.")
-    ] = 1
+    repeats: Annotated[int, opt.output_option("--repeats N", "Measured runs of each.", min=1)] = 5
+    warm_ups: Annotated[int, opt.output_option("--warm-ups N", "Runs before those.", min=0)] = 1
     new_tokens: Annotated[
         int,
         opt.output_option(
-            "--new-tokens",
-            metavar="N",
-            min=1,
-            help="Answer tokens of each run, so that all decode alike.",
+            "--new-tokens N", "Answer tokens of each run, so that all decode alike.", min=1
         ),
     ] = 16
     seed: opt.SweepSeed = 0
@@ -62,22 +55,11 @@ class ProfileOutput:
 
     as_json: opt.Json = False
     csv: Annotated[
-        Path | None,
-        opt.output_option(
-            "--csv",
-            metavar="FILE",
-            show_default=False,
-            help="Also write every run and stage as CSV.",
-        ),
+        Path | None, opt.output_option("--csv FILE", "Also write every run and stage as CSV.")
     ] = None
     plot: Annotated[
         Path | None,
-        opt.output_option(
-            "--plot",
-            metavar="FILE",
-            show_default=False,
-            help="Also draw it: .png, .svg or .pdf; needs matplotlib.",
-        ),
+        opt.output_option("--plot FILE", "Also draw it: .png, .svg or .pdf; needs matplotlib."),
     ] = None
     quiet: opt.SweepQuiet = False
     debug: opt.Debug = False
@@ -90,16 +72,10 @@ def profile(
     synthetic: Annotated[
         float | None,
         opt.input_option(
-            "--synthetic",
-            metavar="SECONDS",
-            parser=opt.parse_positive,
-            show_default=False,
-            help="A clip of this length made in memory instead of a file.",
+            "--synthetic SECONDS", "A clip of this length made in memory instead of a file."
         ),
     ] = None,
-    question: Annotated[
-        str, opt.input_option("--question", metavar="TEXT", help="What is asked.")
-    ] = QUESTION,
+    question: Annotated[str, opt.input_option("--question TEXT", "What is asked.")] = QUESTION,
     *,
     read: opt.ReadFlags,
     allow_local_urls: opt.AllowLocalUrls = False,

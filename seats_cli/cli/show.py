@@ -23,7 +23,7 @@ from seats_cli.cli.outputs import (
 )
 from seats_cli.cli.question import check_stdin_is_free, find_question
 from seats_cli.cli.runtime import stop_if_interrupted
-from seats_cli.cli.sources import open_input, open_model, read_input
+from seats_cli.cli.sources import InputFile, open_input, open_model, read_input
 from seats_cli.cli.to_config import build_config
 from seats_cli.errors import UsageError
 from seats_cli.show.files import check_target, replacing
@@ -48,9 +48,9 @@ PICTURES = ("frames.png", "sound.png", "layers.png")
 class AnswerFlags:
     """How to answer, and what of it to print."""
 
-    with_full: Annotated[
-        bool, opt.output_option("--with-full", help="Also ask the unpruned model.")
-    ] = False
+    with_full: Annotated[bool, opt.output_option("--with-full", "Also ask the unpruned model.")] = (
+        False
+    )
     max_new_tokens: opt.MaxNewTokens = 128
     seed: opt.Seed = 0
     quiet: opt.Quiet = False
@@ -64,7 +64,6 @@ def show(
         str | None,
         typer.Argument(
             metavar="VIDEO",
-            show_default=False,
             help="Video, sound or picture; with --trace by default the one it was made from.",
         ),
     ] = None,
@@ -74,32 +73,18 @@ def show(
     allow_local_urls: opt.AllowLocalUrls = False,
     trace: Annotated[
         Path | None,
-        opt.input_option(
-            "--trace",
-            metavar="FILE",
-            show_default=False,
-            help="Draw a saved trace instead of asking a model.",
-        ),
+        opt.input_option("--trace FILE", "Draw a saved trace instead of asking a model."),
     ] = None,
     budget: Annotated[opt.BudgetFlags, Omit("method")],
     model: opt.ModelFlags,
     output: Annotated[
         Path | None,
-        opt.output_option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            show_default=False,
-            help="Folder for the page, the pictures and the trace.",
-        ),
+        opt.output_option("--output -o DIR", "Folder for the page, the pictures and the trace."),
     ] = None,
     film: Annotated[
         Path | None,
         opt.output_option(
-            "--video",
-            metavar="FILE",
-            show_default=False,
-            help="Also render the clip with dropped patches dimmed, as .mp4.",
+            "--video FILE", "Also render the clip with dropped patches dimmed, as .mp4."
         ),
     ] = None,
     answering: AnswerFlags,
@@ -139,7 +124,7 @@ def show(
     if output is not None:
         _write(record, clip, output, talk, keeps_trace=trace is None)
     if film is not None:
-        _render(record, clip, file.path, film, talk)
+        _render(record, clip, file, film, talk)
 
 
 def _ask(
@@ -209,7 +194,7 @@ def _write(record: RunRecord, clip: Clip, output: Path, talk: Talk, *, keeps_tra
         write_trace(record, output / TRACE, talk, "-o")
 
 
-def _render(record: RunRecord, clip: Clip, path: str, film: Path, talk: Talk) -> None:
+def _render(record: RunRecord, clip: Clip, file: InputFile, film: Path, talk: Talk) -> None:
     from seats_cli.show.film import render_film
 
     there = film.exists()
@@ -219,5 +204,5 @@ def _render(record: RunRecord, clip: Clip, path: str, film: Path, talk: Talk) ->
         progress.update(f"{done:.0%}")
 
     with talk.progress("Rendering") as progress, replacing(film, "--video") as part:
-        render_film(record, clip, path, part, on_progress=report)
+        render_film(record, clip, file.path, part, source=file.header, on_progress=report)
     report_written(film, there, talk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
 
+    from seats_cli.media.probe import MediaSource
     from seats_cli.show.record import RunRecord
 
 
@@ -40,6 +42,7 @@ def render_film(
     path: str,
     target: Path,
     *,
+    source: MediaSource | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> None:
     """Write an H.264 and AAC film of the range that was asked about.
@@ -53,6 +56,8 @@ def render_film(
         The file of the clip, for the frames between those that the model saw.
     target : Path
         Ends in .mp4.
+    source : MediaSource, optional
+        What `probe` has found in the file; otherwise its header is read for every part.
     on_progress : callable, optional
         Told the fraction that is done.
 
@@ -79,7 +84,8 @@ def render_film(
         if clip.audio is not None:
             sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
             sound.bit_rate = 64_000
-        frames = _frames(path, record, clip, float(rate), total, height, width)
+        read = partial(_part, path, source, float(rate), record)
+        frames = _frames(read, clip, float(rate), total, height, width)
         written = 0
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(veil(pixels, number / float(rate)), format="rgb24")
@@ -156,18 +162,21 @@ def _size(record: RunRecord) -> tuple[int, int]:
 
 
 def _frames(
-    path: str, record: RunRecord, clip: Clip, rate: float, total: int, height: int, width: int
+    read: Callable[[float, float], tuple[npt.NDArray[np.float64], Pixels | tuple[()]]],
+    clip: Clip,
+    rate: float,
+    total: int,
+    height: int,
+    width: int,
 ) -> Iterator[Pixels]:
     """`total` frames at a constant rate; where nothing is on screen, the last one stays."""
-    begin = record.media.start_s
+    begin = clip.facts.start_s
     assert clip.frames is not None
     shown = _fitted(clip.frames[0], height, width)
     per_part = max(1, round(_PART_S * rate))
     for first in range(0, total, per_part):
         wanted = [number / rate for number in range(first, min(first + per_part, total))]
-        times, frames = _part(
-            path, begin + wanted[0], begin + wanted[-1] + 0.5 / rate, rate, record
-        )
+        times, frames = read(begin + wanted[0], begin + wanted[-1] + 0.5 / rate)
         places = np.searchsorted(times, np.array(wanted) + begin + 0.25 / rate, side="right") - 1
         for place in places.tolist():
             if 0 <= place < len(frames):
@@ -176,7 +185,7 @@ def _frames(
 
 
 def _part(
-    path: str, start: float, end: float, rate: float, record: RunRecord
+    path: str, source: MediaSource | None, rate: float, record: RunRecord, start: float, end: float
 ) -> tuple[npt.NDArray[np.float64], Pixels | tuple[()]]:
     """Frames of a range and when they appear on the file's timeline; nothing where it has none."""
     media = record.media
@@ -190,6 +199,7 @@ def _part(
             fps=2 * rate,
             max_frames=4096,
             sizing=sizing,
+            source=source,
             start=start if start > 0 else None,
             end=end,
             audio=False,
