@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.benchmarks import READERS, read_benchmark
+from seats_cli.evaluate.benchmarks import BENCHMARKS, read_benchmark
 from seats_cli.evaluate.generated import DEFAULT_COUNT, DEFAULT_SEED, synthetic_set
 from seats_cli.evaluate.jsonl import read_jsonl
 from seats_cli.evaluate.questions import QuestionSet
@@ -51,7 +51,7 @@ def question_set(
         raise UsageError("--set-seed is for the synthetic set only.")
     if root is not None:
         found = read_benchmark(name, root)
-    elif name in READERS:
+    elif name in BENCHMARKS:
         raise UsageError(f"{name} needs --root, the folder with its annotations and videos.")
     elif name == SYNTHETIC:
         limit = DEFAULT_COUNT if limit is None else limit
@@ -62,7 +62,7 @@ def question_set(
     else:
         raise UsageError(
             f"There is no question set '{name}': give {SYNTHETIC}, a .jsonl file, or one of "
-            f"{', '.join(READERS)}."
+            f"{', '.join(BENCHMARKS)}."
         )
     return _of_kind(found, only).limited(limit)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.benchmarks import READERS, read_benchmark
-from seats_cli.evaluate.benchmarks.annotations import without_letters
+from seats_cli.evaluate.annotations import without_letters
+from seats_cli.evaluate.benchmarks import BENCHMARKS, read_benchmark
 from seats_cli.evaluate.scoring import options_for, prompt_for
 
 OPTIONS = ["A. a dog", "B. a cat", "C. a cow", "D. a hen"]
@@ -130,14 +130,14 @@ FRAMES = {
 
 
 def test_every_reader_has_a_test() -> None:
-    assert set(WRITERS) == set(READERS) == set(FRAMES)
+    assert set(WRITERS) == set(BENCHMARKS) == set(FRAMES)
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", BENCHMARKS)
 class TestReaders:
     def test_items(self, name: str, tmp_path: Path) -> None:
         WRITERS[name](tmp_path)
-        found = READERS[name](tmp_path)
+        found = read_benchmark(name, tmp_path)
         assert found.name == name
         assert [item.answer for item in found.items] == ["A", "B"]
         assert [item.answer_text for item in found.items] == ["a dog", "a cat"]
@@ -153,7 +153,7 @@ class TestReaders:
 
     def test_settings_and_prompt(self, name: str, tmp_path: Path) -> None:
         WRITERS[name](tmp_path)
-        found = READERS[name](tmp_path)
+        found = read_benchmark(name, tmp_path)
         settings = found.protocol
         assert (settings.fps, settings.max_frames) == (2.0, FRAMES[name])
         assert (settings.min_tokens_per_grid, settings.max_tokens_per_grid) == (128, 144)
@@ -168,25 +168,25 @@ class TestReaders:
         (video,) = tmp_path.rglob("*.mp4")
         video.rename(video.with_name("other.mp4"))
         with pytest.raises(UsageError, match=r"None of the 1 videos .* is there; expected is"):
-            READERS[name](tmp_path)
+            read_benchmark(name, tmp_path)
 
     def test_missing_and_broken_annotations(self, name: str, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="is no folder"):
-            READERS[name](tmp_path / "none")
+        with pytest.raises(UsageError, match="is not a folder"):
+            read_benchmark(name, tmp_path / "none")
         (tmp_path / "videos").mkdir()
         with pytest.raises(UsageError, match="holds no annotations; expected is"):
-            READERS[name](tmp_path)
+            read_benchmark(name, tmp_path)
         WRITERS[name](tmp_path)
         (source,) = tmp_path.glob("*.json")
         content = source.read_text()
         for broken in ("{", "[]", "7", '["x"]', '[{"video_id": "abc"}]', '{"abc": 5}'):
             source.write_text(broken)
             with pytest.raises(UsageError, match=str(source.name)) as caught:
-                READERS[name](tmp_path)
+                read_benchmark(name, tmp_path)
             assert "\n" not in str(caught.value)
         source.write_text(content.replace('"A"', '"E"'))
         with pytest.raises(UsageError, match="one of the letters A to D, not 'E'"):
-            READERS[name](tmp_path)
+            read_benchmark(name, tmp_path)
 
 
 def test_names_are_forgiving(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_videomme_from_the_hub(tmp_path: Path) -> None:
     }
     put_parquet(tmp_path / "videomme" / "test-00000-of-00001.parquet", [row])
     put_video(tmp_path / "data" / "fFjv93ACGo8.mkv")
-    (item,) = READERS["video-mme"](tmp_path).items
+    (item,) = read_benchmark("video-mme", tmp_path).items
     assert isinstance(item.media, str)
     assert item.media.endswith("fFjv93ACGo8.mkv")
     assert (item.id, item.kind, item.meta["domain"]) == ("video-mme-001-1", "short", "Knowledge")
@@ -234,12 +234,12 @@ def test_worldsense_and_omnivideobench_from_parquet(tmp_path: Path) -> None:
     }
     put_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [row])
     put_video(tmp_path / "videos" / "abc.mp4")
-    (item,) = READERS["worldsense"](tmp_path).items
+    (item,) = read_benchmark("worldsense", tmp_path).items
     assert item.choices == PLAIN
     flat = {"question": "What barks?", "options": OPTIONS, "correct_option": "A"}
     put_parquet(tmp_path / "o" / "data.parquet", [{"video": "videos/video_1.mp4", **flat}])
     put_video(tmp_path / "o" / "videos" / "video_1.mp4")
-    (item,) = READERS["omnivideobench"](tmp_path / "o").items
+    (item,) = read_benchmark("omnivideobench", tmp_path / "o").items
     assert item.answer_text == "a dog"
 
 
@@ -248,7 +248,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "data").mkdir()
     (tmp_path / "test-00000-of-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(UsageError, match=r"needed: pip install 'seats-cli\[eval\]'"):
-        READERS["video-mme"](tmp_path)
+        read_benchmark("video-mme", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet
 
-# Research figures, equal for all benchmarks.
-FPS = 2.0
-MIN_TOKENS, MAX_TOKENS = 128, 144  # merged tokens of a temporal grid
 _EXTENSIONS = (".mp4", ".MP4", ".mkv", ".webm")
 _LETTER = re.compile(r"^\s*\(?([A-Z])\s*[.:)]\s*")
-
-
-def protocol(max_frames: int, **prompt: Any) -> EvalProtocol:
-    """The paper's settings with the bound on the frames of one benchmark."""
-    return EvalProtocol(
-        fps=FPS,
-        max_frames=max_frames,
-        min_tokens_per_grid=MIN_TOKENS,
-        max_tokens_per_grid=MAX_TOKENS,
-        choice_style="letters",
-        **prompt,
-    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +78,7 @@ def find_file(root: Path, *patterns: str) -> Path:
         If there is none.
     """
     if not root.is_dir():
-        raise UsageError(f"{root} is no folder; it should hold annotations and videos.")
+        raise UsageError(f"{root} is not a folder; it should hold annotations and videos.")
     for pattern in patterns:
         if found := sorted(path for path in root.glob(pattern) if path.is_file()):
             return found[0]
@@ -115,18 +99,19 @@ def find_folder(root: Path, *names: str) -> Path:
     raise UsageError(f"{root} holds no folder {' or '.join(names)} with the videos.")
 
 
-def read_rows(path: Path) -> list[Mapping[str, Any]]:
-    """Annotations of a JSON list or a Parquet file.
+def read_annotations(path: Path) -> Any:
+    """Annotations of a Parquet or JSON file: a list of objects, or one object of objects.
 
     Raises
     ------
     UsageError
         If the file cannot be read, or pyarrow is needed and not installed.
     """
-    rows = read_parquet(path) if path.suffix == ".parquet" else read_json(path)
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+    content = read_parquet(path) if path.suffix == ".parquet" else read_json(path)
+    rows = content if isinstance(content, list) else [content]
+    if not rows or not all(isinstance(row, dict) for row in rows):
         raise UsageError(f"{path} must hold a list of annotations.")
-    return rows
+    return content
 
 
 def read_json(path: Path) -> Any:
@@ -174,25 +159,3 @@ def video_file(folder: Path, name: str) -> str:
         if (folder / f"{name}{extension}").is_file():
             return str(folder / f"{name}{extension}")
     return str(folder / f"{name}{_EXTENSIONS[0]}")
-
-
-def question_set(name: str, root: Path, items: Iterable[Item], chosen: EvalProtocol) -> QuestionSet:
-    """A set of items whose videos are there, at least one of them.
-
-    A video that is missing among others fails when its turn comes, and the run goes on.
-
-    Raises
-    ------
-    UsageError
-        If there is no question, or not a single video.
-    """
-    found = tuple(items)
-    if not found:
-        raise UsageError(f"{root} holds no questions of {name}.")
-    paths = dict.fromkeys(item.media for item in found if isinstance(item.media, str))
-    if not any(Path(path).is_file() for path in paths):
-        raise UsageError(
-            f"None of the {len(paths)} videos of {name} is there; expected is for example "
-            f"{next(iter(paths))}."
-        )
-    return QuestionSet(name, found, chosen)
