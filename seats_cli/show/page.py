@@ -9,171 +9,27 @@ from importlib import resources
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from seats_cli.config import SEATS
 from seats_cli.report.format import format_percent, format_ratio, format_seconds, format_si
-from seats_cli.report.phrases import (
-    UNPRUNED,
-    frames_phrase,
-    size_phrase,
-    targets_phrase,
-)
+from seats_cli.report.phrases import UNPRUNED, frames_phrase, size_phrase, targets_phrase
 from seats_cli.show import encode
+from seats_cli.show.files import MARK
 from seats_cli.show.overlay import Depth, depth_of
 from seats_cli.show.record import AUDIO, VIDEO
 from seats_cli.show.svg import flops_per_layer, layers_chart, mark_heights, mark_tokens
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import Clip
-    from seats_cli.show.record import Part, RecordedStage, RunRecord
+    from seats_cli.show.record import Ints, Part, RecordedStage, RunRecord
 
 
-def clip_facts(record: RunRecord) -> list[tuple[str, str]]:
-    """Names and values about the file and what was read of it."""
-    media, grid = record.media, record.grid
-    facts = [
-        ("File", PurePath(media.path).name or media.path),
-        ("Length", format_seconds(media.duration_s)),
-    ]
-    if media.start_s or record.read.end is not None:
-        end = "the end" if media.end_s is None else f"{media.end_s:.4g} s"
-        facts.append(("Used", f"{media.start_s:.4g} s to {end}"))
-    if grid is None:
-        facts.append(("Picture", "none"))
-    else:
-        source = f"{media.source_width}x{media.source_height}"
-        turned = f", turned by {media.rotation_deg} degrees" if media.rotation_deg else ""
-        grids = f"{grid.grids} grid{'s' if grid.grids > 1 else ''} of {grid.frames} frames"
-        facts += [
-            ("Picture", f"{media.video_codec}, {source}{turned}"),
-            ("Seen by the model", frames_phrase(media, record.effective_fps)),
-            ("Raster", f"{grids}, {grid.columns}x{grid.rows} patches"),
-        ]
-    if not media.audio_used_s:
-        return [*facts, ("Sound", "none")]
-    return [
-        *facts,
-        ("Sound", f"{media.audio_codec}, {media.audio_used_s:.1f} s used"),
-        ("Audio tokens", f"{record.audio_tokens_per_s:g} per second"),
-    ]
-
-
-def model_words(record: RunRecord) -> str:
-    """Model, size and how it ran."""
-    model = record.model
-    return (
-        f"{model.id} ({model.family}, {size_phrase(model.parameters)}), {model.device}, "
-        f"{model.dtype}, {record.num_layers} layers"
-    )
-
-
-def plan_words(record: RunRecord) -> str:
-    """What was asked for, and where in the model tokens were dropped."""
-    plan = record.plan
-    if plan is None:
-        return UNPRUNED
-    parts = [str(plan.get("method", "?"))]
-    video, audio = plan.get("target_video"), plan.get("target_audio")
-    if isinstance(video, float) and isinstance(audio, float):
-        parts.append(targets_phrase(video, audio))
-    # Unlike in the plan, only what happened: few methods follow the layers that it names.
-    inside = [stage.after_layer for stage in record.stages if stage.scores is not None]
-    late = [stage.after_layer + 1 for stage in record.stages if stage.kind == "late"]
-    if inside:
-        named = ", ".join(map(str, inside))
-        few = len(inside) < _MANY_DROPS
-        parts.append(f"drops after layers {named}" if few else "drops after most layers")
-    parts += [f"late block from layer {late[0]}"] if late else []
-    return ", ".join([*parts, f"{plan.get('kv')} KV cache"])
-
-
-def _stage_name(record: RunRecord, stage: RecordedStage) -> str:
-    """The name of a stage that has windows; those of SEATS have numbers."""
-    where = f"after layer {stage.after_layer}" if stage.after_layer else "before the LLM"
-    if record.plan is not None and record.plan.get("method") == SEATS:
-        return f"Stage {'I' if stage.scores is None else 'II'}, {where}"
-    return f"drop {where}" if stage.kind == "relevance" else f"{stage.kind}, {where}"
-
-
-_MANY_DROPS = 9  # that are too many to be listed
-_MAX_TABLES = 12  # a method that drops after every layer has dozens
-
-
-def stage_tables(record: RunRecord) -> list[dict[str, Any]]:
-    """Window by window what each stage was offered, allotted and left.
-
-    Of a method with very many stages, evenly spaced ones.
-    """
-    stages = [stage for stage in record.stages if stage.windows]
-    if len(stages) > _MAX_TABLES:
-        last = len(stages) - 1
-        stages = [stages[round(k * last / (_MAX_TABLES - 1))] for k in range(_MAX_TABLES)]
-    return [_stage_table(record, stage) for stage in stages]
-
-
-def _stage_table(record: RunRecord, stage: RecordedStage) -> dict[str, Any]:
-    parts = [part for window in stage.windows for part in (window.video, window.audio) if part]
-    most = max((part.mean_relevance or 0.0 for part in parts), default=0.0)
-    has = {
-        name: any(getattr(window, name) for window in stage.windows) for name in ("video", "audio")
-    }
-    return {
-        "label": _stage_name(record, stage),
-        "video": has["video"],
-        "audio": has["audio"],
-        "budgets": any(part.budget is not None for part in parts),
-        "scores": stage.scores is not None,
-        "rows": [
-            {
-                "number": number,
-                "video": _cells(record, window.video, "video", most),
-                "audio": _cells(record, window.audio, "audio", most),
-            }
-            for number, window in enumerate(stage.windows, 1)
-        ],
-    }
-
-
-def _cells(record: RunRecord, part: Part | None, name: str, most: float) -> dict[str, Any] | None:
-    if part is None:
-        return None
-    seconds = record.video_seconds if name == "video" else record.audio_seconds
-    start, end = seconds(part.first, part.last)
-    relevance = part.mean_relevance
-    return {
-        "time": f"{start:.3g} to {end:.3g} s",
-        "offered": f"{part.offered:,}",
-        "budget": "" if part.budget is None else f"{part.budget:,}",
-        "kept": f"{part.kept:,}",
-        # Attention of one query sums to one: a thousandth is a readable unit.
-        "relevance": "" if relevance is None else f"{1000 * relevance:.3g}",
-        "bar": 0 if not relevance or most <= 0 else round(100 * relevance / most, 1),
-    }
-
-
-def settings_of(record: RunRecord) -> list[tuple[str, str]]:
-    """The plan that was carried out, name by name."""
-    return (
-        []
-        if record.plan is None
-        else [(name, _plain(value)) for name, value in record.plan.items()]
-    )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value) or "none"
-    return "not set" if value is None else str(value)
-
-
-GENERATOR = "seats show"
 _PIXELS_PER_S, _MIN_WIDTH, _MAX_WIDTH = 34, 1000, 12_000  # of the spectrogram
+_MAX_TABLES = 12  # a method that drops after every layer has dozens
+_MANY_DROPS = 9  # too many to list
 
 
 @dataclass(frozen=True)
@@ -192,7 +48,7 @@ def render_page(records: Sequence[RunRecord], clip: Clip) -> str:
 
     Parameters
     ----------
-    records : sequence of Record
+    records : sequence of RunRecord
         One run, or several of the same clip and question.
     clip : Clip
         As it was read for them.
@@ -204,7 +60,7 @@ def render_page(records: Sequence[RunRecord], clip: Clip) -> str:
         cursor in the sound and the choice of a run.
     """
     first = records[0]
-    questions = list(dict.fromkeys(record.question for record in records))
+    questions = {record.question for record in records}
     media = _media(first, clip)
     runs = [_run(number, record, media) for number, record in enumerate(records)]
     folder = resources.files("seats_cli.show") / "assets"
@@ -216,27 +72,21 @@ def render_page(records: Sequence[RunRecord], clip: Clip) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.from_string(read["page.html.j2"]).render(
-        generator=GENERATOR,
+        generator=MARK,
         css=Markup(read["page.css"]),
         js=Markup(read["page.js"]),
         name=PurePath(first.media.path).name or first.media.path,
         question=first.question if len(questions) == 1 else None,
         facts=clip_facts(first),
-        model=model_words(first),
+        model=_model_words(first),
         warnings=first.warnings,
         versions={name: version for name, version in first.versions.items() if version},
         full_answer=first.full_answer,
         layers=first.num_layers,
         media=media,
-        grid=first.grid,
         runs=runs,
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a file name may hold other bytes
-
-
-def data_uri(mime: str, content: bytes) -> str:
-    """Content as a URL that holds it."""
-    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _media(record: RunRecord, clip: Clip) -> _Media:
@@ -247,16 +97,20 @@ def _media(record: RunRecord, clip: Clip) -> _Media:
         wanted = encode.grid_frames(clip, record)
         height, width = clip.frames.shape[1:3]
         size = encode.page_size(len(wanted), width, height, aspect)
-        frames = [
-            data_uri("image/webp", encode.encode(encode.resized(frame, *size))) for frame in wanted
-        ]
+        pictures = (encode.encode(encode.resized(frame, *size)) for frame in wanted)
+        frames = [_data_uri("image/webp", picture) for picture in pictures]
     spectrogram = heard = None
     if clip.audio is not None and record.offered[1]:
         mel = Image.fromarray(encode.log_mel(clip.audio))
-        spectrogram = data_uri("image/webp", encode.encode(mel, quality=60))
+        spectrogram = _data_uri("image/webp", encode.encode(mel, quality=60))
         rate = encode.bit_rate(clip.audio_s)
-        heard = None if rate is None else data_uri(encode.MIME, encode.compress(clip.audio, rate))
+        heard = None if rate is None else _data_uri(encode.MIME, encode.compress(clip.audio, rate))
     return _Media(frames, aspect, spectrogram, heard, clip.audio_s)
+
+
+def _data_uri(mime: str, content: bytes) -> str:
+    """Content as a URL that holds it."""
+    return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _run(number: int, record: RunRecord, media: _Media) -> dict[str, Any]:
@@ -264,45 +118,52 @@ def _run(number: int, record: RunRecord, media: _Media) -> dict[str, Any]:
     depth = depth_of(record)
     alive = record.alive_per_layer()
     flops, full = flops_per_layer(record)
-    offered = record.offered
-    kept = [
-        sum(counts[modality] for counts in alive) / (offered[modality] * len(alive))
-        if offered[modality]
-        else None
-        for modality in (0, 1)
-    ]
+
+    def mean_kept(modality: int) -> str | None:
+        lived = depth.lived[record.modality == modality]
+        return format_percent(lived.mean() / record.num_layers) if len(lived) else None
+
     return {
         "id": f"run{number}",
         "label": record.label,
         "question": record.question,
         "answer": record.answer,
         "plan": plan_words(record),
-        "offered": offered,
-        "kept_video": None if kept[0] is None else format_percent(kept[0]),
-        "kept_audio": None if kept[1] is None else format_percent(kept[1]),
+        "kept_video": mean_kept(VIDEO),
+        "kept_audio": mean_kept(AUDIO),
         "flops": format_ratio(sum(flops), full * len(flops)),
         "levels": _legend(record, depth),
         "frames": _frames(record, depth),
         "rows": record.grid.rows if record.grid else 1,
         "columns": record.grid.columns if record.grid else 1,
         "sound": _sound(record, depth, media),
-        "tables": stage_tables(record),
+        "tables": _stage_tables(record),
         "chart": layers_chart(record),
         "per_layer": [
             {"layer": layer, "video": v, "audio": a, "text": t, "flops": format_si(executed)}
             for layer, ((v, a, t), executed) in enumerate(zip(alive, flops, strict=True), 1)
         ],
-        "settings": settings_of(record),
+        "settings": [(name, _plain(value)) for name, value in (record.plan or {}).items()],
     }
 
 
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    return "not set" if value is None else str(value)
+
+
 def _legend(record: RunRecord, depth: Depth) -> list[dict[str, Any]]:
-    rows = []
-    for level in depth.levels:
-        at = depth.level == level.number
-        counts = [int((at & (record.modality == modality)).sum()) for modality in (VIDEO, AUDIO)]
-        rows.append({"level": level, "video": counts[0], "audio": counts[1]})
-    return rows
+    of = {"video": record.modality == VIDEO, "audio": record.modality == AUDIO}
+    return [
+        {
+            "level": level,
+            **{name: int((at & (depth.level == level.number)).sum()) for name, at in of.items()},
+        }
+        for level in depth.levels
+    ]
 
 
 def _frames(record: RunRecord, depth: Depth) -> list[dict[str, Any]]:
@@ -312,29 +173,25 @@ def _frames(record: RunRecord, depth: Depth) -> list[dict[str, Any]]:
     lived = depth.lived[record.modality == VIDEO].reshape(grid.grids, grid.rows, grid.columns)
     frames = []
     for number, patches in enumerate(lived):
-        entered = int((patches > 0).sum())
         start, end = number * grid.seconds, (number + 1) * grid.seconds
+        time = f"{start:.3g} to {end:.3g} s"
+        counts = _count_by_level(patches, depth)
         frames.append(
             {
                 "start": round(start, 3),
                 "end": round(end, 3),
-                "time": f"{start:.3g} to {end:.3g} s",
+                "time": time,
                 "marks": mark_tokens(patches, depth),
-                "entered": entered,
+                "entered": int((patches > 0).sum()),
                 "size": grid.size,
-                "words": _frame_words(number, start, end, patches, depth),
+                "words": f"Grid {number + 1}, {time}, {patches.size} patches: {counts}.",
             }
         )
     return frames
 
 
-def _frame_words(number: int, start: float, end: float, patches: np.ndarray, depth: Depth) -> str:
-    counts = _count_by_level(patches, depth)
-    return f"Grid {number + 1}, {start:.3g} to {end:.3g} s, {patches.size} patches: {counts}."
-
-
-def _count_by_level(lived: np.ndarray, depth: Depth) -> str:
-    """ "12 dropped before the LLM, 3 dropped after layer 8" of the tokens given."""
+def _count_by_level(lived: Ints, depth: Depth) -> str:
+    """ "12 dropped before the LLM; 3 dropped after layer 8" of the tokens given."""
     pieces = []
     for level in depth.levels:
         count = int(((lived >= level.first_layers) & (lived <= level.last_layers)).sum())
@@ -368,3 +225,119 @@ def _ticks(seconds: float, width: int) -> list[float]:
     wanted = 70 * seconds / width
     step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300) if s >= wanted), 600)
     return [round(k * step, 1) for k in range(int(seconds / step) + 1)]
+
+
+def _stage_tables(record: RunRecord) -> list[dict[str, Any]]:
+    """Window by window what each stage was offered, allotted and left.
+
+    Of a method with very many stages, evenly spaced ones.
+    """
+    stages = [stage for stage in record.stages if stage.windows]
+    if len(stages) > _MAX_TABLES:
+        last = len(stages) - 1
+        stages = [stages[round(k * last / (_MAX_TABLES - 1))] for k in range(_MAX_TABLES)]
+    return [_stage_table(record, stage) for stage in stages]
+
+
+def _stage_table(record: RunRecord, stage: RecordedStage) -> dict[str, Any]:
+    parts = [part for window in stage.windows for part in (window.video, window.audio) if part]
+    most = max((part.mean_relevance or 0.0 for part in parts), default=0.0)
+    return {
+        "label": _stage_name(record, stage),
+        "video": any(window.video for window in stage.windows),
+        "audio": any(window.audio for window in stage.windows),
+        "budgets": any(part.budget is not None for part in parts),
+        "scores": stage.scores is not None,
+        "rows": [
+            {
+                "number": number,
+                "video": _cells(record, window.video, "video", most),
+                "audio": _cells(record, window.audio, "audio", most),
+            }
+            for number, window in enumerate(stage.windows, 1)
+        ],
+    }
+
+
+def _cells(record: RunRecord, part: Part | None, name: str, most: float) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    seconds = record.video_seconds if name == "video" else record.audio_seconds
+    start, end = seconds(part.first, part.last)
+    relevance = part.mean_relevance
+    return {
+        "time": f"{start:.3g} to {end:.3g} s",
+        "offered": f"{part.offered:,}",
+        "budget": "" if part.budget is None else f"{part.budget:,}",
+        "kept": f"{part.kept:,}",
+        # Attention of one query sums to one: a thousandth is a readable unit.
+        "relevance": "" if relevance is None else f"{1000 * relevance:.3g}",
+        "bar": 0 if not relevance or most <= 0 else round(100 * relevance / most, 1),
+    }
+
+
+def _stage_name(record: RunRecord, stage: RecordedStage) -> str:
+    """The name of a stage that has windows; those of SEATS have numbers."""
+    where = f"after layer {stage.after_layer}" if stage.after_layer else "before the LLM"
+    if record.plan is not None and record.plan.get("method") == SEATS:
+        return f"Stage {'I' if stage.scores is None else 'II'}, {where}"
+    return f"drop {where}" if stage.kind == "relevance" else f"{stage.kind}, {where}"
+
+
+def clip_facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Names and values about the file and what was read of it."""
+    media, grid = record.media, record.grid
+    facts = [
+        ("File", PurePath(media.path).name or media.path),
+        ("Length", format_seconds(media.duration_s)),
+    ]
+    if media.start_s or record.read.end is not None:
+        end = "the end" if media.end_s is None else f"{media.end_s:.4g} s"
+        facts.append(("Used", f"{media.start_s:.4g} s to {end}"))
+    if grid is None:
+        facts.append(("Picture", "none"))
+    else:
+        source = f"{media.source_width}x{media.source_height}"
+        turned = f", turned by {media.rotation_deg} degrees" if media.rotation_deg else ""
+        grids = f"{grid.grids} grid{'s' if grid.grids > 1 else ''} of {grid.frames} frames"
+        facts += [
+            ("Picture", f"{media.video_codec}, {source}{turned}"),
+            ("Seen by the model", frames_phrase(media, record.effective_fps)),
+            ("Raster", f"{grids}, {grid.columns}x{grid.rows} patches"),
+        ]
+    if not media.audio_used_s:
+        return [*facts, ("Sound", "none")]
+    return [
+        *facts,
+        ("Sound", f"{media.audio_codec}, {media.audio_used_s:.1f} s used"),
+        ("Audio tokens", f"{record.audio_tokens_per_s:g} per second"),
+    ]
+
+
+def _model_words(record: RunRecord) -> str:
+    """Model, size and how it ran."""
+    model = record.model
+    return (
+        f"{model.id} ({model.family}, {size_phrase(model.parameters)}), {model.device}, "
+        f"{model.dtype}, {record.num_layers} layers"
+    )
+
+
+def plan_words(record: RunRecord) -> str:
+    """What was asked for, and where in the model tokens were dropped."""
+    plan = record.plan
+    if plan is None:
+        return UNPRUNED
+    parts = [str(plan.get("method", "?"))]
+    video, audio = plan.get("target_video"), plan.get("target_audio")
+    if isinstance(video, float) and isinstance(audio, float):
+        parts.append(targets_phrase(video, audio))
+    # Unlike in the plan, only what happened: few methods follow the layers that it names.
+    inside = [stage.after_layer for stage in record.stages if stage.scores is not None]
+    late = [stage.after_layer + 1 for stage in record.stages if stage.kind == "late"]
+    if inside:
+        named = ", ".join(map(str, inside))
+        few = len(inside) < _MANY_DROPS
+        parts.append(f"drops after layers {named}" if few else "drops after most layers")
+    parts += [f"late block from layer {late[0]}"] if late else []
+    return ", ".join([*parts, f"{plan.get('kv')} KV cache"])

@@ -14,7 +14,7 @@ from seats_cli.show.encode import display_aspect, grid_frames, log_mel, page_siz
 from seats_cli.show.files import MARK
 from seats_cli.show.overlay import depth_of, shade
 from seats_cli.show.record import AUDIO, VIDEO
-from seats_cli.show.svg import flops_per_layer
+from seats_cli.show.svg import flops_per_layer, layer_bars
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import Clip
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 _GROUND, _INK, _SOFT = (255, 255, 255), (28, 31, 35), (91, 98, 107)
-_VIDEO, _AUDIO, _TEXT, _FLOPS = (0, 114, 178), (213, 94, 0), (138, 144, 153), (107, 91, 149)
+_COLOURS = {
+    "video": (0, 114, 178),
+    "audio": (213, 94, 0),
+    "text": (138, 144, 153),
+    "FLOPs": (107, 91, 149),
+}
 _PAD, _CAPTION = 12, 22
 _SHEET_WIDTH = 1600
 _LEAST_SIDE = 280  # of a frame; a small model's are smaller
@@ -110,30 +115,24 @@ def sound_picture(record: RunRecord, clip: Clip, depth: Depth) -> Image.Image:
 
 def layers_picture(record: RunRecord) -> Image.Image:
     """Tokens alive in each layer over the FLOPs of each layer."""
-    alive = record.alive_per_layer()
-    flops, full = flops_per_layer(record)
     step, left, high, low = 30, 90, 260, 140
-    width = left + step * len(alive) + 20
+    width = left + step * record.num_layers + 20
     picture = Image.new("RGB", (max(width, 460), high + low + 155), _GROUND)
     draw, font = ImageDraw.Draw(picture), _font(14)
-    most, base, bottom = max(len(record.modality), 1), 40 + high, 40 + high + 50 + low
-    draw.text((left, 10), f"tokens alive, of {most:,} offered", fill=_INK, font=font)
-    draw.text((left, base + 22), f"FLOPs, of {format_si(full)} unpruned", fill=_INK, font=font)
-    for number, (counts, executed) in enumerate(zip(alive, flops, strict=True), 1):
-        x, y = left + step * (number - 1), float(base)
-        for count, colour in zip(reversed(counts), (_TEXT, _AUDIO, _VIDEO), strict=True):
-            tall = high * count / most
-            if tall >= 1:
-                draw.rectangle((x, y - tall, x + step - 5, y), fill=colour)
-            y -= tall
-        tall = max(1.0, low * executed / max(full, 1))
-        draw.rectangle((x, bottom - tall, x + step - 5, bottom), fill=_FLOPS)
+    base, bottom = 40 + high, 40 + high + 50 + low
+    offered, full = max(len(record.modality), 1), format_si(flops_per_layer(record)[1])
+    draw.text((left, 10), f"tokens alive, of {offered:,} offered", fill=_INK, font=font)
+    draw.text((left, base + 22), f"FLOPs, of {full} unpruned", fill=_INK, font=font)
+    for number, (stack, flops) in enumerate(layer_bars(record, high, low), 1):
+        x = left + step * (number - 1)
+        bars = [(name, base - up, base - down) for name, down, up in stack if up - down >= 1]
+        for name, top, foot in (*bars, ("FLOPs", bottom - max(1.0, flops), bottom)):
+            draw.rectangle((x, top, x + step - 5, foot), fill=_COLOURS[name])
         draw.text((x + 4, bottom + 4), str(number), fill=_SOFT, font=font)
     for y, height in ((base, high), (bottom, low)):
         for line in (y, y - height):
             draw.line((left - 6, line, width - 15, line), fill=(200, 203, 208))
-    key = (("video", _VIDEO), ("audio", _AUDIO), ("text", _TEXT), ("FLOPs", _FLOPS))
-    for at, (name, colour) in enumerate(key):
+    for at, (name, colour) in enumerate(_COLOURS.items()):
         x = left + 90 * at
         draw.rectangle((x, bottom + 36, x + 14, bottom + 50), fill=colour)
         draw.text((x + 20, bottom + 35), name, fill=_INK, font=font)

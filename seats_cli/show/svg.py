@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +87,24 @@ def flops_per_layer(record: RunRecord) -> tuple[list[int], int]:
     return pruned, layer_flops(shape, len(record.modality))
 
 
+def layer_bars(
+    record: RunRecord, tokens: float, flops: float
+) -> Iterator[tuple[list[tuple[str, float, float]], float]]:
+    """The geometry of the chart of the layers: each layer's bars, and the height of its FLOPs.
+
+    A bar is a modality with its lower and upper end over the base, text lowest. `tokens` and
+    `flops` are the heights of a bar of all tokens and of a layer with every token.
+    """
+    executed, full = flops_per_layer(record)
+    for counts, own in zip(record.alive_per_layer(), executed, strict=True):
+        stack, low = [], 0.0
+        for name, count in zip(reversed(_NAMES), reversed(counts), strict=True):
+            high = low + tokens * count / max(len(record.modality), 1)
+            stack.append((name, low, high))
+            low = high
+        yield stack, flops * own / max(full, 1)
+
+
 def layers_chart(record: RunRecord) -> Markup:
     """Stacked bars of the tokens alive, with bars of the FLOPs under them."""
     alive = record.alive_per_layer()
@@ -101,18 +119,14 @@ def layers_chart(record: RunRecord) -> Markup:
     ]
     out += _axis(_TOP, _TOKENS, width, [(most, f"{most:,}"), (0, "0")], most)
     out += _axis(base + _GAP, _FLOPS, width, [(full, format_si(full)), (0, "0")], full)
-    for number, (counts, executed) in enumerate(zip(alive, flops, strict=True), 1):
-        x, level = _LEFT + step * (number - 1) + 2, 0.0
-        out.append(
-            f'<g class="bar" data-layer="{number}"><title>{_tip(number, counts, executed)}</title>'
-        )
-        for name, count in zip(reversed(_NAMES), reversed(counts), strict=True):
-            height = _TOKENS * count / most
-            level += height
-            if count:
-                out.append(_rect(name, x, base - level, step - 4, height))
-        height = _FLOPS * executed / max(full, 1)
-        out.append(_rect("flops", x, bottom - height, step - 4, height))
+    for number, (stack, executed) in enumerate(layer_bars(record, _TOKENS, _FLOPS), 1):
+        x = _LEFT + step * (number - 1) + 2
+        tip = _tip(number, alive[number - 1], flops[number - 1])
+        out.append(f'<g class="bar" data-layer="{number}"><title>{tip}</title>')
+        bars = [(name, base - high, high - low) for name, low, high in stack if high > low]
+        for name, y, height in (*bars, ("flops", bottom - executed, executed)):
+            size = f'width="{step - 4:g}" height="{height:.2f}"'
+            out.append(f'<rect class="m-{name}" x="{x:g}" y="{y:.2f}" {size}/>')
         if step == _STEP or number % 2:
             out.append(
                 f'<text x="{x + step / 2 - 2:g}" y="{bottom + 14}" class="mid">{number}</text>'
@@ -134,11 +148,6 @@ def _axis(top: int, height: int, width: int, ticks: list[tuple[int, str]], most:
         out.append(f'<line x1="{_LEFT - 4}" x2="{width - 8}" y1="{y:g}" y2="{y:g}" class="axis"/>')
         out.append(f'<text x="{_LEFT - 8}" y="{y + 4:g}" class="end">{label}</text>')
     return out
-
-
-def _rect(name: str, x: float, y: float, width: float, height: float) -> str:
-    size = f'width="{width:g}" height="{height:.2f}"'
-    return f'<rect class="m-{name}" x="{x:g}" y="{y:.2f}" {size}/>'
 
 
 def _tip(number: int, counts: tuple[int, int, int], flops: int) -> str:
