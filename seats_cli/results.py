@@ -44,14 +44,14 @@ def spread(seconds: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of each stage: by CUDA events on a GPU, else with the device synchronised.
+    """Seconds of each stage: by CUDA events on a GPU, otherwise with the device synchronised.
 
     `prefill_s` is the LLM's prefill without the encoders; `select_s` (Stage I and II, with
-    the encoder statistics) is contained in the stages it runs in and shown for itself.
+    the encoder statistics) is part of the stages it runs in and reported separately as well.
     `first_token_s` counts from the start of preprocessing (media already read) to the first
     answer token. `decode_s` is for the tokens after the first, and `decoding` says how the model
-    ran for them: "captured graph" or "dynamic cache", with a reason if a graph was not possible
-    after all; empty where nothing was generated.
+    ran for them: "captured graph" or "dynamic cache", with the reason where a graph was not
+    possible; empty where nothing was generated.
     """
 
     load_s: float
@@ -75,14 +75,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class ReuseFacts:
-    """What Stage 0 did not encode of the pictures of a prompt, for it had not changed.
+    """What of a prompt's frames Stage 0 did not encode again, because it had not changed.
 
-    Grids are temporal ones (two frames), tokens are those of the prompt.
+    Grids are temporal grids (two frames); tokens are those of the prompt.
     """
 
     tolerance_levels: float  # grey levels of 0..255
     grids: int
-    whole_grids: int  # encoded whole
+    whole_grids: int  # encoded as a whole
     still_grids: int  # not encoded at all
     tokens: int
     encoded_tokens: int
@@ -90,20 +90,20 @@ class ReuseFacts:
 
     @property
     def partial_grids(self) -> int:
-        """Grids of which a part is encoded."""
+        """Grids that are encoded in part."""
         return self.grids - self.whole_grids - self.still_grids
 
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs and bytes of a run, the LLM's prefill pruned as executed against unpruned.
+    """FLOPs and bytes of a run: the LLM's prefill as executed, and what it takes unpruned.
 
     `*_flops` count 2 FLOPs per multiply-add with the LM head on the last position only;
     `paper_*_macs` follow the paper's convention (1 per multiply-add, LM head on every
     position). `selection_flops` is what choosing tokens adds to the prefill. Bytes are the KV
     cache right after the prefill, an estimate of the activations, and the process's or the
     device's peak. `encoder_flops` is what was executed, `full_encoder_flops` what encoding every
-    place of the picture takes; they differ only with Stage 0.
+    patch of every frame takes; they differ only with Stage 0.
     """
 
     prefill_flops: float
@@ -135,8 +135,8 @@ class ModelFacts:
     dtype: str
     attention: str
     demonstration: bool
-    encoder_attention: str = ""  # as transformers names it; "" where nobody looked
-    quick_parts: bool = False  # whether the GPU runs norms, rotary and encoder products our way
+    encoder_attention: str = ""  # as transformers names it; "" if not recorded
+    quick_parts: bool = False  # fused norms, rotary embeddings and encoder products on a GPU
 
 
 @dataclass(frozen=True)
@@ -147,37 +147,43 @@ class ChoiceScore:
     probability: float
 
 
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """A question answered about one clip, with everything that a report shows."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClipResult:
+    """What every result says about its subject: a question about one clip, asked of one model."""
 
     question: str
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str  # "stop" or "length"
     media: MediaFacts
     effective_fps: float | None
     model: ModelFacts
     architecture: Architecture
+    seed: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Answer(ClipResult):
+    """A question answered about one clip, with everything that a report shows."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str  # "stop" or "length"
     config: SeatsConfig | None  # None when the model ran unpruned
     plan: PruningPlan | None
     trace: SelectionTrace
     timing: Timing
     cost: Cost
-    seed: int
     choices: tuple[ChoiceScore, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
-# Stages of one run, none of which contains another, in the order in which they happen. "rest"
-# is what generate does between them up to the first token: positions, embeddings, LM head.
+# Stages of one run in order; none contains another. "rest" is what generate does between them
+# up to the first token: positions, embeddings, LM head.
 STAGES = ("processor", "vision", "audio", "stage1", "prefill", "stage2", "rest")
 # Sums of stages, and what follows the first token; "total" begins with reading the file.
 TOTALS = ("prefill_and_selection", "first_token", "decode_per_token", "total")
 READING = ("probe", "media_decode")
-# Why there are times, but nothing to divide them by.
+# Shown in place of a speed-up.
 NO_RATIO = "unpruned does not fit: no ratio"
-# What Stage I consists of: statistics inside the encoders, and the choice before the LLM.
+# Parts of Stage I: statistics inside the encoders, and the choice before the LLM.
 STAGE1_PARTS = ("stage1_statistics", "stage1_choice")
 
 
@@ -210,7 +216,7 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class LayerSegment:
-    """Neighbouring decoder layers, from behind one drop to the next.
+    """Consecutive decoder layers from one drop to the next.
 
     Parameters
     ----------
@@ -233,20 +239,20 @@ class LayerSegment:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRun:
-    """One setting, measured several times.
+    """One configuration, measured several times.
 
     Parameters
     ----------
     label : str
-        How tables call it: "full", "seats 10%".
+        Its name in tables: "full", "seats 10%".
     method : str
         Selection method, "full" for the unpruned run.
     retain : float or None
         Overall share asked for; None for the unpruned run.
     times : mapping of str to Spread
         Of every name in `STAGES`, `TOTALS` and `STAGE1_PARTS`.
-    segments : tuple of Segment
-        The prefill, split behind the drops of the setting that has most of them.
+    segments : tuple of LayerSegment
+        The prefill, split after the drops of the configuration that has the most of them.
     alive : tuple of (int, int, int)
         Video, audio and text tokens in each decoder layer.
     average_retention : float or None
@@ -268,9 +274,9 @@ class MeasuredRun:
     decode_tokens: int
 
     def speed_up(self, full: MeasuredRun | None, stage: str) -> float | None:
-        """Median of the unpruned run over this one's: below 1 where this one is slower.
+        """The unpruned run's median over this one's: below 1 where this one is slower.
 
-        None for a stage that only one of them has, and where the unpruned model did not fit.
+        None for a stage that only one of them has, and if the unpruned model did not fit.
         """
         if full is None:
             return None
@@ -305,7 +311,7 @@ class MeasuredRun:
 
 @dataclass(frozen=True)
 class FailedRun:
-    """A setting that could not be measured, and why."""
+    """A configuration that could not be measured, and why."""
 
     label: str
     method: str
@@ -313,9 +319,9 @@ class FailedRun:
     error: str
 
 
-@dataclass(frozen=True, eq=False)
-class Profile:
-    """Everything `seats profile` found out.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Profile(ClipResult):
+    """Everything that `seats profile` measured.
 
     Parameters
     ----------
@@ -330,16 +336,11 @@ class Profile:
     pruned : tuple of MeasuredRun
         The others; not empty if `full` is None.
     failed : tuple of FailedRun
-        Settings that could not run.
+        Configurations that could not run.
     threads : int
         CPU threads that torch used.
     """
 
-    question: str
-    media: MediaFacts
-    effective_fps: float | None
-    model: ModelFacts
-    architecture: Architecture
     offered: tuple[int, int, int]
     clock: str
     warm_ups: int
@@ -350,21 +351,19 @@ class Profile:
     pruned: tuple[MeasuredRun, ...]
     failed: tuple[FailedRun, ...]
     threads: int
-    seed: int
-    warnings: tuple[str, ...] = ()
 
     @property
     def runs(self) -> tuple[MeasuredRun, ...]:
-        """All that were measured, the unpruned one first."""
+        """All runs that were measured, the unpruned one first."""
         return self.pruned if self.full is None else (self.full, *self.pruned)
 
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """One method and budget beside the unpruned model.
+    """One method and budget, compared with the unpruned model.
 
-    Where it cannot run, only `error` is set. Where the unpruned model cannot, nothing is known
-    about how far they agree.
+    If it cannot run, only `error` is set. If the unpruned model cannot, what says how far they
+    agree is None.
 
     Parameters
     ----------
@@ -377,7 +376,7 @@ class ComparedRun:
     token_agreement : float or None
         Share of the positions of the longer answer that hold the same token.
     prefill_and_selection_s : float or None
-        Seconds of the LLM's prefill with all of the selection, also that inside the encoders.
+        Seconds of the LLM's prefill and all of the selection, that inside the encoders included.
     """
 
     label: str
@@ -392,18 +391,11 @@ class ComparedRun:
     error: str | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Everything `seats compare` found out; `runs[0]` is the unpruned model, fit or not."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison(ClipResult):
+    """The runs of `seats compare`; the first is the unpruned model, whether it fits or not."""
 
-    question: str
-    media: MediaFacts
-    effective_fps: float | None
-    model: ModelFacts
-    architecture: Architecture
     runs: tuple[ComparedRun, ...]
-    seed: int
-    warnings: tuple[str, ...] = ()
 
     @property
     def unpruned_fits(self) -> bool:
@@ -415,7 +407,7 @@ _VERSIONED = ("torch", "torchvision", "transformers", "av", "librosa")
 
 
 def versions() -> dict[str, str | None]:
-    """Installed versions of what computes the answer, without importing any of it."""
+    """Installed versions of the packages behind an answer, without importing them."""
     found: dict[str, str | None] = {
         "seats-cli": __version__,
         "python": platform.python_version(),
@@ -429,7 +421,7 @@ def versions() -> dict[str, str | None]:
 
 
 def jsonable(value: Any) -> Any:
-    """The value with only dict, list, str, int, float, bool and None in it."""
+    """The value as dict, list, str, int, finite float, bool and None alone."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, Enum):
@@ -437,7 +429,7 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        # A file name that is no UTF-8 carries lone surrogates, which no JSON reader takes.
+        # A file name that is not UTF-8 carries lone surrogates, which JSON readers refuse.
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 # Picture and sound of one file rarely end at the very same moment.
 _END_TOLERANCE_S = 0.1
 
+# Seconds of `Timing`, in lines.
+_TIMES = (
+    ("load", "read", "preprocess"),
+    ("vision", "audio", "select", "prefill"),
+    ("first_token", "decode", "total"),
+)
 _CONVENTION = (
     "FLOPs count 2 per multiply-add with the LM head on the last position. The paper counts "
     "1 per multiply-add with the LM head on every position."
@@ -145,21 +151,11 @@ def _cost(cost: Cost) -> Table:
 
 def _measured_facts(answer: Answer) -> list[tuple[str, str]]:
     timing, cost = answer.timing, answer.cost
-    stages = (
-        (("load", timing.load_s), ("read", timing.read_s), ("preprocess", timing.preprocess_s)),
-        (
-            ("vision", timing.vision_s),
-            ("audio", timing.audio_s),
-            ("select", timing.select_s),
-            ("prefill", timing.prefill_s),
-        ),
-        (
-            ("first token", timing.first_token_s),
-            ("decode", timing.decode_s),
-            ("total", timing.total_s),
-        ),
-    )
-    lines = [", ".join(f"{name} {format_seconds(value)}" for name, value in row) for row in stages]
+
+    def took(name: str) -> str:
+        return f"{name.replace('_', ' ')} {format_seconds(getattr(timing, f'{name}_s'))}"
+
+    lines = [", ".join(map(took, names)) for names in _TIMES]
     speed = timing.decode_tokens_per_s
     lines[-1] += "" if speed is None else f", {speed:.1f} tokens/s"
     memory = f"host {format_bytes(cost.peak_host_bytes)}"

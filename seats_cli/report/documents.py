@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from seats_cli.evaluate.statistics import Estimate
     from seats_cli.evaluate.summary import Group, SettingSummary, Summary
     from seats_cli.families.base import Architecture
-    from seats_cli.results import Answer, ComparedRun, Comparison, Cost, MeasuredRun, Profile
+    from seats_cli.results import (
+        Answer,
+        ClipResult,
+        ComparedRun,
+        Comparison,
+        Cost,
+        MeasuredRun,
+        Profile,
+    )
     from seats_cli.selection.trace import SelectionTrace
 
 
@@ -30,7 +38,6 @@ CONVENTIONS = {
     "flops_convention": "2 per multiply-add, LM head on the last position only",
     "paper_convention": "1 per multiply-add, LM head on every position",
 }
-
 INTERVALS = "95 % percentile bootstrap over clips; exact binomial where all answers are the same"
 
 
@@ -281,7 +288,7 @@ def eval_csv(summary: Summary) -> str:
     return csv_text(rows)
 
 
-def _subject(result: Answer | Profile | Comparison) -> dict[str, Any]:
+def _subject(result: ClipResult) -> dict[str, Any]:
     """The clip and the model of a run."""
     return {
         "media": _media(result),
@@ -290,7 +297,7 @@ def _subject(result: Answer | Profile | Comparison) -> dict[str, Any]:
     }
 
 
-def _media(result: Answer | Profile | Comparison | PlannedRun) -> dict[str, Any]:
+def _media(result: ClipResult | PlannedRun) -> dict[str, Any]:
     return {**asdict(result.media), "effective_fps": result.effective_fps}
 
 

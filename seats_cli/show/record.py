@@ -18,7 +18,6 @@ from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.results import ModelFacts
 
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 TEXT, VIDEO, AUDIO = 0, 1, 2  # values of `RunRecord.modality`
 
@@ -149,11 +148,6 @@ class RunRecord:
     def offered(self) -> tuple[int, int, int]:
         """Video, audio and text tokens of the unpruned prompt."""
         counts = np.bincount(self.modality, minlength=3)
-        return int(counts[VIDEO]), int(counts[AUDIO]), int(counts[TEXT])
-
-    def counts(self, stage: RecordedStage) -> tuple[int, int, int]:
-        """Video, audio and text tokens alive after a stage."""
-        counts = np.bincount(self.modality[stage.kept], minlength=3)
         return int(counts[VIDEO]), int(counts[AUDIO]), int(counts[TEXT])
 
     def layers_lived(self) -> Ints:
