@@ -42,47 +42,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """A model as far as its config tells it.
+    """A model as far as its config tells."""
 
-    Parameters
-    ----------
-    name : str
-        As the user named it.
-    architecture : Architecture
-    sizing : FrameSizing
-        How large frames may be for it.
-    """
-
-    name: str
+    name: str  # as the user named it
     architecture: Architecture
-    sizing: FrameSizing
+    sizing: FrameSizing  # how large frames may be for it
 
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """Everything `seats plan` shows; counts as in `Cost` and `SelectionTrace`.
-
-    Parameters
-    ----------
-    offered : (int, int, int)
-        Video, audio and text tokens of the prompt.
-    video_windows, audio_windows : tuple of int
-        Tokens of each window of Stage I.
-    alive : tuple of (int, int, int)
-        Tokens in each decoder layer.
-    bytes_per_value : int
-        Of the KV cache and the activations.
-    """
+    """Everything `seats plan` shows; counts as in `Cost` and `SelectionTrace`."""
 
     media: MediaFacts
     effective_fps: float | None
     model: PlannedModel
     config: SeatsConfig | None
     plan: PruningPlan | None
-    offered: Counts
-    video_windows: tuple[int, ...]
+    offered: Counts  # video, audio and text tokens of the prompt
+    video_windows: tuple[int, ...]  # tokens of each window of Stage I
     audio_windows: tuple[int, ...]
-    alive: tuple[Counts, ...]
+    alive: tuple[Counts, ...]  # tokens in each decoder layer
     average_retention: float | None
     encoder_flops: int
     selection_flops: int
@@ -94,7 +73,7 @@ class PlannedRun:
     full_kv_bytes: int
     activation_bytes: int
     full_activation_bytes: int
-    bytes_per_value: int
+    bytes_per_value: int  # of the KV cache and the activations
     warnings: tuple[str, ...]
 
     @property

@@ -16,18 +16,10 @@ from seats_cli.schedule import PruningPlan
 
 @dataclass(frozen=True)
 class MediaSizes:
-    """What the encoders are given.
+    """What the encoders are given."""
 
-    Parameters
-    ----------
-    grids : tuple of (int, int, int)
-        Temporal grids, and patches in height and width, of each video.
-    mel_frames : tuple of int
-        Mel frames (100 per second) of each sound track.
-    """
-
-    grids: tuple[tuple[int, int, int], ...] = ()
-    mel_frames: tuple[int, ...] = ()
+    grids: tuple[tuple[int, int, int], ...] = ()  # of each video: times, rows, columns of patches
+    mel_frames: tuple[int, ...] = ()  # of each sound, 100 per second
 
 
 def grid_tokens(architecture: Architecture, grid: tuple[int, int, int]) -> int:

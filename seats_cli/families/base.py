@@ -49,22 +49,12 @@ def halved(length: int) -> int:
 
 @dataclass(frozen=True)
 class FrameSizing:
-    """Size rules of the vision processor, in pixels of a frame (qwen-omni-utils names).
+    """Size rules of the vision processor, in pixels of a frame (qwen-omni-utils names)."""
 
-    Parameters
-    ----------
-    factor : int
-        Both sides become multiples of this (patch size times merge size: 28 or 32).
-    min_pixels, max_pixels : int
-        Bounds on height x width of one frame. `max_pixels` wins where they contradict.
-    total_pixels : int | None
-        Bound on the pixels of all frames together, two frames counted as one because they
-        share their tokens; None for no bound.
-    """
-
-    factor: int = 28
-    min_pixels: int = MIN_TOKENS_PER_FRAME * 28 * 28
-    max_pixels: int = MAX_TOKENS_PER_FRAME * 28 * 28
+    factor: int = 28  # both sides become multiples: patch size times merge size
+    min_pixels: int = MIN_TOKENS_PER_FRAME * 28 * 28  # height x width of one frame
+    max_pixels: int = MAX_TOKENS_PER_FRAME * 28 * 28  # wins where the two contradict
+    # Of all frames together, two counted as one because they share their tokens; None: no bound.
     total_pixels: int | None = TOKEN_BUDGET * 28 * 28
 
     @classmethod
@@ -89,136 +79,62 @@ class FrameSizing:
 
 @dataclass(frozen=True)
 class VisionShape:
-    """The vision encoder.
+    """The vision encoder."""
 
-    Parameters
-    ----------
-    depth : int
-        Number of blocks.
-    hidden_size, intermediate_size, num_heads : int
-        Width, MLP width and attention heads of a block.
-    patch_size : int
-        Side of a square patch in pixels.
-    temporal_patch_size : int
-        Frames per grid (temporal patch).
-    merge_size : int
-        Side of the merge unit in patches; `merge_size**2` patches become one LLM token.
-    in_channels : int
-        Colour channels.
-    out_hidden_size : int
-        Width of the merged tokens, the hidden size of the LLM.
-    gated_mlp : bool
-        True for SwiGLU (three matrices), False for a plain two-matrix MLP.
-    window_size : int | None
-        Side of an attention window in pixels, None when all blocks see the whole grid.
-    full_attention_blocks : tuple of int
-        0-based blocks that see a whole grid although `window_size` is set.
-    deepstack_blocks : tuple of int
-        0-based blocks whose output is merged again for the first LLM layers (Qwen3).
-    """
-
-    depth: int
+    depth: int  # blocks
     hidden_size: int
     intermediate_size: int
     num_heads: int
-    patch_size: int
-    temporal_patch_size: int
-    merge_size: int
+    patch_size: int  # side of a square patch in pixels
+    temporal_patch_size: int  # frames per grid
+    merge_size: int  # side of the merge unit in patches: merge_size**2 become one LLM token
     in_channels: int
-    out_hidden_size: int
-    gated_mlp: bool
-    window_size: int | None = None
-    full_attention_blocks: tuple[int, ...] = ()
-    deepstack_blocks: tuple[int, ...] = ()
+    out_hidden_size: int  # of merged tokens: the hidden size of the LLM
+    gated_mlp: bool  # SwiGLU (three matrices), or a plain MLP of two
+    window_size: int | None = None  # side of an attention window in pixels; None: whole grids
+    full_attention_blocks: tuple[int, ...] = ()  # from 0, those that see whole grids all the same
+    deepstack_blocks: tuple[int, ...] = ()  # from 0, those merged again for the first LLM layers
 
 
 @dataclass(frozen=True)
 class AudioShape:
-    """The audio encoder.
+    """The audio encoder."""
 
-    Parameters
-    ----------
-    depth, hidden_size, intermediate_size, num_heads : int
-        Blocks, width, MLP width and attention heads.
-    num_mel_bins : int
-        Mel bands of the input (100 frames per second).
-    out_hidden_size : int
-        Width of the audio tokens, the hidden size of the LLM.
-    window_frames : int
-        Mel frames that attend to each other in one segment.
-    conv_channels : int
-        Channels of the convolutional front end.
-    tokens_per_second : float
-        LLM tokens per second of audio (25 for Qwen2.5-Omni, 13 for Qwen3-Omni).
-    """
-
-    depth: int
+    depth: int  # blocks
     hidden_size: int
     intermediate_size: int
     num_heads: int
-    num_mel_bins: int
-    out_hidden_size: int
-    window_frames: int
-    conv_channels: int
-    tokens_per_second: float
+    num_mel_bins: int  # bands of the input, which has 100 frames per second
+    out_hidden_size: int  # of audio tokens: the hidden size of the LLM
+    window_frames: int  # mel frames that attend to each other in one segment
+    conv_channels: int  # of the convolutional front end
+    tokens_per_second: float  # in the LLM
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The LLM (the thinker's decoder), its encoders and the published SEATS constants for it.
+    """The LLM that answers, its encoders, and the defaults of SEATS for it."""
 
-    Parameters
-    ----------
-    family : str
-        Name of a registered family, such as "qwen2_5_omni".
-    num_layers, hidden_size, intermediate_size : int
-        Decoder layers (numbered from 1 everywhere), width, dense MLP width.
-    num_heads, num_kv_heads, head_dim : int
-        Grouped-query attention.
-    vocab_size : int
-        Rows of the LM head.
-    vision, audio : VisionShape, AudioShape
-        The encoders.
-    num_experts, experts_per_token, moe_intermediate_size : int
-        Mixture of experts; all 0 for a dense MLP.
-    deepstack_layers : int
-        Number of first decoder layers whose output receives DeepStack features.
-    drop_layers : tuple of int
-        Default drop layers (1-based: tokens leave after these layers).
-    late_layer : int | None
-        First layer of the late block: every audio-visual token leaves after `late_layer - 1`.
-    temperature : float
-        Softmax temperature of the window budgets.
-    max_positions : int
-        Context length in tokens.
-    retention_pairs : tuple of (float, float, float)
-        The model's own overall shares with their average retention of video and of audio; empty
-        for those of its family.
-    layers_from : str
-        Where the default layers come from: "paper", "depth" (scaled by depth) or "model"
-        (stored beside the weights).
-    """
-
-    family: str
-    num_layers: int
+    family: str  # name of a registered family
+    num_layers: int  # decoder layers, numbered from 1 everywhere
     hidden_size: int
-    intermediate_size: int
+    intermediate_size: int  # of a dense MLP
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    vocab_size: int
+    vocab_size: int  # rows of the LM head
     vision: VisionShape
     audio: AudioShape
-    num_experts: int = 0
+    num_experts: int = 0  # 0 for a dense MLP, as the next two
     experts_per_token: int = 0
     moe_intermediate_size: int = 0
-    deepstack_layers: int = 0
-    drop_layers: tuple[int, ...] = ()
-    late_layer: int | None = None
-    temperature: float = 0.1
-    max_positions: int = 32768
-    retention_pairs: Pairs = ()
-    layers_from: str = "depth"
+    deepstack_layers: int = 0  # first decoder layers whose output receives DeepStack features
+    drop_layers: tuple[int, ...] = ()  # tokens leave after these
+    late_layer: int | None = None  # first layer of the late block, without audio-visual tokens
+    temperature: float = 0.1  # softmax of the window budgets
+    max_positions: int = 32768  # context length in tokens
+    retention_pairs: Pairs = ()  # the model's own, in place of its family's
+    layers_from: str = "depth"  # "paper", "depth" (in proportion) or "model" (its config.json)
 
 
 @dataclass(frozen=True)
@@ -231,53 +147,26 @@ class Checkpoint:
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Everything that is known of a family without running a model of it.
+    """Everything that is known of a family without running a model of it."""
 
-    Parameters
-    ----------
-    name, title : str
-        As in `Architecture.family`, and as people say.
-    model_types : tuple of str
-        Of its config.json files.
-    shapes : callable
-        From a config (with the attributes of the transformers class) to the fields of
-        `Architecture` that `describe` does not know: both encoders, and experts.
-    audio_positions : callable
-        From mel frames of a sound to positions of the audio encoder.
-    audio_flops : callable
-        FLOPs of the audio encoder on a sound, from its shape and mel frames (at least 1).
-    audio_pool : int
-        Encoder positions that become one LLM token.
-    audio_statistics_window : int
-        Encoder positions per softmax of the importance (Stage I).
-    retention_pairs : tuple of (float, float, float)
-        Average retention of video and of audio for overall shares.
-    temperature : float
-        Softmax temperature of the window budgets.
-    published_layers : mapping
-        From a number of layers to drop layers and the first layer of the late block.
-    inner_config : str
-        Where the config of a larger model holds that of the one that answers.
-    named_shapes : mapping
-        config.json values by name, to plan and to measure without a checkpoint.
-    checkpoints : mapping
-        By hub id, so that a plan for one needs no download.
-    """
-
-    name: str
-    title: str
-    model_types: tuple[str, ...]
+    name: str  # as in `Architecture.family`
+    title: str  # as people say
+    model_types: tuple[str, ...]  # of its config.json files
+    # From a config (with the attributes of the transformers class) to the fields of `Architecture`
+    # that `describe` does not know: both encoders, and experts.
     shapes: Callable[[Any], dict[str, Any]]
-    audio_positions: Callable[[int], int]
-    audio_flops: Callable[[AudioShape, int], int]
-    audio_pool: int
-    audio_statistics_window: int
+    audio_positions: Callable[[int], int]  # of the encoder, from the mel frames of a sound
+    audio_flops: Callable[[AudioShape, int], int]  # of the encoder on mel frames, at least 1
+    audio_pool: int  # encoder positions that become one LLM token
+    audio_statistics_window: int  # encoder positions per softmax of the importance (Stage I)
     retention_pairs: Pairs
-    temperature: float
+    temperature: float  # softmax of the window budgets
+    # From a number of layers to drop layers and the first layer of the late block.
     published_layers: Mapping[int, tuple[tuple[int, ...], int | None]] = field(default_factory=dict)
-    inner_config: str = ""
+    inner_config: str = ""  # where the config of a larger model holds that of the one that answers
+    # config.json values by name, to plan and to measure without a checkpoint.
     named_shapes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)  # by hub id
 
     def audio_tokens(self, mel_frames: int) -> int:
         """LLM tokens of a sound; positions left over at its end make none."""

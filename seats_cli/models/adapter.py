@@ -76,17 +76,10 @@ def is_prefill(arguments: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class SideTensors:
-    """What a decoder needs for its tokens besides their hidden states.
+    """What a decoder needs for its tokens besides their hidden states."""
 
-    Parameters
-    ----------
-    tensors : tuple of Tensor, shape (..., m, d)
-        One row for each of m tokens.
-    places : LongTensor, shape (m,), on the CPU, or None
-        Which of the tokens alive these are, ascending; None if all of them have a row.
-    """
-
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[Tensor, ...]  # each (..., m, d), a row for each of m tokens
+    # LongTensor (m,) on the CPU: which of the tokens alive these are, ascending; None: all of them.
     places: Tensor | None = None
 
     def keep(self, kept: TokenIndex) -> SideTensors:
@@ -113,51 +106,28 @@ class Adapter(ABC):
     ----------
     model : nn.Module
         The model, or a larger one around it (an Omni model with its talker).
-
-    Attributes
-    ----------
-    model : nn.Module
-        What gives logits, with a `forward` and a `generate`.
-    core : nn.Module
-        The module below it whose `forward` is given `input_ids`, or the model itself.
-    language_model : nn.Module
-        The decoder, whose `forward` is given `inputs_embeds` and which has `layers`.
-    visual, audio_tower, lm_head : nn.Module
-    config : transformers configuration
-        Of `model`.
-    video_token_id, audio_token_id : int
-        Placeholders of their tokens in a prompt.
-    merge_unit : int
-        Vision patches that become one LLM token; they stand next to each other in the encoder.
-    vision_attention, audio_attention : nn.Module
-        The last attention of each encoder.
-    vision_projections, audio_projections : tuple of nn.Module
-        Its layers whose outputs contain queries and keys.
-    packed_attentions : sequence of nn.Module
-        The attention of each vision block, if it takes packed patches and the borders between them
-        (`cu_seqlens`): the fused attention and Stage 0 are for these alone.
-    pixel_std : tuple of float
-        By what the processor divides colours, for Stage 0.
     """
 
     family: ClassVar[Family]
     unused_weights: ClassVar[tuple[str, ...]] = ()  # parts of names that checkpoints may lack
-    pixel_std: ClassVar[tuple[float, float, float]]
+    pixel_std: ClassVar[tuple[float, float, float]]  # the processor divides by it; for Stage 0
 
-    model: Any
-    core: Any
-    language_model: Any
+    model: Any  # gives logits; has `forward` and `generate`
+    core: Any  # the module in it whose `forward` is given `input_ids`, or the model itself
+    language_model: Any  # the decoder, which is given `inputs_embeds` and has `layers`
     visual: Any
     audio_tower: Any
     lm_head: Any
-    config: Any
-    video_token_id: int
+    config: Any  # of `model`
+    video_token_id: int  # placeholders in a prompt
     audio_token_id: int
-    merge_unit: int
-    vision_attention: nn.Module
+    merge_unit: int  # vision patches of one LLM token, neighbours in the encoder
+    vision_attention: nn.Module  # the last attention of each encoder
     audio_attention: nn.Module
-    vision_projections: tuple[nn.Module, ...]
+    vision_projections: tuple[nn.Module, ...]  # its layers that give queries and keys
     audio_projections: tuple[nn.Module, ...]
+    # The attention of each vision block, if it takes packed patches and the borders between them
+    # (`cu_seqlens`): the fused attention and Stage 0 are for these alone.
     packed_attentions: Sequence[nn.Module] = ()
 
     @abstractmethod

@@ -31,20 +31,11 @@ _STAND_IN = "\ue000"  # a private-use character, which no chat template contains
 
 @dataclass(frozen=True, eq=False)
 class PreparedClip:
-    """A clip as the processor hands it to a model, ready for any number of questions.
-
-    Parameters
-    ----------
-    clip : Clip
-    template : LongTensor, shape (S,), on CPU
-        The prompt's ids with a stand-in where the question goes.
-    features : dict
-        What of the model's inputs does not depend on the question, on the model's device.
-    """
+    """A clip as the processor hands it to a model, ready for any number of questions."""
 
     clip: Clip
-    template: torch.Tensor
-    features: dict[str, Any]
+    template: torch.Tensor  # the prompt's ids (S,) on the CPU, a stand-in where the question goes
+    features: dict[str, Any]  # inputs that do not depend on the question, on the model's device
 
 
 def prepare_clip(loaded: LoadedModel, clip: Clip) -> PreparedClip:

@@ -29,34 +29,18 @@ _ALLOCATION = re.compile("out of memory|allocate memory|map segment", re.IGNOREC
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model ready to answer.
+    """A model ready to answer."""
 
-    Parameters
-    ----------
-    model : nn.Module
-        The model that answers (of an Omni model, the thinker), in eval mode and stock: what makes
-        it faster is swapped in for each run.
-    processor : ProcessorMixin
-        Tokenizer, video processor and feature extractor of the checkpoint.
-    adapter : Adapter
-    architecture : Architecture
-    sizing : FrameSizing
-        How large frames may be for this model.
-    facts : ModelFacts
-    load_s : float
-        Seconds that loading took.
-    speedups : Speedups
-        What `ask` swaps to make it faster.
-    """
-
+    # Of an Omni model, the thinker. In eval mode and stock: what makes it faster is swapped in for
+    # each run.
     model: Any
-    processor: Any
+    processor: Any  # tokenizer, video processor and feature extractor of the checkpoint
     adapter: Adapter
     architecture: Architecture
-    sizing: FrameSizing
+    sizing: FrameSizing  # how large frames may be for it
     facts: ModelFacts
-    load_s: float
-    speedups: Speedups = STOCK
+    load_s: float  # seconds that loading took
+    speedups: Speedups = STOCK  # what `ask` swaps to make it faster
 
 
 def load_model(

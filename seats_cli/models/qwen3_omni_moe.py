@@ -68,30 +68,14 @@ def merged(picture: Tensor, sound: Tensor) -> tuple[Tensor, int]:
 
 @dataclass(frozen=True)
 class PictureWithSound:
-    """One video with its sound in a prompt.
+    """One video with its sound in a prompt."""
 
-    Parameters
-    ----------
-    before : int
-        Text tokens before the two that begin the media.
-    grid : tuple of int
-        Time, height and width, the latter two in merged tokens.
-    seconds : Tensor, float32, scalar
-        Between two grids in time.
-    rate : float
-        Positions per second.
-    sound : int
-        Tokens of sound.
-    length : int
-        Tokens of the prompt.
-    """
-
-    before: int
-    grid: tuple[int, int, int]
-    seconds: Tensor
-    rate: float
-    sound: int
-    length: int
+    before: int  # text tokens before the two that begin the media
+    grid: tuple[int, int, int]  # time, height and width, the latter two in merged tokens
+    seconds: Tensor  # float32 scalar: between two grids in time
+    rate: float  # positions per second
+    sound: int  # audio tokens
+    length: int  # of the prompt
 
     @property
     def after(self) -> int:
