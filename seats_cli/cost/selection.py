@@ -69,7 +69,7 @@ def selection_flops(
     compared : iterable of (int, int, int)
         Rows, columns and width of each comparison of tokens before the LLM.
     scored : iterable of int
-        Tokens alive before each drop inside the LLM that asked for relevance.
+        Tokens alive before each drop inside the LLM that needed relevance.
     queries : int
         Tokens whose attention counts as relevance.
     """
@@ -78,10 +78,10 @@ def selection_flops(
         vision, unit = architecture.vision, architecture.vision.merge_size**2
         windows = video_windows(architecture, sizes, plan.config.video_window)
         products += pairs((unit * size for size in windows), vision.hidden_size)
-        heard = audio_statistics_windows(architecture, sizes)
-        products += pairs(heard, architecture.audio.hidden_size)
-    asked = sum(relevance_flops(architecture, tokens, queries) for tokens in scored)
-    return comparison_flops(products) + asked
+        windows = audio_statistics_windows(architecture, sizes)
+        products += pairs(windows, architecture.audio.hidden_size)
+    relevance = sum(relevance_flops(architecture, tokens, queries) for tokens in scored)
+    return comparison_flops(products) + relevance
 
 
 def stage1_windows(

@@ -191,7 +191,7 @@ class Adapter(ABC):
     def clip_inputs(
         self, processor: Any, clip: Clip, question: str, device: torch.device | None
     ) -> dict[str, Any]:
-        """Inputs of a prompt that asks a question about a clip, on whatever device.
+        """Inputs of a prompt with a clip and a question about it, on any device.
 
         Parameters
         ----------
@@ -219,7 +219,7 @@ class Adapter(ABC):
             The model's own.
         messages : sequence of dict
             `role`, and `content` as a list of parts: texts, images, sounds as samples, and videos
-            as frames with `sample_fps` and, where they are heard, their `sound`.
+            as frames with `sample_fps` and, where their audio is used, `sound`.
         """
         raise UsageError(f"{self.family.title} takes a clip and a question, not chat messages.")
 

@@ -120,7 +120,7 @@ def inputs_from_messages(
         have `fps`, `max_frames`, `max_pixels`, `video_start` and `video_end`, sounds `audio_start`
         and `audio_end`, both in seconds; images `min_pixels` and `max_pixels`.
     use_audio_in_video : bool
-        Whether videos are heard too; then all of them must have sound.
+        Whether the audio of videos is used too; then every video must have some.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def inputs_from_messages(
     return _on_model(inputs, loaded.model)
 
 
-def _read(part: Mapping[str, Any], loaded: LoadedModel, heard: bool) -> dict[str, Any]:
+def _read(part: Mapping[str, Any], loaded: LoadedModel, use_audio: bool) -> dict[str, Any]:
     """A part with its file's frames or samples in place of the path; images stay as they are."""
     from seats_cli.media.clip import ReadOptions
     from seats_cli.media.reader import read_clip
@@ -184,7 +184,7 @@ def _read(part: Mapping[str, Any], loaded: LoadedModel, heard: bool) -> dict[str
         start=part.get(f"{kind}_start"),
         end=part.get(f"{kind}_end"),
         video=kind == "video",
-        audio=kind == "audio" or heard,
+        audio=kind == "audio" or use_audio,
         **given,
     )
     # `process_mm_info` rounds the sides of given frames to two tokens: read them like that.
@@ -192,7 +192,7 @@ def _read(part: Mapping[str, Any], loaded: LoadedModel, heard: bool) -> dict[str
     clip = read_clip(part[kind], options, sizing=options.bound(sizing))
     if kind == "audio":
         return {"type": "audio", "audio": clip.audio}
-    if clip.frames is None or (heard and clip.audio is None):
+    if clip.frames is None or (use_audio and clip.audio is None):
         lacks = "pictures" if clip.frames is None else "audio: set `use_audio_in_video=False`"
         raise UsageError(f"'{part[kind]}' has no {lacks}.")
     area = clip.frames.shape[1] * clip.frames.shape[2]
@@ -202,7 +202,7 @@ def _read(part: Mapping[str, Any], loaded: LoadedModel, heard: bool) -> dict[str
         "sample_fps": clip.fps,
         "min_pixels": area,
         "max_pixels": area,
-        **({"sound": clip.audio} if heard else {}),
+        **({"sound": clip.audio} if use_audio else {}),
     }
 
 

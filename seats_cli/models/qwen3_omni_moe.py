@@ -92,7 +92,8 @@ class PictureWithSound:
         sound = torch.arange(self.sound).expand(3, -1)
         media, tail = merged(picture + start, (sound + start).float())
         ahead = torch.arange(start).float().expand(3, -1)
-        # Text counts on from the last of either, whatever is larger before, as the model was made.
+        # Text continues behind the run that comes last, of one modality, even where an earlier
+        # position is larger: transformers counts like this, and so the model was trained.
         behind = (torch.arange(self.after + 2) + media[:, -tail:].max() + 1).expand(3, -1)
         return torch.cat([ahead, media, behind], 1)
 

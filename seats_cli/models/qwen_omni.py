@@ -149,7 +149,7 @@ class QwenOmni(Adapter):
         """
         from qwen_omni_utils import process_mm_info
 
-        # 1. Media in the package's form; what is heard of a video follows it as a part of its own.
+        # 1. Media in the package's form; the audio of a video follows it as a part of its own.
         parts = [part for message in messages for part in message["content"]]
         parts = [part for part in parts if part["type"] != "text"]
         listed = []
@@ -199,8 +199,8 @@ class QwenOmni(Adapter):
                 features[name].append(torch.as_tensor(value))
         joined = {name: torch.cat(values) for name, values in features.items() if name != _TOGETHER}
         prompt = torch.tensor([ids])
-        heard = any("sound" in part for part in parts)
-        return {**joined, "input_ids": prompt, _TOGETHER: heard}
+        together = any("sound" in part for part in parts)
+        return {**joined, "input_ids": prompt, _TOGETHER: together}
 
     def media_sizes(self, inputs: dict[str, Any]) -> MediaSizes:
         """From the grids and the mask of the mel frames."""
