@@ -118,7 +118,7 @@ def ask(
 
     decoding = Decoding(adapter, max_new_tokens)
     parts: dict[str, Part] = {
-        "timing": lambda: hooked(clock.watch(adapter)),
+        "timing": partial(clock.watch, adapter),
         "lm_head": lambda: hooked(_lm_head_hooks(adapter, on_logits)),
     }
     if not choices:

@@ -1,4 +1,9 @@
-"""Seconds of the stages of a run, measured without holding it up where the device allows."""
+"""Seconds of the stages of a run, measured without holding it up where the device allows.
+
+A GPU works behind the host: reading the host's clock around a stage would need a wait before and
+after it, and every wait leaves the GPU idle. So instants are marked in the GPU's own queue and
+read at the end, after a single wait. On other devices every mark waits.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from seats_cli.models.adapter import is_prefill
+from seats_cli.models.patching import hooked
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from seats_cli.models.adapter import Adapter
-
-
-class TimedEvent(Protocol):
-    """What is used of a `torch.cuda.Event` with timing."""
-
-    def synchronize(self) -> Any:
-        """Wait until the device has come to the event."""
-
-    def elapsed_time(self, end_event: Any) -> float:
-        """Milliseconds from this event to a later one."""
 
 
 class Marks(Protocol):
@@ -63,11 +59,11 @@ class HostMarks:
         return time.perf_counter()
 
     def seconds(self, begin: float, end: float) -> float:
-        """The difference."""
+        """Seconds on the host's clock between two marks."""
         return end - begin
 
     def settle(self, latest: float) -> None:
-        """The devices were idle at every mark."""
+        """Nothing to wait for: the devices were idle at every mark."""
 
 
 class EventMarks:
@@ -76,19 +72,19 @@ class EventMarks:
     Parameters
     ----------
     recorded : callable
-        Makes an event and records it. All events must be of one device.
+        Makes a `torch.cuda.Event` with timing and records it. All events must be of one device.
     """
 
     name = "CUDA events"
 
-    def __init__(self, recorded: Callable[[], TimedEvent]) -> None:
+    def __init__(self, recorded: Callable[[], Any]) -> None:
         self.mark = recorded
 
-    def seconds(self, begin: TimedEvent, end: TimedEvent) -> float:
+    def seconds(self, begin: Any, end: Any) -> float:
         """Device time between two events, in which it may have waited for the host."""
-        return begin.elapsed_time(end) / 1000
+        return float(begin.elapsed_time(end)) / 1000
 
-    def settle(self, latest: TimedEvent) -> None:
+    def settle(self, latest: Any) -> None:
         """One wait for all events before it."""
         latest.synchronize()
 
@@ -128,9 +124,6 @@ def _cuda_event(device: torch.device) -> Any:
 class Clock:
     """Seconds per named stage, summed over repetitions.
 
-    Stages are marked in the device's own time line and read when `seconds` is asked for, after
-    one synchronisation. On several GPUs, and on other accelerators, every mark synchronises.
-
     Parameters
     ----------
     devices : sequence of torch.device
@@ -145,7 +138,7 @@ class Clock:
         self._running = bool(self._devices) or marks is not None
         self._marks = marks or marks_for(self._devices)
         self._seconds: dict[str, float] = defaultdict(float)
-        self._spans: list[tuple[str, Any, Any]] = []
+        self._spans: list[tuple[str, Any, Any]] = []  # stage, first and last mark; not read yet
         self._latest: Any = None
 
     @property
@@ -173,19 +166,26 @@ class Clock:
         with self._measured(name):
             yield
 
-    def watch(self, adapter: Adapter) -> list[RemovableHandle]:
-        """Time the encoders and the LLM's prefill of a model until the handles are removed."""
+    @contextmanager
+    def watch(self, adapter: Adapter) -> Iterator[None]:
+        """Time the encoders and the LLM's prefill of a model inside the block."""
         if not self._running:
-            return []
+            yield
+            return
+        with hooked(self._hooks(adapter)):
+            yield
+
+    def _hooks(self, adapter: Adapter) -> Iterator[RemovableHandle]:
+        parts = {
+            "vision": adapter.visual,
+            "audio": adapter.audio_tower,
+            "prefill": adapter.language_model,
+        }
         begun: dict[str, Any] = {}
-        handles = []
-        for name, module in (
-            ("vision", adapter.visual),
-            ("audio", adapter.audio_tower),
-            ("prefill", adapter.language_model),
-        ):
+        for name, module in parts.items():
 
             def enter(_module: Any, _args: Any, kwargs: Any, name: str = name) -> None:
+                # The language model also runs for every token of the answer.
                 if name != "prefill" or is_prefill(kwargs):
                     begun[name] = self._mark()
 
@@ -193,9 +193,8 @@ class Clock:
                 if name in begun:
                     self._add(name, begun.pop(name), self._mark())
 
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True))
-            handles.append(module.register_forward_hook(leave))
-        return handles
+            yield _first(module, enter)
+            yield module.register_forward_hook(leave)
 
     @contextmanager
     def _measured(self, *names: str) -> Iterator[None]:
@@ -231,7 +230,7 @@ class Stopwatch(Clock):
     first_layers : sequence of int
         1-based first layer of each segment, ascending from 1.
     marks : Marks, optional
-        How instants are marked, by default what suits the devices.
+        As for `Clock`.
     """
 
     def __init__(
@@ -243,7 +242,7 @@ class Stopwatch(Clock):
         super().__init__(devices, marks)
         self._segment_of = {layer: number for number, layer in enumerate(first_layers)}
         self._place = "entry"
-        self._segment: int | None = None
+        self._segment: int | None = None  # None outside of a prefill, -1 before the first layer
         self._segment_began: Any = None
 
     @contextmanager
@@ -252,27 +251,18 @@ class Stopwatch(Clock):
         with self._measured(name, f"{name}:{self._place}"):
             yield
 
-    def watch(self, adapter: Adapter) -> list[RemovableHandle]:
-        """Time the encoders, the prefill and its segments until the handles are removed."""
-        handles = super().watch(adapter)
-
-        def before(module: Any, hook: Any) -> None:
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True))
-
-        def enter(place: str) -> Any:
-            def hook(_module: Any, _args: Any, _kwargs: Any) -> None:
-                self._place = place
-
-            return hook
-
-        before(adapter.visual, enter("vision"))
-        before(adapter.audio_tower, enter("audio"))
-        before(adapter.language_model, self._enter_decoder)
-        handles.append(adapter.language_model.register_forward_hook(self._leave_decoder))
+    def _hooks(self, adapter: Adapter) -> Iterator[RemovableHandle]:
+        yield from super()._hooks(adapter)
+        yield _first(adapter.visual, lambda *_: self._enter("vision"))
+        yield _first(adapter.audio_tower, lambda *_: self._enter("audio"))
+        yield _first(adapter.language_model, self._enter_decoder)
+        yield adapter.language_model.register_forward_hook(self._leave_decoder)
         for number, layer in enumerate(adapter.layers, start=1):
             if number in self._segment_of:
-                before(layer, self._enter_segment(self._segment_of[number]))
-        return handles
+                yield _first(layer, self._enter_segment(self._segment_of[number]))
+
+    def _enter(self, place: str) -> None:
+        self._place = place
 
     def _enter_decoder(self, _module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
         self._place = "entry"
@@ -297,3 +287,9 @@ class Stopwatch(Clock):
         if self._segment is not None and self._segment >= 0:
             self._add(f"layers:{self._segment}", self._segment_began, now)
         self._segment_began = now
+
+
+def _first(module: Any, hook: Any) -> RemovableHandle:
+    """A pre-hook before all others, whose work then lies behind the mark."""
+    handle: RemovableHandle = module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
+    return handle

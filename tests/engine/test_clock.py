@@ -106,13 +106,13 @@ def test_a_clock_without_devices_marks_nothing(adapter: Any) -> None:
     clock = Clock()
     with clock.stage("a"):
         pass
-    assert clock.watch(adapter) == []
+    with clock.watch(adapter):
+        adapter.visual()
     assert not clock.seconds
 
 
 def test_prefill_by_segments_and_selection_by_place(device: Device, adapter: Any) -> None:
     watch = Stopwatch((), (1, 2, 4), marks=EventMarks(device.recorded))
-    handles = watch.watch(adapter)
 
     def select(ms: float) -> Any:
         def hook(*_args: Any) -> None:
@@ -121,19 +121,16 @@ def test_prefill_by_segments_and_selection_by_place(device: Device, adapter: Any
 
         return hook
 
-    handles += [
-        adapter.visual.register_forward_hook(select(0.1), prepend=True),
-        adapter.language_model.register_forward_pre_hook(select(0.2)),
-        adapter.layers[0].register_forward_hook(select(0.3)),
-        adapter.layers[2].register_forward_hook(select(0.4)),
-    ]
-    adapter.visual()
-    adapter.audio_tower()
-    adapter.language_model(inputs_embeds=torch.zeros(1, 7, 2))
-    prefill_events = device.events
-    adapter.language_model(inputs_embeds=torch.zeros(1, 1, 2))  # a token of the answer
-    for handle in handles:
-        handle.remove()
+    with watch.watch(adapter):
+        adapter.visual.register_forward_hook(select(0.1), prepend=True)
+        adapter.language_model.register_forward_pre_hook(select(0.2))
+        adapter.layers[0].register_forward_hook(select(0.3))
+        adapter.layers[2].register_forward_hook(select(0.4))
+        adapter.visual()
+        adapter.audio_tower()
+        adapter.language_model(inputs_embeds=torch.zeros(1, 7, 2))
+        prefill_events = device.events
+        adapter.language_model(inputs_embeds=torch.zeros(1, 1, 2))  # a token of the answer
     assert device.waits == 0
     ms = {name: 1000 * value for name, value in watch.seconds.items()}
     assert ms["vision"] == pytest.approx(100.1)

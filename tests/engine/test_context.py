@@ -27,7 +27,6 @@ from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import load_model, optimize
 from seats_cli.models.adapter import devices_of
 from seats_cli.models.optimize import RunSwaps, Speedups, installed
-from seats_cli.models.patching import hooked
 from seats_cli.models.registry import adapter_for
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import Entry, Method
@@ -125,7 +124,7 @@ def test_model_is_left_as_it_was(family: str, fails: bool, left_as_it_was: Any) 
 def test_model_is_left_as_it_was_unpruned(family: str, fails: bool, left_as_it_was: Any) -> None:
     net, adapter = left_as_it_was, adapter_for(left_as_it_was)
     parts = {
-        "timing": lambda: hooked(Stopwatch(devices_of(net), (1, 2)).watch(adapter)),
+        "timing": partial(Stopwatch(devices_of(net), (1, 2)).watch, adapter),
         "encoder_cache": partial(EncoderCache().attach, adapter, None),
         "decoding": Decoding(adapter, 20, TapeRecorder()).attach,
     }
