@@ -1,4 +1,7 @@
-"""Recording a decode step as a CUDA graph, to repeat it for every token."""
+"""Recording a decode step as a CUDA graph, to replay it for every token.
+
+`Recorder` and `Recorded` are all that decoding knows of it, so that tests can record without a GPU.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,19 @@ if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
 
 
-Step = Callable[[], Any]  # the text model on tensors that keep their places; gives its output
+Step = Callable[[], Any]  # the text model on tensors at fixed addresses; returns its output
 
 
 class Recorded(Protocol):
-    """A step that can be repeated."""
+    """A step that can be replayed."""
 
-    output: Any  # of the latest repetition, in tensors that the next one overwrites
+    output: Any  # of the latest replay, in tensors that the next one overwrites
 
     def replay(self) -> None:
-        """Do the step again, with what its tensors hold now."""
+        """Run the step again, on what its tensors hold now."""
 
     def release(self) -> None:
-        """Let go of the memory; not to be repeated any more."""
+        """Free its memory; it cannot be replayed any more."""
 
 
 class Recorder(Protocol):
@@ -38,24 +41,24 @@ class Recorder(Protocol):
     name: str  # for the report
 
     def rehearse(self, step: Step) -> Any:
-        """Do a step as it will be recorded; returns its output."""
+        """Run a step as it will be recorded; returns its output."""
 
     def record(self, step: Step) -> Recorded:
-        """Record a step, which need not do it."""
+        """Record a step; whether it runs is left open, and replaying it does the work."""
 
 
-# PyTorch keeps the memory of a graph that is gone until its caches are emptied, which makes the
-# next prefill slower; some tens of MB each.
+# PyTorch keeps the memory of a released graph, some tens of MB, until its caches are emptied. That
+# makes the next prefill slower, so it is done once for several graphs.
 _GRAPHS_BEFORE_EMPTYING = 16
 _released = 0
-# The allocator goes on asking the graph of a capture that failed.
+# Kept alive: the allocator still calls the graph of a capture that failed.
 _failed: list[Any] = []
 
 
 def graph_recorder(adapter: Adapter) -> GraphRecorder | None:
-    """For a text model on one NVIDIA GPU; None where a graph would not hold all of a step.
+    """A recorder for a text model on one NVIDIA GPU; None where a graph would miss work of a step.
 
-    That is so on several devices, and where accelerate moves weights in and out.
+    It would on several devices, and where accelerate moves weights in and out.
     """
     devices = devices_of(adapter.language_model)
     if [device.type for device in devices] != ["cuda"] or torch.version.cuda is None:
@@ -80,9 +83,9 @@ class GraphRecorder:
         self._stream = _side_stream(device)
 
     def rehearse(self, step: Step) -> Any:
-        """Do a step on that stream; a step that waits for the device is an error already here.
+        """Run a step on that stream; one that waits for the device raises an error already here.
 
-        A capture that fails leaves PyTorch's allocator in disorder, a rehearsal does not.
+        A failed capture leaves PyTorch's allocator in disorder, a failed rehearsal does not.
         """
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
@@ -93,11 +96,11 @@ class GraphRecorder:
             current.wait_stream(self._stream)
 
     def record(self, step: Step) -> RecordedGraph:
-        """Capture a step without doing it."""
+        """Capture a step without running it."""
         torch.cuda.synchronize(self._device)
         with torch.cuda.stream(self._stream), _no_collection():
             graph = torch.cuda.CUDAGraph()
-            # not by `torch.cuda.graph`, which empties the allocator's caches first
+            # not with `torch.cuda.graph`, which empties the allocator's caches first
             graph.capture_begin(capture_error_mode="thread_local")
             try:
                 output = step()
@@ -133,7 +136,7 @@ class RecordedGraph:
         self._graph.replay()
 
     def release(self) -> None:
-        """Free the graph, and now and then what PyTorch keeps of earlier ones."""
+        """Free the graph, and every so often what PyTorch keeps of earlier ones."""
         global _released
         torch.cuda.synchronize(self._device)
         self.output = None
@@ -145,17 +148,17 @@ class RecordedGraph:
 
 @functools.cache
 def _side_stream(device: torch.device) -> Any:
-    """One for all: cuBLAS keeps a workspace for each stream it has seen."""
+    """The only one per device: cuBLAS keeps a workspace for each stream that it has seen."""
     stream: Any = torch.cuda.Stream
     return stream(device)
 
 
 @contextlib.contextmanager
 def _waiting_is_an_error() -> Iterator[None]:
-    """Let what waits for the device raise RuntimeError: a graph cannot hold it."""
+    """Make whatever waits for the device raise RuntimeError, as a graph cannot contain it."""
     before = torch.cuda.get_sync_debug_mode()
     try:
-        with warnings.catch_warnings():  # that not everything is noticed
+        with warnings.catch_warnings():  # PyTorch warns that it does not notice every wait
             warnings.simplefilter("ignore")
             torch.cuda.set_sync_debug_mode("error")
         yield
@@ -165,7 +168,7 @@ def _waiting_is_an_error() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Hold Python's garbage collector: what it frees might call CUDA amid a capture."""
+    """Stop Python's garbage collector: what it frees might call CUDA during a capture."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -176,10 +179,10 @@ def _no_collection() -> Iterator[None]:
 
 
 def _abandon(graph: Any) -> None:
-    """End a capture that failed, and leave the random numbers usable.
+    """End a capture that failed, and leave the random number generator usable.
 
-    Some versions of PyTorch tell the generator of the end of a capture only if it went well; a
-    capture of next to nothing then does.
+    Some versions of PyTorch end the generator's capture only if the graph's went well; capturing
+    a tiny graph afterwards does it.
     """
     _failed.append(graph)
     with contextlib.suppress(RuntimeError):

@@ -1,8 +1,8 @@
-"""Attention of one token over a cache with room, without a copy of its keys and values.
+"""Attention of one token over a cache with room, without copying its keys and values.
 
 With a mask, PyTorch's fused kernels want the keys repeated for every query head, or leave most of
 a GPU idle, because there is a single query. Here the query heads of a group share one product,
-and the values are summed in chunks that run side by side (as in flash-decoding).
+and the values are summed in chunks that run in parallel (as in flash-decoding).
 """
 
 from __future__ import annotations
@@ -52,11 +52,14 @@ def one_query_attention(
     output : Tensor, shape (1, 1, heads, d)
     weights : None
     """
+    # 1. Scores of all heads that share keys, in one product per group.
     heads, size = query.shape[1], query.shape[3]
     groups, length = key.shape[1:3]
     asking = query.reshape(groups, heads // groups, size)
     scores = _product(asking, key[0].transpose(1, 2))
     weights = torch.add(attention_mask[0], scores, alpha=scaling).softmax(-1).to(value.dtype)
+
+    # 2. Weighted sums of the values: one product per chunk, then the sum over chunks.
     chunks = length // CHUNK
     parts = weights.view(groups, -1, chunks, CHUNK).transpose(1, 2).flatten(0, 1)
     sums = _product(parts, value[0].reshape(-1, CHUNK, size))
@@ -65,7 +68,7 @@ def one_query_attention(
 
 
 def _product(one: Tensor, other: Tensor) -> Tensor:
-    """Batched matrix product in float32, as its sums are kept anyway."""
+    """Batched matrix product in float32, in which its sums are kept anyway."""
     if one.is_cuda and one.dtype in _HALF:
         return torch.bmm(one, other, out_dtype=torch.float32)
     return torch.bmm(one, other).float()

@@ -1,4 +1,4 @@
-"""What the encoders said about a clip, kept so that it need not be encoded again."""
+"""Cache of one clip's encoder outputs, for further questions, budgets and methods."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class _EncoderOutput:
     arguments: Any
     output: Any
     calls: tuple[EncoderCall, ...]
-    window: int | None  # of the statistics in `calls`; None where nobody asked for any
+    window: int | None  # of the statistics in `calls`; None in an unpruned run, which has none
     tolerance: float | None  # of Stage 0; None where everything was encoded
 
 
 class EncoderCache:
-    """Encoder outputs of one clip, for further questions, budgets and methods.
+    """Encoder outputs of one clip.
 
-    Inside `attach`, an encoder that is given what it was given before returns what it returned
-    before, with the statistics that Stage I reads off it; anything new is encoded and kept. The
-    features of one clip and its few thousand numbers per method are all that is held.
+    Inside `attach`, an encoder whose arguments are equal to earlier ones returns its earlier
+    output, with the statistics that Stage I reads off it; anything new is encoded and kept. What
+    it holds are the inputs and features of one clip, and a few thousand numbers per window size.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class EncoderCache:
     """
 
     def __init__(self) -> None:
-        self._passages: dict[str, list[_EncoderOutput]] = {"video": [], "audio": []}
+        self._outputs: dict[str, list[_EncoderOutput]] = {"video": [], "audio": []}
 
     @contextmanager
     def attach(
@@ -55,7 +55,7 @@ class EncoderCache:
         *,
         tolerance: float | None = None,
     ) -> Iterator[None]:
-        """Let both encoders use this memory; they are left as they were.
+        """Let both encoders use this cache inside the block.
 
         Parameters
         ----------
@@ -63,19 +63,14 @@ class EncoderCache:
         statistics : EncoderStatistics or None
             Of the pruned run under way, noting everything; None in an unpruned one.
         tolerance : float or None
-            Of a `EncoderReuse` that is attached already.
+            Of an `EncoderReuse` that is attached already.
         """
-        with (
-            replace_forward(
-                adapter.visual, partial(self._remembering, "video", statistics, tolerance)
-            ),
-            replace_forward(
-                adapter.audio_tower, partial(self._remembering, "audio", statistics, None)
-            ),
-        ):
+        video = partial(self._cached, "video", statistics, tolerance)
+        audio = partial(self._cached, "audio", statistics, None)
+        with replace_forward(adapter.visual, video), replace_forward(adapter.audio_tower, audio):
             yield
 
-    def _remembering(
+    def _cached(
         self,
         modality: str,
         statistics: EncoderStatistics | None,
@@ -83,23 +78,31 @@ class EncoderCache:
         encode: Callable[..., Any],
     ) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            wanted = None if statistics is None else statistics.window(modality)
-            known = [
-                passage
-                for passage in self._passages[modality]
-                if passage.tolerance == tolerance and _same((args, kwargs), passage.arguments)
-            ]
-            for passage in known:
-                if wanted in (None, passage.window):
-                    if statistics is not None:
-                        statistics.calls(modality).extend(passage.calls)
-                    return copy(passage.output)
-            earlier = [] if statistics is None else list(statistics.calls(modality))
+            # Where the statistics of this run are noted; an unpruned run needs none.
+            calls = [] if statistics is None else statistics.calls(modality)
+            window = None if statistics is None else statistics.window(modality)
+
+            # 1. An equal call: its output, and what was noted on the way. The numbers of Stage I
+            # depend on the size of its windows, and what Stage 0 left out on its tolerance. Tensors
+            # are compared last, because that waits for the device.
+            for known in self._outputs[modality]:
+                if (
+                    known.tolerance == tolerance
+                    and window in (None, known.window)
+                    and _same((args, kwargs), known.arguments)
+                ):
+                    calls.extend(known.calls)
+                    return copy(known.output)
+
+            # 2. A new one: encoded, while the statistics' hooks note what belongs to it.
+            before = len(calls)
             output = encode(*args, **kwargs)
-            calls = () if statistics is None else tuple(statistics.calls(modality)[len(earlier) :])
-            passage = _EncoderOutput((args, kwargs), output, calls, wanted, tolerance)
-            self._passages[modality].append(passage)
-            return copy(output)  # transformers writes into the object it gets, not its tensors
+            noted = tuple(calls[before:])
+            self._outputs[modality].append(
+                _EncoderOutput((args, kwargs), output, noted, window, tolerance)
+            )
+            # transformers writes into the object that it is given, though not into its tensors
+            return copy(output)
 
         return forward
 

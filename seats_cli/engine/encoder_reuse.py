@@ -1,9 +1,14 @@
-"""Stage 0 in a running model: the vision encoder is given what has changed, and nothing else."""
+"""Stage 0 in a running model: the vision encoder is given only what has changed.
+
+Vision encoders take packed patches with the borders between their segments, so leaving patches out
+needs no change of their code: a call gets the patches of all units (a unit becomes one token) that
+changed, with their positions, and its output is copied to the units that did not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +18,7 @@ from torch import Tensor, nn
 from seats_cli.cost.encoders import packed_vision_flops, vision_flops
 from seats_cli.errors import UsageError
 from seats_cli.models.encoder_attention import use_gathered
-from seats_cli.models.patching import replace_forward
+from seats_cli.models.patching import hooked, replace_forward
 from seats_cli.results import ReuseFacts
 from seats_cli.selection.static_regions import (
     Packing,
@@ -28,8 +33,8 @@ if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
 
 
-# Side in pixels of what is encoded or not as a whole, where the encoder has no windows: about as
-# large as the windows of Qwen2.5-Omni (112).
+# Side in pixels of what is encoded or left out as a whole, where the encoder has no windows: about
+# as large as the windows of Qwen2.5-Omni (112).
 _CELL = 128
 
 
@@ -37,8 +42,8 @@ class EncoderReuse:
     """Lets the vision encoder skip what has not changed since it was last encoded.
 
     The output has the shape and the order of an encoding of everything, so that whatever follows
-    is as it would be. An encoder call with settings of its own (precomputed arguments, recorded
-    states) is left alone.
+    needs to know nothing of it. An encoder call with further arguments (precomputed positions,
+    recorded states) is left alone.
 
     Parameters
     ----------
@@ -46,8 +51,8 @@ class EncoderReuse:
     tolerance : float
         Largest change in grey levels (0..255) that counts as none; 0 skips exact repeats only.
     cell : int, optional
-        Tokens on a side of what is encoded or not as a whole; by default an attention window of
-        the encoder, or as much where it has none.
+        Tokens on a side of what is encoded or left out as a whole; by default an attention window
+        of the encoder, or as much where it has none.
 
     Raises
     ------
@@ -72,21 +77,20 @@ class EncoderReuse:
 
     @contextmanager
     def attach(self) -> Iterator[None]:
-        """Act on the model's vision encoder inside the block; it is then left as it was.
+        """Act on the model's vision encoder inside the block.
 
-        An `EncoderCache` belongs outside of it, that is, attached later: it compares what went
-        in, and keeps what came out, for the whole clip.
+        An `EncoderCache` is attached later, and so lies around it: it compares the arguments, and
+        keeps the output, of the whole clip.
         """
         visual = self._adapter.visual
+        # A pre-hook, and not part of `forward`, so that it also runs where the cache has the
+        # output: the facts are about every prompt.
         look = visual.register_forward_pre_hook(self._look, with_kwargs=True)
-        try:
-            with replace_forward(visual, self._skipping):
-                yield
-        finally:
-            look.remove()
+        with hooked([look]), replace_forward(visual, self._skipping):
+            yield
 
     def expand(self, values: Tensor) -> Tensor:
-        """What the encoder holds per position, (m, ...), for all positions in its own order."""
+        """Values per encoded position, (m, ...), for all positions in the encoder's own order."""
         packing = self.packing
         if packing is None:
             return values
@@ -94,7 +98,7 @@ class EncoderReuse:
         return values[positions(units, self._adapter.merge_unit)]
 
     def finish(self) -> None:
-        """The prompt is complete: what was found in its pictures becomes `facts`."""
+        """Sum up what was found in the prompt's pictures, as `facts`."""
         self.facts = _together(self.tolerance, self._calls)
         self._calls.clear()
 
@@ -104,8 +108,8 @@ class EncoderReuse:
         self.packing = None
         if len(args) + len(kwargs) != 2 or not kwargs.keys() <= {"hidden_states", "grid_thw"}:
             return
-        pixels = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        grid_thw = kwargs["grid_thw"] if "grid_thw" in kwargs else args[-1]
+        # 1. Compare the pixels of every cell with those that were last encoded there.
+        pixels, grid_thw = _pixels_and_grids(args, kwargs)
         grids = [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
         vision = self._vision
         levels = grey_levels(self._adapter.pixel_std, pixels.shape[-1]).to(pixels.device)
@@ -118,16 +122,13 @@ class EncoderReuse:
             side=self._cell,
         )
         still = StillMap(found.source.cpu(), found.grids)  # the one wait for the device
-        packing = self._pack(still, grid_thw)
+        # 2. Pack the units that changed, in the encoder's own order.
+        raster = self._adapter.vision_raster_order(grid_thw)
+        order = torch.arange(len(still.source)) if raster is None else torch.argsort(raster)
+        packing = pack(still, order, window=self._window, patches=self._adapter.merge_unit)
         if len(packing.chosen) < len(packing.place):
             self.packing = packing
         self._calls.append(self._facts(still, packing, grids))
-
-    def _pack(self, still: StillMap, grid_thw: Tensor) -> Packing:
-        count = len(still.source)
-        raster = self._adapter.vision_raster_order(grid_thw)
-        order = torch.arange(count) if raster is None else torch.argsort(raster)
-        return pack(still, order, window=self._window, patches=self._adapter.merge_unit)
 
     def _facts(
         self, still: StillMap, packing: Packing, grids: list[tuple[int, int, int]]
@@ -155,16 +156,16 @@ class EncoderReuse:
             packing = self.packing
             if packing is None:
                 return encode(*args, **kwargs)
-            pixels = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            grid_thw = kwargs["grid_thw"] if "grid_thw" in kwargs else args[-1]
+            pixels, grid_thw = _pixels_and_grids(args, kwargs)
             chosen = positions(packing.chosen, self._adapter.merge_unit).to(pixels.device)
             gathers = self._gathers(packing, pixels.device)
-            own = use_gathered(self._adapter) if gathers else nullcontext()
             arguments = self._adapter.packed_vision_arguments(grid_thw, packing)
-            if gathers:
-                arguments["gathers"] = gathers
-            with own:
+            if not gathers:
                 output = encode(pixels[chosen], grid_thw=grid_thw, **arguments)
+            else:
+                # Some patches attend to keys that stand elsewhere in the packed sequence.
+                with use_gathered(self._adapter):
+                    output = encode(pixels[chosen], grid_thw=grid_thw, gathers=gathers, **arguments)
             return self._expanded(output, packing)
 
         return forward
@@ -192,6 +193,12 @@ class EncoderReuse:
         if getattr(output, "deepstack_features", None) is not None:
             output.deepstack_features = [part[place] for part in output.deepstack_features]
         return output
+
+
+def _pixels_and_grids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The vision encoder's two arguments, passed by name or by position."""
+    pixels = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+    return pixels, kwargs["grid_thw"] if "grid_thw" in kwargs else args[-1]
 
 
 def _together(tolerance: float, calls: list[ReuseFacts]) -> ReuseFacts:

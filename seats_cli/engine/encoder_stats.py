@@ -1,8 +1,13 @@
-"""Importance of every audio-visual token, read off the encoders while they run."""
+"""Importance of every audio-visual token, read off the encoders while they run.
+
+Stage I needs the attention that every token receives in the last layer of its encoder. Fused
+attention does not give its weights away, so hooks note the queries and keys that the layer's own
+projections have computed, and only the sums over the weights are computed again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +67,7 @@ class EncoderStatistics:
         Where the time spent here is added, as "select".
     everything : bool
         Note what any method may need, for an `EncoderCache` that serves several.
-    still : EncoderReuse, optional
+    reuse : EncoderReuse, optional
         Knows what the vision encoder is not given, so that importance is that of the whole prompt.
     """
 
@@ -74,10 +79,10 @@ class EncoderStatistics:
         clock: Clock,
         *,
         everything: bool = False,
-        still: EncoderReuse | None = None,
+        reuse: EncoderReuse | None = None,
     ) -> None:
         self._adapter = adapter
-        self._still = still
+        self._reuse = reuse
         self._video_window = plan.config.video_window
         self._audio_window = plan.config.audio_window
         self._clock = clock
@@ -89,28 +94,28 @@ class EncoderStatistics:
         self._video: list[EncoderCall] = []
         self._audio: list[EncoderCall] = []
 
-    def install(self) -> list[RemovableHandle]:
-        """Register the hooks; they act until the handles are removed."""
+    def hooks(self) -> Iterator[RemovableHandle]:
+        """Register the hooks, one for each handle; they act until these are removed."""
         adapter = self._adapter
-        handles: list[RemovableHandle] = []
         for encoder, enter, attention, leave in (
             (adapter.visual, self._enter_vision, adapter.vision_attention, self._leave_vision),
             (adapter.audio_tower, self._enter_audio, adapter.audio_attention, self._leave_audio),
         ):
-            handles.append(encoder.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(attention.register_forward_hook(leave, with_kwargs=True))
+            # `generate` runs the encoders before the model's own `forward`, which sees no grids
+            # and no lengths then: they are taken from the encoders' arguments (trap 4).
+            yield encoder.register_forward_pre_hook(enter, with_kwargs=True)
+            yield attention.register_forward_hook(leave, with_kwargs=True)
         if self._importance or self._keys:
             for projection in (*adapter.vision_projections, *adapter.audio_projections):
-                handles.append(projection.register_forward_hook(self._note_projection))
-        return handles
+                yield projection.register_forward_hook(self._note_projection)
 
     def clear(self) -> None:
         """Forget all calls."""
         self._video.clear()
         self._audio.clear()
         self._projected.clear()
-        if self._still is not None:
-            self._still.finish()
+        if self._reuse is not None:
+            self._reuse.finish()
 
     def calls(self, modality: str) -> list[EncoderCall]:
         """What has been noted of "video" or "audio" so far, in order."""
@@ -121,7 +126,7 @@ class EncoderStatistics:
         return self._video_window if modality == "video" else self._audio_window
 
     def video_for(self, tokens: int) -> EncoderCall:
-        """The latest vision call that produced that many tokens (images are encoded apart)."""
+        """The latest vision call that produced that many tokens; images have calls of their own."""
         return _latest(self._video, tokens, "video")
 
     def audio_for(self, tokens: int) -> EncoderCall:
@@ -129,32 +134,35 @@ class EncoderStatistics:
         return _latest(self._audio, tokens, "audio")
 
     def _enter_vision(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        # to the host before the encoder is given work to wait for
+        # copied to the host before the encoder is given work that the copy would wait for
         self._grid_thw = self._adapter.vision_grids(args, kwargs).cpu()
 
     def _note_projection(self, module: Any, _args: Any, output: Tensor) -> None:
         self._projected[module] = output
 
     def _taken(self, projections: Sequence[nn.Module]) -> list[Tensor]:
-        """What these layers of the attention gave, which need not be computed again."""
+        """Outputs of these layers of the attention, which are not held any longer."""
         return [self._projected.pop(layer) for layer in projections]
 
     @torch.no_grad()
     def _leave_vision(self, _module: Any, _args: Any, kwargs: dict[str, Any], _output: Any) -> None:
+        # 1. Sizes in LLM tokens: the encoder has `unit` patches for each.
         grid_thw, unit = self._grid_thw, self._adapter.merge_unit
         grids = [(int(t), int(h) * int(w)) for t, h, w in grid_thw.tolist()]
         lengths = tuple(t * patches // unit for t, patches in grids)
         windows = tuple(self._video_window * patches // unit for _, patches in grids)
         importance, keys = torch.zeros(0), None
         with self._clock.stage("select"):
+            # 2. Queries and keys of all patches, also of those that Stage 0 did not encode.
             if self._importance or self._keys:
                 query, key = self._adapter.vision_query_key(
                     self._taken(self._adapter.vision_projections), kwargs
                 )
-                if self._still is not None:
-                    query, key = self._still.expand(query), self._still.expand(key)
+                if self._reuse is not None:
+                    query, key = self._reuse.expand(query), self._reuse.expand(key)
                 order = self._adapter.vision_raster_order(grid_thw)
                 order = None if order is None else on_device(order, query.device)
+            # 3. Per patch, then the mean over the patches of each token, in the prompt's order.
             if self._importance:
                 received = received_attention(
                     query, key, [w * unit for w in windows], [n * unit for n in lengths]
@@ -175,7 +183,7 @@ class EncoderStatistics:
         importance, keys = torch.zeros(0), None
 
         def pooled(values: Tensor) -> Tensor:
-            # an odd tail of a sound makes no token: pool each sound by itself
+            # Each sound by itself: an odd position at its end makes no token.
             return torch.cat(
                 [pool_mean(part, family.audio_pool) for part in torch.split(values, positions)]
             )

@@ -1,4 +1,10 @@
-"""Answer tokens after the first: how each call of the text model runs, eager or recorded."""
+"""Answer tokens after the first: how each call of the text model runs, eager or recorded.
+
+On a GPU, an eager step for one token is mostly hundreds of kernel launches by the host. A CUDA
+graph launches them all at once, but can only repeat what it recorded: tensors at fixed addresses,
+with fixed shapes. So the cache moves to layers with room for the whole answer (`static_cache`),
+one step is recorded on them (`cuda_graph`), and every call for the next token replays it.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +33,13 @@ if TYPE_CHECKING:
 
 
 STOCK = "dynamic cache"
-# Recording takes about as long as two steps: an answer that ends sooner has lost nothing, and
-# a longer one less than twice what it could have saved.
+# Recording takes about as long as two steps. After as many stock steps, an answer that ends sooner
+# has lost nothing, and a longer one takes at most twice the best possible time.
 STOCK_STEPS = 2
 MIN_STEPS = 6  # with fewer to come, recording one does not pay
 _ATTENTIONS = ("sdpa", "eager")
 
-# Why steps of a text model cannot be recorded, found out once.
+# Why steps of a text model cannot be recorded, once that is known.
 _unfit: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
@@ -67,14 +73,14 @@ class Decoding:
 
     @property
     def how(self) -> str:
-        """How tokens were generated, in a few words."""
+        """How tokens were generated, in a few words for the report."""
         if self._replayed and self._recorder is not None:
             return self._recorder.name
         return f"{STOCK} ({self._trouble})" if self._trouble else STOCK
 
     @property
     def possible(self) -> bool:
-        """Whether anything can be other than stock."""
+        """Whether a step may be recorded at all."""
         model = self._adapter.language_model
         return (
             self._recorder is not None
@@ -100,24 +106,31 @@ class Decoding:
         """A `forward` of the text model in place of its own."""
 
         def stepping(*args: Any, **kwargs: Any) -> Any:
+            # 1. Anything but the next token of the run under way ends it: another prompt, another
+            # cache, a batch.
             form = one_token_form(args, kwargs, len(self._adapter.layers))
             if not self._continues(form, kwargs):
                 self.close()
+
+            # 2. Prompts and the first few tokens are left to the stock step.
             self._seen = 0 if form is None else self._seen + 1
             if form is None or (self._run is None and not self._worthwhile(kwargs)):
                 return forward(*args, **kwargs)
+
+            # 3. The others are rehearsed, recorded and replayed in turn (`_step`). If that fails,
+            # the same token runs stock; an error that comes again has nothing to do with recording.
             try:
                 return self._step(forward, kwargs, form)
             except RuntimeError as error:
                 self.close()
-                output = forward(*args, **kwargs)  # the error was none of the recording if it stays
+                output = forward(*args, **kwargs)
                 self._note(error)
                 return output
 
         return stepping
 
     def close(self) -> None:
-        """Let go of the recording; the cache has layers that grow again."""
+        """Release the recording, and give the cache layers that grow again."""
         recorded, run = self._recorded, self._run
         self._recorded = self._run = None
         try:
@@ -133,7 +146,7 @@ class Decoding:
         return run is None or (form == run.form and cache_of(kwargs) is run.cache and run.left > 0)
 
     def _worthwhile(self, kwargs: dict[str, Any]) -> bool:
-        """Whether to begin a run with the token at hand."""
+        """Whether to begin a run with this token."""
         return (
             not self._trouble
             and self._seen > STOCK_STEPS
@@ -143,13 +156,14 @@ class Decoding:
 
     @property
     def _left(self) -> int:
-        """Steps to come at most, with the one at hand; the prefill gives the first token."""
+        """Steps to come at most, with this one; the prefill gives the first token."""
         return self._max_new_tokens - self._seen
 
     def _step(self, forward: Callable[..., Any], kwargs: dict[str, Any], form: Form) -> Any:
         recorder = self._recorder
         assert recorder is not None
         if self._run is None:
+            # Not recorded yet: allocations of a first run do not belong into the graph.
             run = self._run = StaticRun(self._adapter, forward, kwargs, form, self._left)
             run.prepare(kwargs)
             output = recorder.rehearse(run.step)
@@ -163,11 +177,11 @@ class Decoding:
             self._replayed = True
             output = self._recorded.output
         run.advance()
-        # The next step overwrites what this one gave.
+        # Copied, because the next replay writes its output to the same place.
         return type(output)(**{**output, "last_hidden_state": output.last_hidden_state.clone()})
 
     def _note(self, error: RuntimeError) -> None:
-        """Go on with stock steps; for good, unless it was only memory that was short."""
+        """Keep to stock steps; for good, unless it was only memory that was short."""
         words = str(error).strip().splitlines() or [type(error).__name__]
         self._trouble = f"not recorded: {words[0][:120]}"
         if not isinstance(error, torch.OutOfMemoryError):
@@ -175,6 +189,6 @@ class Decoding:
 
 
 def _require_plain(output: Any) -> None:
-    """Refuse outputs with more in them than can be handed on."""
+    """Refuse outputs that hold more than hidden states and the cache."""
     if not isinstance(output, ModelOutput) or set(output) - {"last_hidden_state", *CACHE_NAMES}:
         raise RuntimeError("the text model gives more than hidden states")

@@ -168,13 +168,13 @@ def prune(
     tolerance = plan.config.still_tolerance
     reuse = None if tolerance is None else EncoderReuse(adapter, tolerance)
     statistics = EncoderStatistics(
-        adapter, plan, chosen, clock, everything=encoder_cache is not None, still=reuse
+        adapter, plan, chosen, clock, everything=encoder_cache is not None, reuse=reuse
     )
     prefill = PrunedPrefill(adapter, plan, chosen, statistics, clock)
 
     # 3. Each as an entry of the ordered list of everything that is swapped.
     parts: dict[str, Part] = {
-        "encoder_statistics": lambda: hooked(statistics.install()),
+        "encoder_statistics": lambda: hooked(statistics.hooks()),
         "pruned_prefill": lambda: hooked(prefill.install()),
     }
     if reuse is not None:

@@ -1,4 +1,9 @@
-"""A KV cache that keeps its place: layers with room, and the steps of an answer on them."""
+"""A KV cache at fixed addresses: layers with room, and the steps of an answer on them.
+
+After pruning, layers hold different numbers of tokens (trap 3), so each length has a `Room` of its
+own: where the next token goes, and the mask that hides what lies behind it. Both are computed on
+the device from one counter, so that a recorded step finds new values in them at every replay.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,14 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from seats_cli.engine.cache import cache_of
 from seats_cli.engine.decode_attention import CHUNK, use_one_query
+from seats_cli.models.patching import hooked
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
 
 
 class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]
-    """Takes over what a dynamic layer holds, until `give_back`.
+    """Holds what a dynamic layer held, with room behind it, until `give_back`.
 
     Parameters
     ----------
@@ -34,16 +40,14 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]
         super().__init__()
         self._dynamic = dynamic
         self._room = room
-        self.keys, self.values = (
-            _roomy(dynamic.keys, room.capacity),
-            _roomy(dynamic.values, room.capacity),
-        )
+        self.keys = _roomy(dynamic.keys, room.capacity)
+        self.values = _roomy(dynamic.values, room.capacity)
         self.device = self.keys.device
         self.is_initialized = True
         dynamic.keys = dynamic.values = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing is left to do."""
+        """Done on construction."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
@@ -53,7 +57,7 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]
         Returns
         -------
         keys, values : Tensor, shape (1, kv_heads, capacity, head_dim)
-            The room's mask tells which of them are tokens.
+            With places that hold no token yet, which the room's mask hides.
         """
         self.keys.index_copy_(2, self._room.position, key_states)
         self.values.index_copy_(2, self._room.position, value_states)
@@ -79,8 +83,9 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 def _roomy(states: Tensor, capacity: int) -> Tensor:
-    """States (1, heads, n, d) with zeros behind them: what is masked must be a number, too."""
+    """States (1, heads, n, d) with zeros behind them."""
     shape = (*states.shape[:2], capacity, states.shape[3])
+    # zeros, not empty memory: a weight of 0 for a masked value that is NaN would still give NaN
     roomy = torch.zeros(shape, dtype=states.dtype, device=states.device)
     roomy[:, :, : states.shape[2]] = states
     return roomy
@@ -117,6 +122,7 @@ def one_token_form(args: tuple[Any, ...], kwargs: dict[str, Any], layers: int) -
     others = [value for name, value in kwargs.items() if name not in (*TENSORS, *_FLAGS)]
     if not all(value is None or value is False for value in others):
         return None
+    # Only a padding mask (batch, tokens) can be checked for hiding nothing (`sees_everything`).
     mask, whole = kwargs.get("attention_mask"), kwargs.get("return_dict", True) is not False
     prepared = mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2)
     if prepared or not whole or not kwargs.get("use_cache"):
@@ -172,7 +178,7 @@ class Room:
     def __init__(self, filled: int, tokens: int, steps: Steps) -> None:
         self._filled = filled
         self._steps = steps
-        self.capacity = -(-(filled + tokens) // CHUNK) * CHUNK
+        self.capacity = -(-(filled + tokens) // CHUNK) * CHUNK  # rounded up
         self._places = torch.arange(self.capacity, device=steps.now.device)
         self.position = torch.zeros_like(steps.now)  # LongTensor (1,)
         # float32 (1, 1, 1, capacity), added to the scores: 0 where a token lies, else -inf
@@ -184,15 +190,16 @@ class Room:
         return self._filled + self._steps.done
 
     def point(self) -> None:
-        """Set position and mask for the step under way, on the device alone."""
+        """Set position and mask for the step under way; recorded with it, so on the device alone."""
         torch.add(self._steps.now, self._filled, out=self.position)
         self.mask.zero_().masked_fill_(self._places > self.position, float("-inf"))
 
 
 class StaticRun:
-    """Moves a cache to layers with room and does steps on them, until `give_back`.
+    """Moves a cache to layers with room and runs steps on them, until `give_back`.
 
-    A step may be repeated until `advance` is called: it writes the same to the same place.
+    A step may be repeated until `advance` is called, as a rehearsal is by its recording: it writes
+    the same to the same place.
 
     Parameters
     ----------
@@ -200,11 +207,11 @@ class StaticRun:
     forward : callable
         The text model's own.
     kwargs : dict
-        Of a call of the form `form`: the first that will be done here.
+        Of a call of the form `form`, the first that will run here.
     form : tuple
         From `one_token_form`.
     tokens : int
-        How many steps there will be at most.
+        At most this many steps.
     """
 
     def __init__(
@@ -221,6 +228,7 @@ class StaticRun:
         self._forward = forward
         self._tokens = tokens
         self._steps = Steps(kwargs["inputs_embeds"].device)
+        # Every step reads its token from these tensors, whose addresses do not change.
         self._inputs = {
             name: kwargs[name].clone(memory_format=torch.contiguous_format) for name in TENSORS
         }
@@ -245,7 +253,7 @@ class StaticRun:
         return self._tokens - self._steps.done
 
     def prepare(self, kwargs: dict[str, Any]) -> None:
-        """Put a token's arguments where the step finds them."""
+        """Copy a token's arguments to where the step reads them."""
         for name, tensor in self._inputs.items():
             tensor.copy_(kwargs[name])
         self._steps.prepare()
@@ -255,7 +263,8 @@ class StaticRun:
         for room in self._distinct:
             room.point()
         with use_one_query(self._adapter), self._own_masks():
-            # a mask of four dimensions is one that transformers takes as it is
+            # transformers uses a 4-D mask as it is, where it would build one from the length of
+            # layer 0's cache
             return self._forward(**{**self._kwargs, "attention_mask": self._rooms[0].mask})
 
     def advance(self) -> None:
@@ -263,14 +272,14 @@ class StaticRun:
         self._steps.done += 1
 
     def give_back(self) -> None:
-        """Leave the cache with layers that grow, and every token written so far in them."""
+        """Give the cache its growing layers back, with every token written so far in them."""
         for number, layer in enumerate(self.cache.layers):
             if isinstance(layer, PreallocatedLayer):
                 self.cache.layers[number] = layer.give_back()
 
     @contextmanager
     def _own_masks(self) -> Iterator[None]:
-        """Give each layer the mask of its length, whatever hooks before say."""
+        """Give each layer the mask of its own length."""
 
         def hook_for(room: Room) -> Any:
             def hook(
@@ -280,13 +289,9 @@ class StaticRun:
 
             return hook
 
-        # registered last, thus called last
-        handles = [
+        # Registered last and so called last: the hooks of a pruned prefill set a mask as well.
+        with hooked(
             layer.register_forward_pre_hook(hook_for(room), with_kwargs=True)
             for layer, room in zip(self._adapter.layers, self._rooms, strict=True)
-        ]
-        try:
+        ):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
