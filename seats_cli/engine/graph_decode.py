@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 STOCK = "dynamic cache"
-# Recording takes about as long as two steps. After as many stock steps, an answer that ends sooner
-# has lost nothing, and a longer one takes at most twice the best possible time.
+# Recording takes about as long as two steps. Waiting for two stock steps first costs a shorter
+# answer nothing, and a longer one no more than the recording does.
 STOCK_STEPS = 2
 MIN_STEPS = 6  # with fewer to come, recording one does not pay
 _ATTENTIONS = ("sdpa", "eager")
