@@ -100,8 +100,9 @@ def ask(
     ResourceError
         If the prompt does not fit the model's context.
     ModelError
-        If the model's output is not numbers.
+        If the model's output is not a number.
     """
+    # 1. The plan and the inputs; nothing has been computed if one of them is impossible.
     _check(max_new_tokens, temperature, top_p, choices)
     adapter, architecture = loaded.adapter, loaded.architecture
     plan = None
@@ -116,6 +117,7 @@ def ask(
     prepared = clock.now()
     _check_context(inputs["input_ids"].shape[1], max_new_tokens, architecture.max_positions)
 
+    # 2. What this run swaps (`models.optimize.SWAPS`), pruned or not.
     decoding = Decoding(adapter, max_new_tokens)
     parts: dict[str, Part] = {
         "timing": partial(clock.watch, adapter),
@@ -137,6 +139,7 @@ def ask(
     elif encoder_cache is not None:
         parts["encoder_cache"] = partial(encoder_cache.attach, adapter, None)
 
+    # 3. The answer.
     scores: tuple[ChoiceScore, ...] = ()
     token_ids: tuple[int, ...] = ()
     with torch.inference_mode(), installed(replace(swaps, parts={**swaps.parts, **parts})):
@@ -155,6 +158,7 @@ def ask(
     if choices and on_text is not None:
         on_text(text)
 
+    # 4. What it cost.
     timing = Timing(
         load_s=loaded.load_s,
         read_s=read_s,
@@ -201,21 +205,21 @@ def ask(
 
 def _check(max_new_tokens: int, temperature: float, top_p: float, choices: Sequence[str]) -> None:
     if max_new_tokens < 1:
-        raise UsageError(f"--max-new-tokens must be at least 1, not {max_new_tokens}.")
+        raise UsageError(f"`max_new_tokens` must be at least 1, not {max_new_tokens}.")
     if not 0.0 <= temperature < float("inf"):
-        raise UsageError(f"--temperature must be 0 or larger, not {temperature}.")
+        raise UsageError(f"`temperature` must be 0 or larger, not {temperature}.")
     if not 0.0 < top_p <= 1.0:
-        raise UsageError(f"--top-p must be in (0, 1], not {top_p}.")
+        raise UsageError(f"`top_p` must be in (0, 1], not {top_p}.")
     if choices and (len(set(choices)) < 2 or not all(choice.strip() for choice in choices)):
-        raise UsageError("--choices needs at least two different, non-empty options.")
+        raise UsageError("`choices` needs at least two different, non-empty options.")
 
 
 def _check_context(prompt: int, new: int, limit: int) -> None:
     if prompt + new > limit:
         raise ResourceError(
             f"The prompt has {prompt} tokens and the answer may take {new}, but the model's "
-            f"context holds {limit}: use --start/--end or a lower --fps, --max-frames or "
-            "--max-pixels."
+            f"context holds {limit}: use `start`/`end` or a lower `fps`, `max_frames` or "
+            "`max_pixels`."
         )
 
 
@@ -231,6 +235,7 @@ def _lm_head_hooks(
 
 
 def _last_position(_module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+    # Trap 10. A batch is that of multiple choice, which needs the scores of all its positions.
     hidden = args[0]
     return (hidden[:, -1:],) if len(hidden) == 1 else None
 

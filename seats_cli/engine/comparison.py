@@ -41,8 +41,8 @@ def run_comparison(
     loaded : LoadedModel
     clip : Clip
     question : str
-    settings : sequence of Setting
-        What to put beside the unpruned model.
+    settings : sequence of RunSpec
+        What to compare with the unpruned model.
     max_new_tokens : int
         Longest answer, in tokens.
     seed : int
@@ -50,7 +50,7 @@ def run_comparison(
     read_s : float
         Seconds that reading the clip took, for the totals.
     on_progress : callable, optional
-        Told which setting is under way.
+        Receives the label of the setting under way.
 
     Returns
     -------
@@ -64,17 +64,26 @@ def run_comparison(
         If the prompt does not fit the model's context, or memory runs out in the unpruned model
         and no other setting can run.
     """
-    tell = on_progress or (lambda _words: None)
-    request = _Request(loaded, clip, question, max_new_tokens, seed, read_s)
+    report = on_progress or (lambda _words: None)
+    run = partial(_outcome, loaded, clip, question, seed, read_s)
     whole = RunSpec("full", None)
-    tell("warm-up")
-    impossible = _warm_up(request, [whole, *settings])
-    tell(whole.label)
-    reference = impossible.get(whole.label) or _answer(request, whole)
+
+    # 1. The first run that works pays for what is allocated and compiled once.
+    report("warm-up")
+    impossible: dict[str, str] = {}
+    for setting in (whole, *settings):
+        outcome = run(1, setting)
+        if not isinstance(outcome, str):
+            break
+        impossible[setting.label] = outcome
+
+    # 2. The reference, and every setting beside it.
+    report(whole.label)
+    reference = impossible.get(whole.label) or run(max_new_tokens, whole)
     runs = [_compared(whole, reference, reference)]
     for setting in settings:
-        tell(setting.label)
-        outcome = impossible.get(setting.label) or _answer(request, setting)
+        report(setting.label)
+        outcome = impossible.get(setting.label) or run(max_new_tokens, setting)
         runs.append(_compared(setting, outcome, reference))
     if isinstance(reference, str) and all(run.error is not None for run in runs):
         raise ResourceError(f"No setting could run. Unpruned: {reference} {ADVICE}")
@@ -115,18 +124,6 @@ def agreement(expected: Sequence[int], found: Sequence[int]) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class _Request:
-    """What is the same for all runs."""
-
-    loaded: LoadedModel
-    clip: Clip
-    question: str
-    max_new_tokens: int
-    seed: int
-    read_s: float
-
-
-@dataclass(frozen=True, eq=False)
 class _Outcome:
     """An answer, the logits (V,) of its first token, and seconds of prefill with selection."""
 
@@ -135,66 +132,58 @@ class _Outcome:
     prefill_s: float
 
 
-def _warm_up(request: _Request, settings: Sequence[RunSpec]) -> dict[str, str]:
-    """Let the first calls allocate and load; what cannot even do that, and why."""
-    impossible: dict[str, str] = {}
-    for setting in settings:
-        outcome = _answer(replace(request, max_new_tokens=1), setting)
-        if not isinstance(outcome, str):
-            break
-        impossible[setting.label] = outcome
-    return impossible
-
-
-def _answer(request: _Request, setting: RunSpec) -> _Outcome | str:
+def _outcome(
+    loaded: LoadedModel,
+    clip: Clip,
+    question: str,
+    seed: int,
+    read_s: float,
+    max_new_tokens: int,
+    setting: RunSpec,
+) -> _Outcome | str:
     """What a setting leads to, or why it cannot run."""
-    devices = devices_of(request.loaded.model)
+    devices = devices_of(loaded.model)
+
+    def answered() -> _Outcome:
+        logits: list[Tensor] = []
+
+        def keep_first(output: Tensor) -> None:
+            if not logits:
+                logits.append(output[0, -1].detach().float().cpu())
+
+        watch = Stopwatch(devices, (1,))
+        reset_peaks(devices)
+        answer = ask(
+            loaded,
+            clip,
+            question,
+            config=setting.config,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            read_s=read_s,
+            clock=watch,
+            on_logits=keep_first,
+        )
+        inside_encoders = watch.seconds["select:vision"] + watch.seconds["select:audio"]
+        return _Outcome(answer, logits[0], watch.seconds["prefill"] + inside_encoders)
+
     try:
-        outcome = unless_out_of_memory(partial(_run, request, setting), devices)
+        outcome = unless_out_of_memory(answered, devices)
     except UsageError as error:
         if setting.config is None:
             raise
-        return str(error)
+        return str(error)  # a budget that turns out to be out of reach
     if isinstance(outcome, Shortage):
         return f"Out of memory on the {outcome.place}."
     return outcome
 
 
-def _run(request: _Request, setting: RunSpec) -> _Outcome:
-    logits: list[Tensor] = []
-
-    def keep_first(output: Tensor) -> None:
-        if not logits:
-            logits.append(output[0, -1].detach().float().cpu())
-
-    watch = Stopwatch(devices_of(request.loaded.model), (1,))
-    reset_peaks(devices_of(request.loaded.model))
-    answer = ask(
-        request.loaded,
-        request.clip,
-        request.question,
-        config=setting.config,
-        max_new_tokens=request.max_new_tokens,
-        seed=request.seed,
-        read_s=request.read_s,
-        clock=watch,
-        on_logits=keep_first,
-    )
-    inside_encoders = watch.seconds["select:vision"] + watch.seconds["select:audio"]
-    return _Outcome(answer, logits[0], watch.seconds["prefill"] + inside_encoders)
-
-
 def _compared(setting: RunSpec, own: _Outcome | str, full: _Outcome | str) -> ComparedRun:
-    """One row; how far it agrees is known if both have run."""
+    """One row; agreement is known if both have run."""
+    run = ComparedRun(setting.label, setting.method, setting.retain)
     if isinstance(own, str):
-        return ComparedRun(setting.label, setting.method, setting.retain, error=own)
-    run = ComparedRun(
-        setting.label,
-        setting.method,
-        setting.retain,
-        own.answer,
-        prefill_and_selection_s=own.prefill_s,
-    )
+        return replace(run, error=own)
+    run = replace(run, answer=own.answer, prefill_and_selection_s=own.prefill_s)
     if isinstance(full, str):
         return run
     return replace(

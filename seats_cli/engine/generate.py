@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def refuse_nan(_module: Any, _args: Any, logits: torch.Tensor) -> None:
-    """A forward hook for the LM head: stop where generation would go on with nonsense.
+    """A forward hook for the LM head: stop where generation would continue with nonsense.
 
-    transformers takes token 0 as the likeliest of all NaN, again and again, and the answer
-    looks like one.
+    Where all scores are NaN, transformers picks token 0 again and again, and the result looks
+    like an answer.
 
     Raises
     ------
@@ -31,13 +31,13 @@ def refuse_nan(_module: Any, _args: Any, logits: torch.Tensor) -> None:
     """
     if not bool(torch.isfinite(logits).all()):
         raise ModelError(
-            "The model's output is not a number: float16 may be too narrow for it (use --dtype "
-            "bfloat16 or float32), or its weights are damaged (fetch them again)."
+            "The model's output is not a number: the range of float16 may be too small for it (use "
+            "`dtype=bfloat16` or float32), or its weights are damaged (fetch them again)."
         )
 
 
 class Stream(TextStreamer):  # type: ignore[misc]
-    """Hands text on as it is generated and notes when the first token came."""
+    """Passes text on as it is generated, and notes when the first token came."""
 
     def __init__(self, tokenizer: Any, clock: Clock, on_text: Callable[[str], None] | None) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -90,7 +90,7 @@ def generate(
 
 
 def stop_ids(loaded: LoadedModel) -> list[int]:
-    """End-of-turn ids: the tokenizer's, and what the checkpoint's generation config adds."""
+    """End-of-turn ids: the tokenizer's, and those of the checkpoint's generation config."""
     configured = loaded.model.generation_config.eos_token_id
     ids = {loaded.processor.tokenizer.eos_token_id}
     ids.update(configured if isinstance(configured, list) else [configured])
@@ -100,7 +100,7 @@ def stop_ids(loaded: LoadedModel) -> list[int]:
 def score_choices(
     loaded: LoadedModel, inputs: dict[str, Any], choices: Sequence[str]
 ) -> tuple[ChoiceScore, ...]:
-    """Probability of each option among the options, in the order given.
+    """Probability of each option among the options, in their order.
 
     An option's likelihood is that of all its tokens and the end of turn after it, so that
     "red" does not win by being the beginning of "red and blue".
@@ -108,8 +108,7 @@ def score_choices(
     Parameters
     ----------
     loaded : LoadedModel
-        Its hooks (pruning) may be active: the prefill runs once, pruned, and its cache is
-        shared by all options.
+        Inside a pruned run the prefill is pruned, too; it runs once for all options.
     inputs : dict
         From `build_inputs`.
     choices : sequence of str
@@ -119,6 +118,7 @@ def score_choices(
     tuple of ChoiceScore
         Probabilities sum to 1.
     """
+    # 1. The prompt once: it scores the first token of every option.
     model, tokenizer = loaded.model, loaded.processor.tokenizer
     prefill = model(**inputs, use_cache=True)
     options = [
@@ -127,6 +127,7 @@ def score_choices(
     ]
     first = prefill.logits[:, -1].float().log_softmax(-1)[0]
     total = torch.stack([first[tokens[0]] for tokens in options])
+    # 2. The other tokens of all options as a batch, on a copy of the cache for each.
     name = cache_argument(model)
     cache = getattr(prefill, name)
     cache.batch_repeat_interleave(len(options))
@@ -154,5 +155,5 @@ def _continuation_scores(model: Any, name: str, cache: Any, options: list[list[i
 
 
 def cache_argument(model: Any) -> str:
-    """The KV cache's argument name: `cache` since transformers 5.18, before `past_key_values`."""
+    """Name of the KV cache argument (trap 7): `past_key_values` before transformers 5.18."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of work, and runs that may not fit."""
+"""Peak memory of a run, and runs that may not fit."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def unless_out_of_memory(
     Parameters
     ----------
     call : callable
-        Must keep no tensors of a failed run itself.
+        It must hold no tensors of a failed run itself.
     devices : sequence of torch.device
         Where it works; what it held there is free again afterwards.
     """
@@ -78,13 +78,13 @@ def unless_out_of_memory(
         place = out_of_memory_on(error)
         if place is None:
             raise
-    # Only now: the exception held the frames of the run, and these its tensors.
+    # Not inside `except`: there the exception still holds the run's frames, and these its tensors.
     free_memory(devices)
     return Shortage(place)
 
 
 def free_memory(devices: Sequence[torch.device]) -> None:
-    """Collect what nobody refers to, and have the allocators give back what they hold unused."""
+    """Collect garbage, and have the allocators return what they hold unused."""
     gc.collect()
     kinds = {device.type for device in devices}
     if "cuda" in kinds:

@@ -32,21 +32,23 @@ class MeasuredSetting:
 
     Parameters
     ----------
-    setting : Setting
+    setting : RunSpec
     borders : list of int
         1-based first layers of the segments into which the prefill is split.
     """
 
     setting: RunSpec
-    borders: list[int] = field(default_factory=lambda: [1])
+    borders: list[int]
     samples: list[dict[str, float]] = field(default_factory=list)
     last: Answer | None = None
     host_peak: int = 0
     gpu_peak: int | None = None
 
     def note(self, watch: Stopwatch, answer: Answer, read_s: float) -> None:
-        """Add one repetition: seconds by stage, none of them contained in another."""
+        """Add one repetition."""
         seconds, timing = watch.seconds, answer.timing
+        # 1. Stages that add up to the first token, none of them contained in another. The clock's
+        # "vision", "audio" and "prefill" contain the selection that happens in them.
         segments = range(len(self.borders))
         inside = sum(seconds[f"select:{number}"] for number in segments)
         entry = seconds["select:entry"]
@@ -59,6 +61,7 @@ class MeasuredSetting:
             "stage2": inside,
         }
         sample["rest"] = timing.first_token_s - sum(sample.values())
+        # 2. Parts and sums of these, and what comes after the first token.
         sample["stage1_statistics"], sample["stage1_choice"] = sample["stage1"] - entry, entry
         sample["prefill_and_selection"] = sample["stage1"] + sample["prefill"] + sample["stage2"]
         sample["first_token"] = timing.first_token_s
@@ -73,7 +76,7 @@ class MeasuredSetting:
             self.gpu_peak = max(self.gpu_peak or 0, answer.cost.peak_gpu_bytes)
 
     def measured(self) -> MeasuredRun:
-        """Medians and spreads over the repetitions, of which there must be one."""
+        """Medians and spreads over the repetitions, of which there must be at least one."""
         answer = self.last
         assert answer is not None
         times = {name: spread([s[name] for s in self.samples]) for name in self.samples[0]}
@@ -125,8 +128,8 @@ def run_profile(
     """Measure the unpruned model and every setting in turn.
 
     All run through `ask`, as a user's question does, and answer with the same number of tokens.
-    Settings take turns within every repetition, so that a machine that grows warm or busy is
-    no advantage to any.
+    Settings take turns within every repetition, so that a machine that grows warm or busy
+    favours none.
 
     Parameters
     ----------
@@ -134,7 +137,7 @@ def run_profile(
     read : callable
         Reads the clip; called repeatedly to be measured.
     question : str
-    settings : sequence of Setting
+    settings : sequence of RunSpec
         What to measure beside the unpruned model.
     probe : callable, optional
         Reads the file's header.
@@ -144,7 +147,7 @@ def run_profile(
         Answer tokens, at least 1; decoding is measured over those after the first.
     seed : int
     on_progress : callable, optional
-        Told what is going on, in a few words.
+        Receives a few words about what is under way.
 
     Returns
     -------
@@ -161,12 +164,14 @@ def run_profile(
         and no other setting can run.
     """
     if repeats < 1 or warm_ups < 0 or new_tokens < 1:
-        raise UsageError("--repeats and --new-tokens must be at least 1, --warm-ups at least 0.")
-    tell = on_progress or (lambda _words: None)
-    tell("Reading the clip")
+        raise UsageError("`repeats` and `new_tokens` must be at least 1, `warm_ups` at least 0.")
+    report = on_progress or (lambda _words: None)
+    # 1. Reading, which is the same for all settings.
+    report("Reading the clip")
     reading = {} if probe is None else {"probe": spread(_timed(probe, repeats)[1])}
     clip, seconds = _timed(read, repeats)
     reading["media_decode"] = spread(seconds)
+    # 2. All settings that can run, in turn; one that runs out of memory is not tried again.
     subjects, failed = _eligible(loaded, settings)
     devices = devices_of(loaded.model)
     run = partial(_run, loaded, clip, question, new_tokens, seed)
@@ -175,7 +180,7 @@ def run_profile(
         warm = number < warm_ups
         turn = "warm-up" if warm else f"run {number - warm_ups + 1} of {repeats}"
         for subject in list(subjects):
-            tell(f"{turn.capitalize()}: {subject.setting.label}")
+            report(f"{turn.capitalize()}: {subject.setting.label}")
             outcome = unless_out_of_memory(partial(run, subject), devices)
             if isinstance(outcome, Shortage):
                 outcome = f"Out of memory on the {outcome.place} in {'the ' * warm}{turn}."
@@ -190,6 +195,7 @@ def run_profile(
     if not subjects:
         first = next(run for run in failed if run.label == _FULL.label)
         raise ResourceError(f"No setting could run. Unpruned: {first.error} {ADVICE}")
+    # 3. Medians over the repetitions.
     runs = [subject.measured() for subject in subjects]
     full = runs.pop(0) if subjects[0].setting is _FULL else None
     return Profile(
@@ -261,22 +267,20 @@ def _timed(call: Callable[[], Result], repeats: int) -> tuple[Result, list[float
 def _eligible(
     loaded: LoadedModel, settings: Sequence[RunSpec]
 ) -> tuple[list[MeasuredSetting], list[FailedRun]]:
-    """The unpruned model and what nothing speaks against, and the others."""
-    subjects, failed = [MeasuredSetting(_FULL)], []
+    """The unpruned model with the settings that can run, and the others with their reasons."""
+    accepted, failed = [_FULL], []
     for setting in settings:
         reason = refusal(loaded, setting)
         if reason is None:
-            subjects.append(MeasuredSetting(setting))
+            accepted.append(setting)
         else:
             failed.append(_failed(setting, reason))
-    borders = _first_layers(loaded, subjects)
-    for subject in subjects:
-        subject.borders = borders
-    return subjects, failed
+    borders = _first_layers(loaded, accepted[1:])
+    return [MeasuredSetting(setting, borders) for setting in accepted], failed
 
 
 def refusal(loaded: LoadedModel, setting: RunSpec) -> str | None:
-    """Why a setting cannot run on this model, None if nothing speaks against it."""
+    """Why a setting cannot run on this model; None if it can."""
     try:
         if setting.config is not None:
             method_for(PruningPlan.resolve(setting.config, loaded.architecture))
@@ -285,12 +289,12 @@ def refusal(loaded: LoadedModel, setting: RunSpec) -> str | None:
     return None
 
 
-def _first_layers(loaded: LoadedModel, subjects: Sequence[MeasuredSetting]) -> list[int]:
+def _first_layers(loaded: LoadedModel, settings: Sequence[RunSpec]) -> list[int]:
     """Where the prefill is split: behind the drops of the setting that has most of them."""
     depth, best = loaded.architecture.num_layers, [1]
-    for subject in subjects[1:]:
-        assert subject.setting.config is not None
-        plan = PruningPlan.resolve(subject.setting.config, loaded.architecture)
+    for setting in settings:
+        assert setting.config is not None
+        plan = PruningPlan.resolve(setting.config, loaded.architecture)
         method = method_for(plan)
         drops = [layer for layer in range(1, depth) if method.drops_after(layer)]
         late = [] if plan.late_layer is None else [plan.late_layer]

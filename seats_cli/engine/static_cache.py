@@ -190,7 +190,7 @@ class Room:
         return self._filled + self._steps.done
 
     def point(self) -> None:
-        """Set position and mask for the step under way, on the device alone: it is recorded, too."""
+        """Set position and mask for the step under way, on the device: it is recorded, too."""
         torch.add(self._steps.now, self._filled, out=self.position)
         self.mask.zero_().masked_fill_(self._places > self.position, float("-inf"))
 
