@@ -1,4 +1,10 @@
-"""One attention call for all segments of an encoder, instead of one for each."""
+"""One attention call for all segments of an encoder, instead of one for each (trap 8).
+
+A clip's encoders attend within segments: windows of a grid, whole grids, seconds of sound. Without
+flash-attn, transformers calls the attention once for every one of thousands of segments. Most have
+the same few lengths in the same order, again and again, so that each place in this pattern is one
+batch: a strided view of the packed sequence, without a copy.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +27,24 @@ if TYPE_CHECKING:
 
 
 _LONGEST_ROW = 128  # windows of a grid; 768 tokens in windows of 16 are under 60
-_CPU_VALUES = 1 << 18  # of a batch; the output of a larger one leaves a CPU's cache
+_CPU_VALUES = 1 << 18  # of a batch: a larger one does not stay in a CPU's cache
 _FLASH_CAPABILITY = (8, 0)  # of a GPU that runs PyTorch's variable-length kernel
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A row of segments that comes several times, one after the other.
+    """A row of segments that repeats, one repetition right behind the other.
 
     Parameters
     ----------
     start : int
-        Position at which it comes first.
+        Position of the first repetition.
     count : int
-        How often it comes.
+        Number of repetitions.
     size : int
-        Positions from one time to the next.
+        Positions of one repetition.
     segments : tuple of (int, int)
-        Where in the pattern each segment begins, and its length.
+        Where in the row each segment begins, and its length.
     """
 
     start: int
@@ -47,7 +53,7 @@ class Pattern:
     segments: tuple[tuple[int, int], ...]
 
     def of(self, packed: Tensor, begin: int, length: int) -> Tensor:
-        """One segment at every time, a view (count, heads, length, head_dim)."""
+        """One segment of every repetition, a view (count, heads, length, head_dim)."""
         part = packed[self.start : self.start + self.count * self.size]
         shape = (self.count, self.size, *packed.shape[1:])
         return part.view(shape)[:, begin : begin + length].transpose(1, 2)
@@ -55,12 +61,12 @@ class Pattern:
 
 @functools.lru_cache(maxsize=32)
 def patterns(lengths: tuple[int, ...]) -> tuple[Pattern, ...]:
-    """Find what repeats itself in a sequence of segments.
+    """Find the repeating rows in a sequence of segments.
 
     Parameters
     ----------
     lengths : tuple of int
-        Positions of each segment, in their order in the sequence; empty ones are left out.
+        Positions of each segment, in order; empty ones are left out.
 
     Returns
     -------
@@ -80,7 +86,7 @@ def patterns(lengths: tuple[int, ...]) -> tuple[Pattern, ...]:
 
 
 def _longest_repeat(lengths: tuple[int, ...], at: int) -> tuple[int, int]:
-    """Segments of the row that covers most from there on by repeating, and how often it comes."""
+    """Segments in the row whose repetitions cover most from there on, and their number."""
     best, covered = (1, 1), 1
     for period in range(1, min(_LONGEST_ROW, (len(lengths) - at) // 2) + 1):
         row, count = lengths[at : at + period], 1
@@ -100,7 +106,7 @@ def batched_segments(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Scaled dot-product attention within each segment, one call for those of a kind.
+    """Scaled dot-product attention within each segment, one call for all that match.
 
     Parameters
     ----------
@@ -121,6 +127,7 @@ def batched_segments(
     for pattern in patterns(lengths):
         for begin, length in pattern.segments:
             q, k, v, target = (pattern.of(x, begin, length) for x in (query, key, value, output))
+            # On a CPU in pieces that stay in its cache, on a GPU all at once.
             step = max(1, _CPU_VALUES // q[0].numel()) if q.device.type == "cpu" else pattern.count
             for first in range(0, pattern.count, step):
                 now = slice(first, first + step)
@@ -188,7 +195,7 @@ def segment_attention(
 def _varlen_kernel(
     query: Tensor, scaling: float | None, dropout: float
 ) -> Callable[..., Tensor] | None:
-    """PyTorch's kernel for segments, where it is there and computes the same."""
+    """PyTorch's kernel for segments, where there is one that computes the same."""
     usual = scaling is None or math.isclose(scaling, query.shape[-1] ** -0.5)
     half = query.dtype in (torch.float16, torch.bfloat16)
     if not (query.is_cuda and half and usual and dropout == 0 and _has_flash(query.device)):
@@ -235,12 +242,12 @@ def gathered_attention(
     Parameters
     ----------
     module : nn.Module
-        Whose attention it is.
+        The attention.
     query, key, value : Tensor, shape (1, heads, n, head_dim)
     attention_mask : None
     gathers : mapping of module to pairs of LongTensor, (segments, q) and (segments, k)
-        Positions that ask and those that they attend to, in batches that hold each position as
-        a query once. A module without an entry attends within its segments.
+        Positions of queries and of the keys that they attend to, in batches that hold each
+        position as a query once. A module without an entry attends within its segments.
     scaling, dropout : float
 
     Returns
@@ -255,15 +262,15 @@ def gathered_attention(
         )
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     output = torch.empty_like(query)
-    for asking, seen in batches:
+    for queries, keys in batches:
         attended = F.scaled_dot_product_attention(
-            query[asking].transpose(1, 2),
-            key[seen].transpose(1, 2),
-            value[seen].transpose(1, 2),
+            query[queries].transpose(1, 2),
+            key[keys].transpose(1, 2),
+            value[keys].transpose(1, 2),
             dropout_p=dropout,
             scale=scaling,
         )
-        output[asking] = attended.transpose(1, 2)
+        output[queries] = attended.transpose(1, 2)
     return output[None], None
 
 

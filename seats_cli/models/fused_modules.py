@@ -1,4 +1,8 @@
-"""Norms, rotary embeddings and aligned products that a GPU computes in fewer calls."""
+"""Norms, rotary embeddings and aligned products that a GPU computes in fewer kernels.
+
+Each function makes a `forward` for one module object from its present one, and leaves the input to
+that one wherever it cannot do better: off the GPU, in other dtypes, for other shapes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def missing(size: int) -> int:
-    """Values by which a row is too short to be aligned."""
+    """Values that a row lacks to be aligned."""
     return -size % ALIGNED
 
 
@@ -37,8 +41,8 @@ def is_unaligned_mlp(module: nn.Module) -> bool:
 def widened(module: nn.Linear, stock: Forward) -> Forward:
     """A gate's or up projection's `forward` with columns of zeros up to an aligned width.
 
-    The weights are padded for each call: next to the product that is nothing, and no second copy
-    is held.
+    The weights are padded for each call: beside the product that takes no time, and no second
+    copy of them is kept.
     """
     extra = missing(module.out_features)
 
@@ -53,7 +57,10 @@ def widened(module: nn.Linear, stock: Forward) -> Forward:
 
 
 def of_widened(module: nn.Linear, stock: Forward) -> Forward:
-    """The down projection's `forward` for what comes from `widened` ones."""
+    """The down projection's `forward` for the outputs of `widened` ones.
+
+    The activation of the zeros is zero, and so are the padded rows of the weights.
+    """
     extra = missing(module.in_features)
 
     def forward(hidden: Tensor) -> Tensor:
@@ -65,7 +72,7 @@ def of_widened(module: nn.Linear, stock: Forward) -> Forward:
 
 
 def is_patch_convolution(module: nn.Module) -> TypeGuard[nn.Conv3d]:
-    """Whether a convolution sees every value once: steps as wide as its kernel, no padding."""
+    """Whether a convolution reads every value once: a stride as wide as its kernel, no padding."""
     return (
         type(module) is nn.Conv3d
         and not hasattr(module, "_hf_hook")
@@ -120,7 +127,7 @@ _WIDEST_HEAD = 256
 
 
 def rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Queries and keys after rotary embedding; None where the plain version has to do it.
+    """Queries and keys after rotary embedding in one kernel; None where that cannot run.
 
     Parameters
     ----------
@@ -198,6 +205,7 @@ def vision_attention(
         **kwargs: Any,
     ) -> Tensor:
         name: str = attention.config._attn_implementation
+        # Attentions with "flash" in their name take whole sequences and their borders.
         known = position_embeddings is not None and max_seqlen is not None and "flash" in name
         if not known or attention.training or not device.usable(hidden_states.device):
             return stock(

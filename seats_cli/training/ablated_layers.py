@@ -1,9 +1,9 @@
-"""How long the model looks at the clip, and the SEATS layers that follow from it.
+"""Up to which layer the model uses the clip, and the SEATS layers that follow from it.
 
     python -m seats_cli.training.ablated_layers seats_cli/models/bundled
 
 Hides all video and audio tokens from every layer after layer l, for each l, and measures what the
-answers lose. Where nothing is lost any more the late block may begin.
+answers lose. Where nothing more is lost, the late block may begin.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 TOLERATED_LOSS = 0.01  # of macro accuracy, by the late block
 _DEPTHS = (0.57, 0.64, 0.71)  # of the drop layers in the published settings
 _LATE_DEPTH = 0.86  # of the late block
-_FIRST_LAYER = 3  # earlier cuts are hopeless
+_FIRST_LAYER = 3  # with an earlier cut, answers are guesses
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def first_blind_layer(curve: Curve, layers: int) -> int:
 def seats_layers(curve: Curve, layers: int) -> tuple[tuple[int, ...], int]:
     """Drop layers and first layer of the late block (both from 1) for a measured curve.
 
-    The published depths, the late block moved up where the model still looks at the clip. It is
+    The published depths, with the late block moved up where the model still uses the clip. It is
     never moved down: with an encoder scale of 1.4 the tokens that enter the LLM could then not
     reach the average that is asked for.
     """

@@ -96,7 +96,7 @@ def end_to_word(
     Parameters
     ----------
     lookup, number, target : int64 tensors, shape (B, Q)
-        As in `Batch`.
+        As in `TrainingBatch`.
     """
     rows, places = (lookup != IGNORE).nonzero(as_tuple=True)
     mine = number[rows] == number[rows, places][:, None]

@@ -49,7 +49,7 @@ class PackedOutput:
     logits : float tensor, shape (answer tokens, vocabulary)
         In the order of `target[target != IGNORE]`.
     lookup : float tensor, shape ()
-        Loss of the taught heads (see `lookup`), 0 unless the model is in training mode.
+        Loss of the taught heads (`attention_targets`), 0 unless the model is in training mode.
     named : float tensor, shape (k * names, width)
         States of the words that name a picture, some layers later, in the order of
         `lookup[lookup != IGNORE]`; in training mode also of the ends of their questions (k = 2).
@@ -143,6 +143,8 @@ def packed_forward(
     """
     config = model.config
     language = model.model.language_model
+
+    # 1. The prefix (the clip and the words before it), as `generate` would see it.
     video, audio = encode(model, batch)
     ids, size = batch.prefix_ids, batch.size
     prefix = language.embed_tokens(ids).expand(size, -1, -1).clone()
@@ -153,6 +155,7 @@ def packed_forward(
     prefix_position = prefix_positions(model, batch)
     next_position = int(prefix_position.max()) + 1
 
+    # 2. What thinning leaves of it; survivors keep their positions, as in a pruned prefill.
     is_text = (ids != config.video_token_id) & (ids != config.audio_token_id)
     kept = torch.cat(
         [
@@ -170,16 +173,20 @@ def packed_forward(
     prefix = prefix.gather(1, kept[..., None].expand(-1, -1, prefix.shape[-1]))
     prefix_length = kept.shape[1]
 
+    # 3. All questions behind it: each begins at the position after the prefix.
     states = torch.cat([prefix, language.embed_tokens(batch.question_ids)], dim=1)
     question_position = (batch.position + next_position).expand(3, -1, -1)
     positions = torch.cat([prefix_position[:, kept], question_position], dim=2)
     number = torch.cat([torch.zeros_like(kept), batch.question_number], dim=1)
     mask = packed_mask(number)
 
+    # 4. The first layers, after which the context heads read.
     layer_count = len(language.layers)
     states = _run_layers(model, states, positions, mask, range(middle_layer))
     middle_states = states[:, :prefix_length]
     middle = {part: (middle_states, labels[part]) for part in labels}
+
+    # 5. Two layers in which a named picture's word fetches its sound, and hands it on.
     cut = layer_count if thinning.cut_layer is None else thinning.cut_layer
     read = min(middle_layer + _LOOKUP_LAYERS, cut)
     before = states
@@ -199,9 +206,11 @@ def packed_forward(
         read += 1
         # What the word fetched is to arrive at the end of the question as well.
         named = torch.cat([named, states[second[0]]])
+
+    # 6. The rest; from `cut` on without the clip, as in the late block.
     states = _run_layers(model, states, positions, mask, range(read, cut))
     if cut < layer_count:
-        # Nothing looks at the clip any more, so its tokens need not be computed either.
+        # No token attends to the clip any more, so its own states need not be computed either.
         text = is_text[kept]
         stays = torch.cat([text, torch.ones_like(batch.question_ids, dtype=torch.bool)], dim=1)
         places = stays.nonzero()[:, 1].view(size, -1)

@@ -70,7 +70,7 @@ _SOURCE_RATES = (12.0, 15.0, 25.0)  # frames per second of the files
 
 @dataclass(frozen=True)
 class Wrong:
-    """One question that was not answered as it should."""
+    """A question with a wrong answer."""
 
     family: str
     question: str

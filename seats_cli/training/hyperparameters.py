@@ -74,9 +74,9 @@ class Hyperparameters:
     encoder_head_weight, context_head_weight : float
         Weights of the throw-away heads in the joint loss.
     lookup_weight : float
-        Weight of teaching a word that names a picture to fetch its sound (see `lookup`).
+        Weight of teaching a word that names a picture to fetch its sound (`attention_targets`).
     middle_layer : int
-        LLM layers before the context heads read.
+        LLM layers before the context heads are applied.
     thin_from : float
         Share of the joint phase after which tokens are dropped at full strength.
     max_video_drop, max_audio_drop : float

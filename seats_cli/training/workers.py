@@ -1,7 +1,7 @@
 """Data-parallel training in single-threaded processes, one per core.
 
-Two threads inside one process wait for each other in every small operation, which costs dearly as
-soon as a core is shared; processes meet once per step.
+Two threads of one process wait for each other in every small operation, which is slow as soon as a
+core is shared; processes meet once per step.
 """
 
 from __future__ import annotations

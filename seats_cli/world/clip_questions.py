@@ -29,7 +29,7 @@ FAMILIES = (
 )
 
 _CLEAR = 0.05  # seconds a sound keeps away from a change of picture to belong to one side
-_PARTIAL = 0.4  # a shorter overlap of a sound and a picture is not worth an answer
+_PARTIAL = 0.4  # with a shorter overlap of a sound and a picture, no answer is beyond doubt
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _cross_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
 def facts_of(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
     """Everything that may be asked about a clip, by family.
 
-    First and last colour of a clip with one picture are kept: they are true, if dull.
+    First and last colour of a clip with one picture are kept: they are true, if trivial.
     """
     return {**_picture_facts(clip), **_sound_facts(clip), **_cross_facts(clip)}
 
@@ -209,7 +209,7 @@ def _share(
     facts: Mapping[str, list[Fact]],
     weights: Mapping[str, float],
 ) -> float:
-    """Weight of a family for this clip: dull cases of a family count for little."""
+    """Weight of a family for this clip: trivial cases of a family count for little."""
     share = weights.get(family, 1.0)
     single = clip.scene is not None and len(clip.scene.segments) == 1
     if single and family in ("first_color", "last_color", "color_count"):
@@ -220,7 +220,7 @@ def _share(
 
 
 def every_question(rng: np.random.Generator, clip: TinyClip) -> list[Question]:
-    """One question of every family the clip allows, leaving out dull ones (for evaluation)."""
+    """One question of every family the clip allows, leaving out trivial ones (for evaluation)."""
     facts = facts_of(clip)
     return [
         ask(rng, family, facts[family], variants=False)

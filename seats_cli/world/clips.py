@@ -31,7 +31,7 @@ class Layout:
     audio_samples : int
         Length of the sound track at `SAMPLE_RATE`; 0 without a sound track.
     effective_fps : float
-        What the processor is told.
+        Frame rate that the processor is given.
     """
 
     duration: float
@@ -62,7 +62,7 @@ class Draft:
     scene : Scene or None
         None without a picture.
     sounds : tuple of Sound
-        In the order heard.
+        By the time at which they start.
     floor : float
         Standard deviation of the room noise; 0 for digital silence.
     noise_seed : int
@@ -169,7 +169,7 @@ def make_clip(rng: np.random.Generator, layout: Layout, *, multi_share: float = 
     Parameters
     ----------
     rng : numpy Generator
-        The only source of chance: same state, same clip.
+        The only source of randomness: same state, same clip.
     multi_share : float
         Share of clips that show more than one picture.
     """
@@ -177,8 +177,7 @@ def make_clip(rng: np.random.Generator, layout: Layout, *, multi_share: float = 
 
 
 SHORTEST, LONGEST = 2.5, 5.0  # seconds of the moment; two seconds are four frames
-_QUIET = 2.0  # seconds that the pictures around it stay at least
-_EDGE_moment = 0.12  # seconds kept free between the sound and a change of picture
+_QUIET = 2.0  # seconds that the pictures before and after it stay at least
 _IN_THE_MIDDLE = 0.7  # share of moments with a still picture on both sides
 
 
@@ -188,7 +187,7 @@ def draft_moment(rng: np.random.Generator, layout: Layout) -> tuple[Draft, int]:
     Parameters
     ----------
     rng : numpy Generator
-        The only source of chance.
+        The only source of randomness.
     layout : Layout
         With picture and sound, at least 7 seconds.
 
@@ -215,8 +214,6 @@ def draft_moment(rng: np.random.Generator, layout: Layout) -> tuple[Draft, int]:
     )
     weights = np.array(list(KIND_WEIGHTS.values()))
     kind = str(rng.choice(list(KIND_WEIGHTS), p=weights / weights.sum()))
-    sound = sample_sound(
-        rng, kind, borders[moment] + _EDGE_moment, borders[moment + 1] - _EDGE_moment
-    )
+    sound = sample_sound(rng, kind, borders[moment] + _EDGE, borders[moment + 1] - _EDGE)
     quiet = replace(scene, segments=segments, motion="still", speed=0.0)
     return Draft(layout, quiet, (sound,), draw_floor(rng), int(rng.integers(2**31))), moment

@@ -1,4 +1,4 @@
-"""Draw sampling layouts: durations, frame sizes, missing tracks, as real files bring them."""
+"""Draw sampling layouts: durations, frame sizes, missing tracks, as real files have them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FRAME_SIZES: tuple[tuple[tuple[int, int], float], ...] = (
     ((56, 56), 0.02),
 )
 SAMPLED_FPS = 2.0
-MIN_FRAMES = 4  # the least qwen-omni-utils takes from a file
+MIN_FRAMES = 4  # the fewest that qwen-omni-utils takes from a file
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def make_layout(
     video: bool = True,
     audio: bool = True,
 ) -> Layout:
-    """A layout of the given duration (seconds) and frame size, its sampling left to chance.
+    """A layout of the given duration (seconds) and frame size, its sampling drawn at random.
 
     Three in four are sampled like files, and in four of ten the sound ends sooner or later than
     the picture.

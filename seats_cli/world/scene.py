@@ -16,7 +16,7 @@ from seats_cli.world.vocabulary import COLOR_ANCHORS, COLORS, MAX_SEGMENTS, MOTI
 Style = Literal["object", "card"]
 Rgb = tuple[float, float, float]
 
-MIN_SEGMENT_FRAMES = 2  # a picture seen in a single sampled frame would be luck, not evidence
+MIN_SEGMENT_FRAMES = 2  # a picture that only one sampled frame shows would be seen by luck
 _CARD_WORDS = ("ONE", "TWO", "THREE", "FOUR", "GO", "STOP", "HELLO", "SEATS", "CAT", "A", "Z")
 _LIGHT_COLORS = frozenset({"white", "yellow", "cyan"})
 
@@ -44,8 +44,8 @@ class Scene:
 
     Parameters
     ----------
-    segments : tuple of Segment
-        Consecutive, covering the clip, every one with another colour.
+    segments : tuple of SceneSegment
+        Consecutive, covering the clip, each with a colour of its own.
     style : {"object", "card"}
         A shape on a background, or the whole frame in one colour.
     motion : str

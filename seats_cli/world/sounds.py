@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from seats_cli.world.vocabulary import MAX_BEEPS, SAMPLE_RATE
 
-# First three formants (Hz) of a few vowels; what is said does not matter, only that it talks.
+# First three formants (Hz) of a few vowels; words do not matter, as long as it sounds like speech.
 _VOWELS = np.array(
     [
         [730, 1090, 2440],
@@ -143,7 +143,7 @@ class Sound:
 
     @property
     def pitch(self) -> str | None:
-        """`low` or `high`; None where nobody would be sure."""
+        """`low` or `high`; None in between, where listeners would disagree."""
         if self.kind not in ("tone", "beeps"):
             return None
         if self.frequency < LOW_PITCH_BELOW:
