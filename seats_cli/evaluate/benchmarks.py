@@ -138,8 +138,13 @@ class Benchmark:
 
     def _protocol(self) -> EvalProtocol:
         """The paper's settings, 128 to 144 tokens a grid among them."""
-        bounds = {"min_tokens_per_grid": 128, "max_tokens_per_grid": 144}
-        return EvalProtocol(fps=2.0, max_frames=self.max_frames, **bounds, **self.prompt)
+        return EvalProtocol(
+            fps=2.0,
+            max_frames=self.max_frames,
+            min_tokens_per_grid=128,
+            max_tokens_per_grid=144,
+            **self.prompt,
+        )
 
 
 def _rows(content: Any, name: str) -> Iterator[Row]:
