@@ -16,7 +16,7 @@ from inspect import Parameter
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-from typer.models import OptionInfo
+from typer.models import OptionInfo, ParameterInfo
 
 from seats_cli.errors import ConfigError
 
@@ -58,6 +58,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         flat = {name: option for name, option in _options(group) if name not in omitted}
         groups[parameter.name] = (group, {name: option.name for name, option in flat.items()})
         parameters += flat.values()
+
+    for parameter in parameters:
+        for info in get_args(parameter.annotation):
+            if isinstance(info, ParameterInfo) and parameter.default in (None, Parameter.empty):
+                # Typer before 0.16 would show "None".
+                info.show_default = info.show_default is not True and info.show_default
 
     def run(**values: Any) -> None:
         plain = {k: v.value if isinstance(v, Enum) else v for k, v in values.items()}
