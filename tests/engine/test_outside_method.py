@@ -20,6 +20,7 @@ from seats_cli.errors import ConfigError
 from seats_cli.media.reader import read_clip
 from seats_cli.models import LoadedModel, load_model
 from seats_cli.results import Answer
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection import method as registry
 from seats_cli.selection.method import Entry, LayerTokens, Method, Option, PromptTokens
 from seats_cli.selection.methods import METHODS, register_method
@@ -125,6 +126,22 @@ def test_accounting_asks_the_method_that_ran(loaded: LoadedModel) -> None:
     ablated = answer(loaded, SeatsConfig(method="seats"), method=hidden)
     plain = answer(loaded, SeatsConfig(method="full"), method=hidden)
     assert ablated.cost.selection_flops == plain.cost.selection_flops
+
+
+def test_plan_and_method_are_made_once_for_a_question(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for cls, name in ((PruningPlan, "__post_init__"), (EveryNth, "__init__")):
+        real = getattr(cls, name)
+
+        def counted(self: Any, *args: Any, real: Any = real, **more: Any) -> None:
+            made.append(type(self).__name__)
+            real(self, *args, **more)
+
+        monkeypatch.setattr(cls, name, counted)
+    answer(loaded, SeatsConfig(method="every-nth"))
+    assert made == ["PruningPlan", "EveryNth"]
 
 
 def test_command_line_with_options_from_a_file(tmp_path: Path) -> None:
