@@ -207,9 +207,9 @@ class PruningPlan:
     num_layers : int or None
         Decoder layers of the model, where known; see `for_layers`.
     target_video, target_audio : float or None
-        Average retention over all layers that was asked for; None: the initial fraction.
+        Requested average retention over all layers; None: the initial fraction.
     config : SeatsConfig
-        What was asked for, already checked. What needs no model (method, windows, allocation,
+        The request, already checked. What needs no model (method, windows, allocation,
         KV policy, seed, Stage 0, options of methods) is read from here.
 
     Raises
@@ -253,7 +253,7 @@ class PruningPlan:
     def resolve(cls, config: SeatsConfig, architecture: Architecture) -> PruningPlan:
         """Work out every number for a model.
 
-        When both retentions are 1 and no late block is asked for, nothing is pruned. The
+        When both retentions are 1 and no late block is requested, nothing is pruned. The
         schedule of drop layers and the late block belong to SEATS: for other methods the plan
         only carries the targets.
 
@@ -274,7 +274,7 @@ class PruningPlan:
         ConfigError
             If a retention cannot be reached with these layers, or the layers do not fit.
         """
-        # 1. The average retention asked for, and what does not depend on the method.
+        # 1. The requested average retention, and what does not depend on the method.
         depth = architecture.num_layers
         video, audio = config.targets(architecture.family, architecture.retention_pairs)
         if config.method == FULL:
@@ -302,12 +302,12 @@ class PruningPlan:
 
     @property
     def retention_video(self) -> float:
-        """Average retention asked for the video."""
+        """Requested average retention of the video."""
         return self.initial_video if self.target_video is None else self.target_video
 
     @property
     def retention_audio(self) -> float:
-        """Average retention asked for the audio."""
+        """Requested average retention of the audio."""
         return self.initial_audio if self.target_audio is None else self.target_audio
 
     @property
@@ -334,10 +334,10 @@ class PruningPlan:
         """The plan as one flat table, with what its configuration says about the run."""
         resolved = {item.name: getattr(self, item.name) for item in fields(self)}
         config = resolved.pop("config")
-        asked = ("allocation", "kv", "video_window", "audio_window", "method", "seed")
+        names = ("allocation", "kv", "video_window", "audio_window", "method", "seed")
         return {
             **resolved,
-            **{name: getattr(config, name) for name in (*asked, "still_tolerance")},
+            **{name: getattr(config, name) for name in (*names, "still_tolerance")},
             **config.options,
         }
 

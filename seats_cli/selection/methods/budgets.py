@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from seats_cli.errors import ConfigError
 
-# Share of the video that a method for vision keeps at least, whatever the sound costs.
+# Share of the video that a vision-only method always keeps, whatever the audio costs.
 VIDEO_FLOOR = 0.05
 
 
@@ -44,7 +44,7 @@ def spare_audio(
     n_video, n_audio : int
         Tokens of each modality.
     floor : float
-        Fraction of the video that is kept in any case; audio gives way below it.
+        Fraction of the video that is always kept; below it audio is dropped instead.
 
     Returns
     -------

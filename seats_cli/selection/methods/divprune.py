@@ -3,7 +3,7 @@
 Taken from the paper: greedy max-min selection on the plain cosine distance between projected
 tokens, over the whole modality. Taken from the comparison in arXiv 2605.20035: the "-om" form
 selects in windows (two grids, 50 audio tokens) and treats audio like video. Chosen here: audio
-that must go is drawn at random, as for the other methods for vision. The whole-modality form
+that has to go is drawn at random, as in the other vision-only methods. The whole-modality form
 holds a distance matrix of n x n float32 (285 MB for 8,448 tokens).
 """
 

@@ -5,7 +5,7 @@ the others the tokens most similar (cosine, same position) to it leave. Left out
 part, which prunes the KV cache while the answer is written, belongs to a cache policy. Chosen
 here: one rate for all grids but the anchors, solved so that the total meets the budget exactly;
 groups start anew with each clip; and, as anchors are indivisible (a quarter of a long clip),
-audio gives way below that share, and a smaller budget is refused.
+audio is dropped below that share, and a smaller budget is refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def keep_changing(features: Tensor, grids: Grids, group: int, count: int) -> Ten
     group : int
         Consecutive grids in a group.
     count : int
-        Tokens to keep altogether. The share of the grids that are no anchors is the same for
+        Tokens to keep altogether. The share of the grids that are not anchors is the same for
         all, up to rounding; anchors stay whole even if that exceeds the count.
 
     Returns

@@ -195,7 +195,7 @@ class VisionZip(VisualMethod):
     def choose(
         self, prompt: PromptTokens, modality: Modality, ratio: float
     ) -> tuple[Tensor, Tensor | None]:
-        """Attended tokens of each window, and merged ones if the plan asks for them."""
+        """Attended tokens of each window, and merged ones where `contextual_ratio` is set."""
         assert modality.importance is not None
         return zip_tokens(
             prompt.embeddings[modality.mask],

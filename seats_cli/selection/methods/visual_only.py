@@ -1,4 +1,4 @@
-"""What methods for vision do with sound: keep it whole while the budget allows."""
+"""How vision-only methods treat audio: it stays whole while the budget allows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from seats_cli.selection.topk import keep_at_random
 
 
 class VisualMethod(Method):
-    """A method that was made for vision and acts before the LLM.
+    """A method designed for vision that acts before the LLM.
 
     The two targets are one budget of tokens. Audio stays whole while that leaves the video its
-    floor (5 %, or what the method cannot go below); beyond that audio gives way, at random with
+    floor (5 %, or what the method cannot go below); beyond that audio is dropped, at random with
     the plan's seed (the convention of the comparison in arXiv 2605.20035). With `omni` both
-    modalities keep their own target, and audio is chosen by the rule made for video.
+    modalities keep their own target, and audio is chosen by the rule for video.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class VisualMethod(Method):
         """
 
     def video_floor(self, prompt: PromptTokens) -> float:
-        """Fraction of the video that the method keeps at least; asked for with video only."""
+        """Fraction of the video that the method keeps at least; called for prompts with video."""
         return VIDEO_FLOOR
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
