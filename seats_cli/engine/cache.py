@@ -142,7 +142,7 @@ class Continuations:
         embeddings: Tensor = kwargs["inputs_embeds"]
         positions = kwargs.get("position_ids")
         if known is not None and (positions is None or not positions_given):
-            # transformers would count from the cache, which is shorter than the sequence.
+            # Trap 11: transformers would count from the cache, which is shorter than the sequence.
             first = known.next_position + cached_tokens(cache) - known.cached
             positions = self._adapter.positions(None, embeddings) + first.to(embeddings.device)
         elif positions is not None:

@@ -261,9 +261,10 @@ class PrunedPrefill:
         video, audio = ids == self._adapter.video_token_id, ids == self._adapter.audio_token_id
         self.trace = SelectionTrace(len(self._adapter.layers), video, audio)
         self._stages = []
-        # 2. Positions of the unpruned sequence. The answer continues behind the largest of them,
-        #    which a survivor need not have: it is noted before anything is dropped. Trap 2: the
-        #    adapter leaves out the row of text positions, whose gaps would read as borders.
+        # 2. Positions of the unpruned sequence. The answer continues behind the largest of them
+        #    (trap 11), which a survivor need not have: it is noted before anything is dropped.
+        #    Trap 2: the adapter leaves out the row of text positions, whose gaps would read as
+        #    borders between packed sequences.
         positions = self._adapter.positions(kwargs.get("position_ids"), embeddings)
         self._next_position = positions.max() + 1
         # 3. Stage I. Padding leaves with it; places come to the host once, for all that follows.
