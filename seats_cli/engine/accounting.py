@@ -53,6 +53,7 @@ def account(
     still : ReuseFacts or None
         What Stage 0 left out.
     """
+    # What the trace says of each layer, not what the plan intended: rounding is in it.
     alive = [sum(counts) for counts in trace.alive_per_layer()]
     full = [trace.length] * trace.num_layers
     final = trace.stages[-1].kept.numel() if trace.stages else trace.length
@@ -83,6 +84,7 @@ def _selection_flops(
     architecture: Architecture, sizes: MediaSizes, method: Method, trace: SelectionTrace
 ) -> int:
     """Every matrix product that the selection executed."""
+    # Relevance was worked out where a stage has scores, over the tokens alive before it.
     before = [trace.length, *(stage.kept.numel() for stage in trace.stages)]
     scored = [
         tokens

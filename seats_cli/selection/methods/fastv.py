@@ -145,6 +145,7 @@ class FastV(Method):
         if self._given is not None:
             video, audio = self._given
             return self._given if self.omni else spare_audio(video, audio, n_video, n_audio)
+        # The first K layers see every token, so that the others have to keep less than the target.
         assert plan.num_layers is not None
         depth = plan.num_layers
         video = ratio_after_layer(plan.retention_video, layer, depth)

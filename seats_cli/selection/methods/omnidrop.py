@@ -151,6 +151,8 @@ def keep_after_drop(scores: Tensor, window_of: Tensor, count: int, last_window: 
         windows from the most important token, relative to the largest window.
     """
     if last_window:
+        # Only the least important compete: distance must not save a token from far down the list
+        # at the cost of one that ranks well above it.
         order = scores.argsort(stable=True)
         distance = (window_of - window_of[order[-1]]).abs() / last_window
         rivals = torch.zeros_like(scores, dtype=torch.bool)
@@ -183,6 +185,7 @@ class OmniDrop(Method):
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """The mild pruning; what the layers will drop follows from the prompt's lengths."""
+        # 1. Both targets form one budget of tokens times layers.
         plan, video, audio = self.plan, prompt.video, prompt.audio
         keep = prompt.keep_all()
         self._counts = []
@@ -191,6 +194,7 @@ class OmniDrop(Method):
         if wanted >= total:
             return Entry(keep)
         assert plan.num_layers is not None
+        # 2. What enters: changes of the picture, and the sound that its encoder attends to.
         share_video, share_audio = entry_fractions(video.size, audio.size, wanted / total)
         if video.size:
             keep[video.mask] = _thin_video(prompt, share_video)
@@ -198,6 +202,7 @@ class OmniDrop(Method):
             assert audio.importance is not None
             count = tokens_to_keep(audio.size, share_audio)
             keep[audio.mask] = keep_highest(audio.importance, count)
+        # 3. How many tokens leave after each layer, and the window of each for `after_layer`.
         entering = int((keep & (video.mask | audio.mask)).sum())
         self._counts = solve_drops(entering, total, plan.num_layers, wanted / total)
         runs = [contiguous_runs(modality.mask) for modality in (video, audio)]

@@ -118,6 +118,7 @@ def merge_into_anchors(
         to it by cosine similarity that are most similar to the video, w the softmax of those
         similarities.
     """
+    # 1. What the encoder attends to stays as it is; a few of the others become anchors.
     number = anchors_among(len(audio), count)
     keep = keep_highest(importance, count - number)
     merged = audio.float().clone()
@@ -131,6 +132,8 @@ def merge_into_anchors(
     keep[anchors] = True
     if not len(others):
         return keep, merged
+    # 2. Every other token belongs to the most similar anchor, which takes in those of its own that
+    #    have most to do with the picture.
     values = merged[others]
     likeness = normalize(values, dim=-1) @ normalize(merged[anchors], dim=-1).T
     nearest, assigned = likeness.max(-1)
@@ -172,6 +175,7 @@ def grid_budgets(
     list of int
         Budgets that sum to `total`.
     """
+    # 1. A window that keeps much of its audio keeps more of its video: 25 to 65 % of it.
     ratio = total / sum(sizes)
     fractions: dict[int, float] = {}
     guided: list[int] = []
@@ -181,12 +185,15 @@ def grid_budgets(
             guided.append(window)
             drop = min(max(MOST_DROP - DROP_SLOPE * share, LEAST_DROP), MOST_DROP)
         fractions[window] = ratio if share is None else 1.0 - drop
+    # 2. The windows with the smallest and the largest fraction hold what the rule gives them; those
+    #    between them absorb the difference to the total.
     guided.sort(key=fractions.__getitem__)
     wanted = [fractions[window] * size for size, window in zip(sizes, window_of, strict=True)]
     moves = [window in guided[1:-1] for window in window_of]
     held = [0 if move else size for size, move in zip(sizes, moves, strict=True)]
     free = [size if move else 0 for size, move in zip(sizes, moves, strict=True)]
     fixed = round(sum(want for want, move in zip(wanted, moves, strict=True) if not move))
+    # 3. Where that cannot work out, all grids share the total in proportion.
     within = LEAST_DROP <= 1.0 - ratio <= MOST_DROP and 0 < total - fixed <= sum(free)
     if not within:
         return proportional_budgets(sizes, wanted, total)

@@ -77,6 +77,7 @@ def merge_rest(features: Tensor, keys: Tensor, rest: Tensor, count: int) -> tupl
     merged : float32 Tensor, shape (B, count, D)
         Target plus the mean of the tokens whose key is most similar to the target's.
     """
+    # 1. Targets at even distances among the tokens that are left; the others are their members.
     step = max(1, rest.shape[1] // count)
     at = torch.arange(count, device=rest.device) * step
     others = torch.ones(rest.shape[1], dtype=torch.bool, device=rest.device)
@@ -89,10 +90,12 @@ def merge_rest(features: Tensor, keys: Tensor, rest: Tensor, count: int) -> tupl
     merged, members = rows(features, targets), rows(features, leaving)
     if not members.shape[1]:
         return targets, merged
+    # 2. Each member goes to the target with the most similar key.
     similarity = normalize(rows(keys, leaving), dim=-1) @ normalize(
         rows(keys, targets), dim=-1
     ).transpose(1, 2)
     nearest = similarity.argmax(-1)
+    # 3. A target's embedding grows by the mean of its members' (by nothing if it has none).
     total = torch.zeros_like(merged)
     total.scatter_add_(1, nearest.unsqueeze(-1).expand_as(members), members)
     number = torch.zeros(nearest.shape[0], count, device=merged.device)
