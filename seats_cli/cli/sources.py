@@ -116,7 +116,7 @@ def local_path(
             download(
                 name,
                 target,
-                allow_local=allow_local_urls,
+                allow_local_urls=allow_local_urls,
                 on_progress=lambda done, total: progress.update(_amount(done, total)),
             )
     return str(path)

@@ -98,7 +98,7 @@ def download(
     url: str,
     target: IO[bytes],
     *,
-    allow_local: bool = False,
+    allow_local_urls: bool = False,
     limit: int = MAX_BYTES,
     timeouts: Timeouts | None = None,
     on_progress: Progress | None = None,
@@ -111,7 +111,7 @@ def download(
         ``http://`` or ``https://``; every redirect is checked like the URL itself.
     target : binary file
         Where the bytes go.
-    allow_local : bool
+    allow_local_urls : bool
         Also fetch from this machine and its own network.
     limit : int
         Bytes at most.
@@ -126,7 +126,9 @@ def download(
         For whatever goes wrong, in one sentence.
     """
     for _ in range(_REDIRECTS + 1):
-        with request(url, allow_local=allow_local, timeouts=timeouts or Timeouts()) as response:
+        with request(
+            url, allow_local_urls=allow_local_urls, timeouts=timeouts or Timeouts()
+        ) as response:
             if response.head.status not in _ELSEWHERE:
                 _receive(response, target, limit, on_progress)
                 return

@@ -84,7 +84,7 @@ def check_public(host: str, addresses: list[str]) -> None:
         if not is_public(address):
             raise MediaError(
                 f"{host} is an address of this machine or its own network; "
-                "--allow-local-urls permits fetching from there."
+                "`allow_local_urls` permits fetching from there."
             )
 
 
@@ -137,7 +137,7 @@ class Response:
 
 
 @contextmanager
-def request(url: str, *, allow_local: bool, timeouts: Timeouts) -> Iterator[Response]:
+def request(url: str, *, allow_local_urls: bool, timeouts: Timeouts) -> Iterator[Response]:
     """Send a GET request; redirects are not followed.
 
     A name is looked up once and the address that was checked is the one connected to, so
@@ -148,7 +148,7 @@ def request(url: str, *, allow_local: bool, timeouts: Timeouts) -> Iterator[Resp
     ----------
     url : str
         ``http://`` or ``https://``.
-    allow_local : bool
+    allow_local_urls : bool
         Whether addresses of this machine and its network are permitted.
     timeouts : Timeouts
 
@@ -162,7 +162,7 @@ def request(url: str, *, allow_local: bool, timeouts: Timeouts) -> Iterator[Resp
     port = parts.port or _PORTS[parts.scheme]
     path = quote(parts.path or "/", safe=_SAFE)
     query = f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
-    sock = _connect(host, port, allow_local, timeouts)
+    sock = _connect(host, port, allow_local_urls, timeouts)
     kind: type[http.client.HTTPConnection] = http.client.HTTPConnection
     if parts.scheme == "https":
         kind = http.client.HTTPSConnection
@@ -259,9 +259,9 @@ def _ascii_host(host: str) -> str:
         raise MediaError(f"{printable(host)} is not the name of a server.") from None
 
 
-def _connect(host: str, port: int, allow_local: bool, timeouts: Timeouts) -> socket.socket:
+def _connect(host: str, port: int, allow_local_urls: bool, timeouts: Timeouts) -> socket.socket:
     addresses = resolve(host, timeouts.connect_s)
-    if not allow_local:
+    if not allow_local_urls:
         check_public(host, addresses)
     failure: OSError | None = None
     for address in addresses[:_TRIES]:

@@ -74,7 +74,7 @@ def thinning_notices(plan: FramePlan, options: ReadOptions) -> list[str]:
     return [
         f"The picture is sampled at {plan.fps:.2g} instead of {options.fps:g} frames per second, "
         f"because no more than {used} frames are taken; choose a shorter part "
-        "(--start, --end) or allow more (--max-frames)."
+        "(`start`, `end`) or allow more (`max_frames`)."
     ]
 
 
@@ -108,7 +108,7 @@ def sound_notices(
         which = source.audio.index(track)
         lines.append(
             f"The file has {len(source.audio)} sound tracks; track {which} "
-            f"({track.describe()}) is used; choose another with --audio-track."
+            f"({track.describe()}) is used; choose another with `audio_track`."
         )
     if sound.broken:
         lines.append(
@@ -130,9 +130,9 @@ def _cut(source: MediaSource, used_s: float, options: ReadOptions) -> str:
     begin_s = options.start or 0.0
     stop = options.end if options.end is not None else source.duration_s
     rest = f"its other {stop - begin_s - used_s:.1f} s" if stop is not None else "what follows"
-    choose = "choose a part with --start and --end"
+    choose = "choose a part with `start` and `end`"
     if used_s < MAX_AUDIO_S - 1:
-        choose += ", or allow more with --max-audio"
+        choose += ", or allow more with `max_audio`"
     return (
         f"The sound is cut: only {used_s:.1f} s from {begin_s:.1f} s on are used and {rest} are "
         f"left out; {choose}."

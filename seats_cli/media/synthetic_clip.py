@@ -45,7 +45,7 @@ def synthetic_clip(
         If the length is not above 0, or the bounds allow no frame.
     """
     if not 0 < seconds < float("inf"):
-        raise UsageError(f"--synthetic needs a length above 0 seconds, not {seconds:g}.")
+        raise UsageError(f"A synthetic clip needs a length above 0 seconds, not {seconds:g}.")
     random = np.random.default_rng(seed)
     total = max(1, round(seconds * SOURCE_FPS))
     count = frame_count(total, SOURCE_FPS, fps, max_frames)

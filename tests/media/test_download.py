@@ -33,7 +33,7 @@ def base() -> Iterator[str]:
 
 def fetch(url: str, **options: object) -> bytes:
     target = io.BytesIO()
-    arguments = {"allow_local": True, "timeouts": SHORT, **options}
+    arguments = {"allow_local_urls": True, "timeouts": SHORT, **options}
     download(url, target, **arguments)  # type: ignore[arg-type]
     return target.getvalue()
 
@@ -88,7 +88,7 @@ def test_a_full_disk(base: str) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(MediaError, match="TMPDIR"):
-        download(base + "/file", Full(), allow_local=True, timeouts=SHORT)
+        download(base + "/file", Full(), allow_local_urls=True, timeouts=SHORT)
 
 
 @pytest.mark.parametrize(
@@ -119,16 +119,16 @@ def test_no_server_listens() -> None:
 def test_local_addresses_need_permission(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     port = base.rpartition(":")[2]
     for host in ("127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"):
-        text = refusal(f"http://{host}:{port}/file", allow_local=False)
-        assert "--allow-local-urls" in text or "not known" in text
+        text = refusal(f"http://{host}:{port}/file", allow_local_urls=False)
+        assert "`allow_local_urls`" in text or "not known" in text
     # A public server that leads inside: only the first address is public.
     public = {"public.example": ["127.0.0.1"]}
     monkeypatch.setattr(http, "resolve", lambda host, _: public.get(host) or [host])
     monkeypatch.setattr(http, "check_public", _first_is_public)
     text = refusal(
-        f"http://public.example:{port}/away?http://127.0.0.1:{port}/file", allow_local=False
+        f"http://public.example:{port}/away?http://127.0.0.1:{port}/file", allow_local_urls=False
     )
-    assert "--allow-local-urls" in text
+    assert "`allow_local_urls`" in text
 
 
 def _first_is_public(host: str, found: list[str]) -> None:

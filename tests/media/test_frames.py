@@ -79,7 +79,7 @@ def test_more_than_max_frames_lowers_the_rate_and_says_so(tmp_path: Path) -> Non
     assert clip.frames is not None
     assert len(clip.frames) == 6
     assert clip.fps == pytest.approx(0.6)
-    assert any("--max-frames" in w for w in clip.warnings)
+    assert any("`max_frames`" in w for w in clip.warnings)
     assert read_clip(path, sizing=SMALL).warnings == ()
 
 

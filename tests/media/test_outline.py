@@ -52,9 +52,9 @@ def test_phone_video_is_upright(tmp_path: Path) -> None:
 def test_a_lower_rate_causes_a_warning(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", steady(100))
     warnings = outline_clip(path, fps=4.0, max_frames=4).warnings
-    assert any("--max-frames" in sentence for sentence in warnings)
+    assert any("`max_frames`" in sentence for sentence in warnings)
     assert any("sound" in sentence for sentence in warnings)
-    assert not any("--max-frames" in s for s in outline_clip(path, fps=4.0).warnings)
+    assert not any("`max_frames`" in s for s in outline_clip(path, fps=4.0).warnings)
 
 
 def test_refusals(tmp_path: Path) -> None:

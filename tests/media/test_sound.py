@@ -99,11 +99,11 @@ def test_several_tracks(tmp_path: Path) -> None:
     first = read_clip(path)
     assert pitch(first.audio) == pytest.approx(300, abs=5)
     assert first.facts.audio_tracks == 2
-    assert [w for w in first.warnings if "track 0" in w and "--audio-track" in w]
+    assert [w for w in first.warnings if "track 0" in w and "`audio_track`" in w]
     second = read_clip(path, audio_track=1)
     assert pitch(second.audio) == pytest.approx(1200, abs=5)
     assert second.facts.audio_track == 1
-    assert not [w for w in second.warnings if "--audio-track" in w]
+    assert not [w for w in second.warnings if "`audio_track`" in w]
     with pytest.raises(UsageError, match="tracks 0 to 1"):
         read_clip(path, audio_track=2)
 
@@ -118,7 +118,7 @@ def test_the_default_track_is_the_one_marked_as_such(tmp_path: Path) -> None:
     path.write_bytes(data)
     clip = read_clip(path)
     assert clip.facts.audio_track == 1
-    assert [w for w in clip.warnings if "track 1" in w and "--audio-track" in w]
+    assert [w for w in clip.warnings if "track 1" in w and "`audio_track`" in w]
     assert read_clip(path, audio_track=0).facts.audio_track == 0
 
 
@@ -204,8 +204,8 @@ def test_a_longest_length_is_kept_with_a_warning(tmp_path: Path, name: str) -> N
         assert clip.audio_s == pytest.approx(length, abs=1e-3)
         cuts = [w for w in clip.warnings if w.startswith("The sound is cut")]
         assert len(cuts) == 1
-        assert "--max-audio" in cuts[0]
-        assert "--start and --end" in cuts[0]
+        assert "`max_audio`" in cuts[0]
+        assert "`start` and `end`" in cuts[0]
         assert float(cuts[0].split("other ")[1].split(" s")[0]) == pytest.approx(left, abs=0.1)
         assert not [w for w in clip.warnings if w.startswith("The sound ends")]
     assert np.array_equal(sound_of(path, max_audio=100), whole)
@@ -221,5 +221,5 @@ def test_the_longest_sound_there_can_be(tmp_path: Path, monkeypatch: pytest.Monk
     path = write(tmp_path / "a.wav", sounds=[Sound(tone(5), codec="pcm_s16le")])
     clip = read_clip(path)
     assert clip.audio_s == pytest.approx(2.0, abs=1e-3)
-    assert [w for w in clip.warnings if "its other 3.0 s" in w and "--max-audio" not in w]
+    assert [w for w in clip.warnings if "its other 3.0 s" in w and "`max_audio`" not in w]
     assert not [w for w in read_clip(path, start=3.5).warnings if "cut" in w]
