@@ -22,7 +22,7 @@ from seats_cli.cost.token_counts import (
     video_windows,
 )
 from seats_cli.errors import ModelError, UsageError
-from seats_cli.families.base import SAMPLE_RATE, FrameSizing, mel_frames
+from seats_cli.families.base import SAMPLE_RATE, FrameSizing
 from seats_cli.families.registry import (
     BUNDLED,
     BUNDLED_PATH,
@@ -157,8 +157,10 @@ def plan_run(
             f"seats plan predicts the method seats, not {config.method}; "
             "seats profile and seats compare run any method."
         )
-    shape = model.architecture
-    sizes = media_sizes(outline.facts, shape)
+    shape, facts = model.architecture, outline.facts
+    samples = round(facts.audio_used_s * SAMPLE_RATE)
+    size = facts.frames_used, facts.height or 0, facts.width or 0
+    sizes = MediaSizes.of_clip(shape.vision, *size, samples)
     video, audio = token_counts(shape, sizes)
     offered = (video, audio, text_tokens)
     plan = None if config is None else PruningPlan.resolve(config, shape)
@@ -168,7 +170,7 @@ def plan_run(
     full = [sum(offered)] * shape.num_layers
     cached = cached_tokens(lengths, asked.kv if plan else "layerwise")
     return PlannedRun(
-        media=outline.facts,
+        media=facts,
         effective_fps=outline.fps,
         model=model,
         config=config,
@@ -191,17 +193,6 @@ def plan_run(
         bytes_per_value=bytes_per_value,
         warnings=(*outline.warnings, *_context_warning(sum(offered), max_new_tokens, shape)),
     )
-
-
-def media_sizes(facts: MediaFacts, architecture: Architecture) -> MediaSizes:
-    """What the encoders will be given of a clip."""
-    vision = architecture.vision
-    grids: tuple[tuple[int, int, int], ...] = ()
-    if facts.frames_used and facts.height and facts.width:
-        times = facts.frames_used // vision.temporal_patch_size
-        grids = ((times, facts.height // vision.patch_size, facts.width // vision.patch_size),)
-    samples = round(facts.audio_used_s * SAMPLE_RATE)
-    return MediaSizes(grids, (mel_frames(samples),) if samples else ())
 
 
 def _selection(

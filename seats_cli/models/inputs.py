@@ -17,7 +17,6 @@ from PIL import Image
 
 from seats_cli.cost.token_counts import MediaSizes, token_counts
 from seats_cli.errors import ResourceError, UsageError
-from seats_cli.families.base import mel_frames
 from seats_cli.models.adapter import free_bytes, processor_device
 
 if TYPE_CHECKING:
@@ -211,18 +210,9 @@ def _check_size(architecture: Architecture, clip: Clip, text: int) -> None:
 
     `text` are the question's tokens.
     """
-    vision = architecture.vision
-    sizes = MediaSizes()
-    if clip.frames is not None:
-        frames, height, width, _ = clip.frames.shape
-        grid = (
-            frames // vision.temporal_patch_size,
-            height // vision.patch_size,
-            width // vision.patch_size,
-        )
-        sizes = MediaSizes(grids=(grid,))
-    if clip.audio is not None:
-        sizes = replace(sizes, mel_frames=(mel_frames(len(clip.audio)),))
+    frames, height, width = (0, 0, 0) if clip.frames is None else clip.frames.shape[:3]
+    samples = 0 if clip.audio is None else len(clip.audio)
+    sizes = MediaSizes.of_clip(architecture.vision, frames, height, width, samples)
     video, audio = token_counts(architecture, sizes)
     if video + audio + text > architecture.max_positions:
         remedy = "use `start`/`end`, a lower `fps`, `max_frames` or `max_pixels`, or `max_audio`"
