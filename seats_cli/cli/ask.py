@@ -46,7 +46,7 @@ class AskOutput:
     ] = False
     quiet: opt.Quiet = False
     no_stream: Annotated[
-        bool, opt.output_option("--no-stream", "Print the answer at once when it is complete.")
+        bool, opt.output_option("--no-stream", "Print the answer only when it is complete.")
     ] = False
     debug: opt.Debug = False
 

@@ -23,23 +23,23 @@ class Talk:
     Parameters
     ----------
     quiet : bool
-        Hide notices and progress. Warnings stay: they tell what of the input was lost.
+        Hide notices and progress. Warnings stay: they say which part of the input was lost.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def notice(self, sentence: str) -> None:
-        """One line that a quiet run does without."""
+        """Show a line, unless the run is quiet."""
         if not self.quiet:
             self._line(sentence, "dim")
 
     def warning(self, sentence: str) -> None:
-        """One line that is always shown, once."""
-        if sentence not in self._told:
-            self._told.add(sentence)
+        """Show a line, in a quiet run too; the same sentence only once."""
+        if sentence not in self._warned:
+            self._warned.add(sentence)
             self._line(f"Warning: {sentence}", "yellow")
 
     @contextlib.contextmanager
@@ -74,7 +74,7 @@ class Spinner:
             self._status = self._stack.enter_context(self._console.status(Text(what)))
 
     def update(self, detail: str) -> None:
-        """Add how far it is; cheap enough to be called for every frame."""
+        """Show how far it is; cheap enough to call for every frame."""
         if self._status is not None and detail != self._detail:
             self._detail = detail
             self._status.update(Text(f"{self._what}: {detail}"))
@@ -171,7 +171,7 @@ class ProgressBar:
 
     def __enter__(self) -> Callable[[int], None]:
         if self._done:
-            self._talk.notice(f"{self._done} of {self._total} answers are there already.")
+            self._talk.notice(f"{self._done} of {self._total} answers exist already.")
         if self._talk.console.is_terminal and not self._talk.quiet:
             self._bar = self._stack.enter_context(
                 Progress(

@@ -50,7 +50,7 @@ KEYS = (
 
 @dataclass(frozen=True)
 class SettingOrigin:
-    """A value and where it came from, in words for messages."""
+    """A value, and where it came from in the words of messages."""
 
     value: str | int | float | bool
     origin: str
@@ -67,7 +67,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> dict[str, Setting
     Raises
     ------
     ConfigError
-        A file that is no TOML, or has a key that is no setting.
+        A file is not TOML, or has a key that is not a setting.
     """
     environ = os.environ if environ is None else environ
     found: dict[str, SettingOrigin] = {}
@@ -116,14 +116,14 @@ def _from_file(path: Path) -> dict[str, SettingOrigin]:
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{origin} sets {key!r}, which is no setting{hint}")
+            raise ConfigError(f"{origin} sets {key!r}, which is not a setting{hint}")
         if not isinstance(value, str | int | float | bool):
             raise ConfigError(f"{origin} must give one plain value for {key!r}.")
     return {key: SettingOrigin(value, origin) for key, value in table.items()}
 
 
 def _name_origin(error: typer.BadParameter, settings: Mapping[str, SettingOrigin]) -> None:
-    """Add to a complaint about an option that nobody typed where its value came from."""
+    """Add to an error about an option that was not typed where its value came from."""
     context: Any = error.ctx
     name = str(error.param.name) if error.param is not None else ""
     if context is None or name not in settings or was_typed(context, name):

@@ -175,7 +175,7 @@ def bundled_card() -> str | None:
 
 
 def training_summary(card: str) -> str:
-    """The first paragraph under a heading that speaks of training, else the first of all."""
+    """The first paragraph under a heading that mentions training, else the first one."""
     heading, first = "", ""
     for block in (block.strip() for block in card.split("\n\n")):
         lines = [line for line in block.splitlines() if line.strip()]

@@ -25,8 +25,8 @@ CONFIG = "layers.toml"
 EPILOG = (
     "Examples: seats eval synthetic --limit 300 --methods seats,random --retain 25%,10%, "
     "seats eval my.jsonl --model Qwen/Qwen2.5-Omni-7B, seats eval daily-omni --root DIR. "
-    "Answers are appended to OUT/answers-*.jsonl at once; the same command again goes on where "
-    "an interrupted run ended. Several GPUs: accelerate launch -m seats_cli eval ..."
+    "Answers are appended to OUT/answers-*.jsonl at once; the same command resumes an interrupted "
+    "run. Several GPUs: accelerate launch -m seats_cli eval ..."
 )
 
 
@@ -42,7 +42,7 @@ class QuestionFlags:
         int | None,
         opt.input_option(
             "--limit N",
-            "Only the first N questions (synthetic: so many; 1,200 if not given).",
+            "Only the first N questions (synthetic: N in all, 1,200 by default).",
             min=1,
         ),
     ] = None
@@ -88,12 +88,12 @@ class EvalOutput:
         Path | None,
         opt.output_option(
             "--out -o DIR",
-            "Folder for answers and results; one that holds this run is gone on with.",
+            "Folder for answers and results; an unfinished run found there is resumed.",
             shown="seats-eval-<set>",
         ),
     ] = None
     retry_errors: Annotated[
-        bool, opt.output_option("--retry-errors", "Ask again what failed before.")
+        bool, opt.output_option("--retry-errors", "Retry questions that failed before.")
     ] = False
     seed: opt.SweepSeed = 0
     form: opt.FormatName = "table"

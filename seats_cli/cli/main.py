@@ -24,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Ask a video and its sound, with Qwen-Omni models and SEATS token pruning.",
+    help="Ask about a video and its sound, with Qwen-Omni models and SEATS token pruning.",
     epilog=(
         "Exit codes: 0 ok, 1 unexpected error, 2 usage, 3 unreadable media, 4 model not "
         "available, 5 out of memory, 6 some items of a batch failed, 130 interrupted."

@@ -44,7 +44,7 @@ def parse_ratio(text: str) -> float:
     number = _number(cleaned.rstrip("%").strip()) / (100 if percent else 1)
     if not 0 < number <= 1:
         raise typer.BadParameter(
-            f"{cleaned!r} is no share of the tokens; write one above 0 and up to 1, 0.25 or 25%"
+            f"{cleaned!r} is not a share of the tokens: write one above 0, up to 1, as 0.25 or 25%"
         )
     return number
 
@@ -192,7 +192,7 @@ class ReadFlags(ReadOptions):
             min=1,
         ),
     ]
-    audio: Annotated[bool, input_option("--audio/--no-audio", "Listen to the sound, or don't.")]
+    audio: Annotated[bool, input_option("--audio/--no-audio", "Use the sound track.")]
     audio_track: Annotated[
         int | None,
         input_option(
@@ -267,7 +267,7 @@ class BudgetFlags:
         float | None,
         budget_option(
             "--skip-still LEVELS",
-            "Do not encode places of the picture again that changed by no more than this many "
+            "Do not re-encode parts of the picture that changed by at most this many "
             "grey levels, such as 2; 0 skips exact repeats only.",
             shown="off",
             min=0.0,
@@ -303,7 +303,7 @@ class SweepFlags:
         str | None,
         budget_option(
             "--skip-still LEVELS,...",
-            "Do not encode places of the picture again that changed by no more than this many "
+            "Do not re-encode parts of the picture that changed by at most this many "
             "grey levels (0 to 255), each one setting: off,2.",
             shown="off",
         ),

@@ -1,4 +1,4 @@
-"""What is written besides the answer: a page, the trace, the strip; or redrawn."""
+"""What is written besides the answer: the page, the trace, the strip; and saved traces, redrawn."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def print_result(report: RenderableType) -> None:
 
 
 class Outputs:
-    """What was asked for, and the records it is made of.
+    """The files that were requested, and the records they are made of.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Outputs:
             self._clip = clip
 
     def write(self, talk: Talk) -> None:
-        """Print and write what was asked for."""
+        """Print and write what was requested."""
         if self.strip:
             for record in self.records:
                 print_strip(record, talk)
@@ -142,10 +142,10 @@ def write_trace(record: RunRecord, path: Path, talk: Talk, option: str = "--save
     """The record as a file."""
     from seats_cli.show.trace_file import save_record
 
-    there = path.exists()
+    existed = path.exists()
     with replacing(path, option) as part:
         save_record(record, part)
-    report_written(path, there, talk)
+    report_written(path, existed, talk)
 
 
 def write_page(
@@ -154,17 +154,19 @@ def write_page(
     """The page about runs of one clip."""
     from seats_cli.show.page import render_page
 
-    there = path.exists()
+    existed = path.exists()
     with talk.progress("Drawing"):
         page = render_page(records, clip)
     with replacing(path, option) as part:
         part.write_text(page, encoding="utf-8")
-    report_written(path, there, talk)
+    report_written(path, existed, talk)
 
 
-def report_written(path: Path, there: bool, talk: Talk) -> None:
+def report_written(path: Path, existed: bool, talk: Talk) -> None:
     """Say that a file was written, and whether it took the place of an earlier one."""
-    talk.notice(f"{'Replaced' if there else 'Wrote'} {path} ({path.stat().st_size / 1e3:,.0f} kB).")
+    talk.notice(
+        f"{'Replaced' if existed else 'Wrote'} {path} ({path.stat().st_size / 1e3:,.0f} kB)."
+    )
 
 
 def print_strip(record: RunRecord, talk: Talk) -> None:
@@ -193,7 +195,7 @@ def load_saved(trace: Path, video: str | None) -> tuple[RunRecord, str]:
 
 
 def check_clip(record: RunRecord, clip: Clip) -> None:
-    """Refuse another clip than the one that was asked about."""
+    """Refuse a clip other than the one that the trace is about."""
     was, found = record.media, clip.facts
     for what, before, now in (
         ("frames", was.frames_used, found.frames_used),

@@ -38,8 +38,12 @@ QUESTION = "What happens in this clip?"
 class RepeatFlags:
     """How often to measure; names are those of `seats_cli.engine.profiling.run_profile`."""
 
-    repeats: Annotated[int, opt.output_option("--repeats N", "Measured runs of each.", min=1)] = 5
-    warm_ups: Annotated[int, opt.output_option("--warm-ups N", "Runs before those.", min=0)] = 1
+    repeats: Annotated[
+        int, opt.output_option("--repeats N", "Measured runs of each setting.", min=1)
+    ] = 5
+    warm_ups: Annotated[
+        int, opt.output_option("--warm-ups N", "Unmeasured runs before those.", min=0)
+    ] = 1
     new_tokens: Annotated[
         int,
         opt.output_option(

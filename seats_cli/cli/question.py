@@ -10,26 +10,26 @@ from typing import TextIO
 from seats_cli.cli.console import Talk
 from seats_cli.errors import UsageError
 
-# Longer than any question; stops a film that was piped in by mistake.
+# Longer than any question; stops a video that was piped in by mistake.
 MAX_CHARACTERS = 1_000_000
 # An open pipe that stays empty is a script's mistake far more often than a slow writer.
-PATIENCE_S = 30.0
+STDIN_TIMEOUT_S = 30.0
 _NOTICE_AFTER_S = 1.0
 
 _HOW = 'Give it as an argument, seats ask clip.mp4 "What happens?", or pipe it to stdin.'
 
 
-def find_question(argument: str | None, talk: Talk, *, patience_s: float = PATIENCE_S) -> str:
+def find_question(argument: str | None, talk: Talk, *, timeout_s: float = STDIN_TIMEOUT_S) -> str:
     """The question, stripped of surrounding white space.
 
     Parameters
     ----------
     argument : str or None
         What the command line gave; "-" reads stdin however long it takes, None reads stdin
-        only when it is no terminal and something arrives there.
+        only when it is not a terminal and something arrives there.
     talk : Talk
-        Says what is being waited for.
-    patience_s : float
+        Says what the command is waiting for.
+    timeout_s : float
         Seconds to wait for the first byte of an unannounced pipe.
 
     Raises
@@ -46,8 +46,8 @@ def find_question(argument: str | None, talk: Talk, *, patience_s: float = PATIE
         if argument is None:
             raise UsageError(f"There is no question. {_HOW}")
         talk.notice("Type the question and end it with Ctrl-D.")
-    elif argument is None and not _arrives(stdin, patience_s, talk):
-        raise UsageError(f"No question came on stdin in {patience_s:g} s. {_HOW}")
+    elif argument is None and not _arrives(stdin, timeout_s, talk):
+        raise UsageError(f"No question arrived on stdin within {timeout_s:g} s. {_HOW}")
     return _read(stdin)
 
 
@@ -69,13 +69,13 @@ def given_question(argument: str) -> str:
     Raises
     ------
     UsageError
-        It is empty or no text.
+        It is empty or not text.
     """
     question = argument.strip()
     if not question:
         raise UsageError(f"The question is empty. {_HOW}")
     if not is_text(question):
-        raise UsageError("The question is not text in UTF-8.")
+        raise UsageError("The question is not UTF-8 text.")
     return question
 
 
@@ -107,7 +107,7 @@ def _read(stdin: TextIO) -> str:
     try:
         text = stdin.read(MAX_CHARACTERS + 1)
     except UnicodeDecodeError:
-        raise UsageError("The question on stdin is not text in UTF-8.") from None
+        raise UsageError("The question on stdin is not UTF-8 text.") from None
     if len(text) > MAX_CHARACTERS:
         raise UsageError(f"The question on stdin is longer than {MAX_CHARACTERS:,} characters.")
     if not text.strip():
@@ -115,17 +115,17 @@ def _read(stdin: TextIO) -> str:
     return text.strip()
 
 
-def _arrives(stdin: TextIO, patience_s: float, talk: Talk) -> bool:
-    at_once = min(_NOTICE_AFTER_S, patience_s)
+def _arrives(stdin: TextIO, timeout_s: float, talk: Talk) -> bool:
+    at_once = min(_NOTICE_AFTER_S, timeout_s)
     if _has_input(stdin, at_once):
         return True
     talk.notice("Waiting for the question on stdin.")
-    return _has_input(stdin, patience_s - at_once)
+    return _has_input(stdin, timeout_s - at_once)
 
 
-def _has_input(stdin: TextIO, patience_s: float) -> bool:
+def _has_input(stdin: TextIO, timeout_s: float) -> bool:
     """Whether something (or the end) arrives on stdin in time."""
     try:
-        return bool(select.select([stdin.fileno()], [], [], patience_s)[0])
+        return bool(select.select([stdin.fileno()], [], [], timeout_s)[0])
     except (OSError, ValueError):
         return True  # no real descriptor (a test) or no select for pipes (Windows): just read

@@ -22,12 +22,12 @@ from seats_cli.errors import ADVICE, ResourceError, SeatsError, out_of_memory_on
 
 
 def pause_collection() -> None:
-    """Collect no garbage until `resume`."""
+    """Collect no garbage until `resume_collection`: what a start allocates stays in use."""
     gc.disable()
 
 
 def resume_collection() -> None:
-    """Collect garbage from now on, but leave alone what is there; nothing without a `pause`."""
+    """Collect garbage again, what exists now exempt; does nothing unless paused."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
@@ -38,7 +38,7 @@ _pending: list[BaseException] = []
 
 @contextlib.contextmanager
 def noting_interrupts() -> Iterator[None]:
-    """Remember a Ctrl-C inside; where somebody else handles it, they go on to."""
+    """Remember a Ctrl-C that arrives inside; any other handler of SIGINT stays in charge."""
     usual = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -54,7 +54,7 @@ def noting_interrupts() -> Iterator[None]:
 
 
 def stop_if_interrupted() -> None:
-    """Raise what a signal raised before, if that was lost."""
+    """Raise again what a signal handler raised and a library may have swallowed."""
     if _pending:
         raise _pending[0]
 
@@ -71,13 +71,13 @@ _at_end: list[Callable[[], None]] = []
 
 
 def at_end(action: Callable[[], None]) -> None:
-    """Have something done when the command ends, however it ends."""
+    """Register an action for the end of the command, however it ends."""
     if action not in _at_end:
         _at_end.append(action)
 
 
 class GuardedGroup(TyperGroup):
-    """A command group that never shows a traceback unless it is asked to.
+    """A command group that shows no traceback unless asked to.
 
     The mapping sits here, and not around the app, so that every way to start the app
     (console script, `python -m`, a test's runner) gives the same output and exit code.
@@ -97,7 +97,7 @@ class GuardedGroup(TyperGroup):
 
         def run() -> Any:
             return super(GuardedGroup, self).main(
-                arguments or ["--help"],  # bare `seats` is a request for help, no mistake
+                arguments or ["--help"],  # bare `seats` asks for help
                 prog_name or "seats",
                 complete_var,
                 False,

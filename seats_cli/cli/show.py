@@ -136,7 +136,7 @@ def _ask(
     read_s: float,
     talk: Talk,
 ) -> tuple[Answer, str | None]:
-    """Ask the model, and where wanted the unpruned one too."""
+    """The answer, and on request that of the unpruned model."""
     from seats_cli.engine.answer import ask
 
     unpruned = None
@@ -155,7 +155,7 @@ def _ask(
 def _check_output(output: Path | None, film: Path | None, *, keeps_trace: bool) -> None:
     """Refuse what could not be written, before anything is loaded."""
     if output is None and film is None:
-        raise UsageError("Say where to draw to: -o DIR, --video FILE, or both.")
+        raise UsageError("Say where to draw: -o DIR, --video FILE, or both.")
     if output is not None:
         if output.exists() and not output.is_dir():
             raise UsageError(f"-o {output} is a file; name a folder.")
@@ -163,7 +163,7 @@ def _check_output(output: Path | None, film: Path | None, *, keeps_trace: bool) 
             for name in (PAGE, *PICTURES, *([TRACE] if keeps_trace else [])):
                 check_target(output / name, "-o")
         elif not output.absolute().parent.is_dir():
-            raise UsageError(f"-o {output}: the folder around it does not exist.")
+            raise UsageError(f"-o {output}: its parent folder does not exist.")
     if film is not None:
         if film.suffix.lower() != ".mp4":
             raise UsageError(f"--video {film} must end in .mp4.")
@@ -171,7 +171,7 @@ def _check_output(output: Path | None, film: Path | None, *, keeps_trace: bool) 
 
 
 def _check_film(film: Path | None, path: str) -> None:
-    """Refuse to render over the clip itself, a film of this program or not."""
+    """Refuse to render over the clip itself."""
     if film is not None and film.exists() and Path(path).exists() and film.samefile(path):
         raise UsageError(f"--video {film} is the clip itself; choose another name.")
 
@@ -182,14 +182,14 @@ def _write(record: RunRecord, clip: Clip, output: Path, talk: Talk, *, keeps_tra
     try:
         output.mkdir(exist_ok=True)
     except OSError as error:
-        raise UsageError(f"-o {output} cannot be made: {error.strerror}.") from error
+        raise UsageError(f"-o {output} cannot be created: {error.strerror}.") from error
     write_page([record], clip, output / PAGE, talk, "-o")
     for name, picture in pictures_of(record, clip).items():
         path = output / f"{name}.png"
-        there = path.exists()
+        existed = path.exists()
         with replacing(path, "-o") as part:
             save_png(picture, part)
-        report_written(path, there, talk)
+        report_written(path, existed, talk)
     if keeps_trace:
         write_trace(record, output / TRACE, talk, "-o")
 
@@ -197,7 +197,7 @@ def _write(record: RunRecord, clip: Clip, output: Path, talk: Talk, *, keeps_tra
 def _render(record: RunRecord, clip: Clip, file: InputFile, film: Path, talk: Talk) -> None:
     from seats_cli.show.film import render_film
 
-    there = film.exists()
+    existed = film.exists()
 
     def report(done: float) -> None:
         stop_if_interrupted()
@@ -205,4 +205,4 @@ def _render(record: RunRecord, clip: Clip, file: InputFile, film: Path, talk: Ta
 
     with talk.progress("Rendering") as progress, replacing(film, "--video") as part:
         render_film(record, clip, file.path, part, source=file.header, on_progress=report)
-    report_written(film, there, talk)
+    report_written(film, existed, talk)

@@ -1,4 +1,4 @@
-"""Getting at the model and the clip that a command names: files, pipes, URLs, random weights."""
+"""The model and the clip that a command names: files, pipes, URLs, random weights."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class InputFile:
 def open_input(
     name: str, talk: Talk, *, allow_local_urls: bool = False, offline: bool = False
 ) -> InputFile:
-    """Bring a file here and read its header, before minutes are spent on loading a model.
+    """Fetch a file and read its header, before minutes are spent on loading a model.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def local_path(
     name : str
         The name of a file, which is returned as it is; "-" for stdin; or an http(s) URL.
     talk : Talk
-        Shows how far it is.
+        Shows the progress.
     allow_local_urls : bool
         Whether a URL may lead to this machine or its own network.
     offline : bool
@@ -98,7 +98,7 @@ def local_path(
     Raises
     ------
     MediaError
-        Nothing comes, or too much, or not from where it may come.
+        The file is empty, too large, or at an address that is not allowed.
     UsageError
         Stdin is a terminal, or a URL contradicts `offline`.
     """
@@ -123,13 +123,13 @@ def local_path(
 
 
 def remove_fetched() -> None:
-    """Remove everything that was brought here."""
+    """Remove every file that was fetched."""
     while _folders:
         shutil.rmtree(_folders.pop(), ignore_errors=True)
 
 
 def _temporary(name: str) -> Path:
-    """A place for a file, removed when the command ends, however it ends."""
+    """A path in a new folder that is removed when the command ends, however it ends."""
     at_end(remove_fetched)
     _end_on_sigterm()
     folder = Path(tempfile.gettempdir()) / f"seats-{secrets.token_hex(8)}"
@@ -139,7 +139,7 @@ def _temporary(name: str) -> Path:
 
 
 def _end_on_sigterm() -> None:
-    """Let `kill` end the process the ordinary way, so that the file does not stay behind."""
+    """Let SIGTERM unwind the stack, so that no temporary file stays behind."""
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -157,7 +157,7 @@ def _file_name(url: str) -> str:
 def _spool(target: IO[bytes], progress: Spinner) -> None:
     from seats_cli.media.fetch import copy_bounded
 
-    stop_if_interrupted()  # the import brings in PyAV, which may lose a signal; reading would wait
+    stop_if_interrupted()  # importing PyAV may swallow a signal, and the read would then block
     stdin = sys.stdin
     if stdin is None or stdin.closed:
         raise UsageError("There is no stdin to read the video from.")
@@ -173,7 +173,7 @@ def _spool(target: IO[bytes], progress: Spinner) -> None:
     except OSError as error:
         raise MediaError(f"Stdin cannot be read: {error.strerror or error}.") from error
     if size == 0:
-        raise MediaError("Nothing came on stdin; pipe a video or sound file into it.")
+        raise MediaError("Stdin was empty; pipe a video or audio file into it.")
 
 
 def _amount(done: int, total: int | None) -> str:
@@ -208,7 +208,7 @@ def _spare_threads() -> None:
     """One thread for the demonstration model, unless the user has chosen a number.
 
     Its matrices are so small that threads gain little, and on a busy machine waiting for each
-    other costs them a hundredfold.
+    other can make them a hundred times slower.
     """
     import torch
 

@@ -1,10 +1,9 @@
 """Question sets, the run over them, scoring and statistics.
 
-- `questions`: what an item and a set are; `synthetic` (with `options`), `jsonl`, `benchmarks`:
-  where they come from
-- `prompts`: how an item is put to the model; `scoring`: whether an answer is right
-- `records`: one answer as it is stored
-- `statistics`, `summary`, `findings`: what many answers say
+- `questions`: what an item and a set are; `sets` finds one: `generated`, `jsonl`, `benchmarks`
+- `scoring`: how an item is put to the model, and whether its answer is right
+- `run` (in `distributed` processes), `runner`, `run_folder`: asking and storing
+- `statistics`, `summary`, `paired`, `layer_curve`: what many answers say
 
 Only what runs the model needs torch.
 """

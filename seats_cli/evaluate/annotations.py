@@ -44,7 +44,7 @@ class Row:
         Raises
         ------
         UsageError
-            If the field is missing, is no list, or its letters are not A, B, C and so on.
+            If the field is missing, is not a list, or its letters are not A, B, C and so on.
         """
         value = next((self.values[name] for name in names if name in self.values), None)
         if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):

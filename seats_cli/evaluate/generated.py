@@ -1,4 +1,4 @@
-"""Questions about generated clips, with wrong options that are easy to mistake."""
+"""Questions about generated clips, with distractors that are easy to mistake for the answer."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ _WEIGHTS: Mapping[str, float] = {
     "shape_at_sound": 4.0,
     "sound_at_picture": 2.0,
     "beep_count": 3.0,
-    "pitch": 1.5,  # of few sounds it can be said
+    "pitch": 1.5,  # few sounds have one
     "sweep": 3.0,  # chirps only
 }
 # Asked about a moment: nothing that the still picture around it answers.

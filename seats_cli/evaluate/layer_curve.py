@@ -1,4 +1,4 @@
-"""How long a model looks at the clip, and the drop and late layers that follow from it.
+"""Down to which layer a model needs the clip, and the drop and late layers that follow.
 
 The video, the sound, or both are hidden from every layer after layer l, for each l, and the
 answers say what is lost (the layer analysis of arXiv 2605.20035).
@@ -142,7 +142,7 @@ class LayerPlan:
 
 
 def recommend(curve: LayerCurve, tolerated: float = TOLERATED_LOSS) -> LayerPlan:
-    """The published proportions, on the layers that this model looks at the clip with.
+    """The published proportions, on the layers in which this model needs the clip.
 
     The late block begins behind the last layer that needs video or sound. The three drops lie at
     the same fractions of that depth as in the paper, and as many tokens enter, in proportion to

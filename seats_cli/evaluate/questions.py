@@ -59,7 +59,7 @@ class EvalProtocol:
         )
 
 
-class MediaSource(Protocol):
+class ClipMaker(Protocol):
     """A clip that is made when it is needed instead of being read from a file."""
 
     @property
@@ -80,7 +80,7 @@ class Item:
     ----------
     id : str
         Unique in its set and the same every time the set is made.
-    media : str or MediaSource
+    media : str or ClipMaker
         Path of a file, or what makes the clip.
     question : str
         Without options and instructions.
@@ -99,7 +99,7 @@ class Item:
     """
 
     id: str
-    media: str | MediaSource
+    media: str | ClipMaker
     question: str
     answer: str
     choices: tuple[str, ...] = ()

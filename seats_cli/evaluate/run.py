@@ -242,7 +242,7 @@ def _questions(job: Job) -> QuestionSet:
     from seats_cli.evaluate.sets import SYNTHETIC, question_set
 
     questions = question_set(
-        job.name, root=job.root, limit=job.limit, seed=job.set_seed, only=job.only
+        job.name, root=job.root, limit=job.limit, set_seed=job.set_seed, only=job.only
     )
     if job.name == SYNTHETIC and not job.protocol.keys().isdisjoint(("fps", "max_frames")):
         raise UsageError("The synthetic set is made frame by frame: no `fps` or `max_frames`.")

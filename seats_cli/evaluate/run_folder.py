@@ -34,7 +34,7 @@ class ItemRecord:
     correct, unparsed : bool
         From `seats_cli.evaluate.scoring.score`; False where there is an error.
     error : str or None
-        Why there is no answer; such a record is counted apart and never as a wrong answer.
+        Why there is no answer; such a record is counted separately, never as a wrong answer.
     video_tokens, audio_tokens : float or None
         Tokens alive, mean over the decoder layers.
     offered_video_tokens, offered_audio_tokens : int or None
@@ -84,7 +84,7 @@ class ItemRecord:
     total_s: float | None = None
 
     def __post_init__(self) -> None:
-        """An error is never an answer."""
+        """Refuse an error that counts as a right answer."""
         if self.error is not None and self.correct:
             raise ValueError(f"{self.item_id}: a record with an error cannot be correct")
 
@@ -110,8 +110,15 @@ class ItemRecord:
         try:
             return cls(**{name: value for name, value in values.items() if name in names})
         except (TypeError, ValueError) as error:
-            raise UsageError(f"This is no record of an evaluation: {error}.") from error
+            raise UsageError(f"This is not a record of an evaluation: {error}.") from error
 
+
+# Fields that are those of an answer's `Cost` and `Timing`.
+COSTS = (
+    *("prefill_flops", "full_prefill_flops", "selection_flops", "encoder_flops"),
+    *("full_encoder_flops", "kv_bytes", "peak_host_bytes", "peak_gpu_bytes"),
+)
+TIMES = ("prefill_s", "select_s", "first_token_s", "total_s")
 
 DESCRIPTION = "run.json"
 ANSWERS = "answers.jsonl"
@@ -119,7 +126,7 @@ SCHEMA_VERSION = "1"
 
 
 class RunFolder:
-    """Where a run's answers are kept; a run that was interrupted goes on in its folder.
+    """Where a run's answers are stored; an interrupted run is resumed from its folder.
 
     Every process appends to a file of its own ("answers-<rank>.jsonl"); `merge` brings them
     together in "answers.jsonl". A line that a kill cut short is dropped, and its question is
@@ -188,7 +195,7 @@ class RunFolder:
         self._file = self._own.open("a", encoding="utf-8")
 
     def check(self, questions: QuestionSet) -> None:
-        """Refuse to go on if the questions have changed since.
+        """Refuse to resume if the questions have changed since.
 
         Raises
         ------
@@ -203,7 +210,7 @@ class RunFolder:
             ):
                 raise UsageError(
                     f"{self.folder} holds answers to another version of {questions.name}: item "
-                    f"{record.item_id} has changed; choose another folder with --out."
+                    f"{record.item_id} has changed; choose another `out` folder."
                 )
 
     def _describe(self, description: dict[str, Any], *, write: bool) -> None:
@@ -212,8 +219,7 @@ class RunFolder:
             strangers = [found.name for found in self.folder.iterdir() if found.name != path.name]
             if write and any(not name.startswith("answers") for name in strangers):
                 raise UsageError(
-                    f"{self.folder} is not empty and holds no results; choose another folder "
-                    "with --out."
+                    f"{self.folder} is not empty and holds no results; choose another `out` folder."
                 )
             if write:
                 _write_json(path, {"schema_version": SCHEMA_VERSION, **description})
@@ -222,18 +228,17 @@ class RunFolder:
             known = json.loads(path.read_text(encoding="utf-8"))
             settings = dict(known["settings"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise UsageError(f"{path} cannot be read; choose another folder with --out.") from None
+            raise UsageError(f"{path} cannot be read; choose another `out` folder.") from None
         for name, value in description.items():
             if name not in ("settings", "machine") and known.get(name) != value:
                 raise UsageError(
-                    f"{self.folder} holds results with another {name}; choose another folder "
-                    "with --out."
+                    f"{self.folder} holds results with another {name}; choose another `out` folder."
                 )
         for label, config in description["settings"].items():
             if label in settings and settings[label] != config:
                 raise UsageError(
                     f"{self.folder} holds results of another configuration called '{label}'; "
-                    "choose another folder with --out."
+                    "choose another `out` folder."
                 )
         if write and not set(description["settings"]) <= set(settings):
             _write_json(path, {**known, "settings": {**settings, **description["settings"]}})

@@ -1,4 +1,4 @@
-"""Asking every question of a set with every spec, each clip read and encoded once."""
+"""Every question of a set with every configuration, each clip read and encoded once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seats_cli.engine.memory_stats import free_memory
 from seats_cli.errors import ConfigError, SeatsError, out_of_memory_on
 from seats_cli.evaluate.distributed import Shard
 from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet, open_clip
-from seats_cli.evaluate.run_folder import ItemRecord
+from seats_cli.evaluate.run_folder import COSTS, TIMES, ItemRecord
 from seats_cli.evaluate.scoring import options_for, prompt_for, score
 from seats_cli.models import PreparedClip, prepare_clip
 from seats_cli.selection.methods.ablation import Ablation
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from seats_cli.results import Answer, RunSpec
 
 
-Pair = tuple[str, str]  # item id and label of the setting
+Pair = tuple[str, str]  # item id and label of the spec
 MAX_SEED = 2**31
 
 
@@ -51,19 +51,19 @@ def evaluate(
         What is skipped.
     store : callable
         Receives each record as soon as it is there. An item that fails is recorded with its
-        error, and the run goes on.
+        error, and the run continues.
     seed : int
         Methods that draw at random do so with a seed made of this and the item's id.
     shard : Shard, optional
         Only these clips.
     on_progress : callable, optional
-        Told the number of records after each.
+        Called with the number of records after each.
 
     Returns
     -------
     dict
-        Labels of settings that turned out to be impossible at their first question, and why (a
-        budget that is out of a method's reach); they were not tried again.
+        Labels of specs that turned out to be impossible at their first question, and why (a
+        budget out of the method's reach); they were not tried again.
     """
     part, count = shard or Shard(), 0
     refused: dict[str, str] = {}
@@ -97,13 +97,13 @@ def _clip_records(
     missing: Sequence[tuple[Item, RunSpec]],
     seed: int,
 ) -> Iterator[tuple[ItemRecord, bool]]:
-    """A record of each pair, and whether the setting was impossible; all are about one clip."""
+    """A record of each pair, and whether the spec was impossible; all are about one clip."""
     if not missing:
         return
     try:
         clip = open_clip(missing[0][0], protocol, loaded.sizing)
         prepared = prepare_clip(loaded, clip)
-    except Exception as error:  # whatever is wrong with this clip is not so with the next
+    except Exception as error:  # one bad clip must not end the run
         why = _reason(error)
         for item, spec in missing:
             yield replace(_blank(item, spec), error=why), False
@@ -162,7 +162,6 @@ def _record(item: Item, spec: RunSpec, answer: Answer) -> ItemRecord:
     verdict = score(item, answer.text)
     alive = answer.trace.alive_per_layer()
     video, audio, _ = answer.trace.offered
-    cost, timing = answer.cost, answer.timing
     return replace(
         _blank(item, spec),
         given=answer.text,
@@ -173,18 +172,8 @@ def _record(item: Item, spec: RunSpec, answer: Answer) -> ItemRecord:
         offered_video_tokens=video,
         offered_audio_tokens=audio,
         average_retention=answer.trace.average_retention()[2],
-        prefill_flops=cost.prefill_flops,
-        full_prefill_flops=cost.full_prefill_flops,
-        selection_flops=cost.selection_flops,
-        encoder_flops=cost.encoder_flops,
-        full_encoder_flops=cost.full_encoder_flops,
-        kv_bytes=cost.kv_bytes,
-        peak_host_bytes=cost.peak_host_bytes,
-        peak_gpu_bytes=cost.peak_gpu_bytes,
-        prefill_s=timing.prefill_s,
-        select_s=timing.select_s,
-        first_token_s=timing.first_token_s,
-        total_s=timing.total_s,
+        **{name: getattr(answer.cost, name) for name in COSTS},
+        **{name: getattr(answer.timing, name) for name in TIMES},
     )
 
 

@@ -107,7 +107,7 @@ def score(item: Item, given: str) -> Verdict:
 def parse_choice(given: str, choices: tuple[str, ...]) -> str | None:
     """The letter that a text chooses; None if it chooses none, or more than one.
 
-    Understood are the letter ("B", "(b)", "B.", "B. red"), a statement ("The answer is B."), a
+    Recognised are the letter ("B", "(b)", "B.", "B. red"), a statement ("The answer is B."), a
     letter in brackets, and the text of an option as it stands. Words that merely mention an
     option are no choice.
     """

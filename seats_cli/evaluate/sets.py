@@ -15,8 +15,8 @@ from seats_cli.evaluate.questions import QuestionSet
 SYNTHETIC = "synthetic"
 
 
-# Questions of the synthetic set that are looked through for one of a kind that is asked for.
-_LOOKED_THROUGH = 50
+# Questions of the synthetic set that are searched for each one of a requested kind.
+_SEARCHED = 50
 
 
 def question_set(
@@ -24,7 +24,7 @@ def question_set(
     *,
     root: Path | None = None,
     limit: int | None = None,
-    seed: int | None = None,
+    set_seed: int | None = None,
     only: Sequence[str] = (),
 ) -> QuestionSet:
     """Find a set.
@@ -36,8 +36,8 @@ def question_set(
     root : Path, optional
         Folder of a benchmark's annotations and videos.
     limit : int, optional
-        Only the first questions; of the synthetic set, which has no end, so many.
-    seed : int, optional
+        At most so many questions, the first ones; of the synthetic set, which has no end, so many.
+    set_seed : int, optional
         Of the synthetic set.
     only : sequence of str
         Families of questions or kinds of clips; all by default.
@@ -47,16 +47,16 @@ def question_set(
     UsageError
         There is no such set, it cannot be read, or it has no such family or kind.
     """
-    if seed is not None and name != SYNTHETIC:
-        raise UsageError("--set-seed is for the synthetic set only.")
+    if set_seed is not None and name != SYNTHETIC:
+        raise UsageError("`set_seed` is for the synthetic set only.")
     if root is not None:
         found = read_benchmark(name, root)
     elif name in BENCHMARKS:
-        raise UsageError(f"{name} needs --root, the folder with its annotations and videos.")
+        raise UsageError(f"{name} needs `root`, the folder with its annotations and videos.")
     elif name == SYNTHETIC:
         limit = DEFAULT_COUNT if limit is None else limit
-        count = limit * _LOOKED_THROUGH if only else limit
-        found = synthetic_set(count, seed=DEFAULT_SEED if seed is None else seed)
+        count = limit * _SEARCHED if only else limit
+        found = synthetic_set(count, seed=DEFAULT_SEED if set_seed is None else set_seed)
     elif Path(name).suffix.lower() in (".jsonl", ".json"):
         found = read_jsonl(name)
     else:

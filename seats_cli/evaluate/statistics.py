@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ class Estimate:
 class ClipBootstrap:
     """Percentile bootstrap over clips; the same draws for every estimate, so that they pair.
 
-    Where resampling can't say anything, since all answers are the same, the interval is the exact
+    Where all answers agree, so that resampling shows no spread, the interval is the exact
     binomial one for as many independent trials as there are clips (Clopper and Pearson 1934).
 
     Parameters
@@ -111,7 +112,7 @@ class ClipBootstrap:
             return np.asarray(self._weights @ good.astype(np.float64) / total)
 
     def _one_sided(self, counted: BoolArray) -> float:
-        """Share of clips that could still be otherwise when none of them was."""
+        """Upper bound on the share of clips that differ, given that none of these did."""
         clips = len(np.unique(self._place[counted]))
         return float(1.0 - ((1.0 - CONFIDENCE) / 2) ** (1.0 / clips))
 
@@ -145,8 +146,5 @@ def mcnemar_p(gained: int, lost: int) -> float:
     if gained < 0 or lost < 0:
         raise ValueError(f"counts must not be negative, got {gained} and {lost}")
     total = gained + lost
-    tail, ways = 0, 1  # exact integers, whatever their size
-    for count in range(min(gained, lost) + 1):
-        tail += ways
-        ways = ways * (total - count) // (count + 1)
-    return float(min(1.0, 2 * tail / 2**total))
+    tail = sum(comb(total, count) for count in range(min(gained, lost) + 1))
+    return float(min(1.0, 2 * tail / 2**total))  # of exact integers, whatever their size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class SettingCost:
     """What the answers of one setting took: means over them, and for seconds the medians.
 
     `flops_ratio` is the prefill's FLOPs of all answers over those of the unpruned prefill for the
-    same questions. None is what no record has.
+    same questions. None where no record has the value.
     """
 
     average_retention: float | None
@@ -265,37 +266,23 @@ def _members(
 
 def _cost(records: Sequence[ItemRecord]) -> SettingCost:
     """Means, medians of seconds, and largest peaks of the answers there are."""
+    found: dict[str, Any] = {}
+    for name in (field.name for field in fields(SettingCost) if field.name != "flops_ratio"):
+        values = _values(records, name)
+        if not values:
+            found[name] = None
+        elif name.startswith("peak_"):
+            found[name] = max(values)
+        elif name.endswith("_s"):
+            found[name] = float(np.median(values))
+        else:
+            found[name] = sum(values) / len(values)
+    whole = sum(_values(records, "full_prefill_flops"))
+    ratio = sum(_values(records, "prefill_flops")) / whole if whole else None
+    return SettingCost(**found, flops_ratio=ratio)
 
-    def values(name: str) -> list[float]:
-        found = (getattr(record, name) for record in records)
-        return [value for value in found if value is not None]
 
-    def mean(name: str) -> float | None:
-        found = values(name)
-        return sum(found) / len(found) if found else None
-
-    def median(name: str) -> float | None:
-        found = values(name)
-        return float(np.median(found)) if found else None
-
-    def peak(name: str) -> int | None:
-        return max((int(value) for value in values(name)), default=None)
-
-    whole = sum(values("full_prefill_flops"))
-    return SettingCost(
-        average_retention=mean("average_retention"),
-        video_tokens=mean("video_tokens"),
-        audio_tokens=mean("audio_tokens"),
-        offered_video_tokens=mean("offered_video_tokens"),
-        offered_audio_tokens=mean("offered_audio_tokens"),
-        prefill_flops=mean("prefill_flops"),
-        flops_ratio=sum(values("prefill_flops")) / whole if whole else None,
-        selection_flops=mean("selection_flops"),
-        kv_bytes=mean("kv_bytes"),
-        peak_host_bytes=peak("peak_host_bytes"),
-        peak_gpu_bytes=peak("peak_gpu_bytes"),
-        prefill_s=median("prefill_s"),
-        select_s=median("select_s"),
-        first_token_s=median("first_token_s"),
-        total_s=median("total_s"),
-    )
+def _values(records: Sequence[ItemRecord], name: str) -> list[Any]:
+    """A field of all records that have it."""
+    found = (getattr(record, name) for record in records)
+    return [value for value in found if value is not None]

@@ -89,7 +89,7 @@ def test_killed_and_gone_on_with(whole: Whole, tmp_path: Path) -> None:
     assert 4 <= len(before) < 18
     done = seats(tmp_path, *EVAL, "--json", "-o", "run")
     assert done.returncode == 0, done.stderr
-    assert "of 18 answers are there already" in done.stderr
+    assert "of 18 answers exist already" in done.stderr
     after = answers(run)
     assert set(before) <= set(after)
     assert len(after) == len(set(after)) == 18

@@ -70,11 +70,11 @@ def test_a_pipe_that_stays_open_and_empty_is_given_up(talk, monkeypatch):
     reading, writing = os.pipe()
     with os.fdopen(reading) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        with pytest.raises(UsageError, match="No question came"):
-            find_question(None, talk, patience_s=0.05)
+        with pytest.raises(UsageError, match="No question arrived"):
+            find_question(None, talk, timeout_s=0.05)
         os.write(writing, b"late?")
         os.close(writing)
-        assert find_question(None, talk, patience_s=1) == "late?"
+        assert find_question(None, talk, timeout_s=1) == "late?"
 
 
 def test_a_film_on_stdin_is_refused(talk, monkeypatch):

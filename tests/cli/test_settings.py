@@ -63,7 +63,7 @@ def test_a_bad_value_is_blamed_on_its_source(run, clip, monkeypatch):
     ("text", "words"),
     [
         ("max_frame = 3", "max_frames"),
-        ("question = 'x'", "no setting"),
+        ("question = 'x'", "is not a setting"),
         ("fps = [1]", "plain value"),
         ("fps = ", "TOML"),
     ],

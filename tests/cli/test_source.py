@@ -69,7 +69,7 @@ def test_video_and_question_cannot_share_a_pipe(run, arguments):
 def test_an_empty_pipe(run):
     result = run("ask", "-", "What?", input=b"")
     assert result.exit_code == 3
-    assert "Nothing came" in result.stderr
+    assert "Stdin was empty" in result.stderr
 
 
 def test_too_much_on_the_pipe(run, monkeypatch, temporary):

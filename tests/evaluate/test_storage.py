@@ -79,7 +79,7 @@ def test_errors_can_be_forgotten(tmp_path: Path) -> None:
 def test_another_run_is_not_mixed_in(tmp_path: Path, change: dict[str, Any]) -> None:
     with RunFolder(tmp_path, DESCRIPTION) as folder:
         folder.append(record("a"))
-    with pytest.raises(UsageError, match="--out"):
+    with pytest.raises(UsageError, match="another `out` folder"):
         RunFolder(tmp_path, {**DESCRIPTION, **change})
 
 

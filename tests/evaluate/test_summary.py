@@ -151,7 +151,7 @@ class TestRecord:
         assert again.key == ("i1", "seats 10%")
 
     def test_refusals(self) -> None:
-        with pytest.raises(UsageError, match="no record"):
+        with pytest.raises(UsageError, match="not a record"):
             ItemRecord.from_dict({"item_id": "a"})
         with pytest.raises(ValueError, match="cannot be correct"):
             dataclasses.replace(record(0, "full"), error="no")
