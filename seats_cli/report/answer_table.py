@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from seats_cli.results import Answer, Cost, ReuseFacts
 
 
-# Picture and sound of one file rarely end at the very same moment.
+# Video and audio of one file rarely end at exactly the same time.
 _END_TOLERANCE_S = 0.1
 
 # Seconds of `Timing`, in lines.
@@ -80,7 +80,7 @@ def _run_facts(answer: Answer) -> list[tuple[str, str]]:
 
 
 def _clip_line(answer: Answer) -> str:
-    """File name, duration, frames and sound that the model was given."""
+    """File name, duration, and the frames and audio that the model was given."""
     media = answer.media
     parts = [file_name(media.path), format_seconds(media.duration_s)]
     end, duration = media.end_s, media.duration_s
@@ -91,7 +91,7 @@ def _clip_line(answer: Answer) -> str:
 
 
 def _plan_line(answer: Answer) -> str:
-    """What was asked of the pruning and where in the model it acts."""
+    """What the pruning was asked to keep, and where in the model it acts."""
     plan = answer.plan
     if plan is None or plan.config.method == FULL:
         return UNPRUNED
@@ -103,7 +103,7 @@ def _plan_line(answer: Answer) -> str:
 
 
 def _still_line(cost: Cost, still: ReuseFacts) -> str:
-    """What was not encoded again, and what that saved."""
+    """What Stage 0 did not encode again, and what that saved."""
     grids = (
         f"{still.whole_grids} encoded whole, {still.partial_grids} in part, "
         f"{still.still_grids} not at all"

@@ -1,7 +1,7 @@
 """Tables for people and for programs: one list of columns gives Rich, Markdown and CSV.
 
-A report says once what its columns are called and how they read; rows are whatever the columns
-know to read, such as the flat mappings that JSON and CSV get too.
+A report names its columns and how their values read once; a row is whatever its columns can
+read, such as the flat mappings that are also written as JSON and CSV.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-MISSING = "-"  # in tables, for a value that does not exist
+MISSING = "-"  # shown in tables where a value does not exist
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Column:
     value : callable
         The value of a row; None is shown as `missing`, a Text as it is.
     show : callable
-        The value as people read it.
+        Formats the value for people.
     text : bool
-        Text is aligned left, numbers are aligned right and never wrapped.
+        Whether the column holds text, aligned left, or numbers, aligned right and never wrapped.
     wraps : bool
-        Whether text may take several lines, so that a long one does not push numbers out.
+        Whether text may take several lines, so that it does not push numbers out.
     missing : str
-        What stands where there is no value.
+        Shown where there is no value.
     style : str or None
-        Of the cells, in a terminal.
+        Style of the cells in a terminal.
     """
 
     header: str
@@ -49,7 +49,7 @@ class Column:
     style: str | None = None
 
     def cell(self, row: Any) -> str | Text:
-        """What stands in the table for a row."""
+        """The cell of a row."""
         value = self.value(row)
         if isinstance(value, Text):
             return value
@@ -57,7 +57,7 @@ class Column:
 
 
 def columns(first: str, *others: str, wraps: bool = False) -> tuple[Column, ...]:
-    """Columns of rows that hold their cells in order: one of text, then numbers."""
+    """Columns for rows that are sequences of cells: text first, then numbers."""
     numbers = (Column(header, itemgetter(at)) for at, header in enumerate(others, 1))
     return (Column(first, itemgetter(0), text=True, wraps=wraps), *numbers)
 
@@ -69,7 +69,7 @@ def table(
     gap: int = 2,
     bold: Callable[[Any], bool] = lambda row: False,
 ) -> Table:
-    """The rows as a table without lines; `gap` blanks are between columns, rows may be bold."""
+    """The rows as a table without rules, with `gap` spaces between columns."""
     specification = tuple(specification)
     found = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for column in specification:
@@ -88,7 +88,7 @@ def table(
 
 
 def facts(lines: Iterable[tuple[str, str]]) -> Table:
-    """Names in bold with a line or more about each."""
+    """Names in bold, each with its text."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")

@@ -113,7 +113,7 @@ def eval_report(summary: Summary, *, groups: bool = True) -> RenderableType:
 
 
 def error_lines(summary: Summary) -> Iterator[str]:
-    """One line for each setting with errors, and why they happened."""
+    """One line for each setting with errors, and their cause."""
     for setting in summary.settings:
         if setting.overall.errors:
             reasons = list(setting.error_reasons)
@@ -153,12 +153,12 @@ def _group_tables(summary: Summary) -> Iterator[Table]:
 
 
 def _accuracy_of(header: str, at: int) -> Column:
-    """A column of the accuracy of the group that a row has in that place."""
+    """A column of accuracies; a row is a sequence of groups."""
     return Column(header, lambda groups: groups[at].accuracy, points)
 
 
 def _packed(settings: Sequence[SettingSummary], room: int) -> list[list[SettingSummary]]:
-    """Settings in rows of columns no wider than `room` characters; at least one in each."""
+    """Settings in groups whose columns fit into `room` characters; at least one in each."""
     rows: list[list[SettingSummary]] = []
     left = 0
     for setting in settings:

@@ -1,4 +1,4 @@
-"""How long a model looks at the clip: the curve as tables, and the layers that follow from it."""
+"""Up to which layer a model needs the clip: the curve, and the layers that follow from it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from seats_cli.evaluate.layer_curve import LayerCurve, LayerPlan
 
 
-# By what is hidden, the name of the column in CSV.
+# The name of the CSV column for each thing that is hidden.
 _HIDDEN = {"video": "no_video", "audio": "no_audio", "both": "neither"}
 
 
 def layers_report(curve: LayerCurve, plan: LayerPlan) -> RenderableType:
     """The curve, and the recommendation below it."""
     heading = Text(
-        f"Accuracy with something hidden from the rest of {curve.num_layers} layers, in per cent "
+        f"Accuracy with a modality hidden after one of {curve.num_layers} layers, in per cent "
         f"({curve.questions:,} questions)",
         style="bold",
     )
@@ -31,7 +31,7 @@ def layers_report(curve: LayerCurve, plan: LayerPlan) -> RenderableType:
 
 
 def layers_markdown(curve: LayerCurve, plan: LayerPlan) -> str:
-    """The same in Markdown."""
+    """The curve and the recommendation in Markdown."""
     return f"{markdown(_columns(curve), _rows(curve))}\n\n{recommendation(curve, plan)}"
 
 
@@ -58,13 +58,13 @@ def layers_document(curve: LayerCurve, plan: LayerPlan) -> dict[str, Any]:
 
 
 def recommendation(curve: LayerCurve, plan: LayerPlan) -> str:
-    """What the curve says, in sentences."""
+    """What follows from the curve, in sentences."""
     needed = {name: curve.last_needed(name) for name in _HIDDEN}
     drops = ", ".join(map(str, plan.drop_layers)) or "none"
     late = "no late block" if plan.late_layer is None else f"late block from {plan.late_layer}"
     return (
         f"The answers need the video up to layer {needed['video']}, the sound up to layer "
-        f"{needed['audio']}, one of them up to layer {needed['both']} (what is hidden later costs "
+        f"{needed['audio']}, one of them up to layer {needed['both']} (hiding it later costs "
         "at most one point). "
         f"Recommended: drops after layers {drops}, {late}, encoder scale {plan.encoder_scale:g}."
     )
@@ -72,7 +72,7 @@ def recommendation(curve: LayerCurve, plan: LayerPlan) -> str:
 
 def _columns(curve: LayerCurve) -> list[Column]:
     last, layer = curve.num_layers, itemgetter("after_layer")
-    # Behind the last layer there is nothing left to hide anything from.
+    # After the last layer there is nothing left to hide anything from.
     found = [Column("after layer", layer, lambda at: str(at) if at < last else "nothing")]
     for key in _HIDDEN.values():
         header = key.replace("_", " ")
@@ -81,7 +81,7 @@ def _columns(curve: LayerCurve) -> list[Column]:
 
 
 def _rows(curve: LayerCurve) -> list[dict[str, Any]]:
-    """Accuracies after each layer; behind the last one, with nothing hidden."""
+    """Accuracies after each layer; after the last one, with nothing hidden."""
     return [
         {
             "after_layer": layer,

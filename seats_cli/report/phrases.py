@@ -1,4 +1,4 @@
-"""Facts of a run in words, each said once for all reports and pages."""
+"""Facts of a run in words, for every report and page alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNPRUNED = "unpruned, every token in every layer"
 
 
 def file_name(path: str) -> str:
-    """The name alone; bytes in it that are no UTF-8 are replaced."""
+    """The file name alone, with bytes that are not UTF-8 replaced."""
     return (PurePath(path).name or path).encode("utf-8", "replace").decode("utf-8")
 
 
@@ -38,8 +38,8 @@ def size_phrase(parameters: int) -> str:
 
 
 def targets_phrase(video: float, audio: float) -> str:
-    """The retention ratios that were asked for."""
-    return f"{format_percent(video)} of video and {format_percent(audio)} of audio asked"
+    """The retention ratios that were requested."""
+    return f"{format_percent(video)} of video and {format_percent(audio)} of audio requested"
 
 
 def schedule_phrase(drop_layers: Sequence[int], late_layer: int | None) -> str:

@@ -20,7 +20,7 @@ FORMATS = (".png", ".svg", ".pdf")
 _BLUE, _SKY, _GREEN, _ORANGE = "#0072b2", "#56b4e9", "#009e73", "#e69f00"
 _VERMILION, _PURPLE, _BLACK = "#d55e00", "#cc79a7", "#000000"
 _STAGE_COLOURS = {
-    "processor": "#b0b0b0",  # grey for what the model does not compute
+    "processor": "#b0b0b0",  # grey for what is not the model
     "vision": _BLUE,
     "audio": _SKY,
     "stage1": _ORANGE,
@@ -83,7 +83,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _finish(axes: Any, legend_columns: int) -> None:
-    """Two spines less, and the legend above the axes."""
+    """Hide the upper and right spine, and put the legend above the axes."""
     axes.spines[["top", "right"]].set_visible(False)
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1)}
     axes.legend(ncols=legend_columns, fontsize=8, frameon=False, **place)
@@ -209,9 +209,9 @@ def plot_evaluation(summary: Summary, path: Path) -> None:
 
 
 def _lines(summary: Summary) -> dict[str, list[SettingSummary]]:
-    """Settings that differ only in budget, by name; those with an answer and a place on the axis.
+    """Answered settings that have a place on the axis, grouped by all but their budget.
 
-    This tool's method is last, and hence on top.
+    This tool's own method comes last, and hence is drawn on top.
     """
     found: dict[str, list[SettingSummary]] = {}
     for setting in summary.settings:
@@ -244,14 +244,14 @@ def _full(axes: Any, full: SettingSummary | None) -> None:
 
 
 def _line(axes: Any, name: str, settings: list[SettingSummary], number: int, names: int) -> None:
-    """One line; points of settings with errors are hollow, since they answered other questions."""
+    """One line; a setting with errors is hollow, because it answered fewer questions."""
     own = name == _OWN
     colour = _VERMILION if own else _COLOURS[number % len(_COLOURS)]
     estimates = [setting.overall.accuracy for setting in settings]
     values = [100 * estimate.value for estimate in estimates if estimate is not None]
     below = [100 * (one.value - one.low) for one in estimates if one is not None]
     above = [100 * (one.high - one.value) for one in estimates if one is not None]
-    # A hair apart, so that intervals at equal budgets can be told apart.
+    # Shifted a little, so that intervals at equal budgets do not hide each other.
     shift = 0.0 if own else 0.12 * (number - names / 2)
     places = [_kept(setting) + shift for setting in settings]
     axes.errorbar(

@@ -43,14 +43,14 @@ LABELS = {
     "total": "end to end",
 }
 _SUMS = ("prefill_and_selection", "first_token", "total")
-# Within this of 1 a factor says nothing about two runs on a machine that does other work too.
+# On a machine that does other work too, a factor this close to 1 is noise.
 _EVEN = 0.02
 RUNS_PER_TABLE = 3  # beside the unpruned one, in 80 columns
-_SHORT = 13  # characters of labels with which that many fit, and spreads beside them
+_SHORT = 13  # longest label with which that many runs, or spreads beside one, fit
 
 
 def sentence(run: MeasuredRun, full: MeasuredRun | None) -> str:
-    """What a run gains over the unpruned one, and what is left: one line."""
+    """What a run gains over the unpruned one, and what remains, in one line."""
     if full is None:
         parts = [f"{run.label}: prefill {_seconds(run, 'prefill_and_selection')}"]
         rest = f"first token {_seconds(run, 'first_token')}"
@@ -100,7 +100,7 @@ def profile_report(profile: Profile) -> RenderableType:
     """Facts, stages, prefill by layers, cost, and one sentence for each pruned run."""
     parts: list[RenderableType] = [facts(_facts(profile))]
     first = () if profile.full is None else (profile.full,)
-    # Every table is the unpruned run, if it fits, beside as many others as there is room for.
+    # Each table has the unpruned run, if it fits, and as many others as there is room for.
     room = RUNS_PER_TABLE if _all_short(profile.pruned) else RUNS_PER_TABLE - 1
     for start in range(0, max(len(profile.pruned), 1), room):
         group = (*first, *profile.pruned[start : start + room])
@@ -163,7 +163,7 @@ def _stages(profile: Profile, group: tuple[MeasuredRun, ...]) -> Table:
 
 
 def time_words(seconds: float) -> str:
-    """A duration, with a digit more than reports of single answers have below 10 ms."""
+    """A duration, below 10 ms with one digit more than in the report of a single answer."""
     if 0 < seconds < 0.00995:
         return f"{1000 * seconds:.1f} ms"
     return format_seconds(seconds) if seconds else "-"
@@ -184,7 +184,7 @@ def _beside(
     group: tuple[MeasuredRun, ...],
     rows: Sequence[tuple[str, Callable[[MeasuredRun], str]]],
 ) -> Table:
-    """A column for each run, and rows that say what to show of it."""
+    """A column for each run; a row is a label and what to show of a run."""
 
     def column(run: MeasuredRun) -> Column:
         return Column(run.label, lambda row: row[1](run))
@@ -227,6 +227,6 @@ def _costs(group: tuple[MeasuredRun, ...]) -> Table:
 
 
 def _encoded(run: MeasuredRun) -> str:
-    """The share that Stage 0 left to the vision encoder."""
+    """The share of the tokens that the vision encoder computed with Stage 0."""
     still = run.cost.still
     return format_percent(1.0 if still is None else still.encoded_tokens / max(still.tokens, 1))

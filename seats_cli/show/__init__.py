@@ -1,1 +1,1 @@
-"""Pictures of what was kept, drawn from a record of the run and the clip, without the model."""
+"""Pictures of what was kept, drawn without the model from the record of a run and its clip."""

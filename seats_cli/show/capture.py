@@ -1,7 +1,7 @@
-"""From an answer to its record, with the budgets and mean relevance of every window.
+"""Turning an answer into its record, with the budget and mean relevance of every window.
 
-The windows and budgets come from the functions that select the tokens, fed with the scores of
-the trace: there is no second way to compute them.
+Windows and budgets are computed by the functions that select the tokens, from the scores in the
+trace, so that the record cannot disagree with the selection.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def record_of(
     full_answer: str | None = None,
     pixel_shape: float = 1.0,
 ) -> RunRecord:
-    """What a picture of an answer needs.
+    """The record of an answer.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def record_of(
     sizing : FrameSizing
         How its clip was read.
     label : str, optional
-        How the run is called; by default its method and share.
+        Name of the run; by default its method and retention.
     full_answer : str, optional
-        What the unpruned model answers.
+        The unpruned model's answer.
     pixel_shape : float
         Width over height of a pixel of the upright picture.
     """
@@ -102,7 +102,7 @@ def record_of(
 def stage_windows(
     trace: SelectionTrace, number: int, plan: PruningPlan | None, grid: Grid | None
 ) -> tuple[Window, ...]:
-    """The windows in which a stage chose, and what it left of each.
+    """The windows of a stage, and what it kept of each.
 
     Parameters
     ----------
@@ -112,13 +112,13 @@ def stage_windows(
     plan : PruningPlan or None
         Of the run.
     grid : Grid or None
-        Raster of the video tokens.
+        Grid of the video tokens.
 
     Returns
     -------
     tuple of Window
-        Those of SEATS with their budgets; other methods are shown in the same temporal
-        windows without any. None for the late block, which removes everything.
+        With budgets for SEATS; other methods get the same temporal windows without budgets.
+        Empty for the late block, which removes everything.
     """
     stage = trace.stages[number]
     if stage.kind == "late":
@@ -154,7 +154,7 @@ class _Chosen:
 
 
 def _before_llm(video: Tensor, audio: Tensor, plan: PruningPlan, grid: Grid | None) -> _Chosen:
-    """Stage I: windows of a fixed number of tokens, each modality for itself."""
+    """Stage I: windows of a fixed number of tokens, separately for each modality."""
     runs = (
         _fixed_runs(video, plan.config.video_window * (grid.size if grid else 1)),
         _fixed_runs(audio, plan.config.audio_window),
@@ -202,10 +202,10 @@ def _parts(
     stays: Tensor,
     ordinal: Tensor,
 ) -> list[Part]:
-    """Each run in numbers.
+    """The parts of one modality, one for each run of its tokens.
 
-    Tensors hold a value for each token alive: its score, whether it stays, and how many of
-    its modality stand before it in the unpruned prompt.
+    `scores`, `stays` and `ordinal`, each of shape (alive,), say of a token its relevance, whether
+    it is kept, and how many of its modality precede it in the unpruned prompt.
     """
     if not runs.total:
         return []
@@ -231,7 +231,7 @@ def _parts(
 
 
 def _grid(answer: Answer) -> Grid | None:
-    """The raster that the vision encoder makes of the clip's frames."""
+    """The grid into which the vision encoder divides the clip's frames."""
     media, vision, fps = answer.media, answer.architecture.vision, answer.effective_fps
     if not (answer.trace.offered[0] and media.height and media.width and fps):
         return None

@@ -1,4 +1,4 @@
-"""Frames and sound of a clip, small enough to be carried in a page."""
+"""Frames and audio of a clip, small enough to embed in a page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def display_aspect(record: RunRecord) -> float:
 
 
 def grid_frames(clip: Clip, record: RunRecord) -> list[Pixels]:
-    """The first frame of every temporal grid, uint8 (H, W, 3), as the model got it."""
+    """The first frame of every temporal grid as the model saw it, uint8 (H, W, 3)."""
     assert clip.frames is not None
     assert record.grid is not None
     return list(clip.frames[:: record.grid.frames])
@@ -45,8 +45,8 @@ def grid_frames(clip: Clip, record: RunRecord) -> list[Pixels]:
 def page_size(count: int, width: int, height: int, aspect: float) -> tuple[int, int]:
     """Width and height in pixels of each of `count` frames in a page.
 
-    The shape is that of the display; the size is bounded by what the model saw, by what an
-    eye needs, and by all frames together.
+    The shape is that of the display; the size is bounded by what the model saw, by what is
+    visible, and by the total of all frames.
     """
     longest = min(_MAX_SIDE, max(width, height))
     shrink = math.sqrt(min(1.0, _PAGE_PIXELS / (count * longest * longest)))
@@ -70,7 +70,7 @@ def encode(image: Image.Image, **options: Any) -> bytes:
 
 
 def log_mel(audio: npt.NDArray[np.float32]) -> Pixels:
-    """The log-mel spectrogram of a sound as grey values.
+    """The log-mel spectrogram of audio as grey values.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def log_mel(audio: npt.NDArray[np.float32]) -> Pixels:
     Returns
     -------
     uint8 array, shape (96, columns)
-        High bands first; 80 dB between black and white. A long sound is looked at in 2,400
-        places.
+        High bands first; 80 dB between black and white. Long audio has a longer hop, for at most
+        about 2,400 columns.
     """
     import librosa
 
@@ -94,27 +94,27 @@ def log_mel(audio: npt.NDArray[np.float32]) -> Pixels:
         n_mels=_MEL_BANDS,
     )
     decibels = librosa.power_to_db(power, ref=np.max, top_db=80.0)
-    if not np.isfinite(decibels).all() or not power.any():  # silence has no loudest moment
+    if not np.isfinite(decibels).all() or not power.any():  # silence has no maximum to refer to
         return np.zeros(power.shape, np.uint8)
     grey: Pixels = ((decibels[::-1] + 80.0) * (255 / 80)).round().clip(0, 255).astype(np.uint8)
     return grey
 
 
 MIME = "audio/webm"
-_BLOCK = SAMPLE_RATE  # samples handed over at once
+_BLOCK = SAMPLE_RATE  # samples encoded at once
 _BIT_RATE = 32_000
-_MAX_BYTES = 2_000_000  # of the compressed sound: beyond it the rate falls
+_MAX_BYTES = 2_000_000  # of the compressed audio; longer audio gets a lower rate
 _LEAST_BIT_RATE = 8_000
 
 
 def bit_rate(seconds: float) -> int | None:
-    """Bits per second for a sound of that length; None if even the lowest is too much."""
+    """Bits per second for audio of that length; None if even the lowest rate is too large."""
     rate = min(_BIT_RATE, int(8 * _MAX_BYTES / max(seconds, 1.0)))
     return rate if rate >= _LEAST_BIT_RATE else None
 
 
 def compress(audio: npt.NDArray[np.float32], rate: int = _BIT_RATE) -> bytes:
-    """A sound as Opus in WebM, which every browser plays.
+    """Audio as Opus in WebM, which every browser plays.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def compress(audio: npt.NDArray[np.float32], rate: int = _BIT_RATE) -> bytes:
         stream.bit_rate = rate
         for start in range(0, len(audio), _BLOCK):
             block = np.ascontiguousarray(audio[start : start + _BLOCK])[None]
-            # Integers: libopus takes them, and NaN or too loud a sample does no harm.
+            # Integers, which libopus accepts; NaN and samples beyond full scale do no harm.
             whole = (np.nan_to_num(block).clip(-1.0, 1.0) * 32767).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(whole, format="s16", layout="mono")
             frame.sample_rate = SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""Files that are written: never over something that this program did not make."""
+"""Writing files, never over something that this program did not make."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from seats_cli.errors import UsageError
 TRACE_EXTENSIONS = (".json", ".safetensors")
 
 
-MARK = "seats show"  # carried by every page, picture and film
+MARK = "seats show"  # part of every page, picture and film
 _MARKS = (MARK.encode(), b"seats-trace")
-_LOOK = 1 << 16  # bytes at either end of a file where a mark is
+_LOOK = 1 << 16  # bytes at either end of a file that may hold a mark
 
 
 def check_target(path: Path, option: str) -> None:
@@ -24,7 +24,7 @@ def check_target(path: Path, option: str) -> None:
     ----------
     path : Path
     option : str
-        What asked for it, for the message.
+        Name of the option that asked for it, for messages.
 
     Raises
     ------
@@ -36,8 +36,8 @@ def check_target(path: Path, option: str) -> None:
     try:
         if path.exists() and not (path.is_file() and _is_ours(path)):
             raise UsageError(
-                f"{option} {path} exists and was not made by seats; it is left as it is: "
-                "choose another name or remove it."
+                f"{option} {path} exists and was not made by seats, so it is not "
+                "overwritten: choose another name or remove it."
             )
     except OSError as error:
         raise UsageError(f"{option} {path} cannot be read: {error.strerror}.") from error
@@ -45,7 +45,7 @@ def check_target(path: Path, option: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, option: str) -> Iterator[Path]:
-    """A name to write to; the file takes its place only when it is complete.
+    """A temporary name to write to; the file replaces `path` only when it is complete.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The clip as a film in which the patches that the LLM never sees are dimmed."""
+"""The clip as a film in which patches that never reach the LLM are dimmed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _PART_S = 2.0  # read at once: 60 frames of 1280x720 are 170 MB
 _MAX_RATE = 30.0
 _MAX_PIXELS = 1280 * 720
-_STILL_S = 2.0  # of a picture without sound
+_STILL_S = 2.0  # of a picture without audio
 
 
 def render_film(
@@ -45,21 +45,21 @@ def render_film(
     source: MediaSource | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> None:
-    """Write an H.264 and AAC film of the range that was asked about.
+    """Write an H.264 and AAC film of the range that was read.
 
     Parameters
     ----------
-    record : Record
+    record : RunRecord
     clip : Clip
-        As it was read for the record; its sound, 16 kHz mono, is what is heard.
+        As it was read for the record; its audio, 16 kHz mono, becomes that of the film.
     path : str
-        The file of the clip, for the frames between those that the model saw.
+        The clip's file, for the frames between those that the model saw.
     target : Path
         Ends in .mp4.
     source : MediaSource, optional
         What `probe` has found in the file; otherwise its header is read for every part.
     on_progress : callable, optional
-        Told the fraction that is done.
+        Called with the fraction that is done.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def render_film(
             frame.pts = number
             frame.time_base = 1 / rate
             container.mux(video.encode(frame))
-            if sound is not None and clip.audio is not None:  # in step with the picture
+            if sound is not None and clip.audio is not None:  # interleaved with the video
                 until = min(len(clip.audio), int((number + 1) / rate * SAMPLE_RATE))
                 if number + 1 == total:
                     until = len(clip.audio)
@@ -123,7 +123,7 @@ def _mux_sound(
 
 
 class _Veil:
-    """Dims what the grid of a moment has dropped before the LLM."""
+    """Dims what was dropped before the LLM in the grid of each moment."""
 
     def __init__(
         self, record: RunRecord, times: npt.NDArray[np.float64], height: int, width: int
@@ -146,7 +146,7 @@ class _Veil:
 
 
 def _seconds(record: RunRecord, clip: Clip) -> float:
-    """Length of the film: of what was read, picture or sound, whichever is longer."""
+    """Length of the film: that of the video or of the audio, whichever is longer."""
     media = record.media
     read = 0.0 if media.end_s is None else media.end_s - media.start_s
     least = _STILL_S if media.duration_s is None else 0.0
@@ -154,7 +154,7 @@ def _seconds(record: RunRecord, clip: Clip) -> float:
 
 
 def _size(record: RunRecord) -> tuple[int, int]:
-    """Height and width of the film: the display's shape, even, at most about 1280x720."""
+    """Height and width of the film: even, in the shape of the display, at most about 1280x720."""
     media, aspect = record.media, display_aspect(record)
     area = (media.source_width or 2) * (media.source_height or 2) * record.pixel_shape
     height = (min(area, _MAX_PIXELS) / aspect) ** 0.5
@@ -169,7 +169,7 @@ def _frames(
     height: int,
     width: int,
 ) -> Iterator[Pixels]:
-    """`total` frames at a constant rate; where nothing is on screen, the last one stays."""
+    """`total` frames at a constant rate; where there is no new one, the last one is repeated."""
     begin = clip.facts.start_s
     assert clip.frames is not None
     shown = _fitted(clip.frames[0], height, width)
@@ -187,7 +187,7 @@ def _frames(
 def _part(
     path: str, source: MediaSource | None, rate: float, record: RunRecord, start: float, end: float
 ) -> tuple[npt.NDArray[np.float64], Pixels | tuple[()]]:
-    """Frames of a range and when they appear on the file's timeline; nothing where it has none."""
+    """Frames of a range and their times on the file's timeline; empty where there are none."""
     media = record.media
     area = min((media.source_width or 2) * (media.source_height or 2), _MAX_PIXELS)
     sizing = FrameSizing(
@@ -204,7 +204,7 @@ def _part(
             end=end,
             audio=False,
         )
-    except (MediaError, UsageError):  # behind the picture's end
+    except (MediaError, UsageError):  # past the end of the video
         return np.zeros(0), ()
     if part.frames is None or part.frame_times is None:
         return np.zeros(0), ()

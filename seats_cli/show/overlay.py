@@ -1,4 +1,7 @@
-"""How deep tokens live, as levels with a colour and a pattern, and shading of pictures by them."""
+"""Depth of tokens as levels with a colour and a pattern, and pictures shaded by them.
+
+The depth of a token is the number of decoder layers that process it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 Colour = tuple[int, int, int]
 
-MAX_LEVELS = 5  # above "dropped before the LLM"; more would not be told apart
+MAX_LEVELS = 5  # above "dropped before the LLM"; more could not be told apart
 # The part of viridis (CC0, by S. van der Walt and N. Smith) that is seen on black and white:
 # even steps of lightness, so that colour-blind readers and grey printers can order it.
 _VIRIDIS: tuple[Colour, ...] = (
@@ -33,7 +36,7 @@ _VIRIDIS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Level:
-    """Tokens that live about equally deep.
+    """Tokens of about equal depth.
 
     Parameters
     ----------
@@ -46,8 +49,8 @@ class Level:
     colour : (int, int, int)
         RGB, 0 to 255.
     pattern : int
-        1 dots, 2 lines across, 3 slanted, 4 upright, 0 none, which is the deepest level's: what
-        matters most is seen best.
+        1 dots, 2 horizontal, 3 diagonal, 4 vertical lines; 0 none, for the deepest level, so
+        that what matters most is seen best.
     """
 
     number: int
@@ -65,7 +68,7 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Depth:
-    """How deep every token of the prompt lives.
+    """The depth of every token of the prompt.
 
     Parameters
     ----------
@@ -82,15 +85,15 @@ class Depth:
     levels: tuple[Level, ...]
 
     def level_of(self, layers: int) -> Level:
-        """The level of tokens that live for so many layers."""
+        """The level of tokens that this many layers process."""
         return next(level for level in self.levels if layers <= level.last_layers)
 
 
 def depth_of(record: RunRecord) -> Depth:
     """Sort the tokens of a record into levels.
 
-    One level for each stage at which audio-visual tokens leave, as long as there are few;
-    else equal parts of the layers.
+    One level for each stage that drops audio-visual tokens if there are few of them, otherwise
+    equal ranges of layers.
     """
     lived = record.layers_lived()
     found = np.unique(lived[record.modality != TEXT]).tolist()
@@ -129,7 +132,7 @@ def _label(record: RunRecord, low: int, high: int, late: list[int]) -> str:
 
 
 def _colour(number: int, count: int) -> Colour:
-    """Even steps along the map; a single level takes its middle, which reads on any ground."""
+    """Even steps along the map; a single level gets its middle, visible on any background."""
     at = 0.5 if count == 1 else (number - 1) / (count - 1)
     channels = np.array(_VIRIDIS, float).T
     steps = np.linspace(0, 1, len(_VIRIDIS))
@@ -137,8 +140,8 @@ def _colour(number: int, count: int) -> Colour:
     return red, green, blue
 
 
-_TINT = 0.34  # of a level's colour over what is kept
-_DIM, _VEIL = 0.28, 20  # what is left of the light of dropped patches, and what is added
+_TINT = 0.34  # share of a level's colour over what is kept
+_DIM, _VEIL = 0.28, 20  # factor and offset of the brightness of dropped patches
 
 
 def enlarge(level: Ints, height: int, width: int) -> Ints:
@@ -150,7 +153,7 @@ def enlarge(level: Ints, height: int, width: int) -> Ints:
 
 
 def dim(pixels: Pixels, dropped: np.ndarray) -> Pixels:
-    """Pixels with those darkened and greyed that `dropped`, bool (H, W), marks."""
+    """The pixels with those in `dropped`, bool (H, W), darkened and greyed."""
     out: Pixels = pixels.copy()
     grey = pixels[dropped].mean(-1, keepdims=True) * 0.6 + pixels[dropped] * 0.4
     out[dropped] = (grey * _DIM + _VEIL).astype(np.uint8)

@@ -31,19 +31,19 @@ _COLOURS = {
 }
 _PAD, _CAPTION = 12, 22
 _SHEET_WIDTH = 1600
-_LEAST_SIDE = 280  # of a frame; a small model's are smaller
+_LEAST_SIDE = 280  # of a frame; frames of a small model are enlarged
 _SOUND_WIDTH, _SOUND_HEIGHT, _STRIP = 1600, 288, 36
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write a picture that says where it comes from."""
+    """Write a picture that names the program it comes from."""
     notes = PngImagePlugin.PngInfo()
     notes.add_text("Software", MARK)
     image.save(path, "PNG", pnginfo=notes, optimize=True)
 
 
 def pictures_of(record: RunRecord, clip: Clip) -> dict[str, Image.Image]:
-    """The pictures there are, by file name without extension."""
+    """The pictures of a run by file name without extension; fewer without video or audio."""
     depth = depth_of(record)
     found = {"layers": layers_picture(record)}
     if clip.frames is not None and record.grid is not None:
@@ -83,7 +83,7 @@ def frames_picture(record: RunRecord, clip: Clip, depth: Depth) -> Image.Image:
 
 
 def sound_picture(record: RunRecord, clip: Clip, depth: Depth) -> Image.Image:
-    """The log-mel spectrogram with the audio tokens, a strip that tells depth by height too."""
+    """The log-mel spectrogram with the audio tokens; below it, bars whose height is their depth."""
     assert clip.audio is not None
     level = depth.level[record.modality == AUDIO]
     seconds = max(clip.audio_s, len(level) / record.audio_tokens_per_s)

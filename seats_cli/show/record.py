@@ -1,7 +1,7 @@
-"""The record of a run: everything that a picture of it needs but the clip itself.
+"""The record of a run: everything that a picture of it needs except the clip itself.
 
-Plain numbers and numpy arrays; nothing here imports torch, so that a saved record can be drawn
-where no model is.
+Plain numbers and numpy arrays: nothing here imports torch, so that a saved record can be drawn
+on a machine without the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Needed when the program runs: the reader of saved records fits values to these types.
+# Imported at run time, because the reader of saved records fits values to these types.
 from seats_cli.families.base import Architecture, FrameSizing
 from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.results import ModelFacts
@@ -31,11 +31,11 @@ class Part:
     offered, kept : int
         Tokens before and after the stage.
     budget : int or None
-        Tokens that the method allots; None where it knows no budget for the window.
+        Tokens that the method allots; None where it has no budget for the window.
     mean_relevance : float or None
         Mean score of the tokens offered; None where the stage has no scores.
     first, last : int
-        Where the offered tokens lie among all of the modality, counted from 0, inclusive.
+        Place of the offered tokens among all of the modality, counted from 0, inclusive.
     """
 
     offered: int
@@ -48,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Window:
-    """A window of a stage; a modality that it lacks is None."""
+    """A window of a stage; None for a modality that it lacks."""
 
     video: Part | None
     audio: Part | None
@@ -67,9 +67,9 @@ class RecordedStage:
 
 @dataclass(frozen=True)
 class Grid:
-    """The raster of the video tokens: `grids` times `rows` times `columns`.
+    """The video tokens: `grids` temporal grids of `rows` times `columns`.
 
-    `seconds` is what one temporal grid covers, `frames` how many frames it consists of.
+    A temporal grid consists of `frames` frames and covers `seconds`.
     """
 
     grids: int
@@ -86,12 +86,12 @@ class Grid:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RunRecord:
-    """One answered question.
+    """One answered question, its fields in the order of a saved trace.
 
     Parameters
     ----------
     label : str
-        How the run is called: "seats 25%", "full".
+        Name of the run: "seats 25%", "full".
     question, answer : str
     full_answer : str or None
         The unpruned model's answer, where it was asked too.

@@ -1,4 +1,4 @@
-"""What was kept over time, in a few lines of text for a terminal."""
+"""What was kept over time, as a few lines of text for a terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WINDOW_GRIDS, _WINDOW_S = 2, 2.0
 
 @dataclass(frozen=True, eq=False)
 class _Row:
-    """Tokens of one modality: seconds they cover, and share of the layers they live."""
+    """Tokens of one modality: the seconds they cover and the share of layers that process them."""
 
     name: str
     start: Floats
@@ -45,17 +45,17 @@ class _Row:
 def strip(record: RunRecord, width: int, *, unicode: bool) -> list[str]:
     """Lines of a strip with one row for each modality.
 
-    A window is as long as one of the selection: two temporal grids, or two seconds where
-    there is no picture. It is cut into a few columns. The height of each is the share of its
-    tokens that is alive, averaged over the layers, relative to the highest of the row.
+    A window is as long as one of the selection: two temporal grids, or two seconds without
+    video. It is divided into a few columns, whose height is the share of their tokens that is
+    alive, averaged over the layers, relative to the highest of the row.
 
     Parameters
     ----------
-    record : Record
+    record : RunRecord
     width : int
-        Columns of the terminal; the strip fits, by putting windows together if it must.
+        Columns of the terminal; windows are merged if the strip would not fit otherwise.
     unicode : bool
-        Whether blocks can be shown; else digits from 0 to 9 are.
+        Whether block characters can be shown; otherwise digits from 0 to 9 are.
     """
     rows = [_row(record, *which) for which in (("video", VIDEO), ("audio", AUDIO))]
     rows = [row for row in rows if len(row.share)]
@@ -95,7 +95,7 @@ def _row(record: RunRecord, name: str, code: int) -> _Row:
 
 
 def _marks(means: Floats, top: float, marks: str) -> str:
-    """A character for each mean: blank without tokens, the lowest mark where none is alive."""
+    """A character for each mean: blank without tokens, the lowest mark where all are dropped."""
     out = []
     for mean in means.tolist():
         if np.isnan(mean):

@@ -43,9 +43,9 @@ def mark_tokens(lived: Ints, depth: Depth) -> Markup:
             for row, column, width in places
         )
         groups.append(_group("k", level.number, layers, drawn))
-        if level.pattern:  # the same again
+        if level.pattern:  # once more, as a pattern
             groups.append(_group("p", level.pattern, layers, drawn))
-    return Markup("".join(groups))  # numbers only
+    return Markup("".join(groups))  # safe: numbers only
 
 
 def mark_heights(lived: Ints, depth: Depth) -> Markup:
@@ -59,7 +59,7 @@ def mark_heights(lived: Ints, depth: Depth) -> Markup:
             for _, column, width in places
         )
         groups.append(_group("k", level.number, layers, drawn))
-    return Markup("".join(groups))  # numbers only
+    return Markup("".join(groups))  # safe: numbers only
 
 
 def _places(lived: Ints) -> dict[int, list[tuple[int, int, int]]]:

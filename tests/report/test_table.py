@@ -23,8 +23,8 @@ def test_says_everything_the_issue_of_a_slow_run_needs():
     text = "\n".join(lines)
     assert "Clip talk.mp4, 12.0 s, 24 frames 448x252 at 2 fps, 12.0 s of sound" in text
     one_line = " ".join(lines)
-    assert "Plan seats, 20.0 % of video and 55.0 % of audio asked, drops after" in one_line
-    assert "layers 16, 18, 20, late block from layer 24, reference allocation" in one_line
+    assert "Plan seats, 20.0 % of video and 55.0 % of audio requested, drops" in one_line
+    assert "after layers 16, 18, 20, late block from layer 24, reference allocation" in one_line
     assert "offered 1,000 300 50 1,350" in lines
     assert "after Stage I, before the LLM 500 (50 %) 150 (50 %) 50 700 (52 %)" in lines
     assert "drop after layer 16 250 (25 %) 75 (25 %) 50 375 (28 %)" in lines
