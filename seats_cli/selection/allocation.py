@@ -8,6 +8,8 @@ from math import exp, log, sqrt
 
 from torch import Tensor
 
+from seats_cli.selection.topk import proportional_budgets
+
 Window = tuple[int, int]
 
 # Below this a window's demand is noise and its split leans to audio, as in the published
@@ -16,20 +18,10 @@ MIN_DEMAND = 1e-8
 
 
 def window_weights(means: Tensor, temperature: float) -> list[float]:
-    """Softmax of mean relevance over windows.
+    """Softmax over windows of their mean relevance, a finite float64 Tensor (W,).
 
-    Parameters
-    ----------
-    means : float64 Tensor, shape (W,)
-        Mean relevance of each window, finite.
-    temperature : float
-        Softmax temperature.
-
-    Returns
-    -------
-    list of float
-        Weights that sum to 1, rounded to float32 as in the published implementation: equal
-        windows give shares that fall exactly on a half, where the last bit decides.
+    Rounded to float32 as in the published implementation: equal windows give shares that fall
+    exactly on a half, where the last bit decides.
     """
     logits = means / temperature
     weights: list[float] = (logits - logits.max()).float().softmax(0).tolist()
@@ -122,62 +114,6 @@ def reference_budgets(
         demand = max(video_demand + audio_demand, MIN_DEMAND)
         split.append(_split_window(budget, video_demand / demand, window))
     return split
-
-
-def proportional_budgets(sizes: Sequence[int], weights: Sequence[float], total: int) -> list[int]:
-    """Share `total` tokens over windows in proportion to weights, within their sizes.
-
-    Every window with tokens first gets one, as far as the total reaches (larger weights
-    first); the rest is shared in proportion, what full windows cannot take goes to the
-    others, and fractions are settled by largest remainder (ties to the earlier window).
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Tokens of each window, 0 where the modality is absent.
-    weights : sequence of float
-        Non-negative weight of each window; only ratios matter.
-    total : int
-        Tokens to keep, at most `sum(sizes)`.
-
-    Returns
-    -------
-    list of int
-        Budgets with `budget <= size` that sum to `total` exactly.
-    """
-    # 1. One token for every window that has any, as far as the total reaches.
-    present = [w for w, size in enumerate(sizes) if size]
-    budgets = [0] * len(sizes)
-    for w in sorted(present, key=lambda w: -weights[w])[:total]:
-        budgets[w] = 1
-    # 2. The rest in proportion. Windows that fill up leave the round, and what they could not take
-    #    is shared again among the others: each round closes at least one window.
-    open_windows = [w for w in present if 0 < budgets[w] < sizes[w]]
-    remaining = total - sum(budgets)
-    while remaining > 0 and open_windows:
-        mass = sum(weights[w] for w in open_windows)
-        shares = {
-            w: remaining * (weights[w] / mass if mass > 0 else 1 / len(open_windows))
-            for w in open_windows
-        }
-        full = [w for w in open_windows if shares[w] >= sizes[w] - budgets[w]]
-        if not full:
-            _largest_remainder(budgets, shares, remaining)
-            break
-        for w in full:
-            remaining -= sizes[w] - budgets[w]
-            budgets[w] = sizes[w]
-        open_windows = [w for w in open_windows if budgets[w] < sizes[w]]
-    return budgets
-
-
-def _largest_remainder(budgets: list[int], shares: dict[int, float], remaining: int) -> None:
-    """Add `shares`, which sum to `remaining`, to the budgets as whole tokens."""
-    whole = {w: int(share) for w, share in shares.items()}
-    left = remaining - sum(whole.values())
-    by_fraction = sorted(shares, key=lambda w: whole[w] - shares[w])
-    for order, w in enumerate(by_fraction):
-        budgets[w] += whole[w] + (1 if order < left else 0)
 
 
 Weights = Callable[[Sequence[float]], list[float]]

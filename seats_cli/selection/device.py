@@ -47,6 +47,12 @@ def usable(device: torch.device) -> bool:
     return _Switch.on and is_nvidia(device) and _supported(device.index)
 
 
+@cache
+def _supported(index: int | None) -> bool:
+    capability = torch.cuda.get_device_capability(index)
+    return find_spec("triton") is not None and capability >= _OLDEST_CAPABILITY
+
+
 def attempt(launched: Callable[[], Result], device: torch.device) -> Result | None:
     """What a kernel gives; where it cannot be built, none is tried again in this process."""
     try:
@@ -62,14 +68,6 @@ def attempt(launched: Callable[[], Result], device: torch.device) -> Result | No
             stacklevel=3,
         )
         return None
-
-
-@cache
-def _supported(index: int | None) -> bool:
-    return (
-        find_spec("triton") is not None
-        and torch.cuda.get_device_capability(index) >= _OLDEST_CAPABILITY
-    )
 
 
 def on_gpu(tensor: torch.Tensor) -> bool:
@@ -88,12 +86,7 @@ def on_device(values: Tensor | Sequence[int], device: torch.device | str) -> Ten
 
 
 class TokenIndex:
-    """Positions of tokens, for the host and for every device that holds a part of the model.
-
-    Parameters
-    ----------
-    host : LongTensor, shape (n,), on the CPU
-    """
+    """Positions of tokens, a LongTensor (n,), for the host and every device of the model."""
 
     def __init__(self, host: Tensor) -> None:
         self.host = host

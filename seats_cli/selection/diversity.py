@@ -13,8 +13,7 @@ from torch.nn.functional import normalize
 
 from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.selection import device
-from seats_cli.selection.device import on_device
-from seats_cli.selection.windows import fixed_windows
+from seats_cli.selection.windows import fixed_windows, window_tokens
 
 # The published implementation scales importance before weighting; kept because it decides
 # how near-ties round in float32.
@@ -26,30 +25,23 @@ MAX_MATRIX_ENTRIES = 1 << 24
 MAX_MATRIX_ENTRIES_GPU = 1 << 27
 
 
+def _at_once(tensor: Tensor, entries: int) -> int:
+    """How many windows fit into memory, each with so many entries."""
+    most = MAX_MATRIX_ENTRIES if tensor.device.type == "cpu" else MAX_MATRIX_ENTRIES_GPU
+    return max(1, most // entries)
+
+
 def weighted_distances(features: Tensor, importance: Tensor | None) -> Tensor:
     """Cosine distances with every column scaled by its token's importance.
 
-    Parameters
-    ----------
-    features : Tensor, shape (B, N, D)
-        Projected embeddings of B windows, any floating dtype.
-    importance : Tensor, shape (B, N), or None
-        Attention received by each token; None weighs all tokens alike.
-
-    Returns
-    -------
-    float32 Tensor, shape (B, N, N)
-        `(1 - cos(x_i, x_j)) * importance_j`; undefined entries (non-finite features) are 0.
+    Features and importance as for `select_diverse`; None weighs all tokens alike. float32, shape
+    (B, N, N): `(1 - cos(x_i, x_j)) * importance_j`, 0 where undefined (non-finite features).
     """
     unit = normalize(features.float(), dim=-1)
     distance = torch.matmul(unit, unit.transpose(1, 2)).neg_().add_(1.0)
     if importance is not None:
         distance.mul_((importance.float() * IMPORTANCE_SCALE).unsqueeze(1))
     return distance.nan_to_num_(nan=0.0)
-
-
-def _max_entries(tensor: Tensor) -> int:
-    return MAX_MATRIX_ENTRIES if tensor.device.type == "cpu" else MAX_MATRIX_ENTRIES_GPU
 
 
 def _greedy_max_min(distance: Tensor, keep: int) -> Tensor:
@@ -114,16 +106,12 @@ def select_diverse(features: Tensor, importance: Tensor | None, keep: int) -> Te
     if keep == 0 or keep >= size or batch == 0:
         return torch.arange(min(keep, size), device=features.device).repeat(batch, 1)
     # Windows do not see each other, so that as many are taken at once as memory allows.
-    at_once = max(1, _max_entries(features) // (size * size))
+    at_once = _at_once(features, size * size)
+    parts = torch.split(features, at_once)
+    weights = [None] * len(parts) if importance is None else torch.split(importance, at_once)
     chosen = [
-        _greedy_max_min(
-            weighted_distances(
-                features[start : start + at_once],
-                None if importance is None else importance[start : start + at_once],
-            ),
-            keep,
-        )
-        for start in range(0, batch, at_once)
+        _greedy_max_min(weighted_distances(part, weight), keep)
+        for part, weight in zip(parts, weights, strict=True)
     ]
     return torch.cat(chosen).sort(1).values
 
@@ -144,12 +132,10 @@ def select_diverse_in_windows(
         Projected embeddings of all tokens of one modality, in sequence order.
     importance : Tensor, shape (N,), or None
         Attention received by each token.
-    window : int or sequence of int
-        Tokens in a window; one number, or one for each clip of `lengths`.
     ratio : float
         Fraction of each window that stays, in [0, 1]; at least one token does.
-    lengths : sequence of int, optional
-        Tokens of each clip; windows never span two clips. By default all is one clip.
+    window, lengths
+        Of `fixed_windows`.
 
     Returns
     -------
@@ -173,10 +159,8 @@ def select_diverse_in_windows(
     for size, starts in fixed_windows(total, window, lengths).items():
         count = tokens_to_keep(size, ratio)
         # Gathered windows are copied: bound the copy as well as the distances.
-        at_once = max(1, _max_entries(features) // (size * max(size, features.shape[1])))
-        for first in range(0, len(starts), at_once):
-            offsets = on_device(starts[first : first + at_once], features.device)
-            tokens = offsets.unsqueeze(1) + torch.arange(size, device=features.device)
+        at_once = _at_once(features, size * max(size, features.shape[1]))
+        for tokens in torch.split(window_tokens(starts, size, features.device), at_once):
             chosen = select_diverse(
                 features[tokens], None if importance is None else importance[tokens], count
             )

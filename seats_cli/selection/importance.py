@@ -66,15 +66,12 @@ def received_attention(
     query, key : Tensor, shape (N, H, d)
         Queries and keys of the encoder's last attention, after rotary embedding where the
         encoder has one; any floating dtype. The softmax runs in float32.
-    window : int or sequence of int
-        Encoder positions in a window; one number, or one for each clip of `lengths`.
-    lengths : sequence of int, optional
-        Positions of each clip; windows never span two clips. By default all is one clip.
+    window, lengths
+        Of `fixed_windows`, counted in encoder positions.
 
     Returns
     -------
     float32 Tensor, shape (N,)
-        Attention received by each position.
 
     Raises
     ------
@@ -98,24 +95,11 @@ def received_attention(
 
 
 def pool_mean(values: Tensor, size: int) -> Tensor:
-    """Average groups of consecutive values, dropping an incomplete last group.
+    """Average groups of `size` consecutive values, dropping an incomplete last group.
 
-    Parameters
-    ----------
-    values : Tensor, shape (N,) or (N, d)
-        One value, or one vector, for each encoder position.
-    size : int
-        Positions that become one LLM token.
-
-    Returns
-    -------
-    Tensor, shape (N // size,) or (N // size, d)
-        The same for each LLM token.
-
-    Raises
-    ------
-    ValueError
-        If `values` has more than two dimensions or none, or `size` is below 1.
+    From one value or vector for each encoder position, shape (N,) or (N, d), to one for each LLM
+    token, shape (N // size,) or (N // size, d). Other shapes, and sizes below 1, are a
+    `ValueError`.
     """
     if values.ndim not in (1, 2) or size < 1:
         raise ValueError(

@@ -22,18 +22,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, overload
+from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
+
+from torch import Tensor
 
 from seats_cli.config import OPTION_CHECKS, SETTINGS
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from seats_cli.cost.selection import Product
-    from seats_cli.cost.token_counts import MediaSizes
-    from seats_cli.families.base import Architecture
-    from seats_cli.schedule import PruningPlan
-    from seats_cli.selection.trace import SelectionTrace
+from seats_cli.cost.selection import Product
+from seats_cli.cost.token_counts import MediaSizes
+from seats_cli.families.base import Architecture
+from seats_cli.schedule import PruningPlan
+from seats_cli.selection.trace import SelectionTrace
 
 T = TypeVar("T")
 
@@ -82,14 +80,12 @@ class Modality:
 
 @dataclass(frozen=True, eq=False)
 class PromptTokens:
-    """The prompt as it enters the LLM (one sequence).
+    """The prompt as it enters the LLM, one sequence; what is neither modality is text.
 
     Parameters
     ----------
     embeddings : Tensor, shape (S, D)
         Text embeddings and projected audio-visual tokens, in prompt order.
-    video, audio : Modality
-        What belongs to either; the rest is text.
     """
 
     embeddings: Tensor
@@ -223,20 +219,8 @@ class Method(ABC):
         """Every matrix product by which the method compared tokens before the LLM.
 
         The attention that it asks for, in the encoders or in a layer, is counted by the engine.
-
-        Parameters
-        ----------
-        architecture : Architecture
-        sizes : MediaSizes
-            What the encoders were given.
-        trace : SelectionTrace
-            Of the run; its first stage is that before the LLM.
-
-        Returns
-        -------
-        list of (rows, columns, width)
-            Empty for methods that draw, that read attention, or that compare a token with a
-            single other one.
+        Methods that draw, that read attention, or that compare a token with a single other one
+        have none. `trace` is that of the run; its first stage is that before the LLM.
         """
         return []
 
@@ -257,11 +241,6 @@ def register_method(name: str, **settled: Any) -> Callable[[type[M]], type[M]]:
         Lower-case letters, digits and hyphens.
     **settled
         Arguments of the class beside the plan, for variants: one class may have several names.
-
-    Returns
-    -------
-    callable
-        Decorator that returns the class unchanged.
 
     Raises
     ------

@@ -46,15 +46,10 @@ def last_query_relevance(query: Tensor, key: Tensor) -> Tensor:
             f"query must have shape (H, d) and key (Hkv, S, d), got {tuple(query.shape)} "
             f"and {tuple(key.shape)}"
         )
-    heads, width = query.shape
-    key_heads = key.shape[0]
+    heads, key_heads = query.shape[0], key.shape[0]
     if heads % key_heads:
         raise ValueError(f"{heads} query heads are not a multiple of {key_heads} key heads")
-    # Query heads that share a key head become rows of one product: keys are not repeated. Not
-    # scaled_dot_product_attention, which gives no weights.
-    grouped = query.float().view(key_heads, heads // key_heads, width) * width**-0.5
-    scores = torch.matmul(grouped, key.float().transpose(1, 2))
-    return scores.softmax(-1).mean((0, 1))
+    return _scores(query.unsqueeze(0), key).softmax(-1).mean((0, 1, 2))
 
 
 @torch.no_grad()
@@ -75,14 +70,20 @@ def question_relevance(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
     float32 Tensor, shape (S,)
         Sums to 1.
     """
+    # A token of the question does not see the ones behind it, as in the layer itself.
+    later = torch.arange(key.shape[1], device=key.device) > index.unsqueeze(1)
+    return _scores(query, key).masked_fill(later, -torch.inf).softmax(-1).mean((0, 1, 2))
+
+
+def _scores(query: Tensor, key: Tensor) -> Tensor:
+    """Scaled products (Hkv, H // Hkv, q, S) of queries (q, H, d) and keys (Hkv, S, d)."""
     (queries, heads, width), (key_heads, length, _) = query.shape, key.shape
+    # Query heads that share a key head become rows of one product: keys are not repeated. Not
+    # scaled_dot_product_attention, which gives no weights.
     grouped = query.float().view(queries, key_heads, heads // key_heads, width) * width**-0.5
     rows = grouped.permute(1, 2, 0, 3).reshape(key_heads, -1, width)
     scores = torch.matmul(rows, key.float().transpose(1, 2))
-    scores = scores.view(key_heads, heads // key_heads, queries, length)
-    # A token of the question does not see the ones behind it, as in the layer itself.
-    later = torch.arange(length, device=key.device) > index.unsqueeze(1)
-    return scores.masked_fill(later, -torch.inf).softmax(-1).mean((0, 1, 2))
+    return scores.view(key_heads, heads // key_heads, queries, length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,41 +103,10 @@ class Allocated:
     budgets: list[Window]
 
 
-def _validate(
-    scores: Tensor,
-    video_mask: Tensor,
-    audio_mask: Tensor,
-    ratios: dict[str, float],
-    temperature: float,
-    allocation: str,
-) -> None:
-    """Refuse arguments of `select_by_relevance` that do not fit."""
-    if scores.ndim != 1:
-        raise ValueError(f"scores must have shape (S,), got {tuple(scores.shape)}")
-    for name, mask in (("video_mask", video_mask), ("audio_mask", audio_mask)):
-        if mask.shape != scores.shape or mask.dtype != torch.bool:
-            raise ValueError(
-                f"{name} must be a bool tensor of shape {tuple(scores.shape)}, "
-                f"got {mask.dtype} {tuple(mask.shape)}"
-            )
-    for name, ratio in ratios.items():
-        if not 0.0 <= ratio <= 1.0:
-            raise ValueError(f"{name} must be within 0 and 1, got {ratio}")
-    if not temperature > 0.0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    if allocation not in ALLOCATIONS:
-        raise ValueError(f"allocation must be one of {ALLOCATIONS}, got {allocation!r}")
-
-
 def window_means(scores: Tensor, runs: Runs, windows: int) -> Tensor:
-    """Mean score of each window, float64 (W,) on the host; 0 for windows without the modality.
+    """Mean of the scores (S,) in each of at least as many windows W as there are runs.
 
-    Parameters
-    ----------
-    scores : Tensor, shape (S,)
-    runs : Runs
-    windows : int
-        Windows W, at least as many as runs.
+    float64 (W,) on the host; 0 for windows without the modality.
     """
     # In float64 the order in which a device adds makes no difference to a budget.
     sums = torch.zeros(windows, dtype=torch.float64, device=scores.device)
@@ -144,35 +114,6 @@ def window_means(scores: Tensor, runs: Runs, windows: int) -> Tensor:
     sizes = torch.ones(windows, dtype=torch.float64)
     sizes[: len(runs.sizes)] = torch.tensor(runs.sizes, dtype=torch.float64)
     return sums.cpu() / sizes
-
-
-def _window_budgets(
-    scores: Tensor,
-    video: Runs,
-    audio: Runs,
-    keep: Window,
-    temperature: float,
-    allocation: str,
-) -> list[Window]:
-    """Video and audio budget of each temporal window."""
-    windows = pair_windows(video, audio)
-    video_means = window_means(scores, video, len(windows))
-    audio_means = window_means(scores, audio, len(windows))
-    if allocation in WEIGHTS:
-        return adaptive_budgets(
-            windows, video_means.tolist(), audio_means.tolist(), *keep, WEIGHTS[allocation]
-        )
-    return reference_budgets(
-        windows,
-        window_weights(video_means, temperature),
-        window_weights(audio_means, temperature),
-        *keep,
-    )
-
-
-def _as_one_run(runs: Runs) -> Runs:
-    """The same tokens without borders between runs."""
-    return Runs(runs.positions, torch.zeros_like(runs.index), [runs.total])
 
 
 @torch.no_grad()
@@ -190,21 +131,44 @@ def allocate(
 
     Where nothing is to be dropped, every window keeps its tokens.
     """
-    ratios = {"keep_video": keep_video, "keep_audio": keep_audio}
-    _validate(scores, video_mask, audio_mask, ratios, temperature, allocation)
+    if scores.ndim != 1:
+        raise ValueError(f"scores must have shape (S,), got {tuple(scores.shape)}")
+    for name, mask in (("video_mask", video_mask), ("audio_mask", audio_mask)):
+        if mask.shape != scores.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"{name} must be a bool tensor of shape {tuple(scores.shape)}, "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
+    for name, ratio in (("keep_video", keep_video), ("keep_audio", keep_audio)):
+        if not 0.0 <= ratio <= 1.0:
+            raise ValueError(f"{name} must be within 0 and 1, got {ratio}")
+    if not temperature > 0.0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if allocation not in ALLOCATIONS:
+        raise ValueError(f"allocation must be one of {ALLOCATIONS}, got {allocation!r}")
     # 1. Windows: what an interleaved prompt holds between two changes of modality.
     video, audio = contiguous_runs(video_mask), contiguous_runs(audio_mask)
     # 2. Totals of both modalities; where they are what is there, nothing has to be ranked.
     keep = (tokens_to_keep(video.total, keep_video), tokens_to_keep(audio.total, keep_audio))
+    windows = pair_windows(video, audio)
     if keep == (video.total, audio.total):
-        return Allocated(video, audio, pair_windows(video, audio))
+        return Allocated(video, audio, windows)
     # 3. Without pairs of runs to compare, each modality is a single window.
-    one_window = max(len(video.sizes), len(audio.sizes)) <= 1
-    if one_window or not video.total or not audio.total or allocation == GLOBAL:
-        return Allocated(_as_one_run(video), _as_one_run(audio), [keep])
+    if len(windows) <= 1 or not video.total or not audio.total or allocation == GLOBAL:
+        video, audio = (
+            Runs(runs.positions, torch.zeros_like(runs.index), [runs.total])
+            for runs in (video, audio)
+        )
+        return Allocated(video, audio, [keep])
     # 4. Budgets from the windows' mean relevance.
     finite = _finite(scores)
-    budgets = _window_budgets(finite, video, audio, keep, temperature, allocation)
+    means = [window_means(finite, runs, len(windows)) for runs in (video, audio)]
+    if allocation in WEIGHTS:
+        of_video, of_audio = (mean.tolist() for mean in means)
+        budgets = adaptive_budgets(windows, of_video, of_audio, *keep, WEIGHTS[allocation])
+    else:
+        of_video, of_audio = (window_weights(mean, temperature) for mean in means)
+        budgets = reference_budgets(windows, of_video, of_audio, *keep)
     return Allocated(video, audio, budgets)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,16 +51,8 @@ class StillMap:
 def grey_levels(std: tuple[float, float, float], values: int) -> Tensor:
     """Grey levels (0..255) that a step of 1 in each value of a normalised patch stands for.
 
-    Parameters
-    ----------
-    std : three floats
-        Standard deviations by which the processor divided red, green and blue (0..1).
-    values : int
-        Of a patch: colours one after the other, each with all its pixels.
-
-    Returns
-    -------
-    float32 Tensor, shape (values,)
+    A patch holds its colours one after the other, each with all its pixels; `std` is by what
+    the processor divided red, green and blue (0..1). float32, shape (values,).
     """
     return 255.0 * torch.tensor(std).repeat_interleave(values // len(std))
 
@@ -92,10 +85,6 @@ def still_map(
         Patches on a side of a unit.
     side : int or None
         Units on a side of the cells that change as a whole; None takes whole grids.
-
-    Returns
-    -------
-    StillMap
     """
     sources: list[Tensor] = []
     offset = done = 0
@@ -144,16 +133,8 @@ def change(now: Tensor, before: Tensor, levels: Tensor) -> Tensor:
     averages, whereas a thin stroke moves them, and a fine pattern that has shifted is noticed by
     its pixels.
 
-    Parameters
-    ----------
-    now, before : Tensor, shape (..., values)
-        Normalised patches.
-    levels : Tensor, shape (values,)
-
-    Returns
-    -------
-    float32 Tensor, shape (...)
-        Grey levels; 0 only for equal patches.
+    From normalised patches `now` and `before`, shape (..., values), to grey levels: float32,
+    shape (...), 0 only for equal patches.
     """
     difference = (now.float() - before.float()) * levels
     side = isqrt(difference.shape[-1] // _PICTURES)
@@ -163,20 +144,11 @@ def change(now: Tensor, before: Tensor, levels: Tensor) -> Tensor:
     return torch.maximum(coarse, difference.square().mean(-1).sqrt() * FINE_SHARE)
 
 
-@dataclass(frozen=True, eq=False)
-class PackedGrids:
-    """Segments with equally many queries and equally many keys.
+class PackedGrids(NamedTuple):
+    """Packed positions in segments with equally many queries and equally many keys."""
 
-    Parameters
-    ----------
-    queries : LongTensor, shape (segments, q)
-        Packed positions of the queries.
-    keys : LongTensor, shape (segments, k)
-        Packed positions that they attend to, some of them in earlier grids.
-    """
-
-    queries: Tensor
-    keys: Tensor
+    queries: Tensor  # LongTensor, shape (segments, q)
+    keys: Tensor  # LongTensor, shape (segments, k): what they attend to, also in earlier grids
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +170,7 @@ class Segments:
     @property
     def borders(self) -> Tensor:
         """int32 Tensor, shape (segments + 1,): where they begin in the packed sequence."""
-        counts = torch.tensor((0, *self.queries))
-        return counts.cumsum(0).to(torch.int32)
+        return torch.tensor((0, *self.queries)).cumsum(0).to(torch.int32)
 
     @property
     def pairs(self) -> int:
@@ -244,10 +215,6 @@ def pack(still: StillMap, order: Tensor, *, window: int | None, patches: int) ->
         Units on a side of an attention window; None where all blocks see a whole grid.
     patches : int
         Encoder positions in a unit.
-
-    Returns
-    -------
-    Packing
     """
     # 1. The units to encode, in the encoder's order, and where each of them is packed.
     source, order = still.source.cpu(), order.cpu()

@@ -79,30 +79,20 @@ class SelectionTrace:
     ) -> Stage:
         """Append a stage, counting modalities from the masks, and return it."""
         kept = kept.detach().to("cpu", torch.long)
+        if scores is not None:
+            scores = scores.detach().to("cpu", torch.float32)
         video, audio = int(self.video_mask[kept].sum()), int(self.audio_mask[kept].sum())
-        stage = Stage(
-            kind,
-            after_layer,
-            kept,
-            video,
-            audio,
-            len(kept) - video - audio,
-            None if scores is None else scores.detach().to("cpu", torch.float32),
-            label,
-        )
+        text = len(kept) - video - audio
+        stage = Stage(kind, after_layer, kept, video, audio, text, scores, label)
         self.stages.append(stage)
         return stage
 
     def alive_per_layer(self) -> list[tuple[int, int, int]]:
         """(video, audio, text) tokens that each of the L layers processes in the prefill."""
-        alive: list[tuple[int, int, int]] = []
-        current = self.offered
-        pending = list(self.stages)
-        for layer in range(1, self.num_layers + 1):
-            while pending and pending[0].after_layer < layer:
-                stage = pending.pop(0)
-                current = (stage.video, stage.audio, stage.text)
-            alive.append(current)
+        alive = [self.offered] * self.num_layers
+        for stage in self.stages:
+            left = self.num_layers - stage.after_layer
+            alive[stage.after_layer :] = [(stage.video, stage.audio, stage.text)] * left
         return alive
 
     def average_retention(self) -> tuple[float | None, float | None, float | None]:
@@ -118,8 +108,5 @@ class SelectionTrace:
 
         kept_video = sum(v for v, _, _ in alive)
         kept_audio = sum(a for _, a, _ in alive)
-        return (
-            mean(kept_video, video),
-            mean(kept_audio, audio),
-            mean(kept_video + kept_audio, video + audio),
-        )
+        both = mean(kept_video + kept_audio, video + audio)
+        return mean(kept_video, video), mean(kept_audio, audio), both

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from seats_cli.selection.device import on_device
 from seats_cli.selection.method import Modality
 
 
@@ -58,6 +60,11 @@ def fixed_windows(
     return starts_of
 
 
+def window_tokens(starts: Sequence[int], size: int, device: torch.device) -> Tensor:
+    """LongTensor (W, size): the tokens of windows of equal size, from their start offsets."""
+    return on_device(starts, device).unsqueeze(1) + torch.arange(size, device=device)
+
+
 @dataclass(frozen=True, eq=False)
 class Runs:
     """The maximal contiguous runs of one modality.
@@ -83,17 +90,9 @@ class Runs:
 
 
 def contiguous_runs(mask: Tensor) -> Runs:
-    """Find the maximal contiguous runs of True.
+    """Find the runs of True in a modality's mask (S,).
 
-    Parameters
-    ----------
-    mask : BoolTensor, shape (S,)
-        True at the modality's tokens.
-
-    Returns
-    -------
-    Runs
-        On the device of `mask`; only the run sizes come to the host.
+    They stay on the device of `mask`; only the run sizes come to the host.
     """
     positions = mask.nonzero().squeeze(1)
     if positions.numel() == 0:
@@ -106,23 +105,12 @@ def contiguous_runs(mask: Tensor) -> Runs:
 
 
 def pair_windows(video: Runs, audio: Runs) -> list[tuple[int, int]]:
-    """Temporal windows: video runs paired in order with audio runs, leftovers alone.
+    """Temporal windows: video runs paired in order with audio runs (arXiv 2605.20035, Stage II).
 
-    Parameters
-    ----------
-    video, audio : Runs
-        Runs of each modality; window w consists of run w of both.
-
-    Returns
-    -------
-    list of (int, int)
-        Video and audio tokens of each window; 0 where the window lacks the modality.
-        (arXiv 2605.20035, Stage II.)
+    Video and audio tokens of each window, which consists of run w of both; 0 where the window
+    lacks the modality.
     """
-    count = max(len(video.sizes), len(audio.sizes))
-    video_sizes = video.sizes + [0] * (count - len(video.sizes))
-    audio_sizes = audio.sizes + [0] * (count - len(audio.sizes))
-    return list(zip(video_sizes, audio_sizes, strict=True))
+    return list(zip_longest(video.sizes, audio.sizes, fillvalue=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,18 +149,10 @@ def split_grids(video: Modality) -> Grids:
 
 
 def similarity_to_earlier(features: Tensor, back: Tensor) -> Tensor:
-    """Cosine similarity of each token to the one a given number of tokens before it.
+    """Cosine similarity of each token to the one `back` tokens before it; 0 is the token itself.
 
-    Parameters
-    ----------
-    features : Tensor, shape (n, D)
-    back : LongTensor, shape (n,)
-        0 compares a token with itself.
-
-    Returns
-    -------
-    float32 Tensor, shape (n,)
-        0 where a feature has no length.
+    Features of shape (n, D) and a LongTensor (n,) give float32, shape (n,): 0 where a feature
+    has no length.
     """
     features = features.float()
     earlier = features[torch.arange(len(features), device=features.device) - back]

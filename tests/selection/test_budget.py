@@ -10,8 +10,8 @@ from torch import Tensor
 
 from seats_cli.config import ALLOCATIONS, GLOBAL
 from seats_cli.cost.token_counts import tokens_to_keep
-from seats_cli.selection.allocation import proportional_budgets
 from seats_cli.selection.relevance import select_by_relevance
+from seats_cli.selection.topk import proportional_budgets
 from seats_cli.selection.windows import contiguous_runs
 from tests.golden_units import Case, cases_with_result, family_facts
 

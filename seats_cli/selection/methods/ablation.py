@@ -7,14 +7,11 @@ layer tells where its late block can begin (arXiv 2605.20035, analysis of layers
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import Entry, LayerTokens, Method, PromptTokens
-
-if TYPE_CHECKING:
-    from seats_cli.schedule import PruningPlan
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,7 @@ class ModalityAblation:
 class Ablation(Method):
     """Every token up to a layer, none of some modality behind it; not known by a name.
 
-    Parameters
-    ----------
-    plan : PruningPlan
-        One that keeps everything.
-    ablation : ModalityAblation
+    Its plan is one that keeps everything.
     """
 
     layer_kind = "blind"

@@ -9,21 +9,16 @@ holds a distance matrix of n x n float32 (285 MB for 8,448 tokens).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from seats_cli.cost.selection import Product, pairs, stage1_windows
-from seats_cli.cost.token_counts import tokens_to_keep
+from seats_cli.cost.token_counts import MediaSizes, tokens_to_keep
+from seats_cli.families.base import Architecture
 from seats_cli.selection.diversity import select_diverse, select_diverse_in_windows
 from seats_cli.selection.method import Modality, PromptTokens, register_method
 from seats_cli.selection.methods.visual_only import VisualMethod
-
-if TYPE_CHECKING:
-    from seats_cli.cost.token_counts import MediaSizes
-    from seats_cli.families.base import Architecture
-    from seats_cli.selection.trace import SelectionTrace
+from seats_cli.selection.trace import SelectionTrace
 
 
 @register_method("divprune-om", omni=True)
@@ -40,11 +35,14 @@ class DivPrune(VisualMethod):
     def choose(self, prompt: PromptTokens, modality: Modality, ratio: float) -> tuple[Tensor, None]:
         """Over the whole modality, or per window with `omni`."""
         features = prompt.embeddings[modality.mask]
+        # Without importance (None) the distances are not weighted: that is what SEATS adds.
         if self.omni:
             windows, lengths = modality.windows, modality.lengths
             return select_diverse_in_windows(features, None, windows, ratio, lengths), None
+        # A batch of one window, as long as the modality: clips are compared with each other too.
+        chosen = select_diverse(features[None], None, tokens_to_keep(len(features), ratio))
         keep = torch.zeros(len(features), dtype=torch.bool, device=features.device)
-        keep[select_diverse(features[None], None, tokens_to_keep(len(features), ratio))[0]] = True
+        keep[chosen[0]] = True
         return keep, None
 
     def products(
@@ -56,5 +54,7 @@ class DivPrune(VisualMethod):
             video, audio = plan.retention_video, plan.retention_audio
             compared = stage1_windows(architecture, sizes, plan, video=video, audio=audio)
         else:
+            # All tokens of the video are one window. One that stays whole is not compared, nor is
+            # audio, which is drawn at random.
             compared = [trace.offered[0]] if trace.stages[0].video < trace.offered[0] else []
         return pairs(compared, architecture.hidden_size)

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.errors import ConfigError
-from seats_cli.selection.allocation import proportional_budgets
 from seats_cli.selection.method import Modality, PromptTokens, register_method
 from seats_cli.selection.methods.budgets import VIDEO_FLOOR
 from seats_cli.selection.methods.visual_only import VisualMethod
-from seats_cli.selection.topk import keep_highest_in_runs
+from seats_cli.selection.topk import keep_highest_in_runs, proportional_budgets
 from seats_cli.selection.windows import Grids, similarity_to_earlier, split_grids
 
 GROUP = 4

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from seats_cli.cost.selection import Product, pairs
-from seats_cli.cost.token_counts import grid_tokens, tokens_to_keep
-from seats_cli.selection.allocation import proportional_budgets
+from seats_cli.cost.token_counts import MediaSizes, grid_tokens, tokens_to_keep
+from seats_cli.families.base import Architecture
 from seats_cli.selection.diversity import MAX_MATRIX_ENTRIES, weighted_distances
 from seats_cli.selection.method import Entry, Method, PromptTokens, register_method
-from seats_cli.selection.topk import keep_highest, keep_highest_in_runs
+from seats_cli.selection.topk import keep_highest, keep_highest_in_runs, proportional_budgets
+from seats_cli.selection.trace import SelectionTrace
 from seats_cli.selection.windows import Grids, contiguous_runs, similarity_to_earlier, split_grids
 
-if TYPE_CHECKING:
-    from seats_cli.cost.token_counts import MediaSizes
-    from seats_cli.families.base import Architecture
-    from seats_cli.selection.trace import SelectionTrace
+NEIGHBOURS = 5  # that make up a token's density
+ANCHOR_SHARE = 0.05
+MERGED_PER_ANCHOR = 3
+LEAST_DROP, MOST_DROP, DROP_SLOPE = 0.35, 0.75, 0.40
 
 
-def _peak_scores(features: Tensor, neighbours: int) -> Tensor:
+def _peak_scores(features: Tensor) -> Tensor:
     """`density_peaks` with all distances held at once."""
     distance = weighted_distances(features, None).clamp_(min=0.0)
     batch, size, _ = distance.shape
-    near = min(neighbours, size - 1)
+    near = min(NEIGHBOURS, size - 1)
     # The nearest of all is the token itself.
     nearest = distance.topk(near + 1, dim=-1, largest=False).values[..., 1:]
     mean = nearest.mean(-1) if near else distance.new_zeros(batch, size)
@@ -42,48 +42,23 @@ def _peak_scores(features: Tensor, neighbours: int) -> Tensor:
 
 
 @torch.no_grad()
-def density_peaks(features: Tensor, neighbours: int = 5) -> Tensor:
+def density_peaks(features: Tensor) -> Tensor:
     """Score of each token as a cluster centre: density times distance to a denser token.
 
-    Parameters
-    ----------
-    features : Tensor, shape (B, N, D)
-        Tokens of B grids.
-    neighbours : int
-        How many nearest tokens make up the density `exp(-mean cosine distance)`.
-
-    Returns
-    -------
-    float32 Tensor, shape (B, N)
-        The densest token of a grid has the distance to the farthest one; of equally dense
-        tokens the earlier counts as denser. A grid of a single token scores 0.
+    Tokens of B grids, shape (B, N, D), give float32, shape (B, N). The density is
+    `exp(-mean cosine distance)` to the nearest tokens. The densest token of a grid has the
+    distance to the farthest one; of equally dense tokens the earlier counts as denser. A grid of
+    a single token scores 0.
     """
-    batch, size, _ = features.shape
-    at_once = max(1, MAX_MATRIX_ENTRIES // max(1, size * size))
-    return torch.cat(
-        [
-            _peak_scores(features[start : start + at_once], neighbours)
-            for start in range(0, batch, at_once)
-        ]
-    )
-
-
-ANCHOR_SHARE = 0.05
-MERGED_PER_ANCHOR = 3
+    at_once = max(1, MAX_MATRIX_ENTRIES // max(1, features.shape[1] ** 2))
+    return torch.cat([_peak_scores(some) for some in torch.split(features, at_once)])
 
 
 def largest_similarity(tokens: Tensor, others: Tensor) -> Tensor:
     """Largest cosine similarity of each of `tokens` (n, D) to any of `others` (m, D): (n,)."""
     unit, columns = normalize(tokens.float(), dim=-1), normalize(others.float(), dim=-1).T
     at_once = max(1, MAX_MATRIX_ENTRIES // max(1, len(others)))
-    starts = range(0, len(unit), at_once)
-    return torch.cat([(unit[start : start + at_once] @ columns).amax(-1) for start in starts])
-
-
-def _evenly_spaced(size: int, count: int, device: torch.device) -> Tensor:
-    """`count` of `size` positions, in the middle of equal parts."""
-    steps = torch.arange(count, device=device)
-    return (2 * steps + 1) * size // (2 * count)
+    return torch.cat([(some @ columns).amax(-1) for some in torch.split(unit, at_once)])
 
 
 def anchors_among(size: int, count: int) -> int:
@@ -125,7 +100,8 @@ def merge_into_anchors(
     rest = (~keep).nonzero()[:, 0]
     if not number:
         return keep, merged
-    at = _evenly_spaced(len(rest), number, rest.device)
+    # Anchors are evenly spaced: in the middle of equal parts.
+    at = (2 * torch.arange(number, device=rest.device) + 1) * len(rest) // (2 * number)
     is_other = torch.ones_like(rest, dtype=torch.bool)
     is_other[at] = False
     anchors, others = rest[at], rest[is_other]
@@ -153,13 +129,10 @@ def _merge(anchors: Tensor, values: Tensor, assigned: Tensor, relevance: Tensor)
     return torch.where(lonely, anchors, (anchors + added) / 2)
 
 
-LEAST_DROP, MOST_DROP, DROP_SLOPE = 0.35, 0.75, 0.40
-
-
 def grid_budgets(
     sizes: Sequence[int], window_of: Sequence[int], audio_kept: Sequence[float | None], total: int
 ) -> list[int]:
-    """Video tokens that each grid keeps.
+    """Video tokens that each grid keeps; they sum to `total`.
 
     Parameters
     ----------
@@ -167,13 +140,6 @@ def grid_budgets(
         Tokens of each grid, and the temporal window that it lies in.
     audio_kept : sequence of float or None
         Fraction of its audio that each window keeps; None without audio.
-    total : int
-        Tokens to keep.
-
-    Returns
-    -------
-    list of int
-        Budgets that sum to `total`.
     """
     # 1. A window that keeps much of its audio keeps more of its video: 25 to 65 % of it.
     ratio = total / sum(sizes)
@@ -197,29 +163,16 @@ def grid_budgets(
     within = LEAST_DROP <= 1.0 - ratio <= MOST_DROP and 0 < total - fixed <= sum(free)
     if not within:
         return proportional_budgets(sizes, wanted, total)
-    return [
-        a + b
-        for a, b in zip(
-            proportional_budgets(held, wanted, fixed),
-            proportional_budgets(free, wanted, total - fixed),
-            strict=True,
-        )
-    ]
+    kept = proportional_budgets(held, wanted, fixed)
+    moved = proportional_budgets(free, wanted, total - fixed)
+    return [a + b for a, b in zip(kept, moved, strict=True)]
 
 
 def grid_scores(features: Tensor, grids: Grids) -> Tensor:
-    """Score of each video token within its grid.
+    """Score of each video token, features (n, D), within its grid: float32, shape (n,).
 
-    Parameters
-    ----------
-    features : Tensor, shape (n, D)
-    grids : Grids
-
-    Returns
-    -------
-    float32 Tensor, shape (n,)
-        Even grids of a clip: density peaks. Odd grids: change since the same position one grid
-        earlier.
+    Even grids of a clip: density peaks. Odd grids: change since the same position one grid
+    earlier.
     """
     odd = [number % 2 for number in grids.numbers]
     back = [size * turn for size, turn in zip(grids.sizes, odd, strict=True)]
@@ -280,12 +233,8 @@ class OmniZip(Method):
                 products.append((others, anchors, width))
                 products += [(others, video, width)] if video else []
         if entry.video < video:
-            spatial = [
-                grid_tokens(architecture, grid)
-                for grid in sizes.grids
-                for _ in range(0, grid[0], 2)
-            ]
-            products += pairs(spatial, width)
+            for grid in sizes.grids:
+                products += pairs([grid_tokens(architecture, grid)], width) * -(-grid[0] // 2)
         return products
 
     @staticmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from seats_cli.cost.selection import Product, pairs, stage1_windows
+from seats_cli.cost.token_counts import MediaSizes
+from seats_cli.families.base import Architecture
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection.diversity import select_diverse_in_windows
 from seats_cli.selection.method import (
     Entry,
@@ -16,35 +17,20 @@ from seats_cli.selection.method import (
     register_method,
 )
 from seats_cli.selection.relevance import select_by_relevance
-
-if TYPE_CHECKING:
-    from seats_cli.cost.token_counts import MediaSizes
-    from seats_cli.families.base import Architecture
-    from seats_cli.schedule import PruningPlan
-    from seats_cli.selection.trace import SelectionTrace
+from seats_cli.selection.trace import SelectionTrace
 
 
 @register_method("seats")
 class Seats(Method):
-    """Stages I and II; Stage III (the late block) needs no choice and belongs to the engine.
-
-    Parameters
-    ----------
-    plan : PruningPlan
-        Retention after Stage I, keep ratio per drop layer, windows, temperature, allocation.
-    """
+    """Stages I and II; Stage III (the late block) needs no choice and belongs to the engine."""
 
     entry_kind = "diversity"
 
     def __init__(self, plan: PruningPlan) -> None:
         super().__init__(plan)
         self.needs_importance = min(plan.initial_video, plan.initial_audio) < 1.0
-        self._ratios = {
-            layer: (video, audio)
-            for layer, video, audio in zip(
-                plan.drop_layers, plan.keep_video, plan.keep_audio, strict=True
-            )
-        }
+        ratios = zip(plan.keep_video, plan.keep_audio, strict=True)
+        self._ratios = dict(zip(plan.drop_layers, ratios, strict=True))
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Stage I: attention-weighted max-min diversity in each window of each clip."""
@@ -70,13 +56,11 @@ class Seats(Method):
 
     def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor:
         """Stage II: budgets per temporal window, then the most relevant tokens of each."""
-        keep_video, keep_audio = self._ratios[layer]
         return select_by_relevance(
             tokens.relevance,
             tokens.video_mask,
             tokens.audio_mask,
-            keep_video,
-            keep_audio,
+            *self._ratios[layer],
             temperature=self.plan.temperature,
             allocation=self.plan.config.allocation,
         )

@@ -12,7 +12,6 @@ last, shorter window follows the same rule as the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,36 +19,22 @@ from torch.nn.functional import normalize
 
 from seats_cli.config import check_share
 from seats_cli.cost.selection import Product
-from seats_cli.cost.token_counts import audio_windows, video_windows
+from seats_cli.cost.token_counts import MediaSizes, audio_windows, video_windows
+from seats_cli.families.base import Architecture
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import Modality, Option, PromptTokens, register_method
 from seats_cli.selection.methods.budgets import floor_count, spare_audio
 from seats_cli.selection.methods.visual_only import VisualMethod
-from seats_cli.selection.windows import fixed_windows
-
-if TYPE_CHECKING:
-    from seats_cli.cost.token_counts import MediaSizes
-    from seats_cli.families.base import Architecture
-    from seats_cli.selection.trace import SelectionTrace
+from seats_cli.selection.trace import SelectionTrace
+from seats_cli.selection.windows import fixed_windows, window_tokens
 
 
 def window_counts(size: int, ratio: float, contextual: float) -> tuple[int, int]:
     """Dominant and contextual tokens of a window of `size` tokens.
 
-    Parameters
-    ----------
-    size : int
-        Tokens in the window.
-    ratio : float
-        Fraction that stays.
-    contextual : float
-        The part of `size` that is kept as merged tokens, within `ratio`.
-
-    Returns
-    -------
-    (int, int)
-        Dominant tokens are rounded down and contextual ones half to even, each to at least one
-        where its fraction is above 0; together at most `size`.
+    `ratio` of them stay, `contextual` within that as merged tokens. Dominant ones are rounded
+    down and contextual ones half to even, each to at least one where its fraction is above 0;
+    together at most `size`.
     """
     dominant = floor_count(size, ratio - contextual)
     merged = max(round(contextual * size), 1) if contextual > 0.0 else 0
@@ -123,14 +108,12 @@ def zip_tokens(
         Attention received in the encoder.
     keys : Tensor, shape (n, d), or None
         Encoder keys, needed with `contextual` only.
-    window : int or sequence of int
-        Tokens in a window; one number, or one for each clip of `lengths`.
     ratio : float
         Fraction of each window that stays.
     contextual : float
         The part of it that is merged from tokens that do not stay.
-    lengths : sequence of int, optional
-        Tokens of each clip; windows never span two. By default all is one clip.
+    window, lengths
+        Of `fixed_windows`.
 
     Returns
     -------
@@ -150,9 +133,7 @@ def zip_tokens(
     merged = features.float().clone() if contextual > 0.0 else None
     for size, starts in fixed_windows(total, window, lengths).items():
         dominant, count = window_counts(size, ratio, contextual)
-        tokens = torch.tensor(starts, device=device).unsqueeze(1) + torch.arange(
-            size, device=device
-        )
+        tokens = window_tokens(starts, size, device)
         order = importance[tokens].argsort(dim=1, descending=True, stable=True)
         keep[tokens.gather(1, order[:, :dominant])] = True
         if merged is None or keys is None or not count:
@@ -168,16 +149,7 @@ def zip_tokens(
 @register_method("visionzip-om", omni=True)
 @register_method("visionzip")
 class VisionZip(VisualMethod):
-    """`visionzip` and, with `omni`, `visionzip-om`.
-
-    Floor: one token of each window.
-
-    Parameters
-    ----------
-    plan : PruningPlan
-        Targets and windows.
-    omni : bool
-        Whether audio is treated like video.
+    """`visionzip` and, with `omni`, `visionzip-om`. Floor: one token of each window.
 
     Attributes
     ----------
