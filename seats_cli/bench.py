@@ -117,20 +117,16 @@ def encoders(options: argparse.Namespace) -> list[Row]:
     by itself, also with a function that does nothing. What a run takes beyond that is attention,
     the rest projections and rotary embedding.
     """
-    adapter = _open(options).adapter
-    vision, audio = adapter.packed_attentions, [one.self_attn for one in adapter.audio_tower.layers]
+    adapter = _open(options, layers=1).adapter
+    audio = [layer.self_attn for layer in adapter.audio_tower.layers]
     return [
-        *_encoder("vision", adapter, _vision(adapter, options), vision, options),
-        *_encoder("audio", adapter, _audio(adapter, options), audio, options),
+        *_encoder("vision", adapter, options, _vision(adapter, options), adapter.packed_attentions),
+        *_encoder("audio", adapter, options, _audio(adapter, options), audio),
     ]
 
 
 def _encoder(
-    name: str,
-    adapter: Adapter,
-    call: Callable[[], Tensor],
-    attentions: Sequence[Any],
-    options: argparse.Namespace,
+    name: str, adapter: Adapter, options: Any, call: Callable[[], Tensor], attentions: Sequence[Any]
 ) -> list[Row]:
     device = next(adapter.visual.parameters()).device
     ways: Ways = {
@@ -177,7 +173,7 @@ def modules(options: argparse.Namespace) -> list[Row]:
 
     On a CPU the modules are stock.
     """
-    adapter = _open(options).adapter
+    adapter = _open(options, layers=1).adapter
     weight = next(adapter.visual.parameters())
     own = best_for_encoders(weight.device, weight.dtype)
 
@@ -282,8 +278,11 @@ def positions(options: argparse.Namespace) -> list[Row]:
     """
     rows: list[Row] = []
     for family in FAMILIES:
+        shape = next(iter(family.named_shapes), None)
+        if shape is None:
+            continue
         # without memory for weights, which positions do not need
-        adapter = random_model(next(iter(family.named_shapes)), layers=1, device="meta").adapter
+        adapter = random_model(shape, layers=1, device="meta").adapter
         if not adapter.quick_methods():
             continue
         given = _prompt(adapter, options)
@@ -380,17 +379,16 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--size": {"type": _size, "default": "280x168", "help": "WIDTHxHEIGHT of a frame (280x168)"},
     "--repeats": {"type": int, "default": 7, "help": "of each way (7)"},
     "--retain": {"default": "10%", "help": "a preset (10%%)"},
-    "--layers": {"type": int, "help": "decoder layers of a named shape"},
     "--device": {"default": "auto"},
     "--dtype": {"default": "auto"},
     "--json": {"action": "store_true", "help": "print JSON instead of a table"},
 }
 MEASUREMENTS = {
-    encoders: "model --size --repeats --layers --device --dtype",
-    modules: "model --size --repeats --layers --device --dtype",
+    encoders: "model --size --repeats --device --dtype",
+    modules: "model --size --repeats --device --dtype",
     selection: "model --size --repeats --retain",
     positions: "--size --repeats",
-    lengths: "model --retain --layers --device --dtype",
+    lengths: "model --retain --device --dtype",
 }
 
 
@@ -412,10 +410,11 @@ def _cell(name: str, value: Any) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _open(options: argparse.Namespace) -> LoadedModel:
+def _open(options: argparse.Namespace, layers: int | None = None) -> LoadedModel:
+    """The model; of a named shape with random weights, and only so many decoder layers."""
     where = {"device": options.device, "dtype": options.dtype}
     if options.model in named_shapes():
-        return random_model(options.model, layers=options.layers, **where)
+        return random_model(options.model, layers=layers, **where)
     return load_model(options.model, **where)
 
 

@@ -30,27 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class EncoderCall:
-    """One pass through an encoder.
+    """One pass through an encoder, for n LLM tokens in the order in which they enter the prompt."""
 
-    Parameters
-    ----------
-    importance : float32 Tensor, shape (n,)
-        Attention received per LLM token, in the order in which the tokens enter the prompt.
-    lengths : tuple of int
-        Tokens of each clip (or sound) of the call.
-    windows : tuple of int
-        Tokens of a selection window in each.
-    grids : tuple of int
-        Tokens of a temporal grid in each clip; empty for sound.
-    keys : float32 Tensor, shape (n, d), or None
-        Keys per LLM token, averaged over heads, where the method needs them.
-    """
-
-    importance: Tensor
-    lengths: tuple[int, ...]
-    windows: tuple[int, ...]
-    grids: tuple[int, ...] = ()
-    keys: Tensor | None = None
+    importance: Tensor  # float32 (n,): attention received per token
+    lengths: tuple[int, ...]  # tokens of each clip (or sound) of the call
+    windows: tuple[int, ...]  # tokens of a selection window in each
+    grids: tuple[int, ...] = ()  # tokens of a temporal grid in each clip; empty for sound
+    keys: Tensor | None = None  # float32 (n, d): averaged over heads, where the method needs them
 
 
 class EncoderStatistics:

@@ -33,24 +33,12 @@ _FLASH_CAPABILITY = (8, 0)  # of a GPU that runs PyTorch's variable-length kerne
 
 @dataclass(frozen=True)
 class Pattern:
-    """A row of segments that repeats, one repetition right behind the other.
+    """A row of segments that repeats, one repetition right behind the other."""
 
-    Parameters
-    ----------
-    start : int
-        Position of the first repetition.
-    count : int
-        Number of repetitions.
-    size : int
-        Positions of one repetition.
-    segments : tuple of (int, int)
-        Where in the row each segment begins, and its length.
-    """
-
-    start: int
-    count: int
-    size: int
-    segments: tuple[tuple[int, int], ...]
+    start: int  # position of the first repetition
+    count: int  # repetitions
+    size: int  # positions of one repetition
+    segments: tuple[tuple[int, int], ...]  # where in the row each begins, and its length
 
     def of(self, packed: Tensor, begin: int, length: int) -> Tensor:
         """One segment of every repetition, a view (count, heads, length, head_dim)."""

@@ -41,17 +41,9 @@ Part = Callable[[], AbstractContextManager[Any]]  # of the engine: acts on a mod
 
 @dataclass(frozen=True)
 class Speedups:
-    """Which of the swaps that need not be are used.
+    """Which of the swaps that need not be are used."""
 
-    Parameters
-    ----------
-    encoder_attention : str or None
-        Name of the attention that both encoders run; None leaves them as they are.
-    fused_modules : bool
-        Whether norms, rotary embeddings and encoder products run as fewer GPU kernels.
-    """
-
-    encoder_attention: str | None = None
+    encoder_attention: str | None = None  # its name, for both encoders; None leaves them alone
     fused_modules: bool = False
 
 
@@ -62,15 +54,6 @@ STOCK = Speedups()
 class RunSwaps:
     """What one run of a model swaps.
 
-    Parameters
-    ----------
-    adapter : Adapter
-    pruned : bool
-    speedups : Speedups
-    parts : mapping of str to callable
-        What the engine brings, by the name of its entry in `SWAPS`: each makes a context manager.
-        Entries without `install` that are missing here are skipped.
-
     Raises
     ------
     ValueError
@@ -80,6 +63,7 @@ class RunSwaps:
     adapter: Adapter
     pruned: bool
     speedups: Speedups = STOCK
+    # What the engine brings, by the names of the entries without `install`; others are left out.
     parts: Mapping[str, Part] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,28 +74,14 @@ class RunSwaps:
 
 @dataclass(frozen=True)
 class Swap:
-    """One entry of the list.
-
-    Parameters
-    ----------
-    name : str
-    target : str
-        What is swapped, on which object.
-    why : str
-    place : str
-        Why it stands where it stands.
-    pruned_only : bool
-        Whether unpruned runs do without it.
-    install : callable or None
-        From the run to a context manager; None if the engine brings it.
-    """
+    """One entry of the list."""
 
     name: str
-    target: str
+    target: str  # what is swapped, on which object
     why: str
-    place: str
-    pruned_only: bool = False
-    install: Callable[[RunSwaps], AbstractContextManager[Any]] | None = None
+    place: str  # why it stands where it stands
+    pruned_only: bool = False  # unpruned runs do without it
+    install: Callable[[RunSwaps], AbstractContextManager[Any]] | None = None  # None: a `Part`
 
 
 @contextmanager

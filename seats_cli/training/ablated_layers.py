@@ -32,21 +32,11 @@ _FIRST_LAYER = 3  # with an earlier cut, answers are guesses
 
 @dataclass(frozen=True)
 class Curve:
-    """Macro accuracy with the clip hidden after each layer.
+    """Macro accuracy with the clip hidden after each layer."""
 
-    Parameters
-    ----------
-    full : float
-        Nothing hidden.
-    after_layer : dict
-        Accuracy by layer, counted from 1.
-    questions : int
-        Number behind each value.
-    """
-
-    full: float
-    after_layer: Mapping[int, float]
-    questions: int
+    full: float  # nothing hidden
+    after_layer: Mapping[int, float]  # by layer, counted from 1
+    questions: int  # behind each value
 
 
 def macro(table: Mapping[str, tuple[int, int]]) -> float:

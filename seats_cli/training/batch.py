@@ -30,38 +30,22 @@ _MEL_PADDING = 800  # samples; the extractor sees zeros after the sound, as with
 
 @dataclass
 class TrainingBatch:
-    """B clips of one layout with their packed questions.
-
-    Parameters
-    ----------
-    pixel_values : float32 tensor, shape (B * patches, 1176), or None
-    mel : float32 tensor, shape (B, 128, frames), or None
-    prefix_ids : int64 tensor, shape (P,)
-        Everything up to the question; the same for all clips.
-    question_ids, question_number, position, target : int64 tensors, shape (B, Q)
-        Packed questions with answers: tokens, running number from 1 (-1 = padding), position
-        counted from the end of the prefix, next-token target (`IGNORE` outside the answers).
-    lookup, lookup_kind : int64 tensors, shape (B, Q)
-        At words that name a picture: the index of its segment, and the kind of sound that was
-        heard during it. `IGNORE` elsewhere.
-    labels : dict of dicts of int64 tensors, shape (B, tokens)
-        `DenseLabels` as tensors.
-    questions : list of lists of Question
-        In packed order.
-    """
+    """B clips of one layout with their packed questions (Q tokens each, P before them)."""
 
     layout: Layout
-    pixel_values: torch.Tensor | None
-    mel: torch.Tensor | None
-    prefix_ids: torch.Tensor
-    question_ids: torch.Tensor
-    question_number: torch.Tensor
-    position: torch.Tensor
-    target: torch.Tensor
+    pixel_values: torch.Tensor | None  # float32 (B * patches, 1176)
+    mel: torch.Tensor | None  # float32 (B, 128, frames)
+    prefix_ids: torch.Tensor  # int64 (P,): everything up to the question; the same for all clips
+    question_ids: torch.Tensor  # int64 (B, Q), as are the next five: questions with answers
+    question_number: torch.Tensor  # running number from 1; -1 is padding
+    position: torch.Tensor  # counted from the end of the prefix
+    target: torch.Tensor  # next token, `IGNORE` outside of the answers
+    # At words that name a picture: the index of its segment, and the kind of sound that was heard
+    # during it; `IGNORE` elsewhere.
     lookup: torch.Tensor
     lookup_kind: torch.Tensor
-    labels: dict[str, dict[str, torch.Tensor]]
-    questions: list[list[Question]] = field(default_factory=list)
+    labels: dict[str, dict[str, torch.Tensor]]  # `DenseLabels` as int64 tensors (B, tokens)
+    questions: list[list[Question]] = field(default_factory=list)  # in packed order
 
     @property
     def size(self) -> int:

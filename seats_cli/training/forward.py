@@ -20,46 +20,26 @@ _LOOKUP_LAYERS = 2  # layers from the middle in which a word fetches what it nam
 
 @dataclass(frozen=True)
 class Thinning:
-    """What is withheld from the LLM, to make it tolerate pruning.
+    """What is withheld from the LLM, to make it tolerate pruning."""
 
-    Parameters
-    ----------
-    video_drop, audio_drop : float
-        Share of tokens left out at random before the LLM, 0..1.
-    cut_layer : int or None
-        Layers from this index (0-based) on see no video or audio at all.
-    """
-
-    video_drop: float = 0.0
+    video_drop: float = 0.0  # share of tokens left out at random before the LLM, 0..1
     audio_drop: float = 0.0
-    cut_layer: int | None = None
+    cut_layer: int | None = None  # layers from this index (0-based) on see no video or audio
 
 
 @dataclass
 class PackedOutput:
-    """Encoder outputs, mid-LLM states with their labels, and answer logits.
+    """Encoder outputs, mid-LLM states with their labels, and answer logits."""
 
-    Parameters
-    ----------
-    video, audio : float tensors, shape (B, tokens, width), or None
-        Projected embeddings.
-    middle : dict
-        For "video_context" and "audio_context": states (B, P, width) of the whole prefix and its
-        labels (B, P), `IGNORE` at other tokens.
-    logits : float tensor, shape (answer tokens, vocabulary)
-        In the order of `target[target != IGNORE]`.
-    lookup : float tensor, shape ()
-        Loss of the taught heads (`attention_targets`), 0 unless the model is in training mode.
-    named : float tensor, shape (k * names, width)
-        States of the words that name a picture, some layers later, in the order of
-        `lookup[lookup != IGNORE]`; in training mode also of the ends of their questions (k = 2).
-    """
-
-    video: torch.Tensor | None
+    video: torch.Tensor | None  # projected embeddings (B, tokens, width)
     audio: torch.Tensor | None
+    # For "video_context" and "audio_context": states (B, P, width) of the whole prefix, and its
+    # labels (B, P), `IGNORE` at other tokens.
     middle: dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]
-    logits: torch.Tensor
-    lookup: torch.Tensor
+    logits: torch.Tensor  # (answer tokens, vocabulary), in the order of `target[target != IGNORE]`
+    lookup: torch.Tensor  # (): loss of the taught heads (`attention_targets`), 0 in eval mode
+    # (k * names, width): states of the words that name a picture, some layers later, in the order
+    # of `lookup[lookup != IGNORE]`; in training mode also of the ends of their questions (k = 2).
     named: torch.Tensor
 
 

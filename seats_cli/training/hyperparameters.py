@@ -33,57 +33,23 @@ SHORT_CLIPS = LayoutMix(durations=((2.0, 4.0, 0.35), (4.0, 6.05, 0.65)), video_o
 
 @dataclass(frozen=True)
 class Phase:
-    """One stage of training.
+    """One stage of training."""
 
-    Parameters
-    ----------
-    name : {"encoders", "joint"}
-        Encoders with their heads only, or everything.
-    steps : int
-        Length of the learning-rate schedule.
-    minutes : float
-        The schedule also ends after this much wall clock.
-    muon_rate, adam_rate : float
-        Peak learning rates.
-    batch_seconds : float
-        Seconds of clips per step, over all workers.
-    questions : int
-        Per clip.
-    mix : LayoutMix
-        Durations and tracks.
-    """
-
-    name: str
-    steps: int
-    minutes: float
-    muon_rate: float
+    name: str  # "encoders" (they and their heads only) or "joint" (everything)
+    steps: int  # length of the learning-rate schedule
+    minutes: float  # the schedule also ends after this much wall clock
+    muon_rate: float  # peak learning rates
     adam_rate: float
-    batch_seconds: float
-    questions: int
-    mix: LayoutMix
+    batch_seconds: float  # seconds of clips per step, over all workers
+    questions: int  # per clip
+    mix: LayoutMix  # durations and tracks
     warmup_steps: int = 60
     final_rate: float = 0.03  # of the peak, at the end of the cosine
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """A whole run.
-
-    Parameters
-    ----------
-    encoder_head_weight, context_head_weight : float
-        Weights of the throw-away heads in the joint loss.
-    lookup_weight : float
-        Weight of teaching a word that names a picture to fetch its sound (`attention_targets`).
-    middle_layer : int
-        LLM layers before the context heads are applied.
-    thin_from : float
-        Share of the joint phase after which tokens are dropped at full strength.
-    max_video_drop, max_audio_drop : float
-        Upper ends of the uniform random drops.
-    cut_layers : tuple of int
-        LLM layer indices from which on the clip may be hidden.
-    """
+    """A whole run."""
 
     seed: int = 1
     phases: tuple[Phase, ...] = (
@@ -91,14 +57,16 @@ class Hyperparameters:
         Phase("joint", 2600, 120.0, 0.01, 1.5e-3, 96.0, 8, LayoutMix()),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
+    # Weights in the joint loss: the throw-away heads, and teaching a word that names a picture to
+    # fetch its sound (`attention_targets`).
     encoder_head_weight: float = 0.4
     context_head_weight: float = 0.3
     lookup_weight: float = 0.4
-    middle_layer: int = 5
-    thin_from: float = 0.6
-    max_video_drop: float = 0.85
+    middle_layer: int = 5  # LLM layers before the context heads are applied
+    thin_from: float = 0.6  # share of the joint phase after which drops have full strength
+    max_video_drop: float = 0.85  # upper ends of the uniform random drops
     max_audio_drop: float = 0.65
-    cut_layers: tuple[int, ...] = (8, 9, 10, 12)
+    cut_layers: tuple[int, ...] = (8, 9, 10, 12)  # 0-based, from which on the clip may be hidden
     width: int = 128
     layers: int = 14
     mlp: int = 320

@@ -18,28 +18,14 @@ _EDGE = 0.12  # seconds kept free between a sound and a change of picture
 
 @dataclass(frozen=True)
 class Layout:
-    """How a clip is sampled; equal for all clips of a training batch.
+    """How a clip is sampled; equal for all clips of a training batch."""
 
-    Parameters
-    ----------
-    duration : float
-        Seconds of picture (of sound, if there is no picture).
-    frame_times : tuple of float
-        Seconds at which frames are taken; an even number of them, empty without a picture.
-    height, width : int
-        Frame size in pixels, multiples of 28.
-    audio_samples : int
-        Length of the sound track at `SAMPLE_RATE`; 0 without a sound track.
-    effective_fps : float
-        Frame rate that the processor is given.
-    """
-
-    duration: float
-    frame_times: tuple[float, ...]
-    height: int
+    duration: float  # seconds of picture (of sound, if there is no picture)
+    frame_times: tuple[float, ...]  # in seconds, an even number of them; empty without a picture
+    height: int  # of a frame in pixels, as is the width: multiples of 28
     width: int
-    audio_samples: int
-    effective_fps: float
+    audio_samples: int  # length of the sound track at `SAMPLE_RATE`; 0 without one
+    effective_fps: float  # frame rate that the processor is given
 
     @property
     def seconds_per_grid(self) -> float:
@@ -54,26 +40,13 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """What a clip will show and play, before any of it is drawn or synthesised.
-
-    Parameters
-    ----------
-    layout : Layout
-    scene : Scene or None
-        None without a picture.
-    sounds : tuple of Sound
-        By the time at which they start.
-    floor : float
-        Standard deviation of the room noise; 0 for digital silence.
-    noise_seed : int
-        For the room noise.
-    """
+    """What a clip will show and play, before any of it is drawn or synthesised."""
 
     layout: Layout
-    scene: Scene | None
-    sounds: tuple[Sound, ...] = ()
-    floor: float = 0.0
-    noise_seed: int = 0
+    scene: Scene | None  # None without a picture
+    sounds: tuple[Sound, ...] = ()  # by the time at which they start
+    floor: float = 0.0  # standard deviation of the room noise; 0 for digital silence
+    noise_seed: int = 0  # for the room noise
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,46 +40,20 @@ class SceneSegment:
 
 @dataclass(frozen=True)
 class Scene:
-    """The whole picture track; lengths are fractions of the frame's sides.
+    """The whole picture track; lengths are fractions of the frame's sides."""
 
-    Parameters
-    ----------
-    segments : tuple of SceneSegment
-        Consecutive, covering the clip, each with a colour of its own.
-    style : {"object", "card"}
-        A shape on a background, or the whole frame in one colour.
-    motion : str
-        One of `MOTIONS`; cards are "still".
-    speed : float
-        Sides per second along the direction of motion; positions wrap around.
-    radius : float
-        Of the shape, as a fraction of the shorter side.
-    start : (y, x)
-        Centre of the shape at time 0.
-    texture : float array, shape (k, k, 3)
-        Coarse background in RGB 0..255, stretched smoothly over the frame.
-    softness : float
-        Width of the shape's edge in pixels of a 112-pixel frame.
-    noise, block_noise : float
-        Standard deviations (RGB levels) of pixel noise and of noise per 8x8 block.
-    blur : bool
-        Smooth the finished frame like a coarse codec.
-    seed : int
-        For the noise only.
-    """
-
-    segments: tuple[SceneSegment, ...]
-    style: Style
-    motion: str
-    speed: float
-    radius: float
-    start: tuple[float, float]
-    texture: np.ndarray
-    softness: float
-    noise: float
-    block_noise: float
-    blur: bool
-    seed: int
+    segments: tuple[SceneSegment, ...]  # consecutive, covering the clip, all of different colours
+    style: Style  # a shape on a background, or cards: the whole frame in one colour
+    motion: str  # one of `MOTIONS`; cards are "still"
+    speed: float  # sides per second along the direction of motion; positions wrap around
+    radius: float  # of the shape, as a fraction of the shorter side
+    start: tuple[float, float]  # centre (y, x) of the shape at time 0
+    texture: np.ndarray  # float (k, k, 3): coarse background in RGB 0..255, stretched smoothly
+    softness: float  # width of the shape's edge in pixels of a 112-pixel frame
+    noise: float  # standard deviation (RGB levels) of pixel noise
+    block_noise: float  # the same per 8x8 block
+    blur: bool  # smooth the finished frame like a coarse codec
+    seed: int  # for the noise only
 
     def segment_index(self, time: float) -> int:
         """Index of the segment on screen at `time` seconds (the last one after the end)."""

@@ -109,37 +109,17 @@ _RAMP = 80  # samples faded in and out: 5 ms, so that no sound starts with a cli
 
 @dataclass(frozen=True)
 class Sound:
-    """One named sound.
+    """One named sound."""
 
-    Parameters
-    ----------
-    kind : str
-        One of `SOUND_KINDS` except "silence".
-    start, end : float
-        Seconds.
-    amplitude : float
-        Peak, 0..1.
-    frequency : float
-        Hz, of tones and beeps; start of a chirp.
-    end_frequency : float
-        Hz, end of a chirp; otherwise equal to `frequency`.
-    beeps : tuple of (start, end)
-        Seconds; empty unless `kind` is "beeps".
-    overtone : float
-        Strength of the second harmonic of tones and beeps.
-    seed : int
-        For noise and speech.
-    """
-
-    kind: str
-    start: float
+    kind: str  # one of `SOUND_KINDS` except "silence"
+    start: float  # seconds
     end: float
-    amplitude: float
-    frequency: float = 0.0
-    end_frequency: float = 0.0
-    beeps: tuple[tuple[float, float], ...] = ()
-    overtone: float = 0.0
-    seed: int = 0
+    amplitude: float  # peak, 0..1
+    frequency: float = 0.0  # Hz, of tones and beeps; start of a chirp
+    end_frequency: float = 0.0  # Hz, end of a chirp; otherwise equal to `frequency`
+    beeps: tuple[tuple[float, float], ...] = ()  # start and end of each, only of "beeps"
+    overtone: float = 0.0  # strength of the second harmonic of tones and beeps
+    seed: int = 0  # for noise and speech
 
     @property
     def pitch(self) -> str | None:
