@@ -135,6 +135,7 @@ class EncoderReuse:
     ) -> ReuseFacts:
         """Of one call of the encoder."""
         per_grid = still.per_grid()
+        # What was encoded, with the pairs of all its queries and keys, against an encoding of all.
         executed = packed_vision_flops(
             self._vision,
             len(packing.chosen) * self._adapter.merge_unit,
@@ -163,7 +164,8 @@ class EncoderReuse:
             if not gathers:
                 output = encode(pixels[chosen], grid_thw=grid_thw, **arguments)
             else:
-                # Some patches attend to keys that stand elsewhere in the packed sequence.
+                # Units that were left out are still keys of the others in their segment: these
+                # take them from where the unit was last encoded, elsewhere in the packed sequence.
                 with use_gathered(self._adapter):
                     output = encode(pixels[chosen], grid_thw=grid_thw, gathers=gathers, **arguments)
             return self._expanded(output, packing)
@@ -176,6 +178,7 @@ class EncoderReuse:
             tuple((batch.queries.to(device), batch.keys.to(device)) for batch in segments.batches)
             for segments in (packing.full, packing.windowed)
         )
+        # Blocks that see a whole grid and blocks that see windows cut the sequence differently.
         sees_all = self._vision.full_attention_blocks
         gathers = {}
         for number, attention in enumerate(self._adapter.packed_attentions):
@@ -187,6 +190,7 @@ class EncoderReuse:
 
     def _expanded(self, output: Any, packing: Packing) -> Any:
         """The output for all units, in the order of the prompt."""
+        # Tokens in the order of the prompt, patches in the encoder's own order, as without Stage 0.
         place = packing.place.to(output.pooler_output.device)
         output.pooler_output = output.pooler_output[place]
         output.last_hidden_state = self.expand(output.last_hidden_state)

@@ -84,6 +84,7 @@ def generate(
         streamer=stream,
         **sampling,
     )
+    # The end-of-turn token stays in `token_ids`: it tells a finished answer from one cut off.
     token_ids = tuple(output[0, inputs["input_ids"].shape[1] :].tolist())
     text = tokenizer.decode(token_ids, skip_special_tokens=True).strip()
     return text, token_ids, "stop" if token_ids and token_ids[-1] in stop else "length"
@@ -141,6 +142,7 @@ def score_choices(
 
 def _continuation_scores(model: Any, name: str, cache: Any, options: list[list[int]]) -> Tensor:
     """Log-likelihood (n,) of each option's tokens after its first."""
+    # Shorter options are filled up behind their end, which no earlier token sees.
     width = max(len(tokens) for tokens in options) - 1
     ids = torch.zeros(len(options), width, dtype=torch.long)
     targets = torch.full((len(options), width), -1)

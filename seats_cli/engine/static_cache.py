@@ -29,7 +29,7 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]
     Parameters
     ----------
     dynamic : DynamicLayer
-        Filled; it is empty while this layer stands in for it, so that nothing is held twice.
+        Filled; it is empty while this layer stands in for it.
     room : Room
         Of the length of that layer.
     """
@@ -44,7 +44,7 @@ class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]
         self.values = _roomy(dynamic.values, room.capacity)
         self.device = self.keys.device
         self.is_initialized = True
-        dynamic.keys = dynamic.values = None
+        dynamic.keys = dynamic.values = None  # so that nothing is held twice
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Done on construction."""
@@ -234,6 +234,7 @@ class StaticRun:
         }
         self._kwargs = {**kwargs, **self._inputs}
         self._rooms: list[Room] = []  # of each layer; layers of one length share it
+        # Moved layer by layer; if memory runs out midway, those already moved go back.
         lengths: dict[int, Room] = {}
         try:
             for number, layer in enumerate(self.cache.layers):

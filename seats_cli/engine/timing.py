@@ -185,7 +185,7 @@ class Clock:
         for name, module in parts.items():
 
             def enter(_module: Any, _args: Any, kwargs: Any, name: str = name) -> None:
-                # The language model also runs for every token of the answer.
+                # The text model also runs for every token of the answer.
                 if name != "prefill" or is_prefill(kwargs):
                     begun[name] = self._mark()
 
@@ -203,7 +203,7 @@ class Clock:
             yield
             return
         begin = self._mark()
-        yield
+        yield  # an exception leaves the span out: the stage did not end
         end = self._mark()
         for name in names:
             self._add(name, begin, end)
@@ -283,6 +283,7 @@ class Stopwatch(Clock):
 
     def _close_segment(self) -> None:
         """End the segment under way, if there is one, and start the next at the same instant."""
+        # One mark for both, so that nothing between two segments is lost.
         now = self._mark()
         if self._segment is not None and self._segment >= 0:
             self._add(f"layers:{self._segment}", self._segment_began, now)

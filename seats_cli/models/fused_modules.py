@@ -47,6 +47,7 @@ def widened(module: nn.Linear, stock: Forward) -> Forward:
     extra = missing(module.out_features)
 
     def forward(hidden: Tensor) -> Tensor:
+        # Few rows are left to the stock product, half precision is what tensor cores align.
         rows = hidden.numel() // module.in_features
         if not device.on_gpu(hidden) or hidden.dtype not in _HALF or rows < _FEWEST_ROWS:
             return stock(hidden)
@@ -107,8 +108,7 @@ def is_rms_norm(module: nn.Module) -> bool:
 
 
 def norm(module: nn.Module, stock: Forward) -> Forward:
-    """An RMSNorm's `forward` with the roundings of the stock one: to the input's dtype, then by
-    the weight.
+    """An RMSNorm's `forward`, rounded as the stock one: to the input's dtype, then by the weight.
 
     Only the order in which squares are summed is the kernel's own.
     """
@@ -118,6 +118,7 @@ def norm(module: nn.Module, stock: Forward) -> Forward:
             return stock(hidden_states)
         weight: Tensor = module.weight  # type: ignore[assignment]
         epsilon: float = module.variance_epsilon  # type: ignore[assignment]
+        # Not with its `weight` argument: that would multiply before rounding to the input's dtype.
         return weight * rms_norm(hidden_states, weight.shape, None, epsilon)
 
     return forward
@@ -160,6 +161,7 @@ def _fit(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> bool:
         and width % 2 == 0
         and width <= _WIDEST_HEAD
         and cos.shape == sin.shape == (len(query), width)
+        # The kernel has no backward pass.
         and not any(tensor.requires_grad for tensor in (query, key, cos, sin))
     )
 
@@ -216,6 +218,7 @@ def vision_attention(
                 **kwargs,
             )
         assert position_embeddings is not None
+        # What the stock one does, but with both rotations in one kernel.
         query, key, value = vision_states(attention, hidden_states)
         query, key = rotate_vision(query, key, *position_embeddings)
         attended, _ = ALL_ATTENTION_FUNCTIONS[name](

@@ -1,7 +1,7 @@
 """Swapping something on one object for the length of a block; the only place that does it.
 
-No class is touched: what somebody else has put on an object (accelerate its `forward`) is wrapped
-as well, and is there again afterwards. Everything is put back after an exception, too.
+No class is touched. What another library has put on an object (accelerate its own `forward`) is
+wrapped as well, and is there again afterwards. Everything is put back after an exception, too.
 """
 
 from __future__ import annotations

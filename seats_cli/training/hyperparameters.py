@@ -1,6 +1,6 @@
 """Everything that decides what a training run does.
 
-The defaults hold what the run of the shipped model taught; the model card says how that one
+The defaults include the lessons of the shipped model's run; its model card says how that one
 differed.
 """
 

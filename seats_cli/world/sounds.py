@@ -217,7 +217,7 @@ def _chirp(first: float, last: float, samples: int) -> np.ndarray:
 
 
 def _noise(seed: int, samples: int) -> np.ndarray:
-    """White noise, or now and then a duller one."""
+    """White noise, sometimes low-passed."""
     rng = np.random.default_rng(seed)
     wave = rng.standard_normal(samples)
     if rng.random() < 0.4:
