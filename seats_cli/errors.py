@@ -51,7 +51,7 @@ class BatchError(SeatsError):
 
 ADVICE = (
     "A smaller input or budget helps, for example "
-    "--max-frames 64, --max-pixels 150000, --retain 0.1 or --dtype bfloat16."
+    "`max_frames=64`, `max_pixels=150000`, `retain=0.1` or `dtype=bfloat16`."
 )
 # What allocators say when they raise a plain RuntimeError.
 _ALLOCATOR_PHRASES = (
