@@ -51,31 +51,23 @@ _SHORT = 13  # longest label with which that many runs, or spreads beside one, f
 
 def sentence(run: MeasuredRun, full: MeasuredRun | None) -> str:
     """What a run gains over the unpruned one, and what remains, in one line."""
-    if full is None:
-        parts = [f"{run.label}: prefill {_seconds(run, 'prefill_and_selection')}"]
-        rest = f"first token {_seconds(run, 'first_token')}"
-        share = "the encoders are {:.0f} % of the time"
-    else:
-        prefill = run.speed_up(full, "prefill_and_selection")
-        parts = [f"{run.label}: prefill {factor_words(prefill)}"]
-        if prefill is not None and run.flops_ratio > 1:
-            parts[0] += f", {100 * prefill / run.flops_ratio:.0f} % of what the FLOPs allow"
-        rest = f"first token {factor_words(run.speed_up(full, 'first_token'))}"
-        share = "the encoders are now {:.0f} % of the time"
-    if run.encoder_share is not None:
-        rest += ": " + share.format(100 * run.encoder_share)
-    if full is not None and _is_slower(run, full) and run.selection_share is not None:
-        rest += f", and selection {100 * run.selection_share:.0f} % of the prefill"
-    return "; ".join([*parts, rest, *([NO_RATIO] if full is None else [])])
 
+    def gain(stage: str) -> str:
+        if full is None:
+            return time_words(run.times[stage].median_s)
+        return factor_words(run.speed_up(full, stage))
 
-def _seconds(run: MeasuredRun, stage: str) -> str:
-    return time_words(run.times[stage].median_s)
-
-
-def _is_slower(run: MeasuredRun, full: MeasuredRun) -> bool:
     prefill = run.speed_up(full, "prefill_and_selection")
-    return prefill is not None and prefill < 1 - _EVEN
+    line = f"{run.label}: prefill {gain('prefill_and_selection')}"
+    if prefill is not None and run.flops_ratio > 1:
+        line += f", {100 * prefill / run.flops_ratio:.0f} % of what the FLOPs allow"
+    line += f"; first token {gain('first_token')}"
+    if run.encoder_share is not None:
+        now = "" if full is None else "now "
+        line += f": the encoders are {now}{100 * run.encoder_share:.0f} % of the time"
+    if prefill is not None and prefill < 1 - _EVEN and run.selection_share is not None:
+        line += f", and selection {100 * run.selection_share:.0f} % of the prefill"
+    return f"{line}; {NO_RATIO}" if full is None else line
 
 
 def factor_words(factor: float | None) -> str:

@@ -29,7 +29,7 @@ _COLOURS = {
     "text": (138, 144, 153),
     "FLOPs": (107, 91, 149),
 }
-_PAD, _CAPTION = 12, 22
+_PAD, _CAPTION, _FONT_SIZE = 12, 22, 14
 _SHEET_WIDTH = 1600
 _LEAST_SIDE = 280  # of a frame; frames of a small model are enlarged
 _SOUND_WIDTH, _SOUND_HEIGHT, _STRIP = 1600, 288, 36
@@ -67,11 +67,11 @@ def frames_picture(record: RunRecord, clip: Clip, depth: Depth) -> Image.Image:
     columns = min(columns, grid.grids)
     rows = -(-grid.grids // columns)
     cell = (width + _PAD, height + _CAPTION + _PAD)
-    legend = _legend(depth, columns * cell[0] + _PAD, record)
+    legend = _legend(depth, columns * cell[0] + _PAD)
     sheet = Image.new(
         "RGB", (columns * cell[0] + _PAD, rows * cell[1] + _PAD + legend.height), _GROUND
     )
-    draw, font = ImageDraw.Draw(sheet), _font(14)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
     level = depth.level[record.modality == VIDEO].reshape(grid.grids, grid.rows, grid.columns)
     for number, (frame, levels) in enumerate(zip(grid_frames(clip, record), level, strict=True)):
         x, y = _PAD + number % columns * cell[0], _PAD + number // columns * cell[1]
@@ -88,7 +88,7 @@ def sound_picture(record: RunRecord, clip: Clip, depth: Depth) -> Image.Image:
     level = depth.level[record.modality == AUDIO]
     seconds = max(clip.audio_s, len(level) / record.audio_tokens_per_s)
     mel = Image.fromarray(log_mel(clip.audio)).convert("RGB")
-    legend = _legend(depth, _SOUND_WIDTH, record)
+    legend = _legend(depth, _SOUND_WIDTH)
     top = _SOUND_HEIGHT + 8
     picture = Image.new("RGB", (_SOUND_WIDTH, top + _STRIP + _CAPTION + 8 + legend.height), _GROUND)
     heard = max(1, round(_SOUND_WIDTH * clip.audio_s / seconds))
@@ -96,7 +96,7 @@ def sound_picture(record: RunRecord, clip: Clip, depth: Depth) -> Image.Image:
     spans = round(_SOUND_WIDTH * len(level) / record.audio_tokens_per_s / seconds)
     box = (0, 0, max(spans, 1), _SOUND_HEIGHT)
     picture.paste(shade(picture.crop(box), level[None], depth.levels, outline=False), box)
-    draw, font = ImageDraw.Draw(picture), _font(14)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT_SIZE)
     step = _SOUND_WIDTH / seconds / record.audio_tokens_per_s
     for token, number in enumerate(level.tolist()):
         share = number / max(len(depth.levels) - 1, 1)
@@ -118,7 +118,7 @@ def layers_picture(record: RunRecord) -> Image.Image:
     step, left, high, low = 30, 90, 260, 140
     width = left + step * record.num_layers + 20
     picture = Image.new("RGB", (max(width, 460), high + low + 155), _GROUND)
-    draw, font = ImageDraw.Draw(picture), _font(14)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT_SIZE)
     base, bottom = 40 + high, 40 + high + 50 + low
     offered, full = max(len(record.modality), 1), format_si(flops_per_layer(record)[1])
     draw.text((left, 10), f"tokens alive, of {offered:,} offered", fill=_INK, font=font)
@@ -139,8 +139,8 @@ def layers_picture(record: RunRecord) -> Image.Image:
     return picture
 
 
-def _legend(depth: Depth, width: int, record: RunRecord) -> Image.Image:
-    font, line, column = _font(14), 24, 320
+def _legend(depth: Depth, width: int) -> Image.Image:
+    font, line, column = ImageFont.load_default(_FONT_SIZE), 24, 320
     columns = max(1, min(len(depth.levels), (width - _PAD) // column))
     rows = -(-len(depth.levels) // columns)
     legend = Image.new("RGB", (width, rows * line + _PAD), _GROUND)
@@ -152,7 +152,3 @@ def _legend(depth: Depth, width: int, record: RunRecord) -> Image.Image:
         legend.paste(shade(swatch, cell, depth.levels, strength=0.85), (x, y))
         draw.text((x + 42, y - 1), level.label, fill=_INK, font=font)
     return legend
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)

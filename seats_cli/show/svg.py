@@ -121,8 +121,12 @@ def layers_chart(record: RunRecord) -> Markup:
     out += _axis(base + _GAP, _FLOPS, width, [(full, format_si(full)), (0, "0")], full)
     for number, (stack, executed) in enumerate(layer_bars(record, _TOKENS, _FLOPS), 1):
         x = _LEFT + step * (number - 1) + 2
-        tip = _tip(number, alive[number - 1], flops[number - 1])
-        out.append(f'<g class="bar" data-layer="{number}"><title>{tip}</title>')
+        counts = zip(alive[number - 1], _NAMES, strict=True)
+        tip = ", ".join(f"{count:,} {name}" for count, name in counts)
+        out.append(
+            f'<g class="bar" data-layer="{number}"><title>layer {number}: {tip} tokens, '
+            f"{format_si(flops[number - 1])} FLOPs</title>"
+        )
         bars = [(name, base - high, high - low) for name, low, high in stack if high > low]
         for name, y, height in (*bars, ("flops", bottom - executed, executed)):
             size = f'width="{step - 4:g}" height="{height:.2f}"'
@@ -148,11 +152,6 @@ def _axis(top: int, height: int, width: int, ticks: list[tuple[int, str]], most:
         out.append(f'<line x1="{_LEFT - 4}" x2="{width - 8}" y1="{y:g}" y2="{y:g}" class="axis"/>')
         out.append(f'<text x="{_LEFT - 8}" y="{y + 4:g}" class="end">{label}</text>')
     return out
-
-
-def _tip(number: int, counts: tuple[int, int, int], flops: int) -> str:
-    parts = [f"{count:,} {name}" for count, name in zip(counts, _NAMES, strict=True)]
-    return f"layer {number}: {', '.join(parts)} tokens, {format_si(flops)} FLOPs"
 
 
 def _words(record: RunRecord, alive: list[tuple[int, int, int]]) -> str:
