@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.families.registry import FAMILIES, describe_config, named_config, named_shapes
 from seats_cli.media.synthetic_clip import synthetic_clip
-from seats_cli.models.load import load_model
+from seats_cli.models.adapter import Adapter
+from seats_cli.models.load import LoadedModel, load_model
 from seats_cli.models.optimize import (
     best_for_encoders,
     use_for_encoders,
@@ -40,15 +41,11 @@ from seats_cli.models.optimize import (
 )
 from seats_cli.models.patching import hooked, replace_method, use_attention
 from seats_cli.models.random_weights import random_model
+from seats_cli.results import Timing
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection import device as kernels
 from seats_cli.selection.diversity import select_diverse_in_windows
 from seats_cli.selection.importance import pool_mean, received_attention
-
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import Adapter
-    from seats_cli.models.load import LoadedModel
-    from seats_cli.results import Timing
 
 Row = dict[str, Any]  # of a table; times in milliseconds
 Ways = Mapping[str, Callable[[], AbstractContextManager[Any]]]

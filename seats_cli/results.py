@@ -216,62 +216,31 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class LayerSegment:
-    """Consecutive decoder layers from one drop to the next.
+    """Consecutive decoder layers from one drop to the next."""
 
-    Parameters
-    ----------
-    first_layer, last_layer : int
-        1-based, inclusive.
-    tokens : int
-        Tokens that the first of them processes.
-    time : Spread
-        Seconds of all of them together, without Stage II.
-    flops : float
-        Of all of them together.
-    """
-
+    # 1-based, inclusive.
     first_layer: int
     last_layer: int
-    tokens: int
-    time: Spread
-    flops: float
+    tokens: int  # tokens that the first of them processes
+    time: Spread  # seconds of all of them together, without Stage II
+    flops: float  # of all of them together
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRun:
-    """One configuration, measured several times.
+    """One configuration, measured several times."""
 
-    Parameters
-    ----------
-    label : str
-        Its name in tables: "full", "seats 10%".
-    method : str
-        Selection method, "full" for the unpruned run.
-    retain : float or None
-        Overall share asked for; None for the unpruned run.
-    times : mapping of str to Spread
-        Of every name in `STAGES`, `TOTALS` and `STAGE1_PARTS`.
-    segments : tuple of LayerSegment
-        The prefill, split after the drops of the configuration that has the most of them.
-    alive : tuple of (int, int, int)
-        Video, audio and text tokens in each decoder layer.
-    average_retention : float or None
-        Mean over the layers of the audio-visual share alive; None without such tokens.
-    cost : Cost
-        FLOPs and bytes; its peaks are the largest over the repetitions.
-    decode_tokens : int
-        Answer tokens after the first, over which decoding was measured.
-    """
-
-    label: str
-    method: str
-    retain: float | None
-    times: Mapping[str, Spread]
+    label: str  # its name in tables: "full", "seats 10%"
+    method: str  # selection method, "full" for the unpruned run
+    retain: float | None  # overall share asked for; None for the unpruned run
+    times: Mapping[str, Spread]  # of every name in `STAGES`, `TOTALS` and `STAGE1_PARTS`
+    # The prefill, split after the drops of the configuration that has the most of them.
     segments: tuple[LayerSegment, ...]
-    alive: tuple[tuple[int, int, int], ...]
+    alive: tuple[tuple[int, int, int], ...]  # video, audio and text tokens in each decoder layer
+    # Mean over the layers of the audio-visual share alive; None without such tokens.
     average_retention: float | None
-    cost: Cost
-    decode_tokens: int
+    cost: Cost  # FLOPs and bytes; its peaks are the largest over the repetitions
+    decode_tokens: int  # answer tokens after the first, over which decoding was measured
 
     def speed_up(self, full: MeasuredRun | None, stage: str) -> float | None:
         """The unpruned run's median over this one's: below 1 where this one is slower.
@@ -321,36 +290,19 @@ class FailedRun:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Profile(ClipResult):
-    """Everything that `seats profile` measured.
+    """Everything that `seats profile` measured."""
 
-    Parameters
-    ----------
-    offered : (int, int, int)
-        Video, audio and text tokens of the prompt.
-    clock : str
-        How stages were timed: by CUDA events, or by the host's clock.
-    reading : mapping of str to Spread
-        Of the names in `READING` that apply; the same for all runs.
-    full : MeasuredRun or None
-        The unpruned model; None if memory ran out in it, and then it is in `failed`.
-    pruned : tuple of MeasuredRun
-        The others; not empty if `full` is None.
-    failed : tuple of FailedRun
-        Configurations that could not run.
-    threads : int
-        CPU threads that torch used.
-    """
-
-    offered: tuple[int, int, int]
-    clock: str
+    offered: tuple[int, int, int]  # video, audio and text tokens of the prompt
+    clock: str  # how stages were timed: by CUDA events, or by the host's clock
     warm_ups: int
     repeats: int
     load_s: float
-    reading: Mapping[str, Spread]
+    reading: Mapping[str, Spread]  # of the names in `READING` that apply; the same for all runs
+    # The unpruned model; None if memory ran out in it, and then it is in `failed`.
     full: MeasuredRun | None
-    pruned: tuple[MeasuredRun, ...]
-    failed: tuple[FailedRun, ...]
-    threads: int
+    pruned: tuple[MeasuredRun, ...]  # the others; not empty if `full` is None
+    failed: tuple[FailedRun, ...]  # configurations that could not run
+    threads: int  # CPU threads that torch used
 
     @property
     def runs(self) -> tuple[MeasuredRun, ...]:
@@ -364,29 +316,19 @@ class ComparedRun:
 
     If it cannot run, only `error` is set. If the unpruned model cannot, what says how far they
     agree is None.
-
-    Parameters
-    ----------
-    same_answer : bool or None
-        Whether the text equals that of the unpruned model.
-    same_first_token : bool or None
-        Whether the likeliest first token is the same.
-    first_token_kl_nats : float or None
-        Kullback-Leibler divergence of the first token's distribution from the unpruned one's.
-    token_agreement : float or None
-        Share of the positions of the longer answer that hold the same token.
-    prefill_and_selection_s : float or None
-        Seconds of the LLM's prefill and all of the selection, that inside the encoders included.
     """
 
     label: str
     method: str
     retain: float | None
     answer: Answer | None = None
-    same_answer: bool | None = None
-    same_first_token: bool | None = None
+    same_answer: bool | None = None  # whether the text equals that of the unpruned model
+    same_first_token: bool | None = None  # whether the likeliest first token is the same
+    # Kullback-Leibler divergence of the first token's distribution from the unpruned one's.
     first_token_kl_nats: float | None = None
+    # Share of the positions of the longer answer that hold the same token.
     token_agreement: float | None = None
+    # Seconds of the LLM's prefill and all of the selection, that inside the encoders included.
     prefill_and_selection_s: float | None = None
     error: str | None = None
 

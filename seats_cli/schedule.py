@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import accumulate, pairwise
 from math import ceil, exp, floor, fsum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seats_cli.config import (
     FULL,
@@ -24,10 +24,8 @@ from seats_cli.config import (
     check_positive,
 )
 from seats_cli.errors import ConfigError
+from seats_cli.families.base import Architecture
 from seats_cli.families.registry import family_of
-
-if TYPE_CHECKING:
-    from seats_cli.families.base import Architecture
 
 RATIO_DECIMALS = 4
 
@@ -259,7 +257,6 @@ class PruningPlan:
 
         Parameters
         ----------
-        config : SeatsConfig
         architecture : Architecture
             The model's depth, family and default layers.
 

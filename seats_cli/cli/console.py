@@ -158,7 +158,6 @@ class ProgressBar:
 
     Parameters
     ----------
-    talk : Talk
     total, done : int
         Answers in all, and those of an earlier run.
     """

@@ -195,11 +195,9 @@ def _show_layers(outcome: Outcome, form: str, folder: Path, talk: Talk) -> None:
 
     Parameters
     ----------
-    outcome : Outcome
     form : {"table", "json", "csv", "md"}
     folder : Path
         Gets the results, and "layers.toml" for `--config`.
-    talk : Talk
     """
     from seats_cli.config import write_table
     from seats_cli.evaluate.layer_curve import layer_curve, recommend

@@ -115,7 +115,6 @@ def was_typed(context: typer.Context, name: str) -> bool:
 
     Parameters
     ----------
-    context : typer.Context
     name : str
         A parameter of the command or a field of one of its groups.
     """
@@ -132,7 +131,6 @@ def with_flags(sentence: str, *, bare: bool = True) -> str:
 
     Parameters
     ----------
-    sentence : str
     bare : bool
         Whether to translate names without backticks, too, if they have an underscore: those
         can't be mistaken for words.

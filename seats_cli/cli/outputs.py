@@ -125,9 +125,6 @@ def record_answer(
 
     Parameters
     ----------
-    answer : Answer
-    clip : Clip
-    read : ReadOptions
     sizing : FrameSizing
         The model's; with the user's limit it is how the clip is read again without the model.
     **labels

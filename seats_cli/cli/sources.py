@@ -44,21 +44,11 @@ _folders: list[str] = []
 
 @dataclass(frozen=True)
 class InputFile:
-    """A media file that a command names.
+    """A media file that a command names."""
 
-    Parameters
-    ----------
-    name : str
-        As the user wrote it: a file, a URL, or "-".
-    path : str
-        Of the file on this machine, which for "-" and URLs is gone when the command ends.
-    header : MediaSource
-        What the file says about itself.
-    """
-
-    name: str
-    path: str
-    header: MediaSource
+    name: str  # as the user wrote it: a file, a URL, or "-"
+    path: str  # of the file on this machine, which for "-" and URLs is gone when the command ends
+    header: MediaSource  # what the file says about itself
 
 
 def open_input(

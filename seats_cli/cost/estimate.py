@@ -132,8 +132,6 @@ def plan_run(
 
     Parameters
     ----------
-    outline : ClipOutline
-    model : PlannedModel
     config : SeatsConfig or None
         None for an unpruned run.
     text_tokens : int
@@ -142,10 +140,6 @@ def plan_run(
         Longest answer, which has to fit the context too.
     bytes_per_value : int
         2 for float16 and bfloat16, 4 for float32.
-
-    Returns
-    -------
-    PlannedRun
 
     Raises
     ------

@@ -43,7 +43,6 @@ def layer_flops(architecture: Architecture, tokens: int, keys: int | None = None
 
     Parameters
     ----------
-    architecture : Architecture
     tokens : int
         Tokens that the layer processes.
     keys : int, optional
@@ -66,7 +65,6 @@ def prefill_flops(architecture: Architecture, alive: Sequence[int], head_positio
 
     Parameters
     ----------
-    architecture : Architecture
     alive : sequence of int
         Tokens that each layer processes.
     head_positions : int
@@ -82,7 +80,6 @@ def decode_flops(architecture: Architecture, cached: Sequence[int], steps: int) 
 
     Parameters
     ----------
-    architecture : Architecture
     cached : sequence of int
         Tokens in each layer's KV cache after the prefill.
     steps : int

@@ -41,7 +41,6 @@ def kv_bytes(architecture: Architecture, cached: Sequence[int], bytes_per_value:
 
     Parameters
     ----------
-    architecture : Architecture
     cached : sequence of int
         Tokens in each layer's cache.
     bytes_per_value : int
@@ -63,7 +62,6 @@ def activation_bytes(architecture: Architecture, alive: Sequence[int], bytes_per
 
     Parameters
     ----------
-    architecture : Architecture
     alive : sequence of int
         Tokens that each layer processes.
     bytes_per_value : int

@@ -26,7 +26,6 @@ def paper_prefill_macs(
 
     Parameters
     ----------
-    architecture : Architecture
     alive : sequence of int
         Tokens that each layer processes.
     final : int, optional

@@ -33,7 +33,6 @@ def relevance_flops(architecture: Architecture, tokens: int, queries: int = 1) -
 
     Parameters
     ----------
-    architecture : Architecture
     tokens : int
         Tokens alive before the drop.
     queries : int
@@ -59,7 +58,6 @@ def selection_flops(
 
     Parameters
     ----------
-    architecture : Architecture
     sizes : MediaSizes
         What the encoders were given.
     plan : PruningPlan
@@ -96,8 +94,6 @@ def stage1_windows(
 
     Parameters
     ----------
-    architecture : Architecture
-    sizes : MediaSizes
     plan : PruningPlan
         Its windows.
     video, audio : float

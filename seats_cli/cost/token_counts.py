@@ -86,7 +86,6 @@ def predicted_counts(
     ----------
     plan : PruningPlan or None
         None for an unpruned run.
-    architecture : Architecture
     sizes : MediaSizes
         Pictures and sound of the prompt.
     text : int

@@ -35,7 +35,6 @@ def account(
 
     Parameters
     ----------
-    architecture : Architecture
     trace : SelectionTrace
         Of the run; without stages for an unpruned one.
     sizes : MediaSizes

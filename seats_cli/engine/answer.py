@@ -59,10 +59,8 @@ def ask(
 
     Parameters
     ----------
-    loaded : LoadedModel
     clip : Clip or PreparedClip
         Prepared by `prepare_clip`, where several questions are asked about it.
-    question : str
     config : SeatsConfig or None
         What to keep; None runs the model unpruned.
     max_new_tokens : int
@@ -88,10 +86,6 @@ def ask(
         then has no encoders in it.
     method : callable, optional
         Makes the method from the plan, in place of the one that the configuration names.
-
-    Returns
-    -------
-    Answer
 
     Raises
     ------

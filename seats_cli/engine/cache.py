@@ -9,17 +9,15 @@ derives positions and masks from.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from seats_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import Adapter
-    from seats_cli.selection.device import TokenIndex
+from seats_cli.models.adapter import Adapter
+from seats_cli.selection.device import TokenIndex
 
 
 def cache_of(kwargs: dict[str, Any]) -> Any:
@@ -64,7 +62,6 @@ def keep_in_layers(cache: Any, layers: int, places: TokenIndex) -> None:
 
     Parameters
     ----------
-    cache : transformers Cache
     layers : int
         How many layers have been passed.
     places : TokenIndex
@@ -107,12 +104,7 @@ class _Continuation:
 
 
 class Continuations:
-    """The pruned caches under way; each is forgotten with its cache.
-
-    Parameters
-    ----------
-    adapter : Adapter
-    """
+    """The pruned caches under way; each is forgotten with its cache."""
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter

@@ -38,9 +38,6 @@ def run_comparison(
 
     Parameters
     ----------
-    loaded : LoadedModel
-    clip : Clip
-    question : str
     settings : sequence of RunSpec
         What to compare with the unpruned model.
     max_new_tokens : int

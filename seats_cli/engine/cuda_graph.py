@@ -10,15 +10,11 @@ import functools
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
-from seats_cli.models.adapter import devices_of
-
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import Adapter
-
+from seats_cli.models.adapter import Adapter, devices_of
 
 Step = Callable[[], Any]  # the text model on tensors at fixed addresses; returns its output
 
@@ -69,12 +65,7 @@ def graph_recorder(adapter: Adapter) -> GraphRecorder | None:
 
 
 class GraphRecorder:
-    """Records on a stream of its own, as capturing demands.
-
-    Parameters
-    ----------
-    device : torch.device
-    """
+    """Records on a stream of its own, as capturing demands."""
 
     name = "captured graph"
 
@@ -120,10 +111,8 @@ class RecordedGraph:
 
     Parameters
     ----------
-    graph : torch.cuda.CUDAGraph
     output : transformers ModelOutput
         What the step gave while it was captured.
-    device : torch.device
     """
 
     def __init__(self, graph: Any, output: Any, device: torch.device) -> None:

@@ -8,16 +8,13 @@ and the values are summed in chunks that run in parallel (as in flash-decoding).
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import use_attention
-
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import Adapter
-
 
 ONE_QUERY = "seats_one_query"
 CHUNK = 256  # tokens; the capacity of a layer is a multiple
@@ -45,12 +42,10 @@ def one_query_attention(
         Contiguous, n a multiple of `CHUNK`.
     attention_mask : Tensor, float32, shape (1, 1, 1, n)
         Added to the scores.
-    scaling : float
 
     Returns
     -------
     output : Tensor, shape (1, 1, heads, d)
-    weights : None
     """
     # 1. Scores of all heads that share keys, in one product per group.
     heads, size = query.shape[1], query.shape[3]

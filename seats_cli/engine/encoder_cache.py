@@ -7,16 +7,13 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from seats_cli.engine.encoder_stats import EncoderCall
+from seats_cli.engine.encoder_stats import EncoderCall, EncoderStatistics
+from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import replace_forward
-
-if TYPE_CHECKING:
-    from seats_cli.engine.encoder_stats import EncoderStatistics
-    from seats_cli.models.adapter import Adapter
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +56,6 @@ class EncoderCache:
 
         Parameters
         ----------
-        adapter : Adapter
         statistics : EncoderStatistics or None
             Of the pruned run under way, noting everything; None in an unpruned one.
         tolerance : float or None

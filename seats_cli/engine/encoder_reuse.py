@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seats_cli.cost.encoders import packed_vision_flops, vision_flops
 from seats_cli.errors import UsageError
+from seats_cli.models.adapter import Adapter
 from seats_cli.models.encoder_attention import use_gathered
 from seats_cli.models.patching import hooked, replace_forward
 from seats_cli.results import ReuseFacts
@@ -28,10 +29,6 @@ from seats_cli.selection.static_regions import (
     positions,
     still_map,
 )
-
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import Adapter
-
 
 # Side in pixels of what is encoded or left out as a whole, where the encoder has no windows: about
 # as large as the windows of Qwen2.5-Omni (112).
@@ -47,7 +44,6 @@ class EncoderReuse:
 
     Parameters
     ----------
-    adapter : Adapter
     tolerance : float
         Largest change in grey levels (0..255) that counts as none; 0 skips exact repeats only.
     cell : int, optional

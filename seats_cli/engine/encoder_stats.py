@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from seats_cli.engine.encoder_reuse import EncoderReuse
+from seats_cli.engine.timing import Clock
 from seats_cli.errors import UsageError
+from seats_cli.models.adapter import Adapter
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection.device import on_device
 from seats_cli.selection.importance import pool_mean, received_attention
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
-    from seats_cli.engine.encoder_reuse import EncoderReuse
-    from seats_cli.engine.timing import Clock
-    from seats_cli.models.adapter import Adapter
-    from seats_cli.schedule import PruningPlan
-    from seats_cli.selection.method import Method
+from seats_cli.selection.method import Method
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +41,6 @@ class EncoderStatistics:
 
     Parameters
     ----------
-    adapter : Adapter
     plan : PruningPlan
         Sizes of the selection windows.
     method : Method

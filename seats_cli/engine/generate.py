@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import TextStreamer
 
+from seats_cli.engine.timing import Clock
 from seats_cli.errors import ModelError
+from seats_cli.models.load import LoadedModel
 from seats_cli.results import ChoiceScore
-
-if TYPE_CHECKING:
-    from seats_cli.engine.timing import Clock
-    from seats_cli.models.load import LoadedModel
 
 
 def refuse_nan(_module: Any, _args: Any, logits: torch.Tensor) -> None:
@@ -112,7 +110,6 @@ def score_choices(
         Inside a pruned run the prefill is pruned, too; it runs once for all options.
     inputs : dict
         From `build_inputs`.
-    choices : sequence of str
 
     Returns
     -------

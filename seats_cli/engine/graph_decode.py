@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers.utils import ModelOutput
 
 from seats_cli.engine.cache import cache_of
-from seats_cli.engine.cuda_graph import graph_recorder
+from seats_cli.engine.cuda_graph import Recorded, Recorder, graph_recorder
 from seats_cli.engine.static_cache import (
     CACHE_NAMES,
     Form,
@@ -25,12 +25,8 @@ from seats_cli.engine.static_cache import (
     one_token_form,
     sees_everything,
 )
+from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import replace_forward
-
-if TYPE_CHECKING:
-    from seats_cli.engine.cuda_graph import Recorded, Recorder
-    from seats_cli.models.adapter import Adapter
-
 
 STOCK = "dynamic cache"
 # Recording takes about as long as two steps. Waiting for two stock steps first costs a shorter
@@ -52,7 +48,6 @@ class Decoding:
 
     Parameters
     ----------
-    adapter : Adapter
     max_new_tokens : int
         Longest answer, in tokens.
     recorder : Recorder, optional

@@ -49,15 +49,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Shortage:
-    """Memory ran out.
+    """Memory ran out."""
 
-    Parameters
-    ----------
-    place : str
-        "host" or "GPU".
-    """
-
-    place: str
+    place: str  # "host" or "GPU"
 
 
 def unless_out_of_memory(

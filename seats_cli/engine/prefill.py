@@ -20,10 +20,11 @@ renumbered: survivors keep theirs, and generated tokens continue the unpruned se
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from seats_cli.engine.cache import (
     Continuations,
@@ -34,21 +35,16 @@ from seats_cli.engine.cache import (
     require_dynamic,
     unpadded,
 )
+from seats_cli.engine.encoder_stats import EncoderCall, EncoderStatistics
+from seats_cli.engine.timing import Clock
 from seats_cli.engine.token_state import TokenState
 from seats_cli.errors import UsageError
+from seats_cli.models.adapter import Adapter
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection import relevance
 from seats_cli.selection.device import TokenIndex, on_device
-from seats_cli.selection.method import LayerTokens, Modality, PromptTokens
+from seats_cli.selection.method import LayerTokens, Method, Modality, PromptTokens
 from seats_cli.selection.trace import SelectionTrace
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
-    from seats_cli.engine.encoder_stats import EncoderCall, EncoderStatistics
-    from seats_cli.engine.timing import Clock
-    from seats_cli.models.adapter import Adapter
-    from seats_cli.schedule import PruningPlan
-    from seats_cli.selection.method import Method
 
 
 def last_text_relevance(adapter: Adapter, layer: Any, output: Tensor, alive: TokenState) -> Tensor:
@@ -56,8 +52,6 @@ def last_text_relevance(adapter: Adapter, layer: Any, output: Tensor, alive: Tok
 
     Parameters
     ----------
-    adapter : Adapter
-    layer : decoder layer
     output : Tensor, shape (1, n, D)
         What the layer returned.
     alive : TokenState
@@ -99,16 +93,7 @@ def question_relevance(
 
 
 class PrunedPrefill:
-    """State and hooks of one model inside `prune(...)`.
-
-    Parameters
-    ----------
-    adapter : Adapter
-    plan : PruningPlan
-    method : Method
-    statistics : EncoderStatistics
-    clock : Clock
-    """
+    """State and hooks of one model inside `prune(...)`."""
 
     def __init__(
         self,

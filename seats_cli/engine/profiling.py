@@ -28,17 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class MeasuredSetting:
-    """A setting under measurement.
-
-    Parameters
-    ----------
-    setting : RunSpec
-    borders : list of int
-        1-based first layers of the segments into which the prefill is split.
-    """
+    """A setting under measurement."""
 
     setting: RunSpec
-    borders: list[int]
+    borders: list[int]  # 1-based first layers of the segments into which the prefill is split
     samples: list[dict[str, float]] = field(default_factory=list)
     last: Answer | None = None
     host_peak: int = 0
@@ -133,10 +126,8 @@ def run_profile(
 
     Parameters
     ----------
-    loaded : LoadedModel
     read : callable
         Reads the clip; called repeatedly to be measured.
-    question : str
     settings : sequence of RunSpec
         What to measure beside the unpruned model.
     probe : callable, optional
@@ -145,7 +136,6 @@ def run_profile(
         Measured and unmeasured runs of each setting.
     new_tokens : int
         Answer tokens, at least 1; decoding is measured over those after the first.
-    seed : int
     on_progress : callable, optional
         Receives a few words about what is under way.
 

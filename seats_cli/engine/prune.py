@@ -33,8 +33,6 @@ class PrunedRun:
     ----------
     method : Method
         The one that runs, with its plan.
-    prefill : PrunedPrefill
-    reuse : EncoderReuse or None
     swaps : RunSwaps
         What is swapped on entry.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,8 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from seats_cli.engine.cache import cache_of
 from seats_cli.engine.decode_attention import CHUNK, use_one_query
+from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import hooked
-
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import Adapter
 
 
 class PreallocatedLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -203,7 +201,6 @@ class StaticRun:
 
     Parameters
     ----------
-    adapter : Adapter
     forward : callable
         The text model's own.
     kwargs : dict

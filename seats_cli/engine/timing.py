@@ -11,17 +11,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
-from seats_cli.models.adapter import is_prefill
+from seats_cli.models.adapter import Adapter, is_prefill
 from seats_cli.models.patching import hooked
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
-    from seats_cli.models.adapter import Adapter
 
 
 class Marks(Protocol):

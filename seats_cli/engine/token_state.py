@@ -7,13 +7,11 @@ features) arrives as `SideTensors`, which know how to keep a subset of their row
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import SideTensors
-    from seats_cli.selection.device import TokenIndex
+from seats_cli.models.adapter import SideTensors
+from seats_cli.selection.device import TokenIndex
 
 
 @dataclass(eq=False)
@@ -22,23 +20,16 @@ class TokenState:
 
     Indices and masks stay on the host, where all decisions are made: each drop then waits for the
     device only once, to learn the tokens' relevance.
-
-    Parameters
-    ----------
-    index : LongTensor, shape (n,), on the CPU
-        Their positions in the unpruned prompt, ascending.
-    video, audio : BoolTensor, shape (n,), on the CPU
-        Modality of each.
-    sides : dict of str to SideTensors
-        What else the decoder needs for each, by the adapter's names.
-    thinned : bool
-        Whether the arguments that the decoder passes to its layers still count dropped tokens.
     """
 
+    # LongTensor, shape (n,), on the CPU: their positions in the unpruned prompt, ascending.
     index: Tensor
+    # BoolTensor, shape (n,), on the CPU: modality of each.
     video: Tensor
     audio: Tensor
+    # What else the decoder needs for each, by the adapter's names.
     sides: dict[str, SideTensors] = field(default_factory=dict)
+    # Whether the arguments that the decoder passes to its layers still count dropped tokens.
     thinned: bool = False
 
     @property

@@ -65,38 +65,21 @@ from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark's layout and how it is asked.
+    """A benchmark's layout and how it is asked."""
 
-    Parameters
-    ----------
-    max_frames : int
-        Upper bound on the frames of a clip.
-    prompt : mapping
-        What differs from `EvalProtocol`'s defaults.
-    sources : tuple of str
-        Patterns of the file with the annotations, tried in order.
-    folders : tuple of str
-        Where the videos are, the first that is there; empty for the benchmark's own folder.
-    video : callable
-        Path of a row's video in that folder.
-    answer, choices, family, kind : tuple of str
-        Fields of a row, the first that is there.
-    meta : mapping of str to tuple of str
-        More of them, to be stored with the answers.
-    question, id : str
-        Fields; without `id`, questions are numbered.
-    """
-
-    max_frames: int
-    prompt: Mapping[str, Any]
-    sources: tuple[str, ...]
+    max_frames: int  # upper bound on the frames of a clip
+    prompt: Mapping[str, Any]  # what differs from `EvalProtocol`'s defaults
+    sources: tuple[str, ...]  # patterns of the file with the annotations, tried in order
+    # Where the videos are, the first that is there; empty for the benchmark's own folder.
     folders: tuple[str, ...]
-    video: Callable[[Row, Path], str]
+    video: Callable[[Row, Path], str]  # path of a row's video in that folder
+    # Fields of a row, the first that is there.
     answer: tuple[str, ...]
     choices: tuple[str, ...]
     family: tuple[str, ...]
     kind: tuple[str, ...]
-    meta: Mapping[str, tuple[str, ...]]
+    meta: Mapping[str, tuple[str, ...]]  # more of them, to be stored with the answers
+    # Fields; without `id`, questions are numbered.
     question: str = "question"
     id: str | None = None
 

@@ -17,14 +17,9 @@ _RANK, _WORLD_SIZE, _LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of the clips that one process works on.
+    """The part of the clips that one process works on."""
 
-    Parameters
-    ----------
-    rank, size : int
-        Clips `rank`, `rank + size`, ... of the set: one process of `size`.
-    """
-
+    # Clips `rank`, `rank + size`, ... of the set: one process of `size`.
     rank: int = 0
     size: int = 1
 
@@ -35,18 +30,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that share a run.
+    """The processes that share a run."""
 
-    Parameters
-    ----------
-    shard : Shard
-        This process and their number.
-    local_rank : int
-        Which of this machine's devices it uses.
-    """
-
-    shard: Shard
-    local_rank: int = 0
+    shard: Shard  # this process and their number
+    local_rank: int = 0  # which of this machine's devices it uses
     _state: Any = None
 
     @property

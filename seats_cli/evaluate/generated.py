@@ -37,7 +37,6 @@ def shuffled_options(
 
     Parameters
     ----------
-    rng : numpy Generator
     family : str
         One of `seats_cli.world.clip_questions.FAMILIES`.
     answer : str

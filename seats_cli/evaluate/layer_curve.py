@@ -27,22 +27,12 @@ HIDDEN = {"video": (True, False), "audio": (False, True), "both": (True, True)}
 
 @dataclass(frozen=True)
 class LayerCurve:
-    """Accuracy with something hidden behind each layer.
+    """Accuracy with something hidden behind each layer."""
 
-    Parameters
-    ----------
-    full : float
-        Nothing hidden.
-    after_layer : dict
-        For "video", "audio" and "both": accuracy by the last layer (from 1) that sees it.
-    questions : int
-        Answers behind each value.
-    num_layers : int
-    """
-
-    full: float
+    full: float  # nothing hidden
+    # For "video", "audio" and "both": accuracy by the last layer (from 1) that sees it.
     after_layer: dict[str, dict[int, float]]
-    questions: int
+    questions: int  # answers behind each value
     num_layers: int
 
     def last_needed(self, hidden: str, tolerated: float = TOLERATED_LOSS) -> int:
@@ -115,21 +105,12 @@ def _label(hidden: str, layer: int) -> str:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Layers for a model, from its curve.
+    """Layers for a model, from its curve."""
 
-    Parameters
-    ----------
-    drop_layers : tuple of int
-        After which Stage II drops tokens.
-    late_layer : int or None
-        First layer without audio-visual tokens; None if every layer needs them.
-    encoder_scale : float
-        Tokens that enter the LLM, as a multiple of the average retention.
-    """
-
-    drop_layers: tuple[int, ...]
+    drop_layers: tuple[int, ...]  # after which Stage II drops tokens
+    # First layer without audio-visual tokens; None if every layer needs them.
     late_layer: int | None
-    encoder_scale: float
+    encoder_scale: float  # tokens that enter the LLM, as a multiple of the average retention
 
     def as_dict(self) -> dict[str, Any]:
         """As in a configuration file."""

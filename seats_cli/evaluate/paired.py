@@ -24,34 +24,19 @@ from seats_cli.evaluate.statistics import ClipBootstrap, Estimate, mcnemar_p
 
 @dataclass(frozen=True)
 class Paired:
-    """One setting against another.
+    """One setting against another."""
 
-    Parameters
-    ----------
-    questions : int
-        Answered by both.
-    right : (int, int)
-        Of the first and of the second.
-    difference : Estimate
-        Accuracy of the first less that of the second, -1..1, over clips.
-    only_first, only_second : int
-        Questions that just one of them answers rightly.
-    p : float
-        Exact McNemar test of these two.
-    same_text, same_first_word : int
-        Questions with the same answer, and with the same beginning of it.
-    after_first_token_s : (float, float)
-        Median seconds from the first token to the end of the answer.
-    """
-
-    questions: int
-    right: tuple[int, int]
-    difference: Estimate
+    questions: int  # answered by both
+    right: tuple[int, int]  # of the first and of the second
+    difference: Estimate  # accuracy of the first less that of the second, -1..1, over clips
+    # Questions that just one of them answers rightly.
     only_first: int
     only_second: int
-    p: float
+    p: float  # exact McNemar test of these two
+    # Questions with the same answer, and with the same beginning of it.
     same_text: int
     same_first_word: int
+    # Median seconds from the first token to the end of the answer.
     after_first_token_s: tuple[float, float]
 
 

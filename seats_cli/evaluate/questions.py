@@ -17,32 +17,19 @@ ChoiceStyle = Literal["letters", "likelihood"]
 
 @dataclass(frozen=True)
 class EvalProtocol:
-    """How a set is meant to be read and asked; a run may override each of them.
+    """How a set is meant to be read and asked; a run may override each of them."""
 
-    Parameters
-    ----------
-    fps : float
-        Frames per second to take.
-    max_frames : int
-        Upper bound on the frames of a clip.
-    min_tokens_per_grid, max_tokens_per_grid : int or None
-        Bounds on the merged tokens of one temporal grid (two frames); None for the model's own.
-    choice_style : {"letters", "likelihood"}
-        Multiple choice: list the options in the prompt and read a letter from the answer, or
-        ask the bare question and take the option that is likeliest as the answer.
-    max_new_tokens : int
-        Longest answer.
-    preamble, question_label, options_label, instruction : str
-        What stands before everything, before the question, before the options and after them in
-        a prompt with lettered options; see `seats_cli.evaluate.scoring`.
-    """
-
-    fps: float = 2.0
-    max_frames: int = 768
+    fps: float = 2.0  # frames per second to take
+    max_frames: int = 768  # upper bound on the frames of a clip
+    # Bounds on the merged tokens of one temporal grid (two frames); None for the model's own.
     min_tokens_per_grid: int | None = None
     max_tokens_per_grid: int | None = None
+    # {"letters", "likelihood"}: multiple choice: list the options in the prompt and read a letter
+    # from the answer, or ask the bare question and take the option that is likeliest as the answer.
     choice_style: ChoiceStyle = "letters"
-    max_new_tokens: int = 32
+    max_new_tokens: int = 32  # longest answer
+    # What stands before everything, before the question, before the options and after them in a
+    # prompt with lettered options; see `seats_cli.evaluate.scoring`.
     preamble: str = ""
     question_label: str = ""
     options_label: str = ""
@@ -74,39 +61,19 @@ class ClipMaker(Protocol):
 
 @dataclass(frozen=True)
 class Item:
-    """One question about one clip.
+    """One question about one clip."""
 
-    Parameters
-    ----------
-    id : str
-        Unique in its set and the same every time the set is made.
-    media : str or ClipMaker
-        Path of a file, or what makes the clip.
-    question : str
-        Without options and instructions.
-    answer : str
-        The letter of the right option, or a short text.
-    choices : tuple of str
-        Options in order, without letters; empty for an open question.
-    family : str
-        Kind of question, for tables.
-    kind : str
-        Kind of clip (a length, a genre), for tables; may be empty.
-    start_s, end_s : float or None
-        Range of the file, in seconds; None for its start or end.
-    meta : mapping
-        Whatever else the set says about the item.
-    """
-
-    id: str
-    media: str | ClipMaker
-    question: str
-    answer: str
-    choices: tuple[str, ...] = ()
-    family: str = ""
-    kind: str = ""
+    id: str  # unique in its set and the same every time the set is made
+    media: str | ClipMaker  # path of a file, or what makes the clip
+    question: str  # without options and instructions
+    answer: str  # the letter of the right option, or a short text
+    choices: tuple[str, ...] = ()  # options in order, without letters; empty for an open question
+    family: str = ""  # kind of question, for tables
+    kind: str = ""  # kind of clip (a length, a genre), for tables; may be empty
+    # Range of the file, in seconds; None for its start or end.
     start_s: float | None = None
     end_s: float | None = None
+    # Whatever else the set says about the item.
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -24,67 +24,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What to ask, of which model, and where to store it.
+    """What to ask, of which model, and where to store it."""
 
-    Parameters
-    ----------
-    name : str
-        Of the question set; `root`, `limit`, `set_seed` and `only` are as for
-        `seats_cli.evaluate.sets.question_set`.
-    protocol : mapping
-        Fields of the set's own `EvalProtocol` to replace.
-    specs : tuple of RunSpec
-        What to run beside the unpruned model.
-    find_layers : bool
-        Run the layer analysis in place of `specs`.
-    model : ModelOptions
-    out : Path
-        Folder of the run.
-    seed : int
-        Of methods that draw at random.
-    retry_errors : bool
-        Whether items that failed in an earlier run are asked again.
-    workers : int
-        Processes on this machine, each with the model.
-    """
-
+    # Of the question set; `root`, `limit`, `set_seed` and `only` are as for
+    # `seats_cli.evaluate.sets.question_set`.
     name: str
     root: Path | None
     limit: int | None
     set_seed: int | None
     only: tuple[str, ...]
-    protocol: Mapping[str, Any]
-    specs: tuple[RunSpec, ...]
-    find_layers: bool
+    protocol: Mapping[str, Any]  # fields of the set's own `EvalProtocol` to replace
+    specs: tuple[RunSpec, ...]  # what to run beside the unpruned model
+    find_layers: bool  # run the layer analysis in place of `specs`
     model: ModelOptions
-    out: Path
-    seed: int
-    retry_errors: bool
-    workers: int
+    out: Path  # folder of the run
+    seed: int  # of methods that draw at random
+    retry_errors: bool  # whether items that failed in an earlier run are asked again
+    workers: int  # processes on this machine, each with the model
 
 
 @dataclass(frozen=True)
 class Host:
-    """What a run needs of the program around it.
+    """What a run needs of the program around it."""
 
-    Parameters
-    ----------
-    load, load_silently : callable
-        Load a model: in the process that reports, and in the others, which get the function
-        pickled.
-    warn : callable
-        Shows a sentence.
-    check : callable
-        Called after each answer and while waiting for other processes; raises to end the run.
-    progress : callable
-        Given the answers in all and those that were there before, a context manager whose value
-        is called with the number of new ones.
-    """
-
+    # Load a model: in the process that reports, and in the others, which get the function pickled.
     load: Callable[[ModelOptions], LoadedModel]
     load_silently: Callable[[ModelOptions], LoadedModel]
-    warn: Callable[[str], None]
+    warn: Callable[[str], None]  # shows a sentence
+    # Called after each answer and while waiting for other processes; raises to end the run.
     check: Callable[[], None]
+    # Given the answers in all and those that were there before, a context manager whose value is
+    # called with the number of new ones.
     progress: Callable[[int, int], AbstractContextManager[Callable[[int], None]]]
 
 

@@ -17,67 +17,44 @@ from seats_cli.evaluate.questions import QuestionSet
 
 @dataclass(frozen=True)
 class ItemRecord:
-    """An answer, or why there is none.
+    """An answer, or why there is none."""
 
-    Parameters
-    ----------
-    item_id, clip_key, family, kind : str
-        Of the item; see `seats_cli.evaluate.questions.Item`.
-    label : str
-        Of the setting, "full" or "seats 10%"; together with `item_id` it names the record.
-    method : str
-        Selection method, "full" for the unpruned model.
-    retain : float or None
-        Overall share asked for; None for the unpruned model.
-    expected, given : str
-        Right answer and the model's text.
-    correct, unparsed : bool
-        From `seats_cli.evaluate.scoring.score`; False where there is an error.
-    error : str or None
-        Why there is no answer; such a record is counted separately, never as a wrong answer.
-    video_tokens, audio_tokens : float or None
-        Tokens alive, mean over the decoder layers.
-    offered_video_tokens, offered_audio_tokens : int or None
-        Tokens that the encoders give.
-    average_retention : float or None
-        Mean over the layers of the audio-visual share alive; None without such tokens.
-    prefill_flops, full_prefill_flops, selection_flops : float or None
-        Of the LLM's prefill, pruned and unpruned, and of choosing tokens; 2 per multiply-add.
-    encoder_flops, full_encoder_flops : float or None
-        Of the encoders as executed, and without Stage 0.
-    kv_bytes : int or None
-        Of the KV cache right after the prefill.
-    peak_host_bytes, peak_gpu_bytes : int or None
-        Largest memory of the process or device.
-    prefill_s, select_s, first_token_s, total_s : float or None
-        Seconds of the LLM's prefill, of the selection, to the first token, and altogether.
-    """
-
+    # `item_id`, `clip_key`, `family`, `kind`: of the item; see `seats_cli.evaluate.questions.Item`.
     item_id: str
     clip_key: str
-    label: str
-    method: str
+    label: str  # of the setting, "full" or "seats 10%"; together with `item_id` it names the record
+    method: str  # selection method, "full" for the unpruned model
+    # Right answer and the model's text.
     expected: str
     given: str = ""
+    # From `seats_cli.evaluate.scoring.score`; False where there is an error.
     correct: bool = False
     unparsed: bool = False
+    # Why there is no answer; such a record is counted separately, never as a wrong answer.
     error: str | None = None
     family: str = ""
     kind: str = ""
-    retain: float | None = None
+    retain: float | None = None  # overall share asked for; None for the unpruned model
+    # Tokens alive, mean over the decoder layers.
     video_tokens: float | None = None
     audio_tokens: float | None = None
+    # Tokens that the encoders give.
     offered_video_tokens: int | None = None
     offered_audio_tokens: int | None = None
+    # Mean over the layers of the audio-visual share alive; None without such tokens.
     average_retention: float | None = None
+    # Of the LLM's prefill, pruned and unpruned, and of choosing tokens; 2 per multiply-add.
     prefill_flops: float | None = None
     full_prefill_flops: float | None = None
     selection_flops: float | None = None
+    # Of the encoders as executed, and without Stage 0.
     encoder_flops: float | None = None
     full_encoder_flops: float | None = None
-    kv_bytes: int | None = None
+    kv_bytes: int | None = None  # of the KV cache right after the prefill
+    # Largest memory of the process or device.
     peak_host_bytes: int | None = None
     peak_gpu_bytes: int | None = None
+    # Seconds of the LLM's prefill, of the selection, to the first token, and altogether.
     prefill_s: float | None = None
     select_s: float | None = None
     first_token_s: float | None = None

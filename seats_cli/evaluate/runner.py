@@ -43,8 +43,6 @@ def evaluate(
 
     Parameters
     ----------
-    loaded : LoadedModel
-    questions : QuestionSet
     specs : sequence of RunSpec
         Labels must differ; the unpruned model is one whose config is None.
     done : set of (item id, label)

@@ -15,7 +15,6 @@ def prompt_for(item: Item, protocol: EvalProtocol) -> str:
 
     Parameters
     ----------
-    item : Item
     protocol : EvalProtocol
         Its `choice_style`, labels, `preamble` and `instruction` matter for items with choices.
 
@@ -66,20 +65,12 @@ _BRACKETED = re.compile(r"\(([A-Z])\)")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What scoring made of an answer.
-
-    Parameters
-    ----------
-    correct : bool
-    unparsed : bool
-        No answer could be read from the text; never True together with `correct`.
-    read_as : str
-        The letter, or the normalised text, that was compared; empty if unparsed.
-    """
+    """What scoring made of an answer."""
 
     correct: bool
+    # No answer could be read from the text; never True together with `correct`.
     unparsed: bool = False
-    read_as: str = ""
+    read_as: str = ""  # the letter, or the normalised text, that was compared; empty if unparsed
 
 
 def score(item: Item, given: str) -> Verdict:

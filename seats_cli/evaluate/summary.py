@@ -17,36 +17,23 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class Group:
-    """Answers of one setting to some of the questions.
+    """Answers of one setting to some of the questions."""
 
-    Parameters
-    ----------
-    name : str
-        "all", a family, or a kind of clip.
-    asked, answered, right, unparsed : int
-        Questions, those without an error, and among the latter those answered rightly and those
-        whose answer could not be read.
-    accuracy : Estimate or None
-        Share of right answers among those answered; None if there are none.
-    difference, kept : Estimate or None
-        Accuracy less, and over, that of the unpruned model on the questions that both answered.
-    gained, lost : int or None
-        Questions that only this setting, and only the unpruned model, answers rightly.
-    p : float or None
-        Exact McNemar test of these two.
-    """
-
-    name: str
+    name: str  # "all", a family, or a kind of clip
+    # Questions, those without an error, and among the latter those answered rightly and those whose
+    # answer could not be read.
     asked: int
     answered: int
     right: int
     unparsed: int
-    accuracy: Estimate | None
+    accuracy: Estimate | None  # share of right answers among those answered; None if there are none
+    # Accuracy less, and over, that of the unpruned model on the questions that both answered.
     difference: Estimate | None = None
     kept: Estimate | None = None
+    # Questions that only this setting, and only the unpruned model, answers rightly.
     gained: int | None = None
     lost: int | None = None
-    p: float | None = None
+    p: float | None = None  # exact McNemar test of these two
 
     @property
     def errors(self) -> int:
@@ -95,23 +82,14 @@ class SettingSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All settings of a run, the unpruned model first.
+    """All settings of a run, the unpruned model first."""
 
-    Parameters
-    ----------
-    name : str
-        Of the question set.
-    items, clips : int
-        Questions and clips that any setting was asked about.
-    settings : tuple of SettingSummary
-    seed, resamples : int
-        Of the bootstrap.
-    """
-
-    name: str
+    name: str  # of the question set
+    # Questions and clips that any setting was asked about.
     items: int
     clips: int
     settings: tuple[SettingSummary, ...]
+    # Of the bootstrap.
     seed: int
     resamples: int
 

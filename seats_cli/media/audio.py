@@ -113,27 +113,13 @@ def kind_of(frame: AudioFrame) -> tuple[str, str, int]:
 
 @dataclass(frozen=True, eq=False)
 class DecodedSound:
-    """Sound from the start of the range.
+    """Sound from the start of the range."""
 
-    Parameters
-    ----------
-    samples : float32 array, shape (n,)
-        Mono, `SAMPLE_RATE`, in [-1, 1].
-    broken : int
-        Packets that could not be decoded; silence stands in for them.
-    first_s : float
-        Seconds from the start of the range to the first decoded sample.
-    joined : int
-        Leaps in the time stamps too large to be silence, closed up.
-    cut : bool
-        The sound continues beyond what was requested, or beyond `MAX_AUDIO_S`.
-    """
-
-    samples: npt.NDArray[np.float32]
-    broken: int
-    first_s: float
-    joined: int
-    cut: bool
+    samples: npt.NDArray[np.float32]  # float32 array, shape (n,): mono, `SAMPLE_RATE`, in [-1, 1]
+    broken: int  # packets that could not be decoded; silence stands in for them
+    first_s: float  # seconds from the start of the range to the first decoded sample
+    joined: int  # leaps in the time stamps too large to be silence, closed up
+    cut: bool  # the sound continues beyond what was requested, or beyond `MAX_AUDIO_S`
 
     @property
     def length_s(self) -> float:

@@ -117,33 +117,20 @@ class MediaFacts:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Sampled frames and sound of one file, on one timeline.
+    """Sampled frames and sound of one file, on one timeline."""
 
-    Parameters
-    ----------
-    frames : uint8 array, shape (T, H, W, 3), or None
-        RGB, upright, already resized; T is even (a temporal patch is two frames).
-    frame_times : float64 array, shape (T,), or None
-        Seconds from `facts.start_s` at which each frame is shown.
-    fps : float or None
-        Effective frames per second of `frames`: what the processor must be given.
-    audio : float32 array, shape (n,), or None
-        Mono at `SAMPLE_RATE`, sample 0 at `facts.start_s`.
-    facts : MediaFacts
-        Origin of the above.
-    warnings : tuple of str
-        One sentence for everything lost, changed or assumed.
-    pixel_shape : float
-        Width over height of a pixel of the upright picture in the file (its sample aspect
-        ratio); 1 but for old formats. `frames` ignore it, pictures for people need it.
-    """
-
+    # uint8 array, shape (T, H, W, 3), or None: RGB, upright, already resized; T is even (a temporal
+    # patch is two frames).
     frames: npt.NDArray[np.uint8] | None
+    # float64 array, shape (T,), or None: seconds from `facts.start_s` at which each frame is shown.
     frame_times: npt.NDArray[np.float64] | None
-    fps: float | None
+    fps: float | None  # effective frames per second of `frames`: what the processor must be given
+    # float32 array, shape (n,), or None: mono at `SAMPLE_RATE`, sample 0 at `facts.start_s`.
     audio: npt.NDArray[np.float32] | None
-    facts: MediaFacts
-    warnings: tuple[str, ...] = ()
+    facts: MediaFacts  # origin of the above
+    warnings: tuple[str, ...] = ()  # one sentence for everything lost, changed or assumed
+    # Width over height of a pixel of the upright picture in the file (its sample aspect ratio); 1
+    # but for old formats. `frames` ignore it, pictures for people need it.
     pixel_shape: float = 1.0
 
     @property

@@ -145,28 +145,16 @@ def _fit(
 
 @dataclass(frozen=True, eq=False)
 class FramePlan:
-    """Which frames to take.
+    """Which frames to take."""
 
-    Parameters
-    ----------
-    times : float64 array, shape (n,)
-        Seconds on the file's timeline, non-decreasing, n even; the frame to take is the one
-        on screen at that time.
-    fps : float
-        Effective rate: n over the seconds covered.
-    source_fps : float
-        Mean rate of the frames in the range.
-    held_s : float
-        Seconds before the first frame that it stands in for, because the sound starts earlier.
-    steady : bool
-        Constant frame rate, and hence the same frames as the official pipeline.
-    """
-
+    # float64 array, shape (n,): seconds on the file's timeline, non-decreasing, n even; the frame
+    # to take is the one on screen at that time.
     times: npt.NDArray[np.float64]
-    fps: float
-    source_fps: float
+    fps: float  # effective rate: n over the seconds covered
+    source_fps: float  # mean rate of the frames in the range
+    # Seconds before the first frame that it stands in for, because the sound starts earlier.
     held_s: float
-    steady: bool
+    steady: bool  # constant frame rate, and hence the same frames as the official pipeline
 
 
 def plan_frames(

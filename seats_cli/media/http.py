@@ -104,18 +104,12 @@ def is_public(address: str) -> bool:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds to wait.
+    """Seconds to wait."""
 
-    Parameters
-    ----------
-    connect_s, silence_s : float
-        For the address of a name or a connection, and for the next bytes.
-    answer_s, total_s : float
-        Until the head of the response has arrived, and until all of it has.
-    """
-
+    # For the address of a name or a connection, and for the next bytes.
     connect_s: float = 10.0
     silence_s: float = 30.0
+    # Until the head of the response has arrived, and until all of it has.
     answer_s: float = 60.0
     total_s: float = 3600.0
 
@@ -150,7 +144,6 @@ def request(url: str, *, allow_local_urls: bool, timeouts: Timeouts) -> Iterator
         ``http://`` or ``https://``.
     allow_local_urls : bool
         Whether addresses of this machine and its network are permitted.
-    timeouts : Timeouts
 
     Raises
     ------

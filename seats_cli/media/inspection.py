@@ -22,21 +22,11 @@ from seats_cli.media.reader import ReadPass
 
 @dataclass(frozen=True)
 class ClipOutline:
-    """The facts of a `Clip` without its pixels and samples.
+    """The facts of a `Clip` without its pixels and samples."""
 
-    Parameters
-    ----------
-    facts : MediaFacts
-        As `read_clip` would give them for an undamaged file.
-    fps : float or None
-        Effective frames per second, None without a picture.
-    warnings : tuple of str
-        What of the file would not be used as it stands.
-    """
-
-    facts: MediaFacts
-    fps: float | None
-    warnings: tuple[str, ...] = ()
+    facts: MediaFacts  # as `read_clip` would give them for an undamaged file
+    fps: float | None  # effective frames per second, None without a picture
+    warnings: tuple[str, ...] = ()  # what of the file would not be used as it stands
 
 
 def outline_clip(

@@ -123,34 +123,20 @@ def seek_before(container: InputContainer, stream: StreamT, ticks: int) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class PacketTable:
-    """When each frame of a stream is shown, in ticks of `time_base`.
+    """When each frame of a stream is shown, in ticks of `time_base`."""
 
-    Parameters
-    ----------
-    pts : int64 array, shape (N,)
-        Strictly increasing time stamps of the frames.
-    keyframes : int64 array, shape (K,)
-        The time stamps among them at which decoding can start, increasing.
-    last_duration : int
-        Ticks the last frame stays, 0 if unknown.
-    time_base : Fraction
-        Seconds per tick.
-    counted : bool
-        The file has no time stamps: `pts` was made from the frame rate, and frame number
-        k belongs to `pts[k]`.
-    partial : bool
-        The table begins at a keyframe inside the file, because only a range was requested.
-    discarded : int
-        Packets that an edit list keeps from being shown.
-    """
-
+    # int64 array, shape (N,): strictly increasing time stamps of the frames.
     pts: npt.NDArray[np.int64]
+    # int64 array, shape (K,): the time stamps among them at which decoding can start, increasing.
     keyframes: npt.NDArray[np.int64]
-    last_duration: int
-    time_base: Fraction
+    last_duration: int  # ticks the last frame stays, 0 if unknown
+    time_base: Fraction  # seconds per tick
+    # The file has no time stamps: `pts` was made from the frame rate, and frame number k belongs to
+    # `pts[k]`.
     counted: bool = False
+    # The table begins at a keyframe inside the file, because only a range was requested.
     partial: bool = False
-    discarded: int = 0
+    discarded: int = 0  # packets that an edit list keeps from being shown
 
     def seconds(self) -> npt.NDArray[np.float64]:
         """`pts` in seconds, float64, shape (N,)."""

@@ -19,26 +19,16 @@ _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FU
 
 @dataclass(frozen=True)
 class FrameScaler:
-    """Scales, converts and turns frames of one video.
+    """Scales, converts and turns frames of one video."""
 
-    Parameters
-    ----------
-    height, width : int
-        Size of the result, upright.
-    source_height, source_width : int
-        Size of the upright picture before scaling.
-    quarter_turns : int
-        Anticlockwise quarter turns, 0 to 3, that make the coded picture upright.
-    mirrored : bool
-        Whether the coded picture is mirrored, left to right, before it is turned.
-    """
-
+    # Size of the result, upright.
     height: int
     width: int
+    # Size of the upright picture before scaling.
     source_height: int
     source_width: int
-    quarter_turns: int
-    mirrored: bool
+    quarter_turns: int  # anticlockwise quarter turns, 0 to 3, that make the coded picture upright
+    mirrored: bool  # whether the coded picture is mirrored, left to right, before it is turned
     _reformatter: VideoReformatter = field(default_factory=VideoReformatter, repr=False)
 
     @classmethod

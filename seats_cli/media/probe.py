@@ -64,30 +64,14 @@ class AudioTrack:
 
 @dataclass(frozen=True)
 class MediaSource:
-    """What a file's header says: its tracks, duration and start.
+    """What a file's header says: its tracks, duration and start."""
 
-    Parameters
-    ----------
-    container : str
-        FFmpeg's name of the format.
-    duration_s : float or None
-        Seconds the file says it lasts, from `origin_s`.
-    origin_s : float
-        Time stamp at which the earliest track starts: 0 on the file's timeline.
-    video : VideoTrack or None
-        The picture that is used.
-    audio : tuple of AudioTrack
-        All sound tracks that have a decoder, in the container's order.
-    notes : tuple of str
-        One sentence for everything ignored.
-    """
-
-    container: str
-    duration_s: float | None
-    origin_s: float
-    video: VideoTrack | None
-    audio: tuple[AudioTrack, ...]
-    notes: tuple[str, ...]
+    container: str  # FFmpeg's name of the format
+    duration_s: float | None  # seconds the file says it lasts, from `origin_s`
+    origin_s: float  # time stamp at which the earliest track starts: 0 on the file's timeline
+    video: VideoTrack | None  # the picture that is used
+    audio: tuple[AudioTrack, ...]  # all sound tracks that have a decoder, in the container's order
+    notes: tuple[str, ...]  # one sentence for everything ignored
 
     @property
     def is_image(self) -> bool:

@@ -36,27 +36,15 @@ class ReadPass:
 
     Every pass over the packets (scan, picture, sound) opens the file anew: a demuxer that has
     met damage or the end of the file does not reliably go back, and a raw stream cannot seek.
-
-    Parameters
-    ----------
-    path, source : str or path-like, MediaSource
-        The file and what its header says.
-    options : ReadOptions
-        What of it is wanted.
-    sizing : FrameSizing
-        Bounds on the size of the frames, `options.max_pixels` included.
-    audio_track : AudioTrack or None
-        The sound to read.
-    on_progress : callable or None
-        As for `read_clip`.
     """
 
+    # The file and what its header says.
     path: StrPath
     source: MediaSource
-    options: ReadOptions
-    sizing: FrameSizing
-    audio_track: AudioTrack | None
-    on_progress: Progress | None = None
+    options: ReadOptions  # what of it is wanted
+    sizing: FrameSizing  # bounds on the size of the frames, `options.max_pixels` included
+    audio_track: AudioTrack | None  # the sound to read
+    on_progress: Progress | None = None  # as for `read_clip`
     warnings: list[str] = field(default_factory=list)
     gaps: Gaps = NO_GAPS
     plan: FramePlan | None = None

@@ -35,10 +35,6 @@ def synthetic_clip(
     seed : int
         For the noise.
 
-    Returns
-    -------
-    Clip
-
     Raises
     ------
     UsageError

@@ -28,18 +28,11 @@ _LEFT_S = 0.04
 
 @dataclass(frozen=True, eq=False)
 class Gaps:
-    """Stretches that are taken out of the file's timeline.
+    """Stretches that are taken out of the file's timeline."""
 
-    Parameters
-    ----------
-    begins : float64 array, shape (k,)
-        Seconds on the file's timeline at which the gaps begin, increasing.
-    lengths : float64 array, shape (k,)
-        Seconds taken out after each.
-    """
-
+    # float64 array, shape (k,): seconds on the file's timeline at which the gaps begin, increasing.
     begins: Times
-    lengths: Times
+    lengths: Times  # float64 array, shape (k,): seconds taken out after each
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -78,10 +71,6 @@ def find_gaps(picture: Times, sound: Times | None, length_s: float | None) -> Ga
         The same of the packets of the sound; None if the file has none.
     length_s : float or None
         Seconds the file says it lasts.
-
-    Returns
-    -------
-    Gaps
     """
     events = picture if sound is None else np.union1d(picture, sound)
     steps = np.diff(events)

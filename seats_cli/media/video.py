@@ -179,24 +179,12 @@ class FrameReader:
 
 @dataclass(frozen=True, eq=False)
 class DecodedFrames:
-    """The wanted frames, and how much of them was damaged.
+    """The wanted frames, and how much of them was damaged."""
 
-    Parameters
-    ----------
-    pixels : uint8 array, shape (n, H, W, 3)
-        RGB, upright.
-    scaler : FrameScaler
-        How they were made: sizes and rotation.
-    broken : int
-        Packets that could not be decoded and frames the decoder marks as damaged.
-    missing : int
-        Wanted frames that did not decode; the frame before stands in for each.
-    """
-
-    pixels: npt.NDArray[np.uint8]
-    scaler: FrameScaler
-    broken: int
-    missing: int
+    pixels: npt.NDArray[np.uint8]  # uint8 array, shape (n, H, W, 3): RGB, upright
+    scaler: FrameScaler  # how they were made: sizes and rotation
+    broken: int  # packets that could not be decoded and frames the decoder marks as damaged
+    missing: int  # wanted frames that did not decode; the frame before stands in for each
 
 
 def decode_frames(

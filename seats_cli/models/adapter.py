@@ -349,7 +349,6 @@ class Adapter(ABC):
 
         Parameters
         ----------
-        layer : decoder layer
         hidden : Tensor, shape (n, D)
         sides : dict
             Side tensors of the n tokens.

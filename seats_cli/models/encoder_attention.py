@@ -14,17 +14,14 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import use_attention
-
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import Adapter
-
 
 _LONGEST_ROW = 128  # windows of a grid; 768 tokens in windows of 16 are under 60
 _CPU_VALUES = 1 << 18  # of a batch: a larger one does not stay in a CPU's cache
@@ -148,7 +145,6 @@ def segment_attention(
         Segments need none.
     scaling : float or None
         As `scale` of `batched_segments`.
-    dropout : float
     cu_seq_lens_q : int32 Tensor, shape (segments + 1,)
         Where segments begin, and n; by default all is one segment.
     max_length_q : int or None
@@ -157,7 +153,6 @@ def segment_attention(
     Returns
     -------
     output : Tensor, shape (1, n, heads, head_dim)
-    weights : None
 
     Raises
     ------
@@ -232,7 +227,6 @@ def gathered_attention(
     module : nn.Module
         The attention.
     query, key, value : Tensor, shape (1, heads, n, head_dim)
-    attention_mask : None
     gathers : mapping of module to pairs of LongTensor, (segments, q) and (segments, k)
         Positions of queries and of the keys that they attend to, in batches that hold each
         position as a query once. A module without an entry attends within its segments.
@@ -241,7 +235,6 @@ def gathered_attention(
     Returns
     -------
     output : Tensor, shape (1, n, heads, head_dim)
-    weights : None
     """
     batches = gathers.get(module)
     if batches is None:

@@ -63,10 +63,8 @@ def build_inputs(loaded: LoadedModel, clip: Clip | PreparedClip, question: str) 
 
     Parameters
     ----------
-    loaded : LoadedModel
     clip : Clip or PreparedClip
         Prepared by `prepare_clip`, where several questions are asked about it.
-    question : str
 
     Returns
     -------
@@ -111,7 +109,6 @@ def inputs_from_messages(
 
     Parameters
     ----------
-    loaded : LoadedModel
     messages : sequence of dict
         `role`, and as `content` a text or a list of parts: `{"type": "text", "text": ...}`,
         `{"type": "image", "image": ...}` (a file, a PIL image or a data URL),

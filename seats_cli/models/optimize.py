@@ -11,19 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.backends import cuda
 
 from seats_cli.models import fused_modules
-from seats_cli.models.adapter import is_prefill
+from seats_cli.models.adapter import Adapter, is_prefill
 from seats_cli.models.encoder_attention import segment_attention
 from seats_cli.models.patching import Wrap, replace_forward, replace_method, use_attention
 from seats_cli.selection.device import is_nvidia
-
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import Adapter
 
 # transformers hands a whole sequence and its borders to an attention whose name contains
 # "flash", and one segment at a time to every other (`is_flash_attention_requested`).
@@ -135,7 +132,6 @@ def use_for_encoders(adapter: Adapter, name: str = SEGMENTS) -> AbstractContextM
 
     Parameters
     ----------
-    adapter : Adapter
     name : str
         `SEGMENTS`, or a name that transformers knows.
     """
@@ -188,7 +184,6 @@ def without_cudnn_sdpa(adapter: Adapter, *, prefill: bool) -> Iterator[None]:
 
     Parameters
     ----------
-    adapter : Adapter
     prefill : bool
         Also for prompts, and not only for the tokens of an answer.
     """

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
+from torch.utils.hooks import RemovableHandle
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -26,7 +25,6 @@ def replace_method(target: Any, name: str, wrap: Wrap) -> Iterator[None]:
 
     Parameters
     ----------
-    target : object
     name : str
         Of the method.
     wrap : callable

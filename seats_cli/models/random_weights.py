@@ -8,11 +8,12 @@ makes (for Qwen the bundled one), whose ids the model is given.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from seats_cli.families.registry import BUNDLED_PATH, named_config
+from seats_cli.models.adapter import Adapter
 from seats_cli.models.load import (
     LoadedModel,
     checked_settings,
@@ -22,10 +23,6 @@ from seats_cli.models.load import (
     transformers_name,
 )
 from seats_cli.models.registry import adapter_class
-
-if TYPE_CHECKING:
-    from seats_cli.models.adapter import Adapter
-
 
 _SPREAD = 0.02
 # Random values drawn once and repeated: drawing each of billions would take minutes on a CPU.
@@ -55,10 +52,6 @@ def random_model(
         As for `load_model`.
     seed : int
         Of the weights.
-
-    Returns
-    -------
-    LoadedModel
 
     Raises
     ------

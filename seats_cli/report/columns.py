@@ -21,32 +21,16 @@ MISSING = "-"  # shown in tables where a value does not exist
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table.
-
-    Parameters
-    ----------
-    header : str
-    value : callable
-        The value of a row; None is shown as `missing`, a Text as it is.
-    show : callable
-        Formats the value for people.
-    text : bool
-        Whether the column holds text, aligned left, or numbers, aligned right and never wrapped.
-    wraps : bool
-        Whether text may take several lines, so that it does not push numbers out.
-    missing : str
-        Shown where there is no value.
-    style : str or None
-        Style of the cells in a terminal.
-    """
+    """One column of a table."""
 
     header: str
-    value: Callable[[Any], Any]
-    show: Callable[[Any], str] = str
+    value: Callable[[Any], Any]  # the value of a row; None is shown as `missing`, a Text as it is
+    show: Callable[[Any], str] = str  # formats the value for people
+    # Whether the column holds text, aligned left, or numbers, aligned right and never wrapped.
     text: bool = False
-    wraps: bool = False
-    missing: str = MISSING
-    style: str | None = None
+    wraps: bool = False  # whether text may take several lines, so that it does not push numbers out
+    missing: str = MISSING  # shown where there is no value
+    style: str | None = None  # style of the cells in a terminal
 
     def cell(self, row: Any) -> str | Text:
         """The cell of a row."""

@@ -38,33 +38,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Modality:
-    """The tokens of one modality in a prompt, in prompt order.
+    """The tokens of one modality in a prompt, in prompt order."""
 
-    Parameters
-    ----------
-    mask : BoolTensor, shape (S,)
-        Where in the prompt they are.
-    lengths : tuple of int
-        Tokens of each clip or sound; empty where the modality is absent.
-    windows : tuple of int
-        Tokens of one selection window in each.
-    grids : tuple of int
-        Tokens of one temporal grid of each clip; empty for sound.
-    importance : float32 Tensor, shape (n,), or None
-        Attention received in the last encoder layer, where the method needs it.
-    keys : float32 Tensor, shape (n, d), or None
-        Keys of the last encoder layer, averaged over heads and over the positions that become
-        one token, where the method needs them.
-    where : LongTensor, shape (n,), or None
-        The mask as positions, if they are known without waiting for the device.
-    """
-
-    mask: Tensor
+    mask: Tensor  # BoolTensor, shape (S,): where in the prompt they are
+    # Tokens of each clip or sound; empty where the modality is absent.
     lengths: tuple[int, ...] = ()
-    windows: tuple[int, ...] = ()
-    grids: tuple[int, ...] = ()
+    windows: tuple[int, ...] = ()  # tokens of one selection window in each
+    grids: tuple[int, ...] = ()  # tokens of one temporal grid of each clip; empty for sound
+    # float32 Tensor, shape (n,), or None: attention received in the last encoder layer, where the
+    # method needs it.
     importance: Tensor | None = None
+    # float32 Tensor, shape (n, d), or None: keys of the last encoder layer, averaged over heads and
+    # over the positions that become one token, where the method needs them.
     keys: Tensor | None = None
+    # LongTensor, shape (n,), or None: the mask as positions, if they are known without waiting for
+    # the device.
     where: Tensor | None = None
 
     @property
@@ -80,14 +68,9 @@ class Modality:
 
 @dataclass(frozen=True, eq=False)
 class PromptTokens:
-    """The prompt as it enters the LLM, one sequence; what is neither modality is text.
+    """The prompt as it enters the LLM, one sequence; what is neither modality is text."""
 
-    Parameters
-    ----------
-    embeddings : Tensor, shape (S, D)
-        Text embeddings and projected audio-visual tokens, in prompt order.
-    """
-
+    # Tensor, shape (S, D): text embeddings and projected audio-visual tokens, in prompt order.
     embeddings: Tensor
     video: Modality
     audio: Modality
@@ -99,37 +82,23 @@ class PromptTokens:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """What enters the LLM.
+    """What enters the LLM."""
 
-    Parameters
-    ----------
-    keep : BoolTensor, shape (S,)
-        Tokens that enter; text is always kept.
-    embeddings : Tensor, shape (S, D), or None
-        The prompt with merged tokens in place of kept ones; None if none changed.
-    """
-
-    keep: Tensor
+    keep: Tensor  # BoolTensor, shape (S,): tokens that enter; text is always kept
+    # Tensor, shape (S, D), or None: the prompt with merged tokens in place of kept ones; None if
+    # none changed.
     embeddings: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class LayerTokens:
-    """The tokens alive after a decoder layer; all of it is on the CPU.
+    """The tokens alive after a decoder layer; all of it is on the CPU."""
 
-    Parameters
-    ----------
-    index : LongTensor, shape (n,)
-        Positions in the unpruned prompt, ascending.
-    video_mask, audio_mask : BoolTensor, shape (n,)
-        Modality of each; the rest is text.
-    relevance : float32 Tensor, shape (n,)
-        Attention to each, from the method's `query_tokens`.
-    """
-
-    index: Tensor
+    index: Tensor  # LongTensor, shape (n,): positions in the unpruned prompt, ascending
+    # BoolTensor, shape (n,): modality of each; the rest is text.
     video_mask: Tensor
     audio_mask: Tensor
+    # float32 Tensor, shape (n,): attention to each, from the method's `query_tokens`.
     relevance: Tensor
 
 

@@ -88,19 +88,12 @@ def _scores(query: Tensor, key: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Allocated:
-    """How many tokens of each temporal window stay.
+    """How many tokens of each temporal window stay."""
 
-    Parameters
-    ----------
-    video, audio : Runs
-        The windows' tokens, window w being run w of both.
-    budgets : list of (int, int)
-        Video and audio tokens that stay of each window.
-    """
-
+    # The windows' tokens, window w being run w of both.
     video: Runs
     audio: Runs
-    budgets: list[Window]
+    budgets: list[Window]  # video and audio tokens that stay of each window
 
 
 def window_means(scores: Tensor, runs: Runs, windows: int) -> Tensor:

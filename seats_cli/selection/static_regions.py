@@ -22,17 +22,12 @@ class StillMap:
     """Where the features of every place come from.
 
     A unit is what becomes one LLM token: a square of patches that the encoder merges.
-
-    Parameters
-    ----------
-    source : LongTensor, shape (n,)
-        For each unit, in the order of the prompt, the unit whose features it gets: itself if it
-        is encoded, else one at the same place in an earlier grid of the same clip.
-    grids : tuple of (int, int, int)
-        Temporal grids, and units in height and width, of each clip.
     """
 
+    # LongTensor, shape (n,): for each unit, in the order of the prompt, the unit whose features it
+    # gets: itself if it is encoded, else one at the same place in an earlier grid of the same clip.
     source: Tensor
+    # Temporal grids, and units in height and width, of each clip.
     grids: tuple[tuple[int, int, int], ...]
 
     @property
@@ -153,18 +148,11 @@ class PackedGrids(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """The attention segments (grids or windows) of which at least one unit is encoded.
+    """The attention segments (grids or windows) of which at least one unit is encoded."""
 
-    Parameters
-    ----------
-    queries : tuple of int
-        Encoded positions of each.
-    batches : tuple of PackedGrids
-        What they attend to; empty if every segment is encoded whole, so that nothing is needed
-        from outside of it.
-    """
-
-    queries: tuple[int, ...]
+    queries: tuple[int, ...]  # encoded positions of each
+    # What they attend to; empty if every segment is encoded whole, so that nothing is needed from
+    # outside of it.
     batches: tuple[PackedGrids, ...]
 
     @property
@@ -182,23 +170,15 @@ class Segments:
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """What of a video is encoded, on the CPU.
+    """What of a video is encoded, on the CPU."""
 
-    Parameters
-    ----------
-    chosen : LongTensor, shape (m,)
-        Units that are encoded, numbered as in the prompt, in the encoder's own order.
-    place : LongTensor, shape (n,)
-        For each unit of the prompt, which of those it gets its features from.
-    order : LongTensor, shape (n,)
-        The encoder's order of all units.
-    full, windowed : Segments
-        Of the blocks that see a whole grid, and of the others.
-    """
-
+    # LongTensor, shape (m,): units that are encoded, numbered as in the prompt, in the encoder's
+    # own order.
     chosen: Tensor
+    # LongTensor, shape (n,): for each unit of the prompt, which of those it gets its features from.
     place: Tensor
-    order: Tensor
+    order: Tensor  # LongTensor, shape (n,): the encoder's order of all units
+    # Of the blocks that see a whole grid, and of the others.
     full: Segments
     windowed: Segments
 
@@ -208,7 +188,6 @@ def pack(still: StillMap, order: Tensor, *, window: int | None, patches: int) ->
 
     Parameters
     ----------
-    still : StillMap
     order : LongTensor, shape (n,)
         Units of the prompt in the encoder's order, in which a segment's units are neighbours.
     window : int or None

@@ -10,53 +10,35 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One reduction of the sequence.
+    """One reduction of the sequence."""
 
-    Parameters
-    ----------
-    kind : str
-        "diversity" (Stage I), "relevance" (Stage II) or "late" (Stage III) for SEATS; other
-        methods have names of their own (`Method.entry_kind`, `layer_kind`).
-    after_layer : int
-        1-based decoder layer after which it acts; 0 means before the LLM.
-    kept : LongTensor, shape (n,)
-        Original positions (in the unpruned prompt) alive afterwards, ascending, on CPU.
-    video, audio, text : int
-        How many of `kept` belong to each modality.
-    scores : float32 Tensor, shape (m,), or None
-        Relevance of each token alive *before* the stage, where the method computes one.
-    label : str
-        What a report calls the stage (`Method.stage_label`).
-    """
-
+    # "diversity" (Stage I), "relevance" (Stage II) or "late" (Stage III) for SEATS; other methods
+    # have names of their own (`Method.entry_kind`, `layer_kind`).
     kind: str
-    after_layer: int
+    after_layer: int  # 1-based decoder layer after which it acts; 0 means before the LLM
+    # LongTensor, shape (n,): original positions (in the unpruned prompt) alive afterwards,
+    # ascending, on CPU.
     kept: Tensor
+    # How many of `kept` belong to each modality.
     video: int
     audio: int
     text: int
+    # float32 Tensor, shape (m,), or None: relevance of each token alive *before* the stage, where
+    # the method computes one.
     scores: Tensor | None = None
-    label: str = ""
+    label: str = ""  # what a report calls the stage (`Method.stage_label`)
 
 
 @dataclass(eq=False)
 class SelectionTrace:
-    """All stages of one prefill.
+    """All stages of one prefill."""
 
-    Parameters
-    ----------
-    num_layers : int
-        Decoder layers L.
-    video_mask, audio_mask : BoolTensor, shape (S,)
-        Modality of each position of the unpruned prompt, on CPU; the rest is text.
-    stages : list of Stage
-        In order of `after_layer`.
-    """
-
-    num_layers: int
+    num_layers: int  # decoder layers L
+    # BoolTensor, shape (S,): modality of each position of the unpruned prompt, on CPU; the rest is
+    # text.
     video_mask: Tensor
     audio_mask: Tensor
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)  # in order of `after_layer`
 
     @property
     def length(self) -> int:

@@ -67,21 +67,12 @@ def window_tokens(starts: Sequence[int], size: int, device: torch.device) -> Ten
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """The maximal contiguous runs of one modality.
+    """The maximal contiguous runs of one modality."""
 
-    Parameters
-    ----------
-    positions : LongTensor, shape (n,)
-        Sequence positions of the modality's tokens, ascending.
-    index : LongTensor, shape (n,)
-        Run that each token belongs to, ascending from 0.
-    sizes : list of int
-        Tokens in each run.
-    """
-
+    # LongTensor, shape (n,): sequence positions of the modality's tokens, ascending.
     positions: Tensor
-    index: Tensor
-    sizes: list[int]
+    index: Tensor  # LongTensor, shape (n,): run that each token belongs to, ascending from 0
+    sizes: list[int]  # tokens in each run
 
     @property
     def total(self) -> int:
@@ -115,21 +106,11 @@ def pair_windows(video: Runs, audio: Runs) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class Grids:
-    """The grids of all clips, in sequence order.
+    """The grids of all clips, in sequence order."""
 
-    Parameters
-    ----------
-    sizes : list of int
-        Tokens of each grid.
-    numbers : list of int
-        Number of each grid within its clip, from 0.
-    index : LongTensor, shape (n,)
-        Grid that each token belongs to, ascending from 0.
-    """
-
-    sizes: list[int]
-    numbers: list[int]
-    index: Tensor
+    sizes: list[int]  # tokens of each grid
+    numbers: list[int]  # number of each grid within its clip, from 0
+    index: Tensor  # LongTensor, shape (n,): grid that each token belongs to, ascending from 0
 
     def per_token(self, values: Sequence[int]) -> Tensor:
         """One value for each grid, (G,), as one for each of its tokens, (n,)."""

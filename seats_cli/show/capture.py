@@ -51,8 +51,6 @@ def record_of(
 
     Parameters
     ----------
-    answer : Answer
-    read : ReadOptions
     sizing : FrameSizing
         How its clip was read.
     label : str, optional
@@ -106,7 +104,6 @@ def stage_windows(
 
     Parameters
     ----------
-    trace : SelectionTrace
     number : int
         Stage, counted from 0.
     plan : PruningPlan or None

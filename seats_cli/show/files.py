@@ -22,7 +22,6 @@ def check_target(path: Path, option: str) -> None:
 
     Parameters
     ----------
-    path : Path
     option : str
         Name of the option that asked for it, for messages.
 

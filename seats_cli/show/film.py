@@ -49,7 +49,6 @@ def render_film(
 
     Parameters
     ----------
-    record : RunRecord
     clip : Clip
         As it was read for the record; its audio, 16 kHz mono, becomes that of the film.
     path : str

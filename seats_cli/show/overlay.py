@@ -8,17 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from seats_cli.show.record import TEXT
-
-if TYPE_CHECKING:
-    from seats_cli.show.encode import Pixels
-    from seats_cli.show.record import Ints, RunRecord
-
+from seats_cli.show.encode import Pixels
+from seats_cli.show.record import TEXT, Ints, RunRecord
 
 Colour = tuple[int, int, int]
 
@@ -36,28 +31,16 @@ _VIRIDIS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Level:
-    """Tokens of about equal depth.
+    """Tokens of about equal depth."""
 
-    Parameters
-    ----------
-    number : int
-        0 for tokens that the LLM never sees, then counted up with depth.
-    first_layers, last_layers : int
-        Fewest and most decoder layers that process such a token.
-    label : str
-        For a legend.
-    colour : (int, int, int)
-        RGB, 0 to 255.
-    pattern : int
-        1 dots, 2 horizontal, 3 diagonal, 4 vertical lines; 0 none, for the deepest level, so
-        that what matters most is seen best.
-    """
-
-    number: int
+    number: int  # 0 for tokens that the LLM never sees, then counted up with depth
+    # Fewest and most decoder layers that process such a token.
     first_layers: int
     last_layers: int
-    label: str
-    colour: Colour
+    label: str  # for a legend
+    colour: Colour  # RGB, 0 to 255
+    # 1 dots, 2 horizontal, 3 diagonal, 4 vertical lines; 0 none, for the deepest level, so that
+    # what matters most is seen best.
     pattern: int = 0
 
     @property
@@ -68,21 +51,12 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Depth:
-    """The depth of every token of the prompt.
+    """The depth of every token of the prompt."""
 
-    Parameters
-    ----------
-    lived : int64 array, shape (S,)
-        Decoder layers that process each token.
-    level : int64 array, shape (S,)
-        Level number of each audio-visual token; text has the deepest.
-    levels : tuple of Level
-        By number; the first is always "dropped before the LLM".
-    """
-
-    lived: Ints
+    lived: Ints  # int64 array, shape (S,): decoder layers that process each token
+    # int64 array, shape (S,): level number of each audio-visual token; text has the deepest.
     level: Ints
-    levels: tuple[Level, ...]
+    levels: tuple[Level, ...]  # by number; the first is always "dropped before the LLM"
 
     def level_of(self, layers: int) -> Level:
         """The level of tokens that this many layers process."""
@@ -172,10 +146,8 @@ def shade(
 
     Parameters
     ----------
-    picture : Image
     level : int64 array, shape (rows, columns)
         Level of each patch.
-    levels : sequence of Level
     outline : bool
         Whether regions of one level get a border in its colour and a pattern.
     strength : float

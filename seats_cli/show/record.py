@@ -24,24 +24,15 @@ TEXT, VIDEO, AUDIO = 0, 1, 2  # values of `RunRecord.modality`
 
 @dataclass(frozen=True)
 class Part:
-    """One modality of one window at one stage.
+    """One modality of one window at one stage."""
 
-    Parameters
-    ----------
-    offered, kept : int
-        Tokens before and after the stage.
-    budget : int or None
-        Tokens that the method allots; None where it has no budget for the window.
-    mean_relevance : float or None
-        Mean score of the tokens offered; None where the stage has no scores.
-    first, last : int
-        Place of the offered tokens among all of the modality, counted from 0, inclusive.
-    """
-
+    # Tokens before and after the stage.
     offered: int
     kept: int
-    budget: int | None
+    budget: int | None  # tokens that the method allots; None where it has no budget for the window
+    # Mean score of the tokens offered; None where the stage has no scores.
     mean_relevance: float | None
+    # Place of the offered tokens among all of the modality, counted from 0, inclusive.
     first: int
     last: int
 
@@ -86,58 +77,31 @@ class Grid:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RunRecord:
-    """One answered question, its fields in the order of a saved trace.
+    """One answered question, its fields in the order of a saved trace."""
 
-    Parameters
-    ----------
-    label : str
-        Name of the run: "seats 25%", "full".
-    question, answer : str
-    full_answer : str or None
-        The unpruned model's answer, where it was asked too.
-    effective_fps : float or None
-    audio_tokens_per_s : float
-    pixel_shape : float
-        Width over height of a pixel of the upright picture in the file; 1 but for old formats.
-    media : MediaFacts
-    read : ReadOptions
-        How the clip was read, so that it can be read again.
-    sizing : FrameSizing
-        Bounds on the size of a frame, `read.max_pixels` included.
-    model : ModelFacts
-    architecture : Architecture
-    grid : Grid or None
-        None without video tokens.
-    config, plan : dict or None
-        As they were set; None for an unpruned run.
-    warnings : tuple of str
-    versions : dict
-        Of the software that ran the model.
-    modality : int64 array, shape (S,)
-        `TEXT`, `VIDEO` or `AUDIO` of each position of the unpruned prompt.
-    stages : tuple of RecordedStage
-        In order of `after_layer`.
-    """
-
-    label: str
+    label: str  # name of the run: "seats 25%", "full"
     question: str
     answer: str
-    full_answer: str | None
+    full_answer: str | None  # the unpruned model's answer, where it was asked too
     effective_fps: float | None
     audio_tokens_per_s: float
+    # Width over height of a pixel of the upright picture in the file; 1 but for old formats.
     pixel_shape: float = 1.0
     media: MediaFacts
-    read: ReadOptions
-    sizing: FrameSizing
+    read: ReadOptions  # how the clip was read, so that it can be read again
+    sizing: FrameSizing  # bounds on the size of a frame, `read.max_pixels` included
     model: ModelFacts
     architecture: Architecture
-    grid: Grid | None
+    grid: Grid | None  # None without video tokens
+    # As they were set; None for an unpruned run.
     config: dict[str, Any] | None
     plan: dict[str, Any] | None
     warnings: tuple[str, ...] = ()
+    # Of the software that ran the model.
     versions: dict[str, str | None] = field(default_factory=dict)
+    # int64 array, shape (S,): `TEXT`, `VIDEO` or `AUDIO` of each position of the unpruned prompt.
     modality: Ints
-    stages: tuple[RecordedStage, ...]
+    stages: tuple[RecordedStage, ...]  # in order of `after_layer`
 
     @property
     def num_layers(self) -> int:

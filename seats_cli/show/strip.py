@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from seats_cli.report.format import format_percent
-from seats_cli.show.record import AUDIO, VIDEO
-
-if TYPE_CHECKING:
-    from seats_cli.show.record import RunRecord
-
+from seats_cli.show.record import AUDIO, VIDEO, RunRecord
 
 Floats = npt.NDArray[np.floating]
 
@@ -51,7 +46,6 @@ def strip(record: RunRecord, width: int, *, unicode: bool) -> list[str]:
 
     Parameters
     ----------
-    record : RunRecord
     width : int
         Columns of the terminal; windows are merged if the strip would not fit otherwise.
     unicode : bool

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 
 from seats_cli.cost.flops import layer_flops
 from seats_cli.report.format import format_si
-
-if TYPE_CHECKING:
-    from seats_cli.show.overlay import Depth
-    from seats_cli.show.record import Ints, RunRecord
+from seats_cli.show.overlay import Depth
+from seats_cli.show.record import Ints, RunRecord
 
 
 def runs(values: Ints) -> Iterable[tuple[int, int, int]]:

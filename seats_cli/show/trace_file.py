@@ -252,7 +252,6 @@ def _build(cls: type[T], value: Any, where: str) -> T:
     cls : dataclass type
         With fields of plain types, dicts, rows of numbers, tuples of one type, optional ones,
         and such dataclasses.
-    value : object
     where : str
         The place, for messages; "" for the whole.
 

@@ -30,7 +30,6 @@ def attention_loss(
 
     Parameters
     ----------
-    layer : Qwen2_5OmniDecoderLayer
     states : float tensor, shape (B, N, width)
         Its input.
     rotary : pair of float tensors, shape (B, N, head_dim)

@@ -166,7 +166,6 @@ def draft_moment(rng: np.random.Generator, layout: Layout) -> tuple[Draft, int]:
 
     Returns
     -------
-    Draft
     int
         Index of the segment that is the moment.
     """

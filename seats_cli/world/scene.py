@@ -109,7 +109,6 @@ def sample_scene(
 
     Parameters
     ----------
-    rng : numpy Generator
     frame_times : float array, shape (T,)
         Seconds at which the clip will be sampled.
     duration : float

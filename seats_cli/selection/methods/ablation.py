@@ -16,17 +16,10 @@ from seats_cli.selection.method import Entry, LayerTokens, Method, PromptTokens
 
 @dataclass(frozen=True)
 class ModalityAblation:
-    """Which tokens are removed, and after which layer.
+    """Which tokens are removed, and after which layer."""
 
-    Parameters
-    ----------
-    after_layer : int
-        The last decoder layer (from 1) that sees them.
-    video, audio : bool
-        Which modalities.
-    """
-
-    after_layer: int
+    after_layer: int  # the last decoder layer (from 1) that sees them
+    # Which modalities.
     video: bool = True
     audio: bool = True
 

@@ -39,7 +39,6 @@ def keep_changing(features: Tensor, grids: Grids, group: int, count: int) -> Ten
     ----------
     features : Tensor, shape (n, D)
         Projected video tokens.
-    grids : Grids
     group : int
         Consecutive grids in a group.
     count : int

@@ -89,10 +89,6 @@ def solve_drops(entering: int, offered: int, num_layers: int, retention: float) 
     retention : float
         Average retention wanted, of the tokens offered.
 
-    Returns
-    -------
-    list of int
-
     Raises
     ------
     ConfigError

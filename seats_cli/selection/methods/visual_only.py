@@ -29,7 +29,6 @@ class VisualMethod(Method):
 
     Parameters
     ----------
-    plan : PruningPlan
     omni : bool
         Whether audio is treated like video.
     """
@@ -48,7 +47,6 @@ class VisualMethod(Method):
 
         Parameters
         ----------
-        prompt : PromptTokens
         modality : Modality
             One of the prompt's.
         ratio : float
