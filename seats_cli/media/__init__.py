@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from seats_cli.families.base import SAMPLE_RATE, FrameSizing
 from seats_cli.media.clip import Clip, MediaFacts, ReadOptions
-from seats_cli.media.reader import read_clip
 from seats_cli.media.timecode import parse_time
+
+if TYPE_CHECKING:
+    from seats_cli.media.reader import read_clip
 
 __all__ = [
     "SAMPLE_RATE",
