@@ -56,19 +56,14 @@ def last_query_relevance(query: Tensor, key: Tensor) -> Tensor:
 def question_relevance(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
     """Causal attention of some queries over the sequence, averaged over queries and heads.
 
+    Keys and result as for `last_query_relevance`.
+
     Parameters
     ----------
     query : Tensor, shape (q, H, d)
         Queries of the question's tokens, after rotary embedding.
-    key : Tensor, shape (Hkv, S, d)
-        Keys of the whole sequence.
     index : LongTensor, shape (q,)
         Position of each query in the sequence: it sees itself and what is before it.
-
-    Returns
-    -------
-    float32 Tensor, shape (S,)
-        Sums to 1.
     """
     # A token of the question does not see the ones behind it, as in the layer itself.
     later = torch.arange(key.shape[1], device=key.device) > index.unsqueeze(1)

@@ -158,9 +158,7 @@ def received_in_windows(query: Tensor, key: Tensor, starts: Tensor, size: int) -
     query, key : Tensor, shape (N, H, d)
         Of the same floating dtype; float32 is multiplied as such, not as tf32.
     starts : LongTensor, shape (W,)
-        First position of each window.
-    size : int
-        Positions of each.
+        First position of each window of `size` positions.
 
     Returns
     -------

@@ -22,20 +22,11 @@ class Full(Method):
 def keep_random_modalities(
     video_mask: Tensor, audio_mask: Tensor, video: float, audio: float, seed: int
 ) -> Tensor:
-    """Draw from each modality, uniformly without replacement.
+    """Draw a fraction of each modality, uniformly without replacement.
 
-    Parameters
-    ----------
-    video_mask, audio_mask : BoolTensor, shape (S,)
-    video, audio : float
-        Fraction of each modality to keep; counts are rounded down, to at least one token.
-    seed : int
-        Of one stream on the CPU: the video is drawn first, then the audio.
-
-    Returns
-    -------
-    BoolTensor, shape (S,)
-        True for kept tokens and for text.
+    Masks have shape (S,), and so has the result: True for kept tokens and for text. Counts are
+    rounded down, to at least one token. The seed is that of one stream on the CPU: the video is
+    drawn first, then the audio.
     """
     generator = torch.Generator().manual_seed(seed)
     keep = torch.ones_like(video_mask)

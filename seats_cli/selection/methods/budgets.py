@@ -15,19 +15,7 @@ VIDEO_FLOOR = 0.05
 def ratio_after_layer(retention: float, layer: int, num_layers: int) -> float:
     """Fraction to keep after `layer` so that the mean over all layers is `retention`.
 
-    Parameters
-    ----------
-    retention : float
-        Average retention over all layers.
-    layer : int
-        Layers that see every token.
-    num_layers : int
-        Decoder layers.
-
-    Returns
-    -------
-    float
-        0 or below where the first layers alone exceed the budget.
+    Layers up to that one see every token. 0 or below where they alone exceed the budget.
     """
     return (retention * num_layers - layer) / (num_layers - layer)
 
@@ -73,8 +61,6 @@ def require_positive(
 
     Parameters
     ----------
-    method : str
-        Its name.
     video, audio : float
         Fractions to keep of the modalities present; 1 for an absent one.
     reach : float

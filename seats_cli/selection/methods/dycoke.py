@@ -42,12 +42,9 @@ def keep_changing(features: Tensor, grids: Grids, group: int, count: int) -> Ten
     group : int
         Consecutive grids in a group.
     count : int
-        Tokens to keep altogether. The share of the grids that are not anchors is the same for
-        all, up to rounding; anchors stay whole even if that exceeds the count.
-
-    Returns
-    -------
-    BoolTensor, shape (n,)
+        Tokens to keep altogether, marked in a BoolTensor (n,). The share of the grids that are
+        not anchors is the same for all, up to rounding; anchors stay whole even if that exceeds
+        the count.
     """
     since = [number % group for number in grids.numbers]  # 0 for an anchor
     others = [size if steps else 0 for steps, size in zip(since, grids.sizes, strict=True)]

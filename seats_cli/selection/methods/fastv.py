@@ -62,29 +62,24 @@ def keep_attended(
         True for kept tokens and for text.
     """
     keep = torch.ones_like(video_mask)
-    scores = relevance[video_mask]
-    keep[video_mask] = keep_highest(scores, tokens_to_keep(len(scores), video))
-    scores = relevance[audio_mask]
-    count = tokens_to_keep(len(scores), audio)
-    if audio_seed is None:
-        keep[audio_mask] = keep_highest(scores, count)
-    elif count < len(scores):
-        generator = torch.Generator().manual_seed(audio_seed)
-        keep[audio_mask] = keep_at_random(len(scores), count, generator, keep.device)
+    for mask, ratio, seed in ((video_mask, video, None), (audio_mask, audio, audio_seed)):
+        scores = relevance[mask]
+        count = tokens_to_keep(len(scores), ratio)
+        if seed is None:
+            keep[mask] = keep_highest(scores, count)
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            keep[mask] = keep_at_random(len(scores), count, generator, keep.device)
     return keep
 
 
 @register_method("fastv-om", omni=True)
 @register_method("fastv")
 class FastV(Method):
-    """`fastv` and, with `omni`, `fastv-om`.
+    """`fastv` and, with `omni`, `fastv-om`, which ranks audio too, with its own target.
 
     Parameters
     ----------
-    plan : PruningPlan
-        Targets, seed, and the model's depth.
-    omni : bool
-        Whether audio is ranked by attention too, with its own target.
     ratios : (float, float), optional
         Fractions of video and audio to keep after layer K, in place of those that follow from
         the targets; a fraction of 0 or below keeps one token.
@@ -101,7 +96,6 @@ class FastV(Method):
     """
 
     fastv_layer = Option(2, partial(check_integer, minimum=1))
-    entry_kind = "entry"
     layer_kind = "attended"
 
     def __init__(

@@ -28,14 +28,7 @@ _BISECTIONS = 40
 
 
 def entry_fractions(n_video: int, n_audio: int, retention: float) -> tuple[float, float]:
-    """Fractions of video and audio that enter the LLM.
-
-    Parameters
-    ----------
-    n_video, n_audio : int
-    retention : float
-        Combined average retention wanted.
-    """
+    """Fractions of video and audio that enter the LLM, for a combined average retention."""
     total = n_video + n_audio
     published = (ENTRY_VIDEO * n_video + ENTRY_AUDIO * n_audio) / total
     entering = max(published, min(1.0, ENTRY_PER_TARGET * retention))
@@ -44,16 +37,10 @@ def entry_fractions(n_video: int, n_audio: int, retention: float) -> tuple[float
 
 
 def drop_counts(entering: int, num_layers: int, p_init: float, p_final: float) -> list[int]:
-    """Tokens that leave after each of the layers 1 to L - 2.
+    """Audio-visual tokens that leave after each of the layers 1 to L - 2, of those that enter.
 
-    Parameters
-    ----------
-    entering : int
-        Audio-visual tokens that enter the LLM.
-    num_layers : int
-        Decoder layers L.
-    p_init, p_final : float
-        Fractions of the tokens alive that leave after early and after late layers.
+    `p_init` and `p_final` are the fractions of the tokens alive that leave after early and after
+    late layers; between them rises a sigmoid, and counts are rounded down.
     """
     alive, counts = entering, []
     for layer in range(1, num_layers - 1):
@@ -78,16 +65,7 @@ def initial_drop(retention: float) -> float:
 
 
 def solve_drops(entering: int, offered: int, num_layers: int, retention: float) -> list[int]:
-    """Drop counts whose mean over the layers comes closest to the target.
-
-    Parameters
-    ----------
-    entering, num_layers : int
-        As for `drop_counts`.
-    offered : int
-        Audio-visual tokens of the prompt.
-    retention : float
-        Average retention wanted, of the tokens offered.
+    """Drop counts whose mean over the layers comes closest to `retention` of the tokens offered.
 
     Raises
     ------
@@ -161,13 +139,7 @@ def keep_after_drop(scores: Tensor, window_of: Tensor, count: int, last_window: 
 
 @register_method("omnidrop")
 class OmniDrop(Method):
-    """`omnidrop`. One budget for both modalities; late layers may hold no token of either.
-
-    Parameters
-    ----------
-    plan : PruningPlan
-        Targets and the model's depth.
-    """
+    """`omnidrop`. One budget for both modalities; late layers may hold no token of either."""
 
     needs_importance = True
     query_tokens = "question"

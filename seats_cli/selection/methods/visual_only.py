@@ -26,11 +26,6 @@ class VisualMethod(Method):
     floor (5 %, or what the method cannot go below); beyond that audio is dropped, at random with
     the plan's seed (the convention of the comparison in arXiv 2605.20035). With `omni` both
     modalities keep their own target, and audio is chosen by the rule for video.
-
-    Parameters
-    ----------
-    omni : bool
-        Whether audio is treated like video.
     """
 
     name: ClassVar[str]
@@ -45,12 +40,7 @@ class VisualMethod(Method):
     ) -> tuple[Tensor, Tensor | None]:
         """Choose in one modality: the video, or either with `omni`.
 
-        Parameters
-        ----------
-        modality : Modality
-            One of the prompt's.
-        ratio : float
-            Fraction of its tokens to keep, above 0 and below 1.
+        The fraction of its tokens to keep, `ratio`, is above 0 and below 1.
 
         Returns
         -------
@@ -68,10 +58,9 @@ class VisualMethod(Method):
         video, audio = self._ratios(prompt)
         keep = prompt.keep_all()
         embeddings: Tensor | None = None
-        choose_audio = self.choose if self.omni else self._draw
         for modality, ratio, choose in (
             (prompt.video, video, self.choose),
-            (prompt.audio, audio, choose_audio),
+            (prompt.audio, audio, self.choose if self.omni else self._draw),
         ):
             if not modality.size or ratio >= 1.0:
                 continue
