@@ -55,7 +55,7 @@ def test_a_broken_part_does_not_hide_the_others(run, cache, monkeypatch):
     result = run("doctor")
     assert result.exit_code == 0
     assert "AttributeError" in result.stdout
-    assert "no setting" in result.stdout
+    assert "is not a setting" in result.stdout
     assert "### packages" in result.stdout
 
 
