@@ -147,9 +147,31 @@ class ChoiceScore:
     probability: float
 
 
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A question answered about one clip, with everything that a report shows."""
+
+    question: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str  # "stop" or "length"
+    media: MediaFacts
+    effective_fps: float | None
+    model: ModelFacts
+    architecture: Architecture
+    config: SeatsConfig | None  # None when the model ran unpruned
+    plan: PruningPlan | None
+    trace: SelectionTrace
+    timing: Timing
+    cost: Cost
+    seed: int
+    choices: tuple[ChoiceScore, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ClipResult:
-    """What every result says about its subject: a question about one clip, asked of one model."""
+class Measurement:
+    """What a profile and a comparison say about their subject: one question about one clip."""
 
     question: str
     media: MediaFacts
@@ -158,21 +180,6 @@ class ClipResult:
     architecture: Architecture
     seed: int
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Answer(ClipResult):
-    """A question answered about one clip, with everything that a report shows."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str  # "stop" or "length"
-    config: SeatsConfig | None  # None when the model ran unpruned
-    plan: PruningPlan | None
-    trace: SelectionTrace
-    timing: Timing
-    cost: Cost
-    choices: tuple[ChoiceScore, ...] = ()
 
 
 # Stages of one run in order; none contains another. "rest" is what generate does between them
@@ -289,7 +296,7 @@ class FailedRun:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Profile(ClipResult):
+class Profile(Measurement):
     """Everything that `seats profile` measured."""
 
     offered: tuple[int, int, int]  # video, audio and text tokens of the prompt
@@ -334,7 +341,7 @@ class ComparedRun:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Comparison(ClipResult):
+class Comparison(Measurement):
     """The runs of `seats compare`; the first is the unpruned model, whether it fits or not."""
 
     runs: tuple[ComparedRun, ...]

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from seats_cli.families.base import Architecture
     from seats_cli.results import (
         Answer,
-        ClipResult,
         ComparedRun,
         Comparison,
         Cost,
         MeasuredRun,
+        Measurement,
         Profile,
     )
     from seats_cli.selection.trace import SelectionTrace
@@ -288,7 +288,7 @@ def eval_csv(summary: Summary) -> str:
     return csv_text(rows)
 
 
-def _subject(result: ClipResult) -> dict[str, Any]:
+def _subject(result: Answer | Measurement) -> dict[str, Any]:
     """The clip and the model of a run."""
     return {
         "media": _media(result),
@@ -297,7 +297,7 @@ def _subject(result: ClipResult) -> dict[str, Any]:
     }
 
 
-def _media(result: ClipResult | PlannedRun) -> dict[str, Any]:
+def _media(result: Answer | Measurement | PlannedRun) -> dict[str, Any]:
     return {**asdict(result.media), "effective_fps": result.effective_fps}
 
 
