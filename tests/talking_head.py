@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from seats_cli.world.mp4 import write_mp4
+from seats_cli.world.clips import write_mp4
 
 FPS = 25.0
 RATE = 16_000

@@ -1,16 +1,200 @@
-"""`seats doctor` and `seats config`: the machine, and where each setting comes from."""
+"""`seats doctor` and `seats config`: the machine, and where each setting comes from.
+
+What a bug report needs to know is gathered without ever failing. Paths have the home folder written
+as `~`; no user name, host name or environment value that could be a secret is collected.
+"""
 
 from __future__ import annotations
 
+import os
+import platform
+import sys
 import textwrap
+from collections.abc import Callable
+from importlib import metadata, resources
+from pathlib import Path
 from typing import Any
 
 import typer
 
+from seats_cli import __version__
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import calm_libraries
 from seats_cli.cli.defaults import KEYS, load_settings, settings_files, shown_path
 from seats_cli.cli.outputs import print_json
+from seats_cli.families.registry import BUNDLED
+
+Facts = dict[str, Any]
+
+_PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "librosa", "numpy")
+_OPTIONAL = ("flash-attn", "triton")  # what runs faster with them runs without
+# Only these are shown: they change where models come from and what runs, and hold no secret.
+_VARIABLES = (
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "SEATS_DEBUG",
+)
+
+
+def environment() -> dict[str, Facts]:
+    """Sections of facts; a probe that fails says so in its place."""
+    sections: tuple[tuple[str, Callable[[], Facts]], ...] = (
+        ("system", _system),
+        ("packages", _packages),
+        ("gpu", _gpu),
+        ("media", _media),
+        ("hub", _hub),
+        ("settings", _settings),
+        ("model", _model),
+    )
+    return {name: _guarded(probe) for name, probe in sections}
+
+
+def _guarded(probe: Callable[[], Facts]) -> Facts:
+    try:
+        return probe()
+    except Exception as error:  # a broken installation is what doctor is there to show
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+
+
+def _system() -> Facts:
+    memory: int | None = None
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "python": platform.python_version(),
+        "os": platform.platform(),
+        "cpu_cores": usable,
+        "ram_bytes": memory,
+        "ram_available_bytes": _available_memory(),
+        "virtual_environment": sys.prefix != sys.base_prefix,
+    }
+
+
+def _available_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None  # not Linux
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _packages() -> Facts:
+    facts: Facts = {"seats-cli": __version__}
+    facts.update({name: _installed(name) for name in _PACKAGES})
+    facts.update({name: _installed(name) for name in _OPTIONAL})
+    return facts
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu() -> Facts:
+    import torch
+
+    facts: Facts = {
+        "cuda_build": torch.version.cuda,
+        "cuda_available": torch.cuda.is_available(),
+        "mps_available": torch.backends.mps.is_available(),
+        "torch_threads": torch.get_num_threads(),
+    }
+    if facts["cuda_available"]:
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            major, minor = torch.cuda.get_device_capability(index)
+            facts[f"gpu{index}"] = f"{torch.cuda.get_device_name(index)}, sm_{major}{minor}"
+            facts[f"gpu{index}_bytes"] = total
+            facts[f"gpu{index}_free_bytes"] = free
+    return facts
+
+
+def _media() -> Facts:
+    import av
+
+    facts: Facts = {"av": av.__version__}
+    for name, version in sorted(av.library_versions.items()):
+        facts[name] = ".".join(str(part) for part in version)
+    return facts
+
+
+def _hub() -> Facts:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    facts: Facts = {
+        "huggingface-hub": _installed("huggingface-hub"),
+        "cache": shown_path(cache),
+        "cache_size_bytes": _cache_size(cache),
+        "cached_omni_models": [
+            "/".join(folder.name.split("--")[1:]) for folder in sorted(cache.glob("models--*mni*"))
+        ],
+    }
+    facts.update({name: os.environ[name] for name in _VARIABLES if name in os.environ})
+    return facts
+
+
+def _cache_size(cache: Path) -> int | None:
+    """Bytes of the blobs (snapshots only link to them); None without a cache."""
+    if not cache.is_dir():
+        return None
+    blobs = (blob for blob in cache.glob("*/blobs/*"))
+    return sum(blob.stat().st_size for blob in blobs if blob.is_file())
+
+
+def _settings() -> Facts:
+    facts: Facts = {
+        shown_path(path): "found" if path.is_file() else "none" for path in settings_files()
+    }
+    for key, setting in load_settings().items():
+        value = setting.value
+        shown = shown_path(Path(value)) if isinstance(value, str) and "/" in value else value
+        facts[key] = f"{shown} (from {setting.origin})"
+    return facts
+
+
+def _model() -> Facts:
+    chosen = load_settings().get("model")
+    name = BUNDLED if chosen is None else str(chosen.value)
+    facts: Facts = {"default": shown_path(Path(name))}
+    card = bundled_card()
+    facts["bundled_installed"] = _bundled_weights()
+    facts["bundled_trained_on"] = None if card is None else training_summary(card)
+    return facts
+
+
+def _bundled_weights() -> bool:
+    return (resources.files("seats_cli") / "models" / "bundled" / "model.safetensors").is_file()
+
+
+def bundled_card() -> str | None:
+    """The model card of the bundled model, None when it is not installed."""
+    card = resources.files("seats_cli") / "models" / "bundled" / "MODEL_CARD.md"
+    return card.read_text(encoding="utf-8") if card.is_file() else None
+
+
+def training_summary(card: str) -> str:
+    """The first paragraph under a heading that mentions training, else the first one."""
+    heading, first = "", ""
+    for block in (block.strip() for block in card.split("\n\n")):
+        lines = [line for line in block.splitlines() if line.strip()]
+        if lines and lines[0].startswith("#"):
+            heading, lines = lines[0].lower(), lines[1:]
+        if not lines or lines[0] == "---":
+            continue
+        paragraph = " ".join(line.strip() for line in lines)
+        if "train" in heading:
+            return paragraph
+        first = first or paragraph
+    return first
+
 
 _WIDTH = 80
 
@@ -18,8 +202,6 @@ _WIDTH = 80
 def doctor(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
     """Report the environment, in a form to paste into an issue."""
     calm_libraries(debug=debug, quiet=True)
-    from seats_cli.cli.environment import environment
-
     sections = environment()
     if as_json:
         _print_json(sections)

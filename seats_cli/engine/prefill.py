@@ -20,6 +20,7 @@ renumbered: survivors keep theirs, and generated tokens continue the unpruned se
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,14 +38,51 @@ from seats_cli.engine.cache import (
 )
 from seats_cli.engine.encoder_stats import EncoderCall, EncoderStatistics
 from seats_cli.engine.timing import Clock
-from seats_cli.engine.token_state import TokenState
 from seats_cli.errors import UsageError
-from seats_cli.models.adapter import Adapter
+from seats_cli.models.adapter import Adapter, SideTensors
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection import relevance
 from seats_cli.selection.device import TokenIndex, on_device
 from seats_cli.selection.method import LayerTokens, Method, Modality, PromptTokens
 from seats_cli.selection.trace import SelectionTrace
+
+
+@dataclass(eq=False)
+class TokenState:
+    """The tokens alive in the current prefill.
+
+    Indices and masks stay on the host, where all decisions are made: each drop then waits for the
+    device only once, to learn the tokens' relevance.
+    """
+
+    # LongTensor, shape (n,), on the CPU: their positions in the unpruned prompt, ascending.
+    index: Tensor
+    # BoolTensor, shape (n,), on the CPU: modality of each.
+    video: Tensor
+    audio: Tensor
+    # What else the decoder needs for each, by the adapter's names.
+    sides: dict[str, SideTensors] = field(default_factory=dict)
+    # Whether the arguments that the decoder passes to its layers still count dropped tokens.
+    thinned: bool = False
+
+    @property
+    def text(self) -> Tensor:
+        """BoolTensor (n,), on the CPU: the tokens of neither modality."""
+        return ~(self.video | self.audio)
+
+    def keep(self, places: TokenIndex) -> None:
+        """Drop all but the tokens at these places (ascending, among the n alive)."""
+        # Places count the tokens alive now, not positions of the prompt: side tensors have a row
+        # for each of them and nothing else.
+        where = places.host
+        self.index, self.video, self.audio = self.index[where], self.video[where], self.audio[where]
+        self.sides = {name: side.keep(places) for name, side in self.sides.items()}
+        self.thinned = True
+
+    def trailing_text(self) -> int:
+        """How many tokens follow the last audio-visual one: the question, with chat template."""
+        audiovisual = (self.video | self.audio).nonzero()[:, 0]
+        return len(self.index) - (int(audiovisual[-1]) + 1 if len(audiovisual) else 0)
 
 
 def last_text_relevance(adapter: Adapter, layer: Any, output: Tensor, alive: TokenState) -> Tensor:

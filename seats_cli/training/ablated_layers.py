@@ -12,31 +12,21 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
+from seats_cli.evaluate.layer_curve import LayerCurve
 from seats_cli.training.forward import Thinker, Thinning
 from seats_cli.training.held_out import accuracy_by_family, validation_batches
 
 log = logging.getLogger(__name__)
 
-TOLERATED_LOSS = 0.01  # of macro accuracy, by the late block
 _DEPTHS = (0.57, 0.64, 0.71)  # of the drop layers in the published settings
 _LATE_DEPTH = 0.86  # of the late block
 _FIRST_LAYER = 3  # with an earlier cut, answers are guesses
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Macro accuracy with the clip hidden after each layer."""
-
-    full: float  # nothing hidden
-    after_layer: Mapping[int, float]  # by layer, counted from 1
-    questions: int  # behind each value
 
 
 def macro(table: Mapping[str, tuple[int, int]]) -> float:
@@ -44,7 +34,7 @@ def macro(table: Mapping[str, tuple[int, int]]) -> float:
     return sum(right / asked for right, asked in table.values()) / len(table)
 
 
-def measure(model: Thinker, processor: Any, *, clips: int = 200) -> Curve:
+def measure(model: Thinker, processor: Any, *, clips: int = 200) -> LayerCurve:
     """Accuracy for every layer after which the clip is hidden, on `clips` held-out clips."""
     batches = validation_batches(processor, clips=10, count=-(-clips // 10))
     full = accuracy_by_family(model, batches)
@@ -53,20 +43,16 @@ def measure(model: Thinker, processor: Any, *, clips: int = 200) -> Curve:
     for layer in range(_FIRST_LAYER, layers):
         after[layer] = macro(accuracy_by_family(model, batches, Thinning(cut_layer=layer)))
         log.info("after layer %d: %.3f", layer, after[layer])
-    return Curve(macro(full), after, sum(asked for _, asked in full.values()))
+    questions = sum(asked for _, asked in full.values())
+    return LayerCurve(macro(full), {"both": after}, questions, layers)
 
 
-def first_blind_layer(curve: Curve, layers: int) -> int:
-    """First layer (from 1) from which on the clip may be hidden at less than `TOLERATED_LOSS`."""
-    first = layers
-    while first - 1 in curve.after_layer:
-        if curve.full - curve.after_layer[first - 1] >= TOLERATED_LOSS:
-            return min(first + 1, layers)
-        first -= 1
-    return first + 1
+def first_blind_layer(curve: LayerCurve) -> int:
+    """First layer (from 1) from which on the clip may be hidden at less than the tolerated loss."""
+    return min(curve.last_needed("both") + 1, curve.num_layers)
 
 
-def seats_layers(curve: Curve, layers: int) -> tuple[tuple[int, ...], int]:
+def seats_layers(curve: LayerCurve, layers: int) -> tuple[tuple[int, ...], int]:
     """Drop layers and first layer of the late block (both from 1) for a measured curve.
 
     The published depths, with the late block moved up where the model still uses the clip. It is
@@ -74,19 +60,19 @@ def seats_layers(curve: Curve, layers: int) -> tuple[tuple[int, ...], int]:
     reach the average that is asked for.
     """
     drops = tuple(round(depth * layers) for depth in _DEPTHS)
-    late = max(round(_LATE_DEPTH * layers), first_blind_layer(curve, layers))
+    late = max(round(_LATE_DEPTH * layers), first_blind_layer(curve))
     return drops, late
 
 
-def write_settings(folder: Path, curve: Curve, layers: int) -> dict[str, Any]:
+def write_settings(folder: Path, curve: LayerCurve, layers: int) -> dict[str, Any]:
     """Put the layers into the model's config.json (for the adapter) and, with why, seats.json."""
     drops, late = seats_layers(curve, layers)
     entry: dict[str, Any] = {"drop_layers": list(drops), "late_layer": late}
-    blind = first_blind_layer(curve, layers)
+    blind, hidden = first_blind_layer(curve), curve.after_layer["both"]
     why = (
         f"Hiding all video and audio from layer {blind} of {layers} on costs "
-        f"{100 * (curve.full - curve.after_layer[blind - 1]):.1f} points of macro accuracy, from "
-        f"layer {late} on {100 * (curve.full - curve.after_layer[late - 1]):.1f} "
+        f"{100 * (curve.full - curve.after_layer['both'][blind - 1]):.1f} points of macro accuracy, from "
+        f"layer {late} on {100 * (curve.full - curve.after_layer['both'][late - 1]):.1f} "
         f"({curve.questions} held-out questions). The published depths (57, 64, 71 and 86 %) are "
         "used unless the model needs the clip for longer."
     )
@@ -100,7 +86,7 @@ def write_settings(folder: Path, curve: Curve, layers: int) -> dict[str, Any]:
         "questions": curve.questions,
         "accuracy_full": round(curve.full, 4),
         "accuracy_hidden_after_layer": {
-            str(layer): round(value, 4) for layer, value in curve.after_layer.items()
+            str(layer): round(value, 4) for layer, value in hidden.items()
         },
     }
     (folder / "seats.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -21,9 +21,8 @@ from seats_cli.models.optimize import use_for_encoders
 from seats_cli.training.batch import TrainingBatch, evaluation_batch
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
 from seats_cli.world.clip_questions import CROSS_MODAL, FAMILIES, every_question
-from seats_cli.world.clips import TinyClip, make_clip
+from seats_cli.world.clips import TinyClip, make_clip, write_clip
 from seats_cli.world.layouts import FRAME_SIZES, file_layout, make_layout
-from seats_cli.world.mp4 import write_clip
 from seats_cli.world.vocabulary import IGNORE
 
 PACKED_SEED = 900_001  # training seeds are small numbers

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from seats_cli.cli import environment
+from seats_cli.cli import doctor
 
 
 @pytest.fixture
@@ -76,6 +76,6 @@ More.
 
 
 def test_summary_of_a_card():
-    assert environment.training_summary(CARD) == "It was trained on coloured shapes and beeps."
-    assert environment.training_summary("# Card\n\nA small model.\n") == "A small model."
-    assert environment.training_summary("") == ""
+    assert doctor.training_summary(CARD) == "It was trained on coloured shapes and beeps."
+    assert doctor.training_summary("# Card\n\nA small model.\n") == "A small model."
+    assert doctor.training_summary("") == ""

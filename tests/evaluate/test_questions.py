@@ -13,7 +13,7 @@ from seats_cli.evaluate.jsonl import read_jsonl
 from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet, open_clip
 from seats_cli.evaluate.scoring import options_for, prompt_for
 from seats_cli.media import FrameSizing
-from seats_cli.world.mp4 import write_mp4
+from seats_cli.world.clips import write_mp4
 
 
 def item(name: str, media: str = "a.mp4", **more: object) -> Item:

@@ -12,8 +12,8 @@ from seats_cli.media import read_clip
 from seats_cli.models import LoadedModel, load_model
 from seats_cli.models.load import BUNDLED_PATH
 from seats_cli.training.held_out import answer, evaluate
+from seats_cli.world.clips import write_mp4
 from seats_cli.world.drawing import render_frames
-from seats_cli.world.mp4 import write_mp4
 from seats_cli.world.scene import Scene, SceneSegment
 from seats_cli.world.sounds import Sound, synthesise
 

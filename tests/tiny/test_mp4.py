@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from seats_cli.world.mp4 import write_mp4
+from seats_cli.world.clips import write_mp4
 
 
 @pytest.mark.parametrize("with_sound", [True, False])
