@@ -71,8 +71,8 @@ def write_settings(folder: Path, curve: LayerCurve, layers: int) -> dict[str, An
     blind, hidden = first_blind_layer(curve), curve.after_layer["both"]
     why = (
         f"Hiding all video and audio from layer {blind} of {layers} on costs "
-        f"{100 * (curve.full - curve.after_layer['both'][blind - 1]):.1f} points of macro accuracy, from "
-        f"layer {late} on {100 * (curve.full - curve.after_layer['both'][late - 1]):.1f} "
+        f"{100 * (curve.full - hidden[blind - 1]):.1f} points of macro accuracy, from "
+        f"layer {late} on {100 * (curve.full - hidden[late - 1]):.1f} "
         f"({curve.questions} held-out questions). The published depths (57, 64, 71 and 86 %) are "
         "used unless the model needs the clip for longer."
     )
