@@ -20,10 +20,7 @@ from seats_cli.cli.option_groups import with_flags
 class Talk:
     """Notices, warnings and progress on stderr.
 
-    Parameters
-    ----------
-    quiet : bool
-        Hide notices and progress. Warnings stay: they say which part of the input was lost.
+    `quiet` hides notices and progress. Warnings stay: they say which part of the input was lost.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -87,10 +84,7 @@ class Spinner:
 class AnswerStream:
     """Writes the answer to stdout piece by piece and ends it with exactly one newline.
 
-    Parameters
-    ----------
-    progress : Progress
-        Stopped before the first piece, so that spinner and answer don't share a line.
+    The spinner stops before the first piece, so that the two don't share a line.
     """
 
     def __init__(self, progress: Spinner) -> None:
@@ -142,6 +136,8 @@ def calm_libraries(*, debug: bool, quiet: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        if "transformers" in sys.modules:  # imported by whoever called us: too late for variables
+            sys.modules["transformers"].utils.logging.disable_progress_bar()
     warnings.simplefilter("ignore")
 
 
@@ -154,13 +150,7 @@ _LINE_EVERY_S = 30.0
 
 
 class ProgressBar:
-    """A bar of answers on a terminal, elsewhere a line now and then.
-
-    Parameters
-    ----------
-    total, done : int
-        Answers in all, and those of an earlier run.
-    """
+    """A bar of answers on a terminal, else a line now and then; `done` are of an earlier run."""
 
     def __init__(self, talk: Talk, total: int, done: int) -> None:
         self._talk, self._total, self._done = talk, total, done

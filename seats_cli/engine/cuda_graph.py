@@ -107,13 +107,7 @@ class GraphRecorder:
 
 
 class RecordedGraph:
-    """A captured step.
-
-    Parameters
-    ----------
-    output : transformers ModelOutput
-        What the step gave while it was captured.
-    """
+    """A captured step; `output` is what it gave while it was captured."""
 
     def __init__(self, graph: Any, output: Any, device: torch.device) -> None:
         self.output = output

@@ -36,13 +36,7 @@ class Marks(Protocol):
 
 
 class HostMarks:
-    """The host's monotonic clock, read after pending work on all devices.
-
-    Parameters
-    ----------
-    devices : sequence of torch.device
-        CUDA and MPS devices are synchronised at every mark.
-    """
+    """The host's monotonic clock, read after pending work on all CUDA and MPS devices."""
 
     name = "host clock"
 
@@ -65,10 +59,7 @@ class HostMarks:
 class EventMarks:
     """Events in the device's own queue: marking does not hold up the work around it.
 
-    Parameters
-    ----------
-    recorded : callable
-        Makes a `torch.cuda.Event` with timing and records it. All events must be of one device.
+    `recorded` makes a `torch.cuda.Event` with timing and records it, all of them on one device.
     """
 
     name = "CUDA events"

@@ -291,13 +291,7 @@ def _class_weights(part: str, name: str, classes: int) -> torch.Tensor:
 
 
 class DenseHeads(nn.Module):
-    """One linear read-out per label.
-
-    Parameters
-    ----------
-    width : int
-        Of the hidden states that are read.
-    """
+    """One linear read-out per label, of hidden states of `width`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
