@@ -105,6 +105,8 @@ def ready(
 ) -> LoadedModel:
     """A model in eval mode with all facts about it; loading it began at `start`."""
     net = adapter.model
+    if not adapter.packed_attentions:
+        speedups = STOCK  # they are for encoders that take packed segments
     facts = ModelFacts(
         **known,
         family=adapter.family.name,

@@ -48,6 +48,7 @@ from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import LoadedModel, build_inputs, load_model, prepare_clip
 from seats_cli.models import registry as adapters
 from seats_cli.models.adapter import Adapter
+from seats_cli.models.optimize import SEGMENTS, STOCK
 from seats_cli.models.random_weights import random_model
 from seats_cli.results import RunSpec
 from tests.cost.counting import counted
@@ -488,6 +489,11 @@ def embeddings(model: MiniOmni, inputs: dict[str, Any]) -> Tensor:
     with handle, torch.no_grad():
         model(**inputs)
     return found[0]
+
+
+def test_encoders_without_packed_segments_stay_stock(loaded: LoadedModel) -> None:
+    assert loaded.speedups == STOCK
+    assert loaded.facts.encoder_attention != SEGMENTS
 
 
 def test_pictures_and_sound_take_turns(loaded: LoadedModel, clip: Clip) -> None:
