@@ -19,11 +19,6 @@ from seats_cli.errors import ConfigError
 from seats_cli.families.base import ENCODER_SCALE, PRESETS, Pairs
 from seats_cli.families.registry import family_named
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 DEFAULT_RETAIN = PRESETS["25%"]
 NO_LATE_BLOCK = "none"
 
@@ -45,6 +40,14 @@ def _suffix(path: Path) -> str:
     if suffix not in (".toml", ".json"):
         raise ConfigError(f"{path} must end in .toml or .json.")
     return suffix
+
+
+def _parse_toml(text: str) -> Any:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def read_table(path: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path} cannot be read: {reason}.") from error
     try:
-        table = json.loads(text) if suffix == ".json" else tomllib.loads(text)
+        table = json.loads(text) if suffix == ".json" else _parse_toml(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid {suffix[1:].upper()}: {error}.") from error
     if not isinstance(table, dict):

@@ -11,7 +11,6 @@ import platform
 import sys
 import textwrap
 from collections.abc import Callable
-from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from seats_cli.cli import options as opt
 from seats_cli.cli.console import calm_libraries
 from seats_cli.cli.defaults import KEYS, load_settings, settings_files, shown_path
 from seats_cli.cli.outputs import print_json
-from seats_cli.families.registry import BUNDLED
+from seats_cli.families.registry import BUNDLED, BUNDLED_PATH
 
 Facts = dict[str, Any]
 
@@ -91,6 +90,8 @@ def _packages() -> Facts:
 
 
 def _installed(name: str) -> str | None:
+    from importlib import metadata  # as long to import as all that a start needs
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -171,12 +172,12 @@ def _model() -> Facts:
 
 
 def _bundled_weights() -> bool:
-    return (resources.files("seats_cli") / "models" / "bundled" / "model.safetensors").is_file()
+    return (BUNDLED_PATH / "model.safetensors").is_file()
 
 
 def bundled_card() -> str | None:
     """The model card of the bundled model, None when it is not installed."""
-    card = resources.files("seats_cli") / "models" / "bundled" / "MODEL_CARD.md"
+    card = BUNDLED_PATH / "MODEL_CARD.md"
     return card.read_text(encoding="utf-8") if card.is_file() else None
 
 

@@ -16,7 +16,6 @@ from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.runtime import stop_if_interrupted
 from seats_cli.cli.sources import open_model, open_silently
 from seats_cli.cli.to_config import build_specs
-from seats_cli.evaluate.run import Host, Job, check_errors, run_job
 
 if TYPE_CHECKING:
     from seats_cli.evaluate.run import Outcome
@@ -157,6 +156,8 @@ def evaluate(
         check_plot(Path("accuracy.png"))
     specs = [] if find_layers else build_specs(context, sweep, output.seed, variant or ())
     replaced = {name: getattr(chosen, name) for name in ("fps", "max_frames", "max_new_tokens")}
+    from seats_cli.evaluate.run import Host, Job, check_errors, run_job
+
     job = Job(
         name=questions,
         root=chosen.root,

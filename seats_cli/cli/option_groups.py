@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum
+from functools import cache
 from inspect import Parameter
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -51,11 +52,11 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         group, omitted = parameter.annotation, ()
         if get_origin(group) is Annotated and isinstance(get_args(group)[1], Omit):
             group, omitted = get_args(group)[0], get_args(group)[1].names
-        if not dataclasses.is_dataclass(group):
+        if not (isinstance(group, type) and dataclasses.is_dataclass(group)):
             parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
             _note_flag(parameter.name, parameter.annotation)
             continue
-        flat = {name: option for name, option in _options(group) if name not in omitted}
+        flat = {name: option for name, option in _options(group).items() if name not in omitted}
         groups[parameter.name] = (group, {name: option.name for name, option in flat.items()})
         parameters += flat.values()
 
@@ -77,24 +78,23 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _options(group: Any) -> Iterator[tuple[str, Parameter]]:
+@cache  # every command has some of the same groups
+def _options(group: type[Any]) -> dict[str, Parameter]:
     """The fields of a group that are options, and the parameter that Typer gets for each."""
     hints = get_type_hints(group, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(group)}
+    found = {}
     for name in dict.fromkeys((*inspect.get_annotations(group), *fields)):
-        flag = _note_flag(name, hints[name])
-        if flag is None:
+        if (flag := _note_flag(name, hints[name])) is None:
             continue
         default = fields[name].default
-        yield (
-            name,
-            Parameter(
-                flag.lstrip("-").replace("-", "_"),
-                Parameter.KEYWORD_ONLY,
-                default=Parameter.empty if default is dataclasses.MISSING else default,
-                annotation=hints[name],
-            ),
+        found[name] = Parameter(
+            flag.lstrip("-").replace("-", "_"),
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if default is dataclasses.MISSING else default,
+            annotation=hints[name],
         )
+    return found
 
 
 def _note_flag(name: str, hint: Any) -> str | None:
