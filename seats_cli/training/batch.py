@@ -17,8 +17,8 @@ from transformers import Qwen2_5OmniProcessor
 from seats_cli.training.build import SECONDS_PER_CHUNK, SYSTEM_PROMPT
 from seats_cli.training.dense import audio_token_count, dense_labels
 from seats_cli.world.clip_questions import Question, every_question, sample_questions
-from seats_cli.world.clips import Layout, TinyClip, make_clip
-from seats_cli.world.layouts import LayoutMix, sample_layout
+from seats_cli.world.clips import TinyClip, make_clip
+from seats_cli.world.layouts import Layout, LayoutMix, sample_layout
 from seats_cli.world.vocabulary import AUDIO_TOKENS_PER_SECOND, IGNORE, SOUND_KINDS
 
 _OTHER_SYSTEM_PROMPT = (

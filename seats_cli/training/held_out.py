@@ -22,7 +22,7 @@ from seats_cli.training.batch import TrainingBatch, evaluation_batch
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
 from seats_cli.world.clip_questions import CROSS_MODAL, FAMILIES, every_question
 from seats_cli.world.clips import TinyClip, make_clip, write_clip
-from seats_cli.world.layouts import FRAME_SIZES, file_layout, make_layout
+from seats_cli.world.layouts import FRAME_SIZES, file_layout, make_layout, weighted_choice
 from seats_cli.world.vocabulary import IGNORE
 
 PACKED_SEED = 900_001  # training seeds are small numbers
@@ -124,12 +124,11 @@ def held_out_clips(
     count: int, *, shortest: float = 4.0, longest: float = 8.0, seed: int = HELD_OUT_SEED
 ) -> Iterator[tuple[np.random.Generator, TinyClip, float]]:
     """Clips the model was not trained on, with their generator state and source frame rate."""
-    weights = np.array([weight for _, weight in FRAME_SIZES])
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         rate = float(rng.choice(_SOURCE_RATES))
         duration = round(float(rng.uniform(shortest, longest)) * rate) / rate
-        size = FRAME_SIZES[rng.choice(len(weights), p=weights / weights.sum())][0]
+        size = weighted_choice(rng, FRAME_SIZES)
         layout = file_layout(duration, size, rate, audio_seconds=duration)
         yield rng, make_clip(rng, layout), rate
 
