@@ -87,7 +87,7 @@ def _run_layers(
 
 
 def packed_mask(number: torch.Tensor) -> torch.Tensor:
-    """Who sees whom (B, 1, N, N): the past, if it is the prefix (number 0) or the same question."""
+    """Which tokens attend to which (B, 1, N, N): the past of the prefix (0) and of one question."""
     length = number.shape[1]
     past = torch.ones(length, length, dtype=torch.bool).tril()
     visible = (number[:, None, :] == 0) | (number[:, None, :] == number[:, :, None])
