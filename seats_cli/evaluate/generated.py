@@ -15,7 +15,7 @@ from seats_cli.media import Clip, FrameSizing, MediaFacts
 from seats_cli.media.frame_sampling import frame_size
 from seats_cli.world.clip_questions import CROSS_MODAL, Fact, ask, facts_of
 from seats_cli.world.clips import Draft, draft_clip, draft_moment, render_clip
-from seats_cli.world.layouts import FRAME_SIZES, file_layout
+from seats_cli.world.layouts import FRAME_SIZES, file_layout, weighted_choice
 from seats_cli.world.vocabulary import (
     COLORS,
     MAX_BEEPS,
@@ -143,8 +143,7 @@ class SyntheticClip:
         low, high = _DURATIONS[self.kind]
         share = float(rng.random()) ** _LENGTH_SKEW.get(self.kind, 1.0)
         duration = round((low + share * (high - low)) * rate) / rate
-        shares = np.array([share for _, share in FRAME_SIZES])
-        size = FRAME_SIZES[rng.choice(len(shares), p=shares / shares.sum())][0]
+        size = weighted_choice(rng, FRAME_SIZES)
         layout = file_layout(duration, size, rate, audio_seconds=duration)
         if self.kind == "moment":
             return *draft_moment(rng, layout), rng

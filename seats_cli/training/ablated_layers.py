@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,13 @@ from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalG
 
 from seats_cli.evaluate.layer_curve import LayerCurve
 from seats_cli.training.forward import Thinker, Thinning
-from seats_cli.training.held_out import accuracy_by_family, validation_batches
+from seats_cli.training.held_out import accuracy_by_family, macro, validation_batches
 
 log = logging.getLogger(__name__)
 
 _DEPTHS = (0.57, 0.64, 0.71)  # of the drop layers in the published settings
 _LATE_DEPTH = 0.86  # of the late block
 _FIRST_LAYER = 3  # with an earlier cut, answers are guesses
-
-
-def macro(table: Mapping[str, tuple[int, int]]) -> float:
-    """Mean over families of right / asked."""
-    return sum(right / asked for right, asked in table.values()) / len(table)
 
 
 def measure(model: Thinker, processor: Any, *, clips: int = 200) -> LayerCurve:
@@ -57,11 +51,10 @@ def seats_layers(curve: LayerCurve, layers: int) -> tuple[tuple[int, ...], int]:
 
     The published depths, with the late block moved up where the model still uses the clip. It is
     never moved down: with an encoder scale of 1.4 the tokens that enter the LLM could then not
-    reach the average that is asked for.
+    reach the requested average.
     """
-    drops = tuple(round(depth * layers) for depth in _DEPTHS)
     late = max(round(_LATE_DEPTH * layers), first_blind_layer(curve))
-    return drops, late
+    return tuple(round(depth * layers) for depth in _DEPTHS), late
 
 
 def write_settings(folder: Path, curve: LayerCurve, layers: int) -> dict[str, Any]:

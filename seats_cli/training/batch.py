@@ -7,7 +7,7 @@ follow one shared prefix (the clip); `packed_mask` lets each see the prefix and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ import torch
 from transformers import Qwen2_5OmniProcessor
 
 from seats_cli.training.build import SECONDS_PER_CHUNK, SYSTEM_PROMPT
-from seats_cli.training.dense import audio_token_count, dense_labels
+from seats_cli.training.dense import CLASSES, audio_token_count, dense_labels
 from seats_cli.world.clip_questions import Question, every_question, sample_questions
-from seats_cli.world.clips import Layout, TinyClip, make_clip
-from seats_cli.world.layouts import LayoutMix, sample_layout
+from seats_cli.world.clips import TinyClip, make_clip
+from seats_cli.world.layouts import Layout, LayoutMix, sample_layout
 from seats_cli.world.vocabulary import AUDIO_TOKENS_PER_SECOND, IGNORE, SOUND_KINDS
 
 _OTHER_SYSTEM_PROMPT = (
@@ -44,8 +44,10 @@ class TrainingBatch:
     # during it; `IGNORE` elsewhere.
     lookup: torch.Tensor
     lookup_kind: torch.Tensor
-    labels: dict[str, dict[str, torch.Tensor]]  # `DenseLabels` as int64 tensors (B, tokens)
-    questions: list[list[Question]] = field(default_factory=list)  # in packed order
+    labels: dict[
+        str, dict[str, torch.Tensor]
+    ]  # by part and name as in `CLASSES`, int64 (B, tokens)
+    questions: list[list[Question]]  # in packed order
 
     @property
     def size(self) -> int:
@@ -112,43 +114,44 @@ def _name_tokens(tokenizer: Any, question: Question, asked: list[int]) -> list[i
     return line
 
 
+# What a row of questions consists of, and what it is padded with.
+_PADDING = {
+    "question_ids": 0,
+    "question_number": -1,
+    "position": 0,
+    "target": IGNORE,
+    "lookup": IGNORE,
+    "lookup_kind": IGNORE,
+}
+
+
 def _packed(
     processor: Qwen2_5OmniProcessor, rows: Sequence[Sequence[Question]]
-) -> tuple[torch.Tensor, ...]:
-    """Question ids, numbers, positions, targets, lookups and their kinds, each (B, Q)."""
+) -> dict[str, torch.Tensor]:
+    """The fields of `TrainingBatch` that are (B, Q)."""
     tokenizer = processor.tokenizer
     closing = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    packed: list[tuple[list[int], ...]] = []
-    for questions in rows:
-        ids: list[int] = []
-        numbers: list[int] = []
-        positions: list[int] = []
-        targets: list[int] = []
-        lookups: list[int] = []
-        kinds: list[int] = []
+    packed: dict[str, list[list[int]]] = {name: [[] for _ in rows] for name in _PADDING}
+    for row, questions in enumerate(rows):
         for number, question in enumerate(questions, start=1):
             asked = tokenizer.encode(question.text) + closing
             answer = [*tokenizer.encode(question.answer), end]
-            ids += asked + answer[:-1]
-            targets += [IGNORE] * (len(asked) - 1) + answer
-            length = len(asked) + len(answer) - 1
-            numbers += [number] * length
-            positions += range(length)
-            named = _name_tokens(tokenizer, question, asked)
-            named += [IGNORE] * (length - len(asked))
-            lookups += named
-            kinds += [
+            named = _name_tokens(tokenizer, question, asked) + [IGNORE] * (len(answer) - 1)
+            packed["question_ids"][row] += asked + answer[:-1]
+            packed["question_number"][row] += [number] * len(named)
+            packed["position"][row] += range(len(named))
+            packed["target"][row] += [IGNORE] * (len(asked) - 1) + answer
+            packed["lookup"][row] += named
+            packed["lookup_kind"][row] += [
                 IGNORE if picture == IGNORE else SOUND_KINDS.index(question.answer)
                 for picture in named
             ]
-        packed.append((ids, numbers, positions, targets, lookups, kinds))
-    longest = max(len(row[0]) for row in packed)
-    filling = (0, -1, 0, IGNORE, IGNORE, IGNORE)
-    return tuple(
-        torch.tensor([row[part] + [fill] * (longest - len(row[part])) for row in packed])
-        for part, fill in enumerate(filling)
-    )
+    longest = max(map(len, packed["question_ids"]))
+    return {
+        name: torch.tensor([line + [fill] * (longest - len(line)) for line in packed[name]])
+        for name, fill in _PADDING.items()
+    }
 
 
 def assemble(
@@ -165,23 +168,17 @@ def assemble(
     truths = [dense_labels(clip) for clip in clips]
     labels = {
         part: {
-            name: torch.from_numpy(np.stack([getattr(truth, part)[name] for truth in truths]))
-            for name in getattr(truths[0], part)
+            name: torch.from_numpy(np.stack([truth[part][name] for truth in truths]))
+            for name in names
         }
-        for part in ("video", "audio", "video_context", "audio_context")
+        for part, names in CLASSES.items()
     }
-    ids, numbers, positions, targets, lookups, kinds = _packed(processor, rows)
     return TrainingBatch(
         layout=layout,
         pixel_values=patches_of(np.stack(frames), processor) if frames else None,
         mel=mel_of(np.stack(audio), processor) if audio else None,
         prefix_ids=torch.tensor(processor.tokenizer.encode(prefix_text(layout, processor, system))),
-        question_ids=ids,
-        question_number=numbers,
-        position=positions,
-        target=targets,
-        lookup=lookups,
-        lookup_kind=kinds,
+        **_packed(processor, rows),
         labels=labels,
         questions=[list(row) for row in rows],
     )

@@ -85,14 +85,8 @@ You are a helpful assistant.<|im_end|>
 {% endif %}"""
 
 
-def build_tokenizer(vocabulary_size: int = 1024) -> Qwen2Tokenizer:
-    """Byte-level BPE trained on the questions' words; every byte is a token, so any text encodes.
-
-    Parameters
-    ----------
-    vocabulary_size : int
-        Upper bound; the templates give about 600 tokens.
-    """
+def build_tokenizer() -> Qwen2Tokenizer:
+    """Byte-level BPE trained on the questions' words; every byte is a token: any text encodes."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -103,7 +97,7 @@ def build_tokenizer(vocabulary_size: int = 1024) -> Qwen2Tokenizer:
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=vocabulary_size - len(SPECIAL_TOKENS),
+        vocab_size=1024 - len(SPECIAL_TOKENS),  # an upper bound: the templates give about 600
         min_frequency=2,
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),

@@ -9,7 +9,6 @@ was still at chance. So the attention of one head for each hop is a loss of its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,21 +48,17 @@ def attention_loss(
     Parameters
     ----------
     states : float tensor, shape (B, N, width)
-        Its input.
+        The layer's input.
     rotary : pair of float tensors, shape (B, N, head_dim)
         Cosine and sine of the positions.
     mask : bool tensor, shape (B, 1, N, N)
-        Who sees whom.
+        Which token (row) may attend to which.
     asking : pair of int64 tensors, shape (n,)
         Row and place of the tokens whose attention is taught.
     right : bool tensor, shape (n, N)
         What each of them is to look at; a token with nothing to look at is left out.
     head : int
         Index of the query head.
-
-    Returns
-    -------
-    float tensor, shape ()
     """
     seen = right.any(dim=1)
     if not bool(seen.any()):
@@ -143,14 +138,12 @@ AUDIO_CONTEXT_CLASSES = {
 }
 
 
-@dataclass(frozen=True)
-class DenseLabels:
-    """Labels by name; arrays of shape (video tokens,) or (audio tokens,), `IGNORE` = no loss."""
-
-    video: dict[str, IntArray]
-    audio: dict[str, IntArray]
-    video_context: dict[str, IntArray]
-    audio_context: dict[str, IntArray]
+CLASSES: Mapping[str, Mapping[str, int]] = {
+    "video": VIDEO_CLASSES,
+    "audio": AUDIO_CLASSES,
+    "video_context": VIDEO_CONTEXT_CLASSES,
+    "audio_context": AUDIO_CONTEXT_CLASSES,
+}
 
 
 def audio_token_count(samples: int) -> int:
@@ -159,23 +152,21 @@ def audio_token_count(samples: int) -> int:
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
-def _screen_labels(
-    clip: TinyClip, segments: IntArray
-) -> tuple[dict[str, IntArray], dict[str, IntArray]]:
-    """Colour and shape (one label dict each of context kind) for segment indices, `IGNORE` kept."""
+def _screen_labels(clip: TinyClip, segments: IntArray) -> dict[str, IntArray]:
+    """Labels of what is on screen by segment index (n,): `IGNORE` stays, cards have no shape."""
     assert clip.scene is not None
-    colors = np.array([COLORS.index(segment.color) for segment in clip.scene.segments])
+    shown = clip.scene.segments
+    colors = np.array([COLORS.index(segment.color) for segment in shown])
     shapes = np.array(
-        [
-            IGNORE if segment.shape is None else SHAPES.index(segment.shape)
-            for segment in clip.scene.segments
-        ]
+        [SHAPES.index(segment.shape) if segment.shape else IGNORE for segment in shown]
     )
     known = segments != IGNORE
     safe = np.where(known, segments, 0)
-    color = np.where(known, colors[safe], IGNORE)
-    shape = np.where(known, shapes[safe], IGNORE)
-    return {"segment": segments, "screen_color": color}, {"screen_shape": shape}
+    return {
+        "segment": segments,
+        "screen_color": np.where(known, colors[safe], IGNORE),
+        "screen_shape": np.where(known, shapes[safe], IGNORE),
+    }
 
 
 def _video_labels(clip: TinyClip) -> tuple[dict[str, IntArray], dict[str, IntArray]]:
@@ -191,14 +182,14 @@ def _video_labels(clip: TinyClip) -> tuple[dict[str, IntArray], dict[str, IntArr
 
     changes = index[:, 0] != index[:, 1]
     segment = np.where(changes, IGNORE, index[:, 1]).astype(np.int64)
-    screen, shapes = _screen_labels(clip, segment)
+    screen = _screen_labels(clip, segment)
     mixed = changes[:, None, None] & covered
     color = np.where(covered, screen["screen_color"][:, None, None] + 1, 0)
     if scene.style == "card":
         shape = np.full(covered.shape, CARD_CLASS)
         motion = np.zeros(covered.shape)
     else:
-        shape = np.where(covered, shapes["screen_shape"][:, None, None] + 1, 0)
+        shape = np.where(covered, screen["screen_shape"][:, None, None] + 1, 0)
         motion = np.where(covered, MOTIONS.index(scene.motion) + 1, 0)
     labels = {
         "color": np.where(mixed, IGNORE, color),
@@ -252,28 +243,25 @@ def _audio_labels(clip: TinyClip) -> tuple[dict[str, IntArray], dict[str, IntArr
     context = {"beeps": beeps}
     if clip.scene is not None:
         segment = _segment_at(clip, times)
-        screen, shapes = _screen_labels(clip, segment)
         heard = _kind_in_segment(clip, times, kind)
-        context.update(**screen, **shapes)
+        context |= _screen_labels(clip, segment)
         context["segment_kind"] = np.where(segment == IGNORE, IGNORE, heard)
     nothing = np.full(count, IGNORE, dtype=np.int64)
     context = {name: context.get(name, nothing) for name in AUDIO_CONTEXT_CLASSES}
     return {"kind": kind, "pitch": pitch, "sweep": sweep}, context
 
 
-def dense_labels(clip: TinyClip) -> DenseLabels:
-    """Labels for every video token (grid by grid, row by row) and audio token of a clip."""
+def dense_labels(clip: TinyClip) -> dict[str, dict[str, IntArray]]:
+    """Labels of a clip by part and name, as in `CLASSES`.
+
+    Arrays of shape (video tokens,), grid by grid and row by row, or (audio tokens,); `IGNORE` = no
+    loss.
+    """
     video, video_context = _video_labels(clip)
     audio, audio_context = _audio_labels(clip)
-    return DenseLabels(video, audio, video_context, audio_context)
+    return dict(zip(CLASSES, (video, audio, video_context, audio_context), strict=True))
 
 
-CLASSES: dict[str, Mapping[str, int]] = {
-    "video": VIDEO_CLASSES,
-    "audio": AUDIO_CLASSES,
-    "video_context": VIDEO_CONTEXT_CLASSES,
-    "audio_context": AUDIO_CONTEXT_CLASSES,
-}
 # Labels whose class 0 fills most of the clip: their accuracy is stated on the rest.
 _MOSTLY_ZERO = {("video", name) for name in VIDEO_CLASSES} | {("audio", "kind")}
 # Empty cells, cards and silence are many and easy; at full weight they drown the shapes.
@@ -306,19 +294,10 @@ class DenseHeads(nn.Module):
     def forward(
         self, part: str, hidden: torch.Tensor, labels: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Summed loss and accuracies of one group of labels.
+        """Summed loss () and accuracies of one part of `CLASSES`.
 
-        Parameters
-        ----------
-        part : str
-            A key of `CLASSES`.
-        hidden : float tensor, shape (..., width)
-        labels : dict of int64 tensors, shape (...)
-
-        Returns
-        -------
-        float tensor, shape (), and dict of float
-            Accuracy by "part.name", left out where nothing is labelled.
+        `hidden` is (..., width), each of the int64 labels (...). The accuracies are named
+        "part.name" and left out where nothing is labelled.
         """
         states = rms_norm(hidden, hidden.shape[-1:])
         loss = hidden.new_zeros(())
@@ -341,12 +320,7 @@ class DenseHeads(nn.Module):
         """Loss of reading, at words that name a picture, the sound heard during it.
 
         The read-out is that of the sound tokens themselves ("segment_kind"): the word is to fetch
-        what they hold, as it is.
-
-        Parameters
-        ----------
-        states : float tensor, shape (names, width)
-        kinds : int64 tensor, shape (names,)
+        what they hold, as it is. `states` is (names, width), `kinds` int64 (names,).
         """
         if not len(kinds):
             return states.new_zeros(())

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from seats_cli.training.batch import TrainingBatch
-from seats_cli.training.dense import CLASSES, attention_loss, end_to_word, word_to_sound
+from seats_cli.training.dense import attention_loss, end_to_word, word_to_sound
 from seats_cli.world.vocabulary import IGNORE
 
 # A Qwen2_5OmniThinkerForConditionalGeneration; transformers is not followed by the type checker.
@@ -32,11 +32,10 @@ class PackedOutput:
 
     video: torch.Tensor | None  # projected embeddings (B, tokens, width)
     audio: torch.Tensor | None
-    # For "video_context" and "audio_context": states (B, P, width) of the whole prefix, and its
-    # labels (B, P), `IGNORE` at other tokens.
-    middle: dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]
+    middle: torch.Tensor  # (B, P, width): states of the whole prefix after `middle_layer` layers
+    labels: dict[str, dict[str, torch.Tensor]]  # its context labels (B, P), `IGNORE` elsewhere
     logits: torch.Tensor  # (answer tokens, vocabulary), in the order of `target[target != IGNORE]`
-    lookup: torch.Tensor  # (): loss of the taught heads (`attention_targets`), 0 in eval mode
+    lookup: torch.Tensor  # (): loss of the taught heads (`attention_loss`), 0 in eval mode
     # (k * names, width): states of the words that name a picture, some layers later, in the order
     # of `lookup[lookup != IGNORE]`; in training mode also of the ends of their questions (k = 2).
     named: torch.Tensor
@@ -64,30 +63,23 @@ def prefix_positions(model: Thinker, batch: TrainingBatch) -> torch.Tensor:
     """M-RoPE positions (3, P) of the prefix, from the model's own rule."""
     ids = batch.prefix_ids[None]
     layout = batch.layout
-    has_video, has_audio = batch.pixel_values is not None, batch.mel is not None
-    frames = batch.mel.shape[2] if batch.mel is not None else 0
-    if not has_video:
+    if batch.pixel_values is None:
         return torch.arange(ids.shape[1]).expand(3, -1)
     positions: torch.Tensor = model.model.get_rope_index(
         ids,
         None,
         torch.tensor([layout.grid_thw]),
         torch.ones_like(ids),
-        has_audio,
-        torch.tensor([frames]) if has_audio else None,
+        batch.mel is not None,
+        None if batch.mel is None else torch.tensor([batch.mel.shape[2]]),
         torch.tensor([layout.seconds_per_grid]),
     )[0]
     return positions[:, 0]
 
 
 def _run_layers(
-    model: Thinker,
-    states: torch.Tensor,
-    positions: torch.Tensor,
-    mask: torch.Tensor,
-    layers: range,
+    language: Any, states: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, layers: range
 ) -> torch.Tensor:
-    language = model.model.language_model
     rotary = language.rotary_emb(states, positions)
     for index in layers:
         states = language.layers[index](states, attention_mask=mask, position_embeddings=rotary)
@@ -95,7 +87,7 @@ def _run_layers(
 
 
 def packed_mask(number: torch.Tensor) -> torch.Tensor:
-    """Who sees whom (B, 1, N, N): the past, if it is the prefix (number 0) or the same question."""
+    """Which tokens attend to which (B, 1, N, N): the past of the prefix (0) and of one question."""
     length = number.shape[1]
     past = torch.ones(length, length, dtype=torch.bool).tril()
     visible = (number[:, None, :] == 0) | (number[:, None, :] == number[:, :, None])
@@ -113,13 +105,7 @@ def _random_keep(ids: torch.Tensor, token: int, drop: float, size: int) -> torch
 def packed_forward(
     model: Thinker, batch: TrainingBatch, *, thinning: Thinning, middle_layer: int
 ) -> PackedOutput:
-    """Run encoders and LLM on a packed batch.
-
-    Parameters
-    ----------
-    middle_layer : int
-        Hidden states after this many layers go to the context heads.
-    """
+    """Run encoders and LLM on a packed batch; context heads read after `middle_layer` layers."""
     config = model.config
     language = model.model.language_model
 
@@ -144,10 +130,9 @@ def packed_forward(
         ],
         dim=1,
     ).sort(dim=1)[0]
-    labels = _prefix_labels(batch, ids, config.video_token_id, config.audio_token_id)
     labels = {
-        part: {name: value.gather(1, kept) for name, value in values.items()}
-        for part, values in labels.items()
+        "video_context": _prefix_labels(batch, "video_context", config.video_token_id, kept),
+        "audio_context": _prefix_labels(batch, "audio_context", config.audio_token_id, kept),
     }
     prefix = prefix.gather(1, kept[..., None].expand(-1, -1, prefix.shape[-1]))
     prefix_length = kept.shape[1]
@@ -161,15 +146,14 @@ def packed_forward(
 
     # 4. The first layers, after which the context heads read.
     layer_count = len(language.layers)
-    states = _run_layers(model, states, positions, mask, range(middle_layer))
-    middle_states = states[:, :prefix_length]
-    middle = {part: (middle_states, labels[part]) for part in labels}
+    states = _run_layers(language, states, positions, mask, range(middle_layer))
+    middle = states[:, :prefix_length]
 
     # 5. Two layers in which a named picture's word fetches its sound, and hands it on.
     cut = layer_count if thinning.cut_layer is None else thinning.cut_layer
     read = min(middle_layer + _LOOKUP_LAYERS, cut)
     before = states
-    states = _run_layers(model, states, positions, mask, range(middle_layer, read))
+    states = _run_layers(language, states, positions, mask, range(middle_layer, read))
     named = states[:, prefix_length:][batch.lookup != IGNORE]
     lookup = states.new_zeros(())
     if model.training and read < cut:
@@ -181,13 +165,13 @@ def packed_forward(
         lookup = attention_loss(layers[middle_layer], before, rotary, mask, *first, head=0)
         last = config.text_config.num_attention_heads - 1
         lookup = lookup + attention_loss(layers[read], states, rotary, mask, *second, head=last)
-        states = _run_layers(model, states, positions, mask, range(read, read + 1))
+        states = _run_layers(language, states, positions, mask, range(read, read + 1))
         read += 1
         # What the word fetched is to arrive at the end of the question as well.
         named = torch.cat([named, states[second[0]]])
 
     # 6. The rest; from `cut` on without the clip, as in the late block.
-    states = _run_layers(model, states, positions, mask, range(read, cut))
+    states = _run_layers(language, states, positions, mask, range(read, cut))
     if cut < layer_count:
         # No token attends to the clip any more, so its own states need not be computed either.
         text = is_text[kept]
@@ -197,22 +181,19 @@ def packed_forward(
         positions = positions.gather(2, places.expand(3, -1, -1))
         mask = packed_mask(number.gather(1, places))
         prefix_length = int(text[0].sum())
-        states = _run_layers(model, states, positions, mask, range(cut, layer_count))
+        states = _run_layers(language, states, positions, mask, range(cut, layer_count))
     answers = states[:, prefix_length:][batch.target != IGNORE]
     logits = model.lm_head(language.norm(answers))
-    return PackedOutput(video, audio, middle, logits, lookup, named)
+    return PackedOutput(video, audio, middle, labels, logits, lookup, named)
 
 
 def _prefix_labels(
-    batch: TrainingBatch, ids: torch.Tensor, video_token: int, audio_token: int
-) -> dict[str, dict[str, torch.Tensor]]:
-    """Context labels laid out along the prefix: (B, P), `IGNORE` at other tokens."""
-    spread: dict[str, dict[str, torch.Tensor]] = {}
-    for part, token in (("video_context", video_token), ("audio_context", audio_token)):
-        places = ids == token
-        spread[part] = {}
-        for name in CLASSES[part]:
-            line = torch.full((batch.size, len(ids)), IGNORE)
-            line[:, places] = batch.labels[part][name]
-            spread[part][name] = line
+    batch: TrainingBatch, part: str, token: int, kept: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """One part's labels at the kept places of the prefix: (B, kept), `IGNORE` at other tokens."""
+    spread: dict[str, torch.Tensor] = {}
+    for name, labels in batch.labels[part].items():
+        line = torch.full((batch.size, len(batch.prefix_ids)), IGNORE)
+        line[:, batch.prefix_ids == token] = labels
+        spread[name] = line.gather(1, kept)
     return spread

@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from seats_cli.training.batch import TrainingBatch, evaluation_batch
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
 from seats_cli.world.clip_questions import CROSS_MODAL, FAMILIES, every_question
 from seats_cli.world.clips import TinyClip, make_clip, write_clip
-from seats_cli.world.layouts import FRAME_SIZES, file_layout, make_layout
+from seats_cli.world.layouts import FRAME_SIZES, file_layout, make_layout, weighted_choice
 from seats_cli.world.vocabulary import IGNORE
 
 PACKED_SEED = 900_001  # training seeds are small numbers
@@ -60,76 +60,68 @@ def accuracy_by_family(
                 mine = batch.question_number[row] == number
                 asked[question.family] += 1
                 right[question.family] += not bool(wrong[row][mine].any())
+    return _by_family(right, asked)
+
+
+def _by_family(right: Counter[str], asked: Counter[str]) -> dict[str, tuple[int, int]]:
     return {family: (right[family], asked[family]) for family in FAMILIES if asked[family]}
+
+
+def macro(table: Mapping[str, tuple[int, int]], families: Sequence[str] = FAMILIES) -> float:
+    """Mean accuracy (right / asked) over those of the families that were asked."""
+    shares = [table[family][0] / table[family][1] for family in families if family in table]
+    return sum(shares) / len(shares) if shares else float("nan")
 
 
 HELD_OUT_SEED = 700_001  # never used in training, whose seeds are small numbers
 _SOURCE_RATES = (12.0, 15.0, 25.0)  # frames per second of the files
 
 
-@dataclass(frozen=True)
-class Wrong:
-    """A question with a wrong answer."""
-
-    family: str
-    question: str
-    answer: str
-    expected: str
-
-
 @dataclass
 class Report:
-    """Counts per family, and what went wrong."""
+    """Counts per family, and the questions with a wrong answer."""
 
     right: Counter[str] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)
-    wrong: list[Wrong] = field(default_factory=list)
-
-    def accuracy(self, family: str) -> float:
-        """Share of right answers, 0..1."""
-        return self.right[family] / self.asked[family]
-
-    def macro(self, families: tuple[str, ...] = FAMILIES) -> float:
-        """Mean accuracy over the families that were asked."""
-        shares = [self.accuracy(family) for family in families if self.asked[family]]
-        return sum(shares) / len(shares) if shares else float("nan")
+    wrong: list[dict[str, str]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
+        table = _by_family(self.right, self.asked)
         return {
             "schema_version": 1,
-            "macro_accuracy": self.macro(),
-            "cross_modal_macro_accuracy": self.macro(CROSS_MODAL),
+            "macro_accuracy": macro(table),
+            "cross_modal_macro_accuracy": macro(table, CROSS_MODAL),
             "families": {
-                family: {"accuracy": self.accuracy(family), "n": self.asked[family]}
-                for family in FAMILIES
-                if self.asked[family]
+                family: {"accuracy": right / asked, "n": asked}
+                for family, (right, asked) in table.items()
             },
-            "wrong": [vars(wrong) for wrong in self.wrong],
+            "wrong": self.wrong,
         }
 
     def as_table(self) -> str:
         """One line per family."""
+        table = _by_family(self.right, self.asked)
         lines = [f"{'family':<18} accuracy    n"]
-        for family in FAMILIES:
-            if self.asked[family]:
-                share, asked = self.accuracy(family), self.asked[family]
-                lines.append(f"{family:<18} {share:8.3f} {asked:4d}")
-        lines.append(f"{'macro':<18} {self.macro():8.3f} {sum(self.asked.values()):4d}")
-        lines.append(f"{'cross-modal macro':<18} {self.macro(CROSS_MODAL):8.3f}")
+        for family, (right, asked) in table.items():
+            lines.append(f"{family:<18} {right / asked:8.3f} {asked:4d}")
+        lines.append(f"{'macro':<18} {macro(table):8.3f} {sum(self.asked.values()):4d}")
+        lines.append(f"{'cross-modal macro':<18} {macro(table, CROSS_MODAL):8.3f}")
         return "\n".join(lines)
+
+
+HeldOutClip = tuple[np.random.Generator, TinyClip, float]
 
 
 def held_out_clips(
     count: int, *, shortest: float = 4.0, longest: float = 8.0, seed: int = HELD_OUT_SEED
-) -> Iterator[tuple[np.random.Generator, TinyClip, float]]:
+) -> Iterator[HeldOutClip]:
     """Clips the model was not trained on, with their generator state and source frame rate."""
-    weights = np.array([weight for _, weight in FRAME_SIZES])
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         rate = float(rng.choice(_SOURCE_RATES))
         duration = round(float(rng.uniform(shortest, longest)) * rate) / rate
-        size = FRAME_SIZES[rng.choice(len(weights), p=weights / weights.sum())][0]
+        size = weighted_choice(rng, FRAME_SIZES)
         layout = file_layout(duration, size, rate, audio_seconds=duration)
         yield rng, make_clip(rng, layout), rate
 
@@ -155,19 +147,11 @@ def answer(loaded: LoadedModel, clip: Clip, question: str) -> str:
     return str(loaded.processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
 
 
-def evaluate(
-    loaded: LoadedModel,
-    count: int,
-    *,
-    mp4: bool = False,
-    shortest: float = 4.0,
-    longest: float = 8.0,
-    seed: int = HELD_OUT_SEED,
-) -> Report:
-    """Ask one question of every family that each of `count` held-out clips allows."""
+def evaluate(loaded: LoadedModel, clips: Iterable[HeldOutClip], *, mp4: bool = False) -> Report:
+    """Ask one question of every family that each clip allows, with `mp4` through real files."""
     report = Report()
     with tempfile.TemporaryDirectory() as folder:
-        for rng, tiny, rate in held_out_clips(count, shortest=shortest, longest=longest, seed=seed):
+        for rng, tiny, rate in clips:
             clip = as_clip(tiny)
             if mp4:
                 path = Path(folder) / "clip.mp4"
@@ -178,10 +162,9 @@ def evaluate(
                 report.asked[question.family] += 1
                 if given == question.answer:
                     report.right[question.family] += 1
-                else:
-                    report.wrong.append(
-                        Wrong(question.family, question.text, given, question.answer)
-                    )
+                    continue
+                wrong = {"family": question.family, "question": question.text, "answer": given}
+                report.wrong.append({**wrong, "expected": question.answer})
     return report
 
 
@@ -201,14 +184,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    report = evaluate(
-        load_model(options.model),
-        options.clips,
-        mp4=options.mp4,
-        shortest=options.shortest,
-        longest=options.longest,
-        seed=options.seed,
+    clips = held_out_clips(
+        options.clips, shortest=options.shortest, longest=options.longest, seed=options.seed
     )
+    report = evaluate(load_model(options.model), clips, mp4=options.mp4)
     text = json.dumps(report.as_dict(), indent=1) if options.json else report.as_table()
     sys.stdout.write(text + "\n")
 

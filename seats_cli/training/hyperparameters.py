@@ -58,7 +58,7 @@ class Hyperparameters:
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
     # Weights in the joint loss: the throw-away heads, and teaching a word that names a picture to
-    # fetch its sound (`attention_targets`).
+    # fetch its sound (`dense.attention_loss`).
     encoder_head_weight: float = 0.4
     context_head_weight: float = 0.3
     lookup_weight: float = 0.4
@@ -71,20 +71,3 @@ class Hyperparameters:
     layers: int = 14
     mlp: int = 320
     encoder_layers: int = 4
-
-
-def micro_run() -> Hyperparameters:
-    """A run of a few seconds, for tests."""
-    short = LayoutMix(durations=((2.0, 3.0, 1.0),), video_only=0.0, audio_only=0.0)
-    return Hyperparameters(
-        phases=(
-            Phase("encoders", 2, 1.0, 0.02, 2e-3, 8.0, 1, short, warmup_steps=1),
-            Phase("joint", 2, 1.0, 0.01, 1.5e-3, 8.0, 3, short, warmup_steps=1),
-        ),
-        width=64,
-        layers=4,
-        mlp=96,
-        encoder_layers=2,
-        middle_layer=2,
-        cut_layers=(2, 3),
-    )

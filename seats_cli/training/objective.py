@@ -41,10 +41,7 @@ _CUT_ONLY_SHARE = 0.3  # of the thinned steps drop nothing before the LLM
 def draw_thinning(rng: np.random.Generator, progress: float, settings: Hyperparameters) -> Thinning:
     """Drops of one step: rare and mild at first, usual from `thin_from` on.
 
-    Parameters
-    ----------
-    progress : float
-        Share of the joint phase that is done.
+    `progress` is the share of the joint phase that is done.
     """
     strength = min(1.0, progress / settings.thin_from) ** 2
     if rng.random() > _THINNED_SHARE * strength:
@@ -78,14 +75,10 @@ def joint_loss(
     """Answers, encoder heads, context heads and the taught lookup, weighted."""
     output = packed_forward(model, batch, thinning=thinning, middle_layer=settings.middle_layer)
     answers = cross_entropy(output.logits, batch.target[batch.target != IGNORE])
-    encoders, figures = _head_losses(
-        heads, {"video": output.video, "audio": output.audio}, batch.labels
-    )
-    context = output.logits.new_zeros(())
-    for part, (states, labels) in output.middle.items():
-        part_loss, part_figures = heads(part, states, labels)
-        context = context + part_loss
-        figures.update(part_figures)
+    states = {"video": output.video, "audio": output.audio}
+    encoders, figures = _head_losses(heads, states, batch.labels)
+    middle = dict.fromkeys(output.labels, output.middle)
+    context, context_figures = _head_losses(heads, middle, output.labels)
     kinds = batch.lookup_kind[batch.lookup != IGNORE]
     kinds = kinds.repeat(len(output.named) // max(1, len(kinds)))
     named = heads.named_sound(output.named, kinds)
@@ -96,7 +89,7 @@ def joint_loss(
         + settings.lookup_weight * (output.lookup + named)
     )
     parts = {"answer": answers.item(), "lookup": output.lookup.item(), "named": named.item()}
-    return loss, {**parts, **figures}
+    return loss, {**parts, **figures, **context_figures}
 
 
 def _head_losses(

@@ -41,7 +41,7 @@ from seats_cli.training.build import (
 )
 from seats_cli.training.dense import DenseHeads
 from seats_cli.training.forward import Thinker, Thinning
-from seats_cli.training.held_out import accuracy_by_family, validation_batches
+from seats_cli.training.held_out import accuracy_by_family, macro, validation_batches
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
 from seats_cli.training.objective import (
     Figures,
@@ -104,10 +104,7 @@ def run_workers(
 ) -> None:
     """Run `task(workers, options)` in `size` processes; with one, in this process.
 
-    Parameters
-    ----------
-    folder : Path
-        For the file by which the workers find each other.
+    The workers find each other by a file in `folder`.
     """
     if size == 1:
         task(WorkerGroup(), options)
@@ -125,6 +122,7 @@ log = logging.getLogger(__name__)
 _SAVE_EVERY = 100  # steps
 _LOG_EVERY = 25
 _CHECK_EVERY = 250
+_STATEFUL = ("model", "heads", "muon", "adam")  # attributes of a trainer in its saved state
 _GRADIENT_LIMIT = 1e3  # Muon ignores the scale of gradients; this only stops explosions
 
 
@@ -186,10 +184,10 @@ class Trainer:
         least = self.phase.final_rate
         scale = min(1.0, (self.step + 1) / self.phase.warmup_steps)
         scale *= least + (1 - least) * cosine
-        for group in self.muon.param_groups:
-            group["lr"] = self.phase.muon_rate * scale
-        for group in self.adam.param_groups:
-            group["lr"] = self.phase.adam_rate * scale
+        rates = ((self.muon, self.phase.muon_rate), (self.adam, self.phase.adam_rate))
+        for optimiser, rate in rates:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * scale
 
     def loss(self, batch: TrainingBatch) -> tuple[torch.Tensor, Figures]:
         """Loss of a batch in the current phase, with figures for the log."""
@@ -220,15 +218,8 @@ class Trainer:
         """Write the state so that an interruption costs at most `_SAVE_EVERY` steps."""
         if self.workers.rank > 0:
             return
-        state = {
-            "model": self.model.state_dict(),
-            "heads": self.heads.state_dict(),
-            "muon": self.muon.state_dict(),
-            "adam": self.adam.state_dict(),
-            "phase": self.phase_index,
-            "step": self.step,
-            "elapsed": self.elapsed,
-        }
+        state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        state.update(phase=self.phase_index, step=self.step, elapsed=self.elapsed)
         unfinished = self.out / "state.pt.part"
         torch.save(state, unfinished)
         unfinished.replace(self.out / "state.pt")
@@ -241,20 +232,17 @@ class Trainer:
         state = torch.load(path, weights_only=True)
         self.phase_index = state["phase"]
         self._start_phase()
-        self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
-        self.muon.load_state_dict(state["muon"])
-        self.adam.load_state_dict(state["adam"])
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
         self.step, self.elapsed = state["step"], state["elapsed"]
         log.info("resumed %s at step %d", self.phase.name, self.step)
 
     def _batches(self) -> Iterator[TrainingBatch]:
         """This worker's batches from the current step on, each from its own seed."""
         for step in range(self.step, self.phase.steps):
+            seed = [self.settings.seed, self.phase_index, step, self.workers.rank]
             yield training_batch(
-                np.random.default_rng(
-                    [self.settings.seed, self.phase_index, step, self.workers.rank]
-                ),
+                np.random.default_rng(seed),
                 self.processor,
                 seconds=self.phase.batch_seconds / self.workers.size,
                 questions=self.phase.questions,
@@ -284,15 +272,14 @@ class Trainer:
                 break
 
     def _check(self, checks: list[TrainingBatch]) -> None:
-        for title, cut in (("full", None), (f"cut{self.settings.cut_layers[-2]}", -2)):
-            layer = None if cut is None else self.settings.cut_layers[cut]
+        cut = self.settings.cut_layers[-2]
+        for title, layer in (("full", None), (f"cut{cut}", cut)):
             table = accuracy_by_family(self.model, checks, Thinning(cut_layer=layer))
             counts = torch.tensor([table.get(family, (0, 0)) for family in FAMILIES])
             totals = self.workers.total(counts).tolist()
             table = {family: (a, n) for family, (a, n) in zip(FAMILIES, totals, strict=True) if n}
             figures = " ".join(f"{name} {right / n:.2f}" for name, (right, n) in table.items())
-            macro = sum(right / n for right, n in table.values()) / len(table)
-            log.info("held-out %s %d macro %.3f %s", title, self.step, macro, figures)
+            log.info("held-out %s %d macro %.3f %s", title, self.step, macro(table), figures)
 
     def run(self) -> None:
         """Train all remaining phases."""
@@ -308,15 +295,13 @@ class Trainer:
 
 
 def _settings(joint_minutes: float | None) -> Hyperparameters:
-    """The shipped settings, the joint phase limited to another wall clock if asked."""
+    """The shipped settings, with another wall-clock limit of the joint phase if given (minutes)."""
     settings = Hyperparameters()
     if joint_minutes is None:
         return settings
-    phases = [
-        dataclasses.replace(phase, minutes=joint_minutes) if phase.name == "joint" else phase
-        for phase in settings.phases
-    ]
-    return dataclasses.replace(settings, phases=tuple(phases))
+    encoders, joint = settings.phases
+    joint = dataclasses.replace(joint, minutes=joint_minutes)
+    return dataclasses.replace(settings, phases=(encoders, joint))
 
 
 def _train(workers: WorkerGroup, options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seats_cli.world.clips import Draft, TinyClip
+from seats_cli.world.clips import Draft
 from seats_cli.world.scene import SceneSegment
 from seats_cli.world.sounds import Sound
 from seats_cli.world.vocabulary import phrase_question, sound_phrases
@@ -56,8 +56,8 @@ class Fact:
     names: tuple[str, ...] = ()
 
 
-def _is_inside(sound: Sound, segment: SceneSegment) -> bool:
-    return sound.start >= segment.start + _CLEAR and sound.end <= segment.end - _CLEAR
+def _is_inside(start: float, end: float, segment: SceneSegment) -> bool:
+    return start >= segment.start + _CLEAR and end <= segment.end - _CLEAR
 
 
 def _heard_during(segment: SceneSegment, sounds: tuple[Sound, ...]) -> str | None:
@@ -67,12 +67,9 @@ def _heard_during(segment: SceneSegment, sounds: tuple[Sound, ...]) -> str | Non
         overlap = min(sound.end, segment.end) - max(sound.start, segment.start)
         if overlap <= -_CLEAR:
             continue
-        if not _is_inside(sound, segment) and overlap < _PARTIAL:
+        if not _is_inside(sound.start, sound.end, segment) and overlap < _PARTIAL:
             return None
-        if sound.kind == "beeps" and not any(
-            start >= segment.start + _CLEAR and end <= segment.end - _CLEAR
-            for start, end in sound.beeps
-        ):
+        if sound.beeps and not any(_is_inside(*beep, segment) for beep in sound.beeps):
             return None
         kinds.append(sound.kind)
     if len(kinds) > 1:
@@ -80,7 +77,7 @@ def _heard_during(segment: SceneSegment, sounds: tuple[Sound, ...]) -> str | Non
     return kinds[0] if kinds else "silence"
 
 
-def _picture_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
+def _picture_facts(clip: Draft) -> dict[str, list[Fact]]:
     scene = clip.scene
     if scene is None:
         return {}
@@ -106,7 +103,7 @@ def _picture_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
     return facts
 
 
-def _sound_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
+def _sound_facts(clip: Draft) -> dict[str, list[Fact]]:
     if not clip.layout.audio_samples:
         return {"sound_kind": [Fact("silence", {})]}
     facts: dict[str, list[Fact]] = {}
@@ -126,7 +123,7 @@ def _sound_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
     return facts
 
 
-def _cross_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
+def _cross_facts(clip: Draft) -> dict[str, list[Fact]]:
     """Facts that need picture and sound together; only for clips that show several pictures."""
     scene = clip.scene
     if scene is None or not clip.layout.audio_samples or len(scene.segments) < 2:
@@ -136,7 +133,7 @@ def _cross_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
     things = ("picture", "screen", "card") if scene.style == "card" else ("object", "thing")
     facts: dict[str, list[Fact]] = {}
     for sound in clip.sounds:
-        home = next((segment for segment in segments if _is_inside(sound, segment)), None)
+        home = next((s for s in segments if _is_inside(sound.start, sound.end, s)), None)
         if home is None:
             continue
         phrases = sound_phrases(sound.kind, len(sound.beeps))
@@ -165,7 +162,7 @@ def _cross_facts(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
     return facts
 
 
-def facts_of(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
+def facts_of(clip: Draft) -> dict[str, list[Fact]]:
     """Everything that may be asked about a clip, by family.
 
     First and last colour of a clip with one picture are kept: they are true, if trivial.
@@ -176,13 +173,7 @@ def facts_of(clip: TinyClip | Draft) -> dict[str, list[Fact]]:
 def ask(
     rng: np.random.Generator, family: str, facts: list[Fact], *, variants: bool = True
 ) -> Question:
-    """Put one of a family's facts into words.
-
-    Parameters
-    ----------
-    variants : bool
-        Also lower case, missing question marks and the like, in a few per cent.
-    """
+    """Put one of a family's facts into words; `variants` as in `phrase_question`."""
     # Answers first, so that "silence" does not win by being true of most pictures.
     answer = str(rng.choice(sorted({fact.answer for fact in facts})))
     fitting = [fact for fact in facts if fact.answer == answer]
@@ -193,21 +184,18 @@ def ask(
 
 
 def sample_questions(
-    rng: np.random.Generator, clip: TinyClip, count: int, weights: Mapping[str, float]
+    rng: np.random.Generator, clip: Draft, count: int, weights: Mapping[str, float]
 ) -> list[Question]:
     """Draw questions about a clip, families in proportion to `weights` (1 if not named)."""
     facts = facts_of(clip)
     families = list(facts)
     shares = np.array([_share(family, clip, facts, weights) for family in families])
-    chosen = rng.choice(len(families), size=count, p=shares / shares.sum())
-    return [ask(rng, families[index], facts[families[index]]) for index in chosen]
+    chosen = rng.choice(families, size=count, p=shares / shares.sum())
+    return [ask(rng, str(family), facts[family]) for family in chosen]
 
 
 def _share(
-    family: str,
-    clip: TinyClip,
-    facts: Mapping[str, list[Fact]],
-    weights: Mapping[str, float],
+    family: str, clip: Draft, facts: Mapping[str, list[Fact]], weights: Mapping[str, float]
 ) -> float:
     """Weight of a family for this clip: trivial cases of a family count for little."""
     share = weights.get(family, 1.0)
@@ -219,7 +207,7 @@ def _share(
     return share
 
 
-def every_question(rng: np.random.Generator, clip: TinyClip) -> list[Question]:
+def every_question(rng: np.random.Generator, clip: Draft) -> list[Question]:
     """One question of every family the clip allows, leaving out trivial ones (for evaluation)."""
     facts = facts_of(clip)
     return [

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seats_cli.world.drawing import render_frames
+from seats_cli.world.layouts import Layout, weighted_choice
 from seats_cli.world.scene import Scene, sample_scene
 from seats_cli.world.sounds import MIN_LENGTH, Sound, sample_sound, synthesise
 from seats_cli.world.vocabulary import SAMPLE_RATE
@@ -74,28 +75,6 @@ KIND_WEIGHTS = {"beeps": 0.36, "speech": 0.2, "tone": 0.15, "chirp": 0.13, "nois
 _EDGE = 0.12  # seconds kept free between a sound and a change of picture
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a clip is sampled; equal for all clips of a training batch."""
-
-    duration: float  # seconds of picture (of sound, if there is no picture)
-    frame_times: tuple[float, ...]  # in seconds, an even number of them; empty without a picture
-    height: int  # of a frame in pixels, as is the width: multiples of 28
-    width: int
-    audio_samples: int  # length of the sound track at `SAMPLE_RATE`; 0 without one
-    effective_fps: float  # frame rate that the processor is given
-
-    @property
-    def seconds_per_grid(self) -> float:
-        """Seconds between two temporal patches (two frames each)."""
-        return 2.0 / self.effective_fps
-
-    @property
-    def grid_thw(self) -> tuple[int, int, int]:
-        """Temporal, vertical and horizontal number of vision patches."""
-        return len(self.frame_times) // 2, self.height // 14, self.width // 14
-
-
 @dataclass(frozen=True, eq=False)
 class Draft:
     """What a clip will show and play, before any of it is drawn or synthesised."""
@@ -108,14 +87,11 @@ class Draft:
 
 
 @dataclass(frozen=True, eq=False)
-class TinyClip:
+class TinyClip(Draft):
     """A generated clip and what is true of it."""
 
-    layout: Layout
-    scene: Scene | None
-    sounds: tuple[Sound, ...]
-    frames: npt.NDArray[np.uint8] | None
-    audio: npt.NDArray[np.float32] | None
+    frames: npt.NDArray[np.uint8] | None = None
+    audio: npt.NDArray[np.float32] | None = None
 
 
 def _free_slots(
@@ -145,24 +121,19 @@ def _draw_sounds(
     draw = rng.random()
     count = 0 if draw < 0.07 else 1 if draw < 0.66 else 2 if draw < 0.94 else 3
     slots = _free_slots(rng, scene, seconds, bool(rng.random() < 0.85), max(count, 1))[:count]
-    kinds = list(KIND_WEIGHTS)
     sounds: list[Sound] = []
+    unused = dict(KIND_WEIGHTS)
     for low, high in slots:
-        fitting = [
-            kind
-            for kind in kinds
-            if MIN_LENGTH[kind] <= high - low and kind not in {sound.kind for sound in sounds}
-        ]
-        if not fitting:
-            continue
-        weights = np.array([KIND_WEIGHTS[kind] for kind in fitting])
-        kind = str(rng.choice(fitting, p=weights / weights.sum()))
-        sounds.append(sample_sound(rng, kind, low, high))
+        fitting = {kind: unused[kind] for kind in unused if MIN_LENGTH[kind] <= high - low}
+        if fitting:
+            kind = weighted_choice(rng, fitting)
+            del unused[kind]
+            sounds.append(sample_sound(rng, kind, low, high))
     return tuple(sorted(sounds, key=lambda sound: sound.start))
 
 
 def draft_clip(rng: np.random.Generator, layout: Layout, *, multi_share: float = 0.75) -> Draft:
-    """Decide what a clip of the given layout is about; arguments as for `make_clip`."""
+    """Decide what a clip is about; a share of `multi_share` shows more than one picture."""
     scene = None
     if layout.frame_times:
         times = np.array(layout.frame_times)
@@ -183,28 +154,20 @@ def draw_floor(rng: np.random.Generator) -> float:
 def render_clip(draft: Draft) -> TinyClip:
     """Draw the frames and synthesise the sound of a draft."""
     layout, scene = draft.layout, draft.scene
-    frames = None
+    clip = TinyClip(**vars(draft))
     if scene is not None:
         frames = render_frames(scene, layout.frame_times, layout.height, layout.width)
-    audio = None
+        clip = replace(clip, frames=frames)
     if layout.audio_samples:
-        audio = synthesise(
-            draft.sounds, layout.audio_samples, floor=draft.floor, seed=draft.noise_seed
-        )
-    return TinyClip(layout, scene, draft.sounds, frames, audio)
+        samples = layout.audio_samples
+        audio = synthesise(draft.sounds, samples, floor=draft.floor, seed=draft.noise_seed)
+        clip = replace(clip, audio=audio)
+    return clip
 
 
-def make_clip(rng: np.random.Generator, layout: Layout, *, multi_share: float = 0.75) -> TinyClip:
-    """Generate a clip of the given layout.
-
-    Parameters
-    ----------
-    rng : numpy Generator
-        The only source of randomness: same state, same clip.
-    multi_share : float
-        Share of clips that show more than one picture.
-    """
-    return render_clip(draft_clip(rng, layout, multi_share=multi_share))
+def make_clip(rng: np.random.Generator, layout: Layout) -> TinyClip:
+    """Generate a clip of the given layout; the same state of `rng` gives the same clip."""
+    return render_clip(draft_clip(rng, layout))
 
 
 SHORTEST, LONGEST = 2.5, 5.0  # seconds of the moment; two seconds are four frames
@@ -213,19 +176,9 @@ _IN_THE_MIDDLE = 0.7  # share of moments with a still picture on both sides
 
 
 def draft_moment(rng: np.random.Generator, layout: Layout) -> tuple[Draft, int]:
-    """Decide what happens in a long quiet clip, and when.
+    """Decide what happens in a long quiet clip, and in which of its segments (an index).
 
-    Parameters
-    ----------
-    rng : numpy Generator
-        The only source of randomness.
-    layout : Layout
-        With picture and sound, at least 7 seconds.
-
-    Returns
-    -------
-    int
-        Index of the segment that is the moment.
+    The layout needs picture and sound, and at least 7 seconds.
     """
     scene = sample_scene(rng, np.array(layout.frame_times), layout.duration, multi_share=1.0)
     length = float(rng.uniform(SHORTEST, LONGEST))
@@ -242,8 +195,7 @@ def draft_moment(rng: np.random.Generator, layout: Layout) -> tuple[Draft, int]:
         replace(segment, start=borders[index], end=borders[index + 1])
         for index, segment in enumerate(scene.segments[:pieces])
     )
-    weights = np.array(list(KIND_WEIGHTS.values()))
-    kind = str(rng.choice(list(KIND_WEIGHTS), p=weights / weights.sum()))
+    kind = weighted_choice(rng, KIND_WEIGHTS)
     sound = sample_sound(rng, kind, borders[moment] + _EDGE, borders[moment + 1] - _EDGE)
     quiet = replace(scene, segments=segments, motion="still", speed=0.0)
     return Draft(layout, quiet, (sound,), draw_floor(rng), int(rng.integers(2**31))), moment

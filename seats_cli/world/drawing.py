@@ -40,12 +40,7 @@ def shape_distance(shape: str, dy: FloatArray, dx: FloatArray, radius: float) ->
 
 
 def shape_coverage(scene: Scene, times: npt.ArrayLike, height: int, width: int) -> FloatArray:
-    """How much of each pixel the moving shape covers.
-
-    Parameters
-    ----------
-    times : array, shape (T,)
-        Seconds.
+    """How much of each pixel the moving shape covers at T `times` (seconds).
 
     Returns
     -------
@@ -123,15 +118,13 @@ def _add_noise(frames: FloatArray, scene: Scene) -> None:
     _, height, width, channels = frames.shape
     for frame in frames:
         if scene.noise > 0:
-            size = frame.size
-            offset = int(rng.integers(max(1, len(pool) - size)))
-            grain = np.resize(pool[offset : offset + size], frame.shape)
-            frame += scene.noise * grain
+            offset = int(rng.integers(max(1, len(pool) - frame.size)))
+            frame += scene.noise * np.resize(pool[offset : offset + frame.size], frame.shape)
         if scene.block_noise > 0:
             rows, columns = -(-height // 8), -(-width // 8)
             blocks = rng.standard_normal((rows, columns, channels), dtype=np.float32)
-            tiled = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
-            frame += scene.block_noise * tiled
+            tiled = blocks.repeat(8, axis=0).repeat(8, axis=1)
+            frame += scene.block_noise * tiled[:height, :width]
 
 
 def _blur(frames: FloatArray) -> FloatArray:
@@ -145,20 +138,7 @@ def _blur(frames: FloatArray) -> FloatArray:
 def render_frames(
     scene: Scene, times: Sequence[float] | np.ndarray, height: int, width: int
 ) -> npt.NDArray[np.uint8]:
-    """Draw the scene at the given moments.
-
-    Parameters
-    ----------
-    times : sequence of float, length T
-        Seconds.
-    height, width : int
-        Pixels.
-
-    Returns
-    -------
-    uint8 array, shape (T, height, width, 3)
-        RGB.
-    """
+    """Draw the scene at T `times` (seconds), as RGB: uint8 (T, height, width, 3)."""
     moments = np.asarray(times, dtype=np.float64)
     indices = [scene.segment_index(float(time)) for time in moments]
     if scene.style == "card":

@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from seats_cli.world.clips import Layout
 from seats_cli.world.vocabulary import SAMPLE_RATE
 
+Key = TypeVar("Key")
+
 # (height, width) after resizing real files to at most 112*112 pixels, sides multiples of 28.
-FRAME_SIZES: tuple[tuple[tuple[int, int], float], ...] = (
-    ((84, 140), 0.36),  # 16:9
-    ((112, 112), 0.18),
-    ((84, 112), 0.16),  # 4:3
-    ((140, 84), 0.08),
-    ((112, 84), 0.05),
-    ((56, 168), 0.04),  # 2.4:1
-    ((56, 140), 0.03),
-    ((168, 56), 0.02),
-    ((56, 112), 0.03),
-    ((84, 84), 0.03),
-    ((56, 56), 0.02),
-)
+FRAME_SIZES: Mapping[tuple[int, int], float] = {
+    (84, 140): 0.36,  # 16:9
+    (112, 112): 0.18,
+    (84, 112): 0.16,  # 4:3
+    (140, 84): 0.08,
+    (112, 84): 0.05,
+    (56, 168): 0.04,  # 2.4:1
+    (56, 140): 0.03,
+    (168, 56): 0.02,
+    (56, 112): 0.03,
+    (84, 84): 0.03,
+    (56, 56): 0.02,
+}
 SAMPLED_FPS = 2.0
 MIN_FRAMES = 4  # the fewest that qwen-omni-utils takes from a file
+
+
+def weighted_choice(rng: np.random.Generator, weights: Mapping[Key, float]) -> Key:
+    """A key, drawn with a probability in proportion to its weight."""
+    shares = np.array(list(weights.values()))
+    return list(weights)[rng.choice(len(shares), p=shares / shares.sum())]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a clip is sampled; equal for all clips of a training batch."""
+
+    duration: float  # seconds of picture (of sound, if there is no picture)
+    frame_times: tuple[float, ...]  # in seconds, an even number of them; empty without a picture
+    height: int  # of a frame in pixels, as is the width: multiples of 28
+    width: int
+    audio_samples: int  # length of the sound track at `SAMPLE_RATE`; 0 without one
+    effective_fps: float  # frame rate that the processor is given
+
+    @property
+    def seconds_per_grid(self) -> float:
+        """Seconds between two temporal patches (two frames each)."""
+        return 2.0 / self.effective_fps
+
+    @property
+    def grid_thw(self) -> tuple[int, int, int]:
+        """Temporal, vertical and horizontal number of vision patches."""
+        return len(self.frame_times) // 2, self.height // 14, self.width // 14
 
 
 @dataclass(frozen=True)
@@ -41,9 +72,9 @@ class LayoutMix:
     audio_only: float = 0.04
 
 
-def frame_count(duration: float, fps: float = SAMPLED_FPS) -> int:
+def frame_count(duration: float) -> int:
     """Even number of frames that qwen-omni-utils samples from `duration` seconds."""
-    return max(MIN_FRAMES, int(duration * fps) // 2 * 2)
+    return max(MIN_FRAMES, int(duration * SAMPLED_FPS) // 2 * 2)
 
 
 def file_layout(
@@ -61,30 +92,8 @@ def file_layout(
         Frame rate of the file.
     """
     count = frame_count(duration)
-    return Layout(
-        duration=duration,
-        frame_times=tuple(np.linspace(0, duration - 1 / source_fps, count).tolist()),
-        height=size[0],
-        width=size[1],
-        audio_samples=round(audio_seconds * SAMPLE_RATE),
-        effective_fps=count / duration,
-    )
-
-
-def _metronome_layout(
-    rng: np.random.Generator, duration: float, size: tuple[int, int], audio_seconds: float
-) -> Layout:
-    """A frame every half second from a random moment on."""
-    count = frame_count(duration)
-    phase = float(rng.random()) / SAMPLED_FPS
-    return Layout(
-        duration=max(duration, count / SAMPLED_FPS),
-        frame_times=tuple((np.arange(count) / SAMPLED_FPS + phase).tolist()),
-        height=size[0],
-        width=size[1],
-        audio_samples=round(audio_seconds * SAMPLE_RATE),
-        effective_fps=SAMPLED_FPS,
-    )
+    times = tuple(np.linspace(0, duration - 1 / source_fps, count).tolist())
+    return Layout(duration, times, *size, round(audio_seconds * SAMPLE_RATE), count / duration)
 
 
 def make_layout(
@@ -97,29 +106,30 @@ def make_layout(
 ) -> Layout:
     """A layout of the given duration (seconds) and frame size, its sampling drawn at random.
 
-    Three in four are sampled like files, and in four of ten the sound ends sooner or later than
-    the picture.
+    Three in four are sampled like files, the others every half second from a random moment on. In
+    four of ten the sound ends sooner or later than the picture.
     """
     seconds = duration if audio else 0.0
     if audio and rng.random() < 0.4:
         seconds = max(1.5, duration + float(rng.uniform(-0.5, 0.4)))
-    if not video:
-        return Layout(duration, (), *size, round(seconds * SAMPLE_RATE), SAMPLED_FPS)
-    if rng.random() < 0.75:
+    times: tuple[float, ...] = ()
+    if video and rng.random() < 0.75:
         source_fps = float(rng.choice([12.0, 24.0, 25.0, 30.0]))
         return file_layout(duration, size, source_fps, audio_seconds=seconds)
-    return _metronome_layout(rng, duration, size, seconds)
+    if video:
+        count = frame_count(duration)
+        times = tuple(((np.arange(count) + rng.random()) / SAMPLED_FPS).tolist())
+        duration = max(duration, count / SAMPLED_FPS)
+    return Layout(duration, times, *size, round(seconds * SAMPLE_RATE), SAMPLED_FPS)
 
 
 def sample_layout(rng: np.random.Generator, mix: LayoutMix) -> Layout:
     """Draw a layout from the mix; half of the durations are whole seconds."""
-    shares = np.array([share for _, _, share in mix.durations])
-    low, high, _ = mix.durations[rng.choice(len(shares), p=shares / shares.sum())]
+    low, high = weighted_choice(rng, {(low, high): share for low, high, share in mix.durations})
     duration = float(rng.uniform(low, high))
     if rng.random() < 0.5:
         duration = float(max(2.0, round(duration)))
-    weights = np.array([weight for _, weight in FRAME_SIZES])
-    size = FRAME_SIZES[rng.choice(len(weights), p=weights / weights.sum())][0]
+    size = weighted_choice(rng, FRAME_SIZES)
     tracks = rng.random()
     return make_layout(
         rng,

@@ -57,10 +57,8 @@ class Scene:
 
     def segment_index(self, time: float) -> int:
         """Index of the segment on screen at `time` seconds (the last one after the end)."""
-        for index, segment in enumerate(self.segments):
-            if time < segment.end:
-                return index
-        return len(self.segments) - 1
+        over = sum(segment.end <= time for segment in self.segments)
+        return min(over, len(self.segments) - 1)
 
 
 def _cut_times(rng: np.random.Generator, frame_times: np.ndarray, count: int) -> list[float]:
@@ -79,14 +77,12 @@ def _shade(rng: np.random.Generator, color: str) -> Rgb:
     anchors = COLOR_ANCHORS[color]
     anchor = np.array(anchors[rng.integers(len(anchors))], dtype=np.float64)
     shade = np.clip(anchor * rng.uniform(0.88, 1.06) + rng.uniform(-14, 14, size=3), 0, 255)
-    return float(shade[0]), float(shade[1]), float(shade[2])
+    return _floats(shade)
 
 
-def _segment_count(rng: np.random.Generator, frames: int, multi_share: float) -> int:
-    most = min(MAX_SEGMENTS, frames // MIN_SEGMENT_FRAMES)
-    if most < 2 or rng.random() >= multi_share:
-        return 1
-    return int(rng.integers(2, most + 1))
+def _floats(triple: np.ndarray) -> tuple[float, float, float]:
+    first, second, third = triple.tolist()
+    return first, second, third
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
@@ -99,24 +95,20 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def sample_scene(
-    rng: np.random.Generator,
-    frame_times: np.ndarray,
-    duration: float,
-    *,
-    multi_share: float = 0.75,
+    rng: np.random.Generator, frame_times: np.ndarray, duration: float, *, multi_share: float
 ) -> Scene:
     """Draw a scene whose segments all show in the sampled frames.
 
     Parameters
     ----------
     frame_times : float array, shape (T,)
-        Seconds at which the clip will be sampled.
-    duration : float
-        Seconds.
+        Seconds at which the clip will be sampled; `duration` is in seconds, too.
     multi_share : float
         Share of scenes with more than one segment.
     """
-    count = _segment_count(rng, len(frame_times), multi_share)
+    most = min(MAX_SEGMENTS, len(frame_times) // MIN_SEGMENT_FRAMES)
+    several = most >= 2 and rng.random() < multi_share
+    count = int(rng.integers(2, most + 1)) if several else 1
     borders = [0.0, *_cut_times(rng, frame_times, count), duration]
     colors = [str(color) for color in rng.permutation(COLORS)[:count]]
     style: Style = "card" if rng.random() < 0.3 else "object"
@@ -143,11 +135,7 @@ def sample_scene(
                 shape=shape,
                 word=word,
                 ink=(8.0, 8.0, 8.0) if dark_ink else (248.0, 248.0, 248.0),
-                word_place=(
-                    float(rng.uniform(0.35, 0.65)),
-                    float(rng.uniform(0.35, 0.65)),
-                    float(rng.uniform(0.18, 0.42)),
-                ),
+                word_place=_floats(rng.uniform((0.35, 0.35, 0.18), (0.65, 0.65, 0.42))),
             )
         )
 

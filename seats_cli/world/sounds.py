@@ -59,20 +59,7 @@ def _smooth(track: np.ndarray, width: int) -> np.ndarray:
 
 
 def synthesise_speech(seed: int, samples: int) -> np.ndarray:
-    """Babble of the given length.
-
-    Parameters
-    ----------
-    seed : int
-        Chooses voice and syllables.
-    samples : int
-        Length at `SAMPLE_RATE`.
-
-    Returns
-    -------
-    float64 array, shape (samples,)
-        Peak about 1.
-    """
+    """Babble, float64 (samples,), peak about 1; `seed` chooses voice and syllables."""
     rng = np.random.default_rng(seed)
     steps = samples * _CONTROL_RATE // SAMPLE_RATE + 2
     formants, voiced, hiss = _syllable_track(rng, steps)
@@ -185,17 +172,9 @@ def sample_sound(rng: np.random.Generator, kind: str, low: float, high: float) -
         frequency, end_frequency = float(rng.uniform(200, 450)), float(rng.uniform(1800, 3500))
         if rng.random() < 0.5:
             frequency, end_frequency = end_frequency, frequency
-    return Sound(
-        kind=kind,
-        start=start,
-        end=end,
-        amplitude=amplitude,
-        frequency=frequency,
-        end_frequency=end_frequency,
-        beeps=tuple(beeps),
-        overtone=float(rng.uniform(0, 0.3)),
-        seed=seed,
-    )
+    overtone = float(rng.uniform(0, 0.3))
+    frequencies = (frequency, end_frequency)
+    return Sound(kind, start, end, amplitude, *frequencies, tuple(beeps), overtone, seed)
 
 
 def _faded(wave: np.ndarray) -> np.ndarray:
@@ -234,32 +213,17 @@ def _waves(sound: Sound) -> list[tuple[float, np.ndarray]]:
             for start, end in sound.beeps
         ]
     if sound.kind == "tone":
-        wave = _tone(sound.frequency, sound.overtone, samples)
-    elif sound.kind == "chirp":
-        wave = _chirp(sound.frequency, sound.end_frequency, samples)
-    elif sound.kind == "noise":
-        wave = _noise(sound.seed, samples)
-    else:
-        wave = synthesise_speech(sound.seed, samples)
-    return [(sound.start, wave)]
+        return [(sound.start, _tone(sound.frequency, sound.overtone, samples))]
+    if sound.kind == "chirp":
+        return [(sound.start, _chirp(sound.frequency, sound.end_frequency, samples))]
+    seeded = _noise if sound.kind == "noise" else synthesise_speech
+    return [(sound.start, seeded(sound.seed, samples))]
 
 
 def synthesise(sounds: tuple[Sound, ...], samples: int, *, floor: float, seed: int) -> FloatArray:
-    """Mix sounds over a noise floor.
+    """Mix sounds into a track of `samples` at `SAMPLE_RATE`: float32 (samples,), -1..1.
 
-    Parameters
-    ----------
-    samples : int
-        Length of the track at `SAMPLE_RATE`.
-    floor : float
-        Standard deviation of the room noise; 0 for digital silence.
-    seed : int
-        For the room noise.
-
-    Returns
-    -------
-    float32 array, shape (samples,)
-        -1..1.
+    `floor` is the standard deviation of the room noise, 0 for digital silence; `seed` is for it.
     """
     track = np.zeros(samples, dtype=np.float32)
     for sound in sounds:

@@ -34,7 +34,7 @@ MAX_BEEPS: Final = 5
 
 SAMPLE_RATE: Final = 16_000  # Hz
 AUDIO_TOKENS_PER_SECOND: Final = 25  # 100 mel frames/s, strided by 2 twice
-IGNORE: Final = -100  # label that no loss looks at (the default of torch's cross entropy)
+IGNORE: Final = -100  # label ignored by every loss (the default of torch's cross entropy)
 
 
 TEMPLATES: dict[str, tuple[str, ...]] = {

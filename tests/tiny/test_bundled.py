@@ -11,7 +11,7 @@ import pytest
 from seats_cli.media import read_clip
 from seats_cli.models import LoadedModel, load_model
 from seats_cli.models.load import BUNDLED_PATH
-from seats_cli.training.held_out import answer, evaluate
+from seats_cli.training.held_out import answer, evaluate, held_out_clips
 from seats_cli.world.clips import write_mp4
 from seats_cli.world.drawing import render_frames
 from seats_cli.world.scene import Scene, SceneSegment
@@ -47,7 +47,7 @@ def test_its_layers_are_in_order() -> None:
 
 
 def test_most_answers_about_files_are_right(bundled: LoadedModel) -> None:
-    report = evaluate(bundled, 4, mp4=True)
+    report = evaluate(bundled, held_out_clips(4), mp4=True)
     assert sum(report.asked.values()) >= 20
     assert sum(report.right.values()) / sum(report.asked.values()) > 0.85
 

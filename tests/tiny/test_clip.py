@@ -86,19 +86,19 @@ def test_sounds_are_loud_where_they_are_said_to_be(seed: int) -> None:
 def test_dense_labels_agree_with_the_frames(seed: int) -> None:
     clip = clip_of(seed)
     labels = dense_labels(clip)
-    assert len(labels.audio["kind"]) == (
+    assert len(labels["audio"]["kind"]) == (
         audio_token_count(clip.layout.audio_samples) if clip.audio is not None else 0
     )
     if clip.scene is None or clip.frames is None:
-        assert all(len(values) == 0 for values in labels.video.values())
+        assert all(len(values) == 0 for values in labels["video"].values())
         return
     grids, rows, columns = (
         len(clip.frames) // 2,
         clip.layout.height // CELL,
         clip.layout.width // CELL,
     )
-    color = labels.video["color"].reshape(grids, rows, columns)
-    shape = labels.video["shape"].reshape(grids, rows, columns)
+    color = labels["video"]["color"].reshape(grids, rows, columns)
+    shape = labels["video"]["shape"].reshape(grids, rows, columns)
     for grid in range(grids):
         segment = clip.scene.segments[clip.scene.segment_index(clip.layout.frame_times[2 * grid])]
         named = {COLORS[index - 1] for index in color[grid].flat if index > 0}
@@ -116,7 +116,7 @@ def test_dense_labels_agree_with_the_frames(seed: int) -> None:
 @given(seeds)
 def test_context_labels_follow_the_timeline(seed: int) -> None:
     clip = clip_of(seed)
-    context = dense_labels(clip).audio_context
+    context = dense_labels(clip)["audio_context"]
     for index, (segment, color, beeps) in enumerate(
         zip(context["segment"], context["screen_color"], context["beeps"], strict=True)
     ):

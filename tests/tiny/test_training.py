@@ -14,9 +14,27 @@ from seats_cli.models.optimize import SEGMENTS, encoder_attention
 from seats_cli.training.batch import training_batch
 from seats_cli.training.build import export
 from seats_cli.training.forward import Thinker
-from seats_cli.training.hyperparameters import micro_run
+from seats_cli.training.hyperparameters import Hyperparameters, Phase
 from seats_cli.training.objective import split_parameters
 from seats_cli.training.train import Trainer
+from seats_cli.world.layouts import LayoutMix
+
+
+def micro_run() -> Hyperparameters:
+    """A run of a few seconds."""
+    short = LayoutMix(durations=((2.0, 3.0, 1.0),), video_only=0.0, audio_only=0.0)
+    return Hyperparameters(
+        phases=(
+            Phase("encoders", 2, 1.0, 0.02, 2e-3, 8.0, 1, short, warmup_steps=1),
+            Phase("joint", 2, 1.0, 0.01, 1.5e-3, 8.0, 3, short, warmup_steps=1),
+        ),
+        width=64,
+        layers=4,
+        mlp=96,
+        encoder_layers=2,
+        middle_layer=2,
+        cut_layers=(2, 3),
+    )
 
 
 @pytest.fixture(scope="module")
