@@ -44,6 +44,7 @@ class Flags(Base):
 @pytest.fixture
 def flags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(option_groups, "FLAGS", {})
+    option_groups._options.cache_clear()  # it notes flags too
 
 
 def command_of(found: dict[str, Any], group: Any = Flags) -> typer.Typer:
