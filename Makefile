@@ -39,7 +39,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The counts of docs/architecture.md are printed on the way; tests/test_structure.py holds them.
 test: lint
+	@$(BIN)/python -m tests.structure
 	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS)
 
 clean:
