@@ -1,4 +1,4 @@
-"""An output that is no number ends in a sentence, not in an answer."""
+"""An output that is not a number ends in a sentence, not in an answer."""
 
 from __future__ import annotations
 
