@@ -212,7 +212,7 @@ class RunFolder:
                     f"{self.folder} holds results with another {name}; choose another `out` folder."
                 )
         for label, config in description["settings"].items():
-            if label in settings and settings[label] != config:
+            if label in settings and _acting(settings[label]) != _acting(config):
                 raise UsageError(
                     f"{self.folder} holds results of another configuration called '{label}'; "
                     "choose another `out` folder."
@@ -239,6 +239,15 @@ class RunFolder:
                 record = ItemRecord.from_dict(line)
                 found.setdefault(record.key, record)
         return list(found.values())
+
+
+def _acting(setting: Any) -> Any:
+    """A stored setting as far as it acts: a folder may name options of methods that did not run."""
+    from seats_cli.selection.methods import acting_settings
+
+    if not isinstance(setting, dict) or not isinstance(setting.get("config"), dict):
+        return setting
+    return {**setting, "config": acting_settings(setting["config"])}
 
 
 def _line(record: ItemRecord) -> str:

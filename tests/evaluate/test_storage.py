@@ -75,6 +75,33 @@ def test_errors_can_be_forgotten(tmp_path: Path) -> None:
         assert all(found.error is None for found in folder.merge())
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "same"),
+    [
+        # As folders were written when every configuration had the options of all methods.
+        ({"method": "seats", "fastv_layer": 2, "contextual_ratio": 0.0}, {"method": "seats"}, True),
+        ({"method": "fastv", "fastv_layer": 2}, {"method": "fastv", "fastv_layer": 3}, False),
+        ({"method": "seats", "kv": "survivors"}, {"method": "seats", "kv": "layerwise"}, False),
+        ({"method": "unheard", "own": 1}, {"method": "unheard", "own": 2}, False),
+        ({"method": []}, {"method": "seats"}, False),
+    ],
+)
+def test_only_options_of_the_method_that_ran_tell_runs_apart(
+    tmp_path: Path, before: dict[str, Any], now: dict[str, Any], same: bool
+) -> None:
+    def described(config: dict[str, Any]) -> dict[str, Any]:
+        return {**DESCRIPTION, "settings": {"mine": {"config": config, "blind": None}}}
+
+    with RunFolder(tmp_path, described(before)) as folder:
+        folder.append(record("a", "mine"))
+    if same:
+        with RunFolder(tmp_path, described(now)) as folder:
+            assert keys(folder) == [("a", "mine")]
+    else:
+        with pytest.raises(UsageError, match="another configuration called 'mine'"):
+            RunFolder(tmp_path, described(now))
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"questions": "yours"}])
 def test_another_run_is_not_mixed_in(tmp_path: Path, change: dict[str, Any]) -> None:
     with RunFolder(tmp_path, DESCRIPTION) as folder:

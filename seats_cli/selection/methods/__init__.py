@@ -7,8 +7,9 @@ A method is one file, here or anywhere else, that ends up in `METHODS` by
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from seats_cli.config import SEATS, SETTINGS
 from seats_cli.errors import ConfigError
 from seats_cli.selection.method import METHODS, class_of, options_of, register_method
 
@@ -20,13 +21,13 @@ from seats_cli.selection.methods import omnidrop, seats  # noqa: F401
 # isort: on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from seats_cli.config import SeatsConfig
     from seats_cli.schedule import PruningPlan
     from seats_cli.selection.method import Method
 
-__all__ = ["METHODS", "method_for", "register_method", "with_default_options"]
+__all__ = ["METHODS", "acting_settings", "method_for", "register_method", "with_default_options"]
 
 
 def method_for(plan: PruningPlan) -> Method:
@@ -52,6 +53,16 @@ def with_default_options(config: SeatsConfig) -> SeatsConfig:
     options = {**{option.name: option.default for option in own}, **config.options}
     same = options == config.options
     return config if same else dataclasses.replace(config, options=options)
+
+
+def acting_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration in `SeatsConfig.to_dict`'s form without options of methods that do not run.
+
+    Two runs with equal values here do the same, whatever else their configurations name.
+    """
+    make = METHODS.get(str(values.get("method", SEATS)))
+    own = {option.name for option in options_of(class_of(make))} if make else set(values)
+    return {name: value for name, value in values.items() if name in SETTINGS or name in own}
 
 
 def _find(name: str) -> Callable[[PruningPlan], Method]:
