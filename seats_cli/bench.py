@@ -280,7 +280,7 @@ def positions(options: argparse.Namespace) -> list[Row]:
             continue
         # without memory for weights, which positions do not need
         adapter = random_model(shape, layers=1, device="meta").adapter
-        if not adapter.quick_methods():
+        if not adapter.vectorized_methods():
             continue
         given = _prompt(adapter, options)
         ways: Ways = {"stock": nullcontext, "ours": partial(vectorized_mrope, adapter)}

@@ -328,8 +328,8 @@ class Adapter(ABC):
         """States (1, n, D) that leave layer `number` (from 1), with what is added to them there."""
         return hidden
 
-    def quick_methods(self) -> list[tuple[Any, str, Callable[..., Any]]]:
-        """Objects with the name of a slow method, and what makes a quick one from it.
+    def vectorized_methods(self) -> list[tuple[Any, str, Callable[..., Any]]]:
+        """Objects with the name of a method that loops over tokens, and what makes a vectorised one of it.
 
         The results are the same.
         """

@@ -209,7 +209,7 @@ def without_cudnn_sdpa(adapter: Adapter, *, prefill: bool) -> Iterator[None]:
 def vectorized_mrope(adapter: Adapter) -> Iterator[None]:
     """Let a model compute its prompt's positions without a loop over tokens; results are equal."""
     with ExitStack() as stack:
-        for part, name, vectorized in adapter.quick_methods():
+        for part, name, vectorized in adapter.vectorized_methods():
             stack.enter_context(replace_method(part, name, vectorized))
         yield
 

@@ -312,7 +312,7 @@ class QwenOmni(Adapter):
     def quick_positions(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         """What replaces `slow_positions`, with the same results."""
 
-    def quick_methods(self) -> list[tuple[Any, str, Callable[..., Any]]]:
+    def vectorized_methods(self) -> list[tuple[Any, str, Callable[..., Any]]]:
         """M-RoPE positions; which part computes them depends on the version of transformers."""
         parts = {id(part): part for part in (self.model, self.core)}.values()
         return [(part, self.slow_positions, self.quick_positions) for part in parts]

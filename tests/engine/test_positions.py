@@ -99,7 +99,7 @@ def test_other_prompts_go_to_stock(family: str, change: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_model_is_left_as_it_was_found(family: str) -> None:
     model = adapter(family)
-    (_, name, _), *_ = model.quick_methods()
+    (_, name, _), *_ = model.vectorized_methods()
     stock = getattr(model.core, name)
     with vectorized_mrope(model):
         once = getattr(model.core, name)
