@@ -329,7 +329,7 @@ class Adapter(ABC):
         return hidden
 
     def vectorized_methods(self) -> list[tuple[Any, str, Callable[..., Any]]]:
-        """Objects with the name of a method that loops over tokens, and what makes a vectorised one of it.
+        """Objects, the name of their method that loops over tokens, and what vectorises it.
 
         The results are the same.
         """
