@@ -41,8 +41,6 @@ MAX_FILES = 190
 MAX_SMALL_FILES = 15  # under SMALL lines: registries and `__init__`
 SMALL = 60
 MAX_LINES = 450
-# Today's lines may not grow back to what they were before files became topics.
-MAX_TOTAL_LINES = 29_483
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def main() -> None:
     )
     longest = max(sizes, key=lambda module: sizes[module])
     print(f"longest           {sizes[longest]:6d}  (at most {MAX_LINES}): {longest}")
-    print(f"lines             {sum(sizes.values()):6d}  (at most {MAX_TOTAL_LINES})")
+    print(f"lines             {sum(sizes.values()):6d}")
     print(f"repeated names    {len(repeated_names()):6d}  {repeated_names() or ''}")
     for room, files in rooms.most_common():
         lines = sum(size for module, size in sizes.items() if room_of(module) == room)

@@ -11,6 +11,7 @@ import typer
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import AnswerStream, Talk, calm_libraries, print_document
 from seats_cli.cli.option_groups import grouped, with_flags
+from seats_cli.cli.option_parsers import output_option, split_choices
 from seats_cli.cli.outputs import Outputs, print_json
 from seats_cli.cli.question import check_stdin_is_free, find_questions
 from seats_cli.cli.sources import open_input, open_model, read_input
@@ -36,17 +37,17 @@ class AskOutput:
     html: opt.Html = None
     save_trace: Annotated[
         Path | None,
-        opt.output_option(
+        output_option(
             "--save-trace FILE",
             "Keep the selection in a .json or .safetensors file for seats show --trace.",
         ),
     ] = None
     as_map: Annotated[
-        bool, opt.output_option("--map", "Show in the terminal what was kept over time.")
+        bool, output_option("--map", "Show in the terminal what was kept over time.")
     ] = False
     quiet: opt.Quiet = False
     no_stream: Annotated[
-        bool, opt.output_option("--no-stream", "Print the answer only when it is complete.")
+        bool, output_option("--no-stream", "Print the answer only when it is complete.")
     ] = False
     debug: opt.Debug = False
 
@@ -58,7 +59,7 @@ def ask(
     question: opt.Question = None,
     also: Annotated[
         list[str] | None,
-        opt.output_option(
+        output_option(
             "--also QUESTION",
             "Another question about the same clip, which is read and encoded only once.",
         ),
@@ -78,7 +79,7 @@ def ask(
     talk = Talk(quiet=output.quiet)
     # Everything cheap that can be wrong is checked before the model is loaded.
     config = build_config(budget, context)
-    choices = opt.split_choices(generation.choices)
+    choices = split_choices(generation.choices)
     files = Outputs(output.html, output.save_trace, output.as_map, questions=1 + len(also or ()))
     check_stdin_is_free(video, question)
     file = open_input(video, talk, allow_local_urls=allow_local_urls, offline=model.offline)

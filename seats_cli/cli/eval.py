@@ -12,6 +12,7 @@ import typer
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import ProgressBar, Talk, calm_libraries, print_document
 from seats_cli.cli.option_groups import grouped
+from seats_cli.cli.option_parsers import budget_option, input_option, model_option, output_option
 from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.runtime import stop_if_interrupted
 from seats_cli.cli.sources import open_model, open_silently
@@ -35,11 +36,11 @@ class QuestionFlags:
 
     root: Annotated[
         Path | None,
-        opt.input_option("--root DIR", "Folder of a benchmark's annotations and videos."),
+        input_option("--root DIR", "Folder of a benchmark's annotations and videos."),
     ] = None
     limit: Annotated[
         int | None,
-        opt.input_option(
+        input_option(
             "--limit N",
             "Only the first N questions (synthetic: N in all, 1,200 by default).",
             min=1,
@@ -47,7 +48,7 @@ class QuestionFlags:
     ] = None
     set_seed: Annotated[
         int | None,
-        opt.input_option(
+        input_option(
             "--set-seed N",
             "Another synthetic set, for example to choose settings on.",
             shown="2026",
@@ -56,26 +57,24 @@ class QuestionFlags:
     ] = None
     only: Annotated[
         str | None,
-        opt.input_option(
+        input_option(
             "--only NAME,...",
             "Only these families of questions or kinds of clips: color_order,moment.",
         ),
     ] = None
     fps: Annotated[
         float | None,
-        opt.input_option("--fps RATE", "Frames per second to sample.", shown="the set's"),
+        input_option("--fps RATE", "Frames per second to sample.", shown="the set's"),
     ] = None
     max_frames: Annotated[
         int | None,
-        opt.input_option(
+        input_option(
             "--max-frames N", "At most this many frames of a clip.", shown="the set's", min=2
         ),
     ] = None
     max_new_tokens: Annotated[
         int | None,
-        opt.input_option(
-            "--max-new-tokens N", "Longest answer in tokens.", shown="the set's", min=1
-        ),
+        input_option("--max-new-tokens N", "Longest answer in tokens.", shown="the set's", min=1),
     ] = None
 
 
@@ -85,20 +84,20 @@ class EvalOutput:
 
     out: Annotated[
         Path | None,
-        opt.output_option(
+        output_option(
             "--out -o DIR",
             "Folder for answers and results; an unfinished run found there is resumed.",
             shown="seats-eval-<set>",
         ),
     ] = None
     retry_errors: Annotated[
-        bool, opt.output_option("--retry-errors", "Retry questions that failed before.")
+        bool, output_option("--retry-errors", "Retry questions that failed before.")
     ] = False
     seed: opt.SweepSeed = 0
     form: opt.FormatName = "table"
     as_json: opt.Json = False
     plot: Annotated[
-        bool, opt.output_option("--plot", "Also draw OUT/accuracy.png; needs matplotlib.")
+        bool, output_option("--plot", "Also draw OUT/accuracy.png; needs matplotlib.")
     ] = False
     quiet: opt.SweepQuiet = False
     debug: opt.Debug = False
@@ -122,14 +121,14 @@ def evaluate(
     sweep: opt.SweepFlags,
     variant: Annotated[
         list[Path] | None,
-        opt.budget_option(
+        budget_option(
             "--variant FILE",
             "Also a configuration from a .toml file, named after it; with every --retain.",
         ),
     ] = None,
     find_layers: Annotated[
         bool,
-        opt.budget_option(
+        budget_option(
             "--find-layers",
             "Instead of methods, hide the video, the sound and both after every layer, and "
             "recommend drop and late layers for this model.",
@@ -138,9 +137,7 @@ def evaluate(
     model: opt.ModelFlags,
     workers: Annotated[
         int,
-        opt.model_option(
-            "--workers N", "Processes on this machine's CPU, each with the model.", min=1
-        ),
+        model_option("--workers N", "Processes on this machine's CPU, each with the model.", min=1),
     ] = 1,
     output: EvalOutput,
 ) -> None:

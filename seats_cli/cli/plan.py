@@ -10,6 +10,7 @@ import typer
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import Talk
 from seats_cli.cli.option_groups import Omit, grouped, with_flags
+from seats_cli.cli.option_parsers import input_option
 from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.sources import local_path
 from seats_cli.cli.to_config import build_config
@@ -32,7 +33,7 @@ def plan(
     allow_local_urls: opt.AllowLocalUrls = False,
     text_tokens: Annotated[
         int,
-        opt.input_option(
+        input_option(
             "--text-tokens N", "Tokens of the question and the template around it.", min=1
         ),
     ] = 40,

@@ -11,6 +11,7 @@ import typer
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import Talk, calm_libraries
 from seats_cli.cli.option_groups import grouped
+from seats_cli.cli.option_parsers import input_option, output_option
 from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.sources import (
     check_random,
@@ -39,14 +40,14 @@ class RepeatFlags:
     """How often to measure; names are those of `seats_cli.engine.profiling.run_profile`."""
 
     repeats: Annotated[
-        int, opt.output_option("--repeats N", "Measured runs of each setting.", min=1)
+        int, output_option("--repeats N", "Measured runs of each setting.", min=1)
     ] = 5
     warm_ups: Annotated[
-        int, opt.output_option("--warm-ups N", "Unmeasured runs before those.", min=0)
+        int, output_option("--warm-ups N", "Unmeasured runs before those.", min=0)
     ] = 1
     new_tokens: Annotated[
         int,
-        opt.output_option(
+        output_option(
             "--new-tokens N", "Answer tokens of each run, so that all decode alike.", min=1
         ),
     ] = 16
@@ -59,11 +60,11 @@ class ProfileOutput:
 
     as_json: opt.Json = False
     csv: Annotated[
-        Path | None, opt.output_option("--csv FILE", "Also write every run and stage as CSV.")
+        Path | None, output_option("--csv FILE", "Also write every run and stage as CSV.")
     ] = None
     plot: Annotated[
         Path | None,
-        opt.output_option("--plot FILE", "Also draw it: .png, .svg or .pdf; needs matplotlib."),
+        output_option("--plot FILE", "Also draw it: .png, .svg or .pdf; needs matplotlib."),
     ] = None
     quiet: opt.SweepQuiet = False
     debug: opt.Debug = False
@@ -75,11 +76,11 @@ def profile(
     video: opt.OptionalVideo = None,
     synthetic: Annotated[
         float | None,
-        opt.input_option(
+        input_option(
             "--synthetic SECONDS", "A clip of this length made in memory instead of a file."
         ),
     ] = None,
-    question: Annotated[str, opt.input_option("--question TEXT", "What is asked.")] = QUESTION,
+    question: Annotated[str, input_option("--question TEXT", "What is asked.")] = QUESTION,
     *,
     read: opt.ReadFlags,
     allow_local_urls: opt.AllowLocalUrls = False,

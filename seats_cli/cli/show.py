@@ -12,6 +12,7 @@ import typer
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import Talk, calm_libraries, print_document
 from seats_cli.cli.option_groups import Omit, grouped
+from seats_cli.cli.option_parsers import input_option, output_option
 from seats_cli.cli.outputs import (
     check_clip,
     check_settled,
@@ -48,9 +49,7 @@ PICTURES = ("frames.png", "sound.png", "layers.png")
 class AnswerFlags:
     """How to answer, and what of it to print."""
 
-    with_full: Annotated[bool, opt.output_option("--with-full", "Also ask the unpruned model.")] = (
-        False
-    )
+    with_full: Annotated[bool, output_option("--with-full", "Also ask the unpruned model.")] = False
     max_new_tokens: opt.MaxNewTokens = 128
     seed: opt.Seed = 0
     quiet: opt.Quiet = False
@@ -73,19 +72,17 @@ def show(
     allow_local_urls: opt.AllowLocalUrls = False,
     trace: Annotated[
         Path | None,
-        opt.input_option("--trace FILE", "Draw a saved trace instead of asking a model."),
+        input_option("--trace FILE", "Draw a saved trace instead of asking a model."),
     ] = None,
     budget: Annotated[opt.BudgetFlags, Omit("method")],
     model: opt.ModelFlags,
     output: Annotated[
         Path | None,
-        opt.output_option("--output -o DIR", "Folder for the page, the pictures and the trace."),
+        output_option("--output -o DIR", "Folder for the page, the pictures and the trace."),
     ] = None,
     film: Annotated[
         Path | None,
-        opt.output_option(
-            "--video FILE", "Also render the clip with dropped patches dimmed, as .mp4."
-        ),
+        output_option("--video FILE", "Also render the clip with dropped patches dimmed, as .mp4."),
     ] = None,
     answering: AnswerFlags,
 ) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from seats_cli.cli.option_groups import FLAGS, was_typed
-from seats_cli.cli.options import BudgetFlags, SweepFlags, parse_ratio
+from seats_cli.cli.option_parsers import parse_ratio
+from seats_cli.cli.options import BudgetFlags, SweepFlags
 from seats_cli.config import FULL, SeatsConfig
 from seats_cli.errors import UsageError
 
