@@ -52,15 +52,68 @@ _NUMBER_WORDS = (
 )
 _NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)}
 _ARTICLES = frozenset({"a", "an", "the"})
-# "The answer is (B)", "Answer: B", "option B"; the letter stands alone, and is a capital unless
-# it ends the text, or every "a" would be a choice.
-_STATED = re.compile(
-    r"(?i:\b(?:answer|option|choice)\b(?:\s+(?:is|would\s+be|must\s+be))?)\s*:?\s*"
-    r"(?i:option\s+|choice\s+)?[(\[\"']?([A-Z](?![\w'])|[a-z](?=\W*$))"
+# A letter that stands alone, possibly in brackets or quotes. A lower-case one must be marked off
+# behind it, and so must "A" and "I", or articles and pronouns would be choices.
+_OPEN, _CLOSE = r"[(\[{\"']*", r"[)\]}\"']*"
+_GOES_ON = (
+    r"because|since|as|for|but|and|or|is|was|which|where|given|based|due|according|in|with|here|not"
 )
-_LEADING = re.compile(r"^[(\[]?([A-Za-z])(?:[)\]]|[.:](?=\s|$))")
-_AND_MORE = re.compile(r"\s*(?:,|/|or\b|and\b)", re.IGNORECASE)
+_LETTER = (
+    rf"{_OPEN}(?:(?<![A-Za-z'-])(?:[B-HJ-Z](?![\w'])"
+    rf"|[A-Z](?=[)\]}}\"'.,;:!?\n]|\s*$|\s+(?:{_GOES_ON})\b|\s*[^\x00-\x7f]|\s*[-/&=])"
+    rf"|[a-z](?=[)\]}}.,;:!?\n]|\s*$)))"
+)
+_IS = r"(?:is|was|be|are|would\s+be|must\s+be|should\s+be|seems\s+to\s+be|appears\s+to\s+be)"
+_NOUN = r"(?:answer|option|choice|letter|one)"
+_A_NOUN = (
+    r"(?:(?:the\s+)?(?:(?:correct|right|best|final)\s+)?(?:answer|option|choice|letter)\s*:?\s*)?"
+)
+# How an answer is given: "The answer is (B)", "Answer: B", "I would choose option B", and the same
+# in other languages that models fall into.
+_GIVEN = (
+    rf"\b{_NOUN}\s*[\"'\]]?\s*(?:{_IS}\b\s*:?|:|=|->|=>|→|-|—|(?=\())\s*(?:therefore\s+|simply\s+)?{_A_NOUN}",
+    rf"\b(?:choose|choosing|chose|pick|picked|select|selected|go(?:ing)?\s+with)\s+{_A_NOUN}",
+    rf"\b(?:it\s+is|it's|it\s+(?:must|should|would)\s+be|that\s+is|that's|i\s+think|i\s+believe|"
+    rf"i\s+guess|i'd\s+say|i\s+would\s+say|probably|likely)\s+{_A_NOUN}",
+    r"\b(?:antwort|réponse|respuesta|resposta|risposta|ответ|correcta|richtig|bonne)\b"
+    r"\s*(?:ist|est|es|é|è|:|—|-)?\s*:?\s*",
+    r"(?:答案|选项|選項|正解|答え|정답|답)\s*(?:应该|應該)?(?:是|为|為|选|選|は|은|는)?\s*:?\s*(?:选项|選項|선택지)?\s*",
+    r"(?:选择|選擇|选|選)\s*:?\s*",
+)
+_STATED = re.compile(rf"(?i:{'|'.join(_GIVEN)})({_LETTER})")
+_FINAL = re.compile(
+    rf"(?i:\b(?:final|correct)\s+{_NOUN}\s*(?:{_IS}\b\s*:?|:|=)\s*{_A_NOUN})({_LETTER})"
+)
+_STATED_TEXT = re.compile(
+    rf"(?i:\b{_NOUN}\s*(?:{_IS}\b\s*:?|:|=)|\bit\s+is|\bit's|(?:答案|正解)\s*(?:是|为|為|は)?\s*:?)"
+    r"\s*([^\n.!?。]+)"
+)
+_RIGHT = re.compile(
+    rf"(?:(?i:option|choice|answer)\s+)?({_OPEN}(?<![\w'-])[A-Z]){_CLOSE}[.:]?\s+"
+    r"(?i:is|was|seems|must\s+be)\s+(?i:the\s+)?"
+    r"(?i:only\s+|most\s+likely\s+)?(?i:correct|right|best|true|the\s+answer|answer)\b"
+)
+_LEADING = re.compile(
+    r"(?:(?i:option|choice|answer)\s+)?[(\[{\"']?([A-Za-z])"
+    r"(?:[)\]}\"']|[.:、](?![A-Za-z]\.)|(?=,)|(?=\s*(?:\n|$))|(?=\s+\()(?<=[A-Z])|\s+[-–—]\s"
+    r"|(?=\s+(?i:because|since|as|is\s+(?:the\s+)?(?:correct|right|answer|best)))(?<=[A-Z]))"
+)
+_AND_MORE = re.compile(
+    r"\s*(?:,|/|&|、|(?i:or|and|und|ou|y|o)\b|和|或)\s*(?i:option\s+|also\s+)?[(\[\"']?"
+    r"(?:[B-HJ-Z](?![\w'])|[AI](?=[)\]}\"'.,;:!?\n]|\s*$|\s+(?:and|or|is|are)\b)|[a-z](?=[)\]]|\W*$))"
+)
+_WRONG = re.compile(
+    rf"(?:(?i:option|choice|answer)\s+)?{_OPEN}(?<![\w'-])[A-Z]{_CLOSE}[.:]?\s+"
+    r"(?i:(?:is|was|must\s+be)\s+(?:clearly\s+|also\s+)?(?:wrong|incorrect|false|not|ruled\s+out)"
+    r"|(?:isn't|can't\s+be|cannot\s+be))\b[^,;.\n]*"
+)
 _BRACKETED = re.compile(r"\(([A-Z])\)")
+_REASONING = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.IGNORECASE | re.DOTALL)
+_REASONING_END = re.compile(r".*</(?:think|thinking|thought|reasoning)>", re.IGNORECASE | re.DOTALL)
+_REASONING_CUT = re.compile(r"<(?:think|thinking|thought|reasoning)>.*", re.IGNORECASE | re.DOTALL)
+_TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.IGNORECASE | re.DOTALL)
+_STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|rm|bf)\s*\{([^{}]*)\}")
+_BOXED = re.compile(r"\\f?boxed\s*\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -89,42 +142,107 @@ def score(item: Item, given: str) -> Verdict:
         if letter is None:
             return Verdict(False, unparsed=True)
         return Verdict(letter == item.answer, read_as=letter)
-    text = normalise_list(given)
+    text = normalise_list(given_answer(given))
     if not any(text):
         return Verdict(False, unparsed=True)
     return Verdict(text == normalise_list(item.answer), read_as=", ".join(text))
 
 
-def parse_choice(given: str, choices: tuple[str, ...]) -> str | None:
-    """The letter that a text chooses; None if it chooses none, or more than one.
+def given_answer(text: str) -> str:
+    """What of a model's text is its answer: without reasoning, and without what it is wrapped in.
 
-    Recognised are the letter ("B", "(b)", "B.", "B. red"), a statement ("The answer is B."), a
-    letter in brackets, and the text of an option as it stands. Words that merely mention an
-    option are no choice.
+    Reasoning stands in `<think>` tags; one that was cut off leaves nothing. Of answers in
+    `<answer>` tags or in LaTeX boxes the last one counts.
+    """
+    text = _REASONING.sub("", unicodedata.normalize("NFKC", text))
+    text = _REASONING_CUT.sub("", _REASONING_END.sub("", text))
+    if tagged := _TAGGED.findall(text):
+        text = tagged[-1]
+    text = text.replace("$", "").replace("\\(", "").replace("\\)", "")
+    while text != (text := _STYLED.sub(r"\1", text)):
+        pass
+    if boxed := _BOXED.findall(text):
+        text = boxed[-1]
+    return re.sub(r"</?\w+>|\*+|__+|`+|^#+\s*", "", text, flags=re.MULTILINE).strip()
+
+
+def parse_choice(given: str, choices: tuple[str, ...]) -> str | None:
+    """The letter that a text gives as its answer; None if it gives none, or more than one.
+
+    Words that merely mention an option are no choice, nor is a letter in the reasoning before an
+    answer. What is looked at, the first that is found wins:
+
+    1. The text as a whole: a letter, or an option's own text.
+    2. A statement ("The answer is B.", "Answer: (b)", "答案是B", "I would choose B"), one that is
+       called final or correct before others. The options as the prompt lists them are skipped, and
+       so is what is called wrong.
+    3. The letter that the text begins with ("B", "B. red", "B, because option A ...").
+    4. A statement that gives the option's text ("The answer is red.").
+    5. One letter that is called right ("A) is wrong, B) is right"), or is the only one in brackets.
     """
     letters = LETTERS[: len(choices)]
-    text = unicodedata.normalize("NFKC", given).replace("*", "").strip()
+    options = [normalise(option) for option in choices]
+
+    # 1. The text as a whole.
+    text = given_answer(given)
+    whole = normalise(text)
+    if not text or not whole:
+        return None
+    if options.count(whole) == 1:
+        return letters[options.index(whole)]
+    if len(bare := text.strip(string.punctuation + string.whitespace + "。、")) == 1:
+        return bare.upper() if bare.upper() in letters else None
+    text = _WRONG.sub("", _without_listing(text, choices)).strip(" \n,;")
     if not text:
         return None
-    options = [normalise(option) for option in choices]
-    whole = normalise(text)
-    if whole and options.count(whole) == 1:
-        return letters[options.index(whole)]
-    if len(bare := text.strip(string.punctuation + string.whitespace)) == 1:
-        return bare.upper() if bare.upper() in letters else None
+
+    # 2. Statements.
+    for pattern in (_FINAL, _STATED):
+        matches = list(pattern.finditer(text))
+        if matches:
+            return _only([*map(_letter_of, matches)], letters, text, matches[-1].end())
+
+    # 3. The beginning.
     if leading := _LEADING.match(text):
-        letter = leading[1].upper()
-        alone = _AND_MORE.match(text, leading.end()) is None
-        return letter if alone and letter in letters else None
+        letter, end = leading[1].upper(), leading.end()
+        own = choices[letters.index(letter)] if letter in letters else ""
+        if spelled_out := re.compile(rf"\s*{re.escape(own)}", re.IGNORECASE).match(text, end):
+            end = spelled_out.end()  # "A. red and B. green" chooses two
+        return _only([letter], letters, text, end)
     head, *rest = text.split(maxsplit=1)
     if head in letters and rest and normalise(rest[0]) == options[letters.index(head)]:
         return head
-    for pattern in (_STATED, _BRACKETED):
-        found = {letter.upper() for letter in pattern.findall(text)}
+
+    # 4. An option's text in a statement.
+    stated = {normalise(match) for match in _STATED_TEXT.findall(text)} & set(options)
+    if len(stated) == 1 and options.count(option := stated.pop()) == 1:
+        return letters[options.index(option)]
+
+    # 5. Letters that are called right, or stand in brackets.
+    for pattern in (_RIGHT, _BRACKETED):
+        found = [match[1][-1] for match in pattern.finditer(text)]
         if found:
-            letter = found.pop()
-            return letter if not found and letter in letters else None
+            return _only(found, letters, text, len(text))
     return None
+
+
+def _letter_of(match: re.Match[str]) -> str:
+    return match[1][-1].upper()
+
+
+def _only(found: list[str], letters: str, text: str, end: int) -> str | None:
+    """The one letter that was found, if it is an option's and no second one is joined to it."""
+    joined = _AND_MORE.match(text, end + len(re.match(_CLOSE, text[end:])[0]))  # type: ignore[index]
+    return found[0] if len(set(found)) == 1 and found[0] in letters and not joined else None
+
+
+def _without_listing(text: str, choices: tuple[str, ...]) -> str:
+    """A text without the options as the prompt lists them, all of them and in order."""
+    listed = r"\W*".join(
+        rf"(?<!\w){letter}\s*[)\].:]+\s*{re.escape(choice.strip())}"
+        for letter, choice in zip(LETTERS, choices, strict=False)
+    )
+    return re.sub(rf"[(\[]?{listed}\W*", "\n", text, count=1, flags=re.IGNORECASE).strip()
 
 
 def normalise(text: str) -> str:
