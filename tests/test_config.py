@@ -340,6 +340,14 @@ def test_bad_files(name: str, text: str | None, message: str, tmp_path: Path) ->
         SeatsConfig.load(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.toml", "retain = 0.1"), ("a.json", '{"retain": 0.1}')]
+)
+def test_a_byte_order_mark_is_nothing(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("\ufeff" + text, encoding="utf-8")
+    assert SeatsConfig.load(tmp_path / name) == SeatsConfig(retain=0.1)
+
+
 def test_unwritable_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written"):
         SeatsConfig().dump(tmp_path / "missing" / "a.toml")

@@ -16,7 +16,30 @@ from seats_cli.errors import UsageError
 from seats_cli.evaluate.questions import LETTERS, EvalProtocol, Item, QuestionSet
 from seats_cli.media import parse_time
 
-_KNOWN = {"id", "media", "question", "choices", "answer", "start", "end", "family", "kind"}
+_ORDER = ("id", "media", "question", "choices", "answer", "start", "end", "family", "kind")
+_KNOWN = frozenset(_ORDER)
+# Keys of other formats that mean one of ours. Where ours is absent the question would silently be
+# another one: open instead of multiple choice, about the whole file instead of a range.
+_ALIASES = {
+    "options": "choices",
+    "candidates": "choices",
+    "start_s": "start",
+    "start_time": "start",
+    "video_start": "start",
+    "end_s": "end",
+    "end_time": "end",
+    "video_end": "end",
+    "video": "media",
+    "video_path": "media",
+    "audio": "media",
+    "path": "media",
+    "file": "media",
+    "query": "question",
+    "prompt": "question",
+    "label": "answer",
+    "ground_truth": "answer",
+    "question_id": "id",
+}
 
 
 def read_jsonl(path: str | Path, protocol: EvalProtocol | None = None) -> QuestionSet:
@@ -25,27 +48,38 @@ def read_jsonl(path: str | Path, protocol: EvalProtocol | None = None) -> Questi
     Parameters
     ----------
     path : str or Path
-        One JSON object in each line; empty lines are skipped.
+        One JSON object in each line; empty lines are skipped. Other keys than the known ones are
+        kept as `meta` and named in the set's `warnings`.
     protocol : EvalProtocol, optional
         How to read clips and ask; by default the model's own sizes and options by letter.
 
     Raises
     ------
     UsageError
-        If the file cannot be read, or a line is not an item; the sentence names the line.
+        If the file cannot be read, a line is not an item, or its clip is not there; the sentence
+        names the line.
     """
     source = Path(path)
     try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
+        # Only "\n" ends a line: texts may hold U+2028 and its like, which `splitlines` cuts at.
+        lines = source.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{source} cannot be read as text: {_reason(error)}.") from error
     items: list[Item] = []
     first_seen: dict[str, int] = {}
+    unknown: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        line = line.strip("\ufeff \t\r")  # a BOM stands in front of each file of those joined
+        if not line:
             continue
         where = f"{source.name}, line {number}"
-        item = _item(_object(line, where), source.parent, where)
+        values = _object(line, where)
+        for name in values.keys() - _KNOWN:
+            unknown.setdefault(name, number)
+            meant = _ALIASES.get(name)
+            if meant is not None and values.get(meant) is None:
+                raise UsageError(f"{where}: the key {name!r} is unknown; did you mean {meant!r}?")
+        item = _item(values, source.parent, where)
         if item.id in first_seen:
             raise UsageError(
                 f"{where}: the id {item.id!r} was already used in line {first_seen[item.id]}."
@@ -54,7 +88,24 @@ def read_jsonl(path: str | Path, protocol: EvalProtocol | None = None) -> Questi
         items.append(item)
     if not items:
         raise UsageError(f"{source} holds no questions.")
-    return QuestionSet(source.stem, tuple(items), protocol or EvalProtocol())
+    missing = [item for item in items if not Path(str(item.media)).exists()]
+    if missing:
+        more = f" (nor are those of {len(missing) - 1} other questions)" if missing[1:] else ""
+        raise UsageError(
+            f"{source.name}, line {first_seen[missing[0].id]}: the file {missing[0].media} is not "
+            f"there{more}; paths are relative to {source.name}."
+        )
+    return QuestionSet(
+        source.stem, tuple(items), protocol or EvalProtocol(), warnings=_about_keys(source, unknown)
+    )
+
+
+def _about_keys(source: Path, unknown: Mapping[str, int]) -> tuple[str, ...]:
+    """A warning that names the keys that are not read, with the first line that has each."""
+    if not unknown:
+        return ()
+    keys = ", ".join(f"{name!r} (line {number})" for name, number in sorted(unknown.items()))
+    return (f"{source.name} has keys that are not read: {keys}; known are {', '.join(_ORDER)}.",)
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
@@ -92,7 +143,9 @@ def _item(values: Mapping[str, Any], folder: Path, where: str) -> Item:
             meta={name: value for name, value in values.items() if name not in _KNOWN},
         )
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+        # "Item <id>: ..." says where, and the line says it better.
+        reason = str(error).removeprefix(f"Item {values['id']}: ")
+        raise UsageError(f"{where}: {reason}") from error
 
 
 def letter_of(answer: str, choices: tuple[str, ...]) -> str:

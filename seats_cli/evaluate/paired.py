@@ -96,8 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("second", help="label of another")
     options = parser.parse_args(arguments)
     try:
-        lines = (options.folder / ANSWERS).read_text(encoding="utf-8").splitlines()
-        records = [ItemRecord.from_dict(json.loads(line)) for line in lines]
+        # Not `splitlines`: answers may hold other characters that it takes for ends of lines.
+        lines = (options.folder / ANSWERS).read_text(encoding="utf-8").split("\n")
+        records = [ItemRecord.from_dict(json.loads(line)) for line in lines if line]
         found = compare_paired(records, options.first, options.second)
     except (OSError, ValueError, UsageError) as error:
         parser.exit(2, f"Error: {error}\n")

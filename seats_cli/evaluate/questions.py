@@ -120,6 +120,7 @@ class QuestionSet:
     name: str
     items: tuple[Item, ...]
     protocol: EvalProtocol = field(default_factory=EvalProtocol)
+    warnings: tuple[str, ...] = ()  # what was found in the file and is not used
 
     def __post_init__(self) -> None:
         """Bring the items of each clip together and refuse ids that come twice."""

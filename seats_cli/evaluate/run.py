@@ -123,6 +123,8 @@ def run_job(job: Job, host: Host) -> Outcome | None:
         group.wait()  # for the folder
     folder = own.folder(job, group.shard.rank)
     if group.is_main:
+        for warning in own.questions.warnings:
+            host.warn(warning)
         for label, reason in own.refused:
             host.warn(f"{label} cannot run: {reason}")
         if job.retry_errors:

@@ -143,7 +143,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         If there is none or it does not hold a JSON object.
     """
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ModelError(f"'{name}' has no readable config.json.") from error
     if not isinstance(values, dict):

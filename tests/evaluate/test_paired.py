@@ -32,7 +32,7 @@ RECORDS = [
     *(record(n, "b", "red, green" if n < 6 else "red, blue") for n in range(8)),
     record(8, "a", "red, blue"),
     record(8, "b", "red, blue", error="failed"),
-    record(9, "a", "blue"),
+    record(9, "a", "blue\u2028"),  # ends no line of the file
     record(9, "b", "red, blue"),
 ]
 
@@ -57,7 +57,7 @@ def test_nothing_in_common() -> None:
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "answers.jsonl").write_text(
-        "".join(json.dumps(one.as_dict()) + "\n" for one in RECORDS)
+        "".join(json.dumps(one.as_dict(), ensure_ascii=False) + "\n" for one in RECORDS)
     )
     main([str(tmp_path), "a", "b"])
     assert "9 questions: 88.9 and 33.3 % right, +55.56 points" in capsys.readouterr().out

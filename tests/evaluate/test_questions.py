@@ -107,6 +107,7 @@ def test_a_file_is_read_within_its_range(tmp_path: Path) -> None:
 
 
 def write_lines(folder: Path, *lines: object) -> Path:
+    (folder / "a.mp4").touch()
     path = folder / "questions.jsonl"
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     path.write_text("\n".join(texts) + "\n", encoding="utf-8")
@@ -161,11 +162,39 @@ class TestJsonl:
             ({**GOOD, "id": "2", "start": True}, "line 2: 'start' must be seconds"),
             ({**GOOD, "id": "2", "start": 5, "end": 5}, "line 2: end .5 s. must be after"),
             ({**GOOD, "id": "2", "start": -1}, "line 2: 'start'"),
+            ({**GOOD, "id": "2", "media": "b.mp4"}, "line 2: the file .*b.mp4 is not there"),
+            (
+                {**GOOD, "id": "2", "choices": [*"abcdefghijklmnopqrstuvwxyz", "1"]},
+                "line 2: 2 to 26",
+            ),
+            ({**GOOD, "id": "2", "options": ["red", "blue"]}, "line 2: .*'options'.*'choices'"),
+            ({**GOOD, "id": "2", "start_time": 3}, "line 2: .*'start_time'.*'start'"),
+            ({"id": "2", "video": "a.mp4", "question": "?", "answer": "a"}, "'video'.*'media'"),
         ],
     )
     def test_refusals_name_the_line(self, tmp_path: Path, line: object, words: str) -> None:
         with pytest.raises(UsageError, match=words):
             read_jsonl(write_lines(tmp_path, GOOD, line))
+
+    def test_unknown_keys_are_named_once(self, tmp_path: Path) -> None:
+        both = {**GOOD, "id": "2", "choices": ["red", "blue"], "options": ["x"], "note": 1}
+        found = read_jsonl(write_lines(tmp_path, GOOD, both, {**both, "id": "3"}))
+        (warning,) = found.warnings
+        assert "'note' (line 2), 'options' (line 2)" in warning
+        assert not read_jsonl(write_lines(tmp_path, GOOD)).warnings
+
+    def test_only_a_line_feed_ends_a_line(self, tmp_path: Path) -> None:
+        # json.dumps(ensure_ascii=False) leaves these as they are, and str.splitlines cuts there.
+        asked = "What is\u2028shown\x85or\u2029said\x1e?"
+        path = write_lines(tmp_path, json.dumps({**GOOD, "question": asked}, ensure_ascii=False))
+        (one,) = read_jsonl(path).items
+        assert one.question == asked
+
+    def test_marks_and_windows_line_ends(self, tmp_path: Path) -> None:
+        text = json.dumps(GOOD) + "\r\n\ufeff" + json.dumps({**GOOD, "id": "2"}) + "\r\n"
+        path = write_lines(tmp_path)
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert [one.id for one in read_jsonl(path).items] == ["1", "2"]
 
     def test_unreadable_files(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="cannot be read"):
