@@ -121,6 +121,12 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
+def thinker_prefix(folder: Path) -> str:
+    """What the thinker's tensors begin with in a repository: nothing where it stands alone."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    return "thinker." if "thinker.lm_head.weight" in index["weight_map"] else ""
+
+
 def thinker_parts(written: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """What the modules of a loaded thinker must hold: the written tensors, experts together.
 
