@@ -178,6 +178,8 @@ def open_model(options: ModelOptions, talk: Talk) -> LoadedModel:
     with talk.progress(f"Loading {options.model or BUNDLED}"):
         loaded = load_model(**options.arguments())
     runtime.resume_collection()
+    for notice in loaded.notices:
+        talk.notice(with_flags(notice))
     if loaded.facts.demonstration:
         talk.notice(
             "This is the small bundled demonstration model, which knows simple shapes, colours "

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from seats_cli.errors import SeatsError, UsageError
+from seats_cli.errors import SeatsError
 
 # What `accelerate launch` and `torchrun` put into the environment of each process.
 _RANK, _WORLD_SIZE, _LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
@@ -58,21 +57,10 @@ class ProcessGroup:
 
 
 def process_group(environment: Mapping[str, str] = os.environ) -> ProcessGroup:
-    """The processes that a launcher started, or this one alone.
-
-    Raises
-    ------
-    UsageError
-        A launcher started several processes, but accelerate is not installed to let them wait
-        for each other.
-    """
+    """The processes that a launcher started, or this one alone."""
     size = int(environment.get(_WORLD_SIZE, "1"))
     if size == 1:
         return ProcessGroup(Shard())
-    if importlib.util.find_spec("accelerate") is None:
-        raise UsageError(
-            "Several processes need the package accelerate: pip install 'seats-cli[multi-gpu]'."
-        )
     from datetime import timedelta
 
     import torch

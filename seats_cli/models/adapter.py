@@ -39,12 +39,6 @@ def devices_of(model: torch.nn.Module) -> tuple[torch.device, ...]:
     return tuple(device for device in found if device.type != "meta")
 
 
-def free_bytes(device: torch.device) -> int:
-    """What can still be allocated on a CUDA device, with what PyTorch holds there unused."""
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + unused
-
-
 def processor_device(device: torch.device, frames: int, free: int) -> torch.device | None:
     """Where the processor turns frames into pixel values; None leaves it on the CPU.
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from seats_cli.cost.token_counts import MediaSizes, token_counts
 from seats_cli.errors import ResourceError, UsageError
-from seats_cli.models.adapter import free_bytes, processor_device
+from seats_cli.models.adapter import processor_device
+from seats_cli.models.devices import free_bytes
 
 if TYPE_CHECKING:
     from seats_cli.families.base import Architecture

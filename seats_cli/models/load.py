@@ -15,13 +15,20 @@ from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import Architecture, FrameSizing
 from seats_cli.families.registry import BUNDLED, BUNDLED_PATH, checkpoints, read_config
 from seats_cli.models.adapter import Adapter, devices_of
+from seats_cli.models.devices import (
+    SPREAD,
+    device_name,
+    device_named,
+    dtype_named,
+    precision_notices,
+    returning_freed_memory,
+    stored_weights,
+)
 from seats_cli.models.optimize import STOCK, Speedups, best_for_encoders, encoder_attention
 from seats_cli.models.registry import adapter_class
 from seats_cli.results import ModelFacts
 from seats_cli.selection.device import is_nvidia
 
-SPREAD = "spread"
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STOCK_SDPA = "stock-sdpa"
 ATTENTION = ("sdpa", STOCK_SDPA, "flash_attention_2", "eager")
 _ALLOCATION = re.compile("out of memory|allocate memory|map segment", re.IGNORECASE)
@@ -41,6 +48,7 @@ class LoadedModel:
     facts: ModelFacts
     load_s: float  # seconds that loading took
     speedups: Speedups = STOCK  # what `ask` swaps to make it faster
+    notices: tuple[str, ...] = ()  # what a user ought to know of how it was loaded
 
 
 def load_model(
@@ -60,10 +68,11 @@ def load_model(
         A folder, or a hub id that is in the local Hugging Face cache; None for "bundled", the
         demonstration model.
     dtype : str
-        "auto" (bfloat16 on CUDA, else float32), "float32", "float16" or "bfloat16".
+        "auto" (bfloat16 on GPUs that compute in it, else float32), "float32", "float16" or
+        "bfloat16".
     device : str
         "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", "mps", or "spread" over all GPUs
-        and, where they do not suffice, the CPU (needs accelerate).
+        and, where they do not suffice, the CPU.
     attention : str
         "sdpa" (its encoders with one call for all segments, see `seats_cli.models.optimize`),
         "stock-sdpa" (all as transformers does it), "flash_attention_2" or "eager".
@@ -85,8 +94,11 @@ def load_model(
     folder = _locate(name, revision, offline)
     family = adapter_class(str(read_config(folder, name).get("model_type", "")))
     spread = device == SPREAD
-    processor, net = _read(family, folder, name, kind, attention, spread=spread)
-    net = net.eval() if spread else net.to(where).eval()
+    stored = stored_weights(folder)
+    if stored is not None:
+        kind = dtype_named(dtype, where, stored.elements)
+    processor, net = _read(family, folder, name, kind, attention, "auto" if spread else where)
+    net = net.eval() if spread else net.to(where).eval()  # buffers follow the weights
     return ready(
         family(net),
         processor,
@@ -97,11 +109,18 @@ def load_model(
         device=_spread_name(net) if spread else device_name(where),
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
+        notices=precision_notices(where, kind),
     )
 
 
 def ready(
-    adapter: Adapter, processor: Any, speedups: Speedups, start: float, **known: Any
+    adapter: Adapter,
+    processor: Any,
+    speedups: Speedups,
+    start: float,
+    *,
+    notices: tuple[str, ...] = (),
+    **known: Any,
 ) -> LoadedModel:
     """A model in eval mode with all facts about it; loading it began at `start`."""
     net = adapter.model
@@ -117,7 +136,9 @@ def ready(
     )
     architecture, sizing = adapter.architecture(), adapter.sizing()
     seconds = time.perf_counter() - start
-    return LoadedModel(net, processor, adapter, architecture, sizing, facts, seconds, speedups)
+    return LoadedModel(
+        net, processor, adapter, architecture, sizing, facts, seconds, speedups, notices
+    )
 
 
 def _locate(name: str, revision: str | None, offline: bool) -> Path:
@@ -152,22 +173,22 @@ def _read(
     name: str,
     dtype: torch.dtype,
     attention: str,
-    *,
-    spread: bool,
+    where: torch.device | str,
 ) -> tuple[Any, Any]:
-    """Processor and model of a checkpoint folder."""
+    """Processor and model of a checkpoint folder; `where` is a device or "auto" for several."""
     try:
         processor = family.load_processor(folder)
-        net, info = family.model_class().from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=transformers_name(attention),
-            device_map="auto" if spread else None,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with returning_freed_memory():
+            net, info = family.model_class().from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=transformers_name(attention),
+                device_map=_device_map(where),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # the tokenizers library raises nothing more special
         if isinstance(error, MemoryError) or _ALLOCATION.search(str(error)):
             raise
@@ -189,49 +210,27 @@ def _read(
     return processor, net
 
 
+def _device_map(where: torch.device | str) -> dict[str, torch.device] | str | None:
+    """Where transformers puts each tensor as soon as it is read.
+
+    Without a map it would read and fuse all of them in host memory, which is right only for a
+    model that stays there.
+    """
+    if isinstance(where, str):
+        return where
+    return None if where.type == "cpu" else {"": where}
+
+
 def checked_settings(device: str, dtype: str, attention: str) -> tuple[torch.device, torch.dtype]:
     """Where a model begins and in what it computes; refuses what is impossible here."""
-    where = _device(device)
+    where = device_named(device)
     _check_attention(attention, where)
-    return where, _dtype(dtype, where)
-
-
-def _device(device: str) -> torch.device:
-    if device == SPREAD and importlib.util.find_spec("accelerate") is None:
-        raise UsageError(
-            "`device=spread` needs the package accelerate: pip install 'seats-cli[multi-gpu]'."
-        )
-    if device in ("auto", SPREAD):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        where = torch.device(device)
-    except RuntimeError:
-        raise UsageError(
-            f"Unknown device '{device}': use auto, cpu, cuda, cuda:1, mps or spread."
-        ) from None
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("There is no usable CUDA device here: use `device=cpu`.")
-    if where.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("There is no usable MPS device here: use `device=cpu`.")
-    return where
-
-
-def device_name(where: torch.device) -> str:
-    """What to call a device in reports."""
-    return torch.cuda.get_device_name(where) if where.type == "cuda" else str(where)
+    return where, dtype_named(dtype, where)
 
 
 def _spread_name(net: Any) -> str:
     """The devices of a model that lies on several."""
     return " + ".join(dict.fromkeys(device_name(device) for device in devices_of(net)))
-
-
-def _dtype(dtype: str, where: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        return torch.bfloat16 if where.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise UsageError(f"Unknown dtype '{dtype}': use auto, {', '.join(DTYPES)}.")
-    return DTYPES[dtype]
 
 
 def _check_attention(attention: str, where: torch.device) -> None:

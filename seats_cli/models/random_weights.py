@@ -14,10 +14,10 @@ import torch
 
 from seats_cli.families.registry import BUNDLED_PATH, named_config
 from seats_cli.models.adapter import Adapter
+from seats_cli.models.devices import device_name, precision_notices
 from seats_cli.models.load import (
     LoadedModel,
     checked_settings,
-    device_name,
     ready,
     speedups_for,
     transformers_name,
@@ -77,6 +77,7 @@ def random_model(
         device=device_name(where),
         attention=attention,
         demonstration=False,
+        notices=precision_notices(where, kind),
     )
 
 
