@@ -82,6 +82,15 @@ class ReadFlags(ReadOptions):
             min=1,
         ),
     ]
+    video_track: Annotated[
+        int | None,
+        input_option(
+            "--video-track N",
+            "Which video track, counted from 0.",
+            shown="the one players show",
+            min=0,
+        ),
+    ]
     audio: Annotated[bool, input_option("--audio/--no-audio", "Use the sound track.")]
     audio_track: Annotated[
         int | None,

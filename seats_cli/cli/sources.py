@@ -241,10 +241,16 @@ def check_synthetic(video: str | None, synthetic: float | None, options: ReadOpt
     """
     if (video is None) == (synthetic is None):
         raise UsageError("Give either a VIDEO or --synthetic SECONDS.")
-    parts = (options.start, options.end, options.audio_track, options.max_audio)
+    parts = (
+        options.start,
+        options.end,
+        options.video_track,
+        options.audio_track,
+        options.max_audio,
+    )
     if synthetic is not None and any(part is not None for part in parts):
         raise UsageError(
-            "--start, --end, --audio-track and --max-audio choose a part of a file; "
+            "--start, --end, --video-track, --audio-track and --max-audio choose a part of a file; "
             "--synthetic makes a clip of just the length it says."
         )
 

@@ -32,6 +32,9 @@ class ReadOptions:
         Upper bound on the frames; beyond it the effective rate falls.
     max_pixels : int or None
         Upper bound on height x width of a frame, below the model's own bound.
+    video_track : int or None
+        Which video track, from 0, covers included; None takes the one that a player shows: never
+        a cover, the one the file marks as default, else the largest.
     audio, video : bool
         Whether to read the sound and the picture.
     audio_track : int or None
@@ -51,6 +54,7 @@ class ReadOptions:
     fps: float = 2.0
     max_frames: int = 768
     max_pixels: int | None = None
+    video_track: int | None = None
     audio: bool = True
     audio_track: int | None = None
     max_audio: float | None = None
@@ -90,8 +94,9 @@ class MediaFacts:
 
     Durations and times are seconds from the start of the file's own timeline; `None` means
     the file does not have (or does not say) it. `source_width` and `source_height` are those
-    of the upright picture, `rotation_deg` the anticlockwise turn that made it upright, and
-    `audio_track` counts the sound tracks from 0.
+    of the upright picture, `rotation_deg` the anticlockwise turn that made it upright;
+    `video_track` and `audio_track` count the video tracks (covers included) and the sound tracks
+    from 0.
     """
 
     path: str
@@ -113,6 +118,8 @@ class MediaFacts:
     source_sample_rate: int | None = None
     source_channels: int | None = None
     audio_used_s: float = 0.0
+    video_tracks: int = 0
+    video_track: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from seats_cli.media.video import DecodedFrames
 # Encoders pad sound to whole packets and pictures to whole frames; below this it is that.
 NOTICEABLE_S = 0.5
 LATE_SOUND_S = 0.1
+_MOST_LISTED = 3  # tracks named in a sentence
 _SQUARE = 1.04  # pixels less oblong than this are rounding, not a format
 
 
@@ -62,6 +63,27 @@ def picture_notices(
             "its first frame stands for that time."
         )
     return lines
+
+
+def track_notices(source: MediaSource, options: ReadOptions) -> list[str]:
+    """A sentence if one of several video tracks was taken, and what the others are.
+
+    Covers that are marked as such need no sentence: every player passes over them.
+    """
+    used, others = source.video, [track for track in source.pictures if not track.is_marked_cover]
+    if used is None or not options.video or options.video_track is not None or len(others) < 2:
+        return []
+    left = [
+        f"track {source.number_of(track)} ({track.describe()}"
+        f"{', a single frame: its cover' if track.is_cover else ''})"
+        for track in others
+        if track.index != used.index
+    ]
+    listed = ", ".join(left[:_MOST_LISTED]) + (" and others" if len(left) > _MOST_LISTED else "")
+    return [
+        f"The file has {len(others)} pictures; track {source.number_of(used)} ({used.describe()}) "
+        f"is used and not {listed}; choose another with `video_track`."
+    ]
 
 
 def thinning_notices(plan: FramePlan, options: ReadOptions) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -12,7 +14,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.media.container import StrPath, open_media
+from seats_cli.media.container import StrPath, open_media, shown
 from seats_cli.media.orientation import mirrored_turns
 
 # 16,384 x 8,192 for pictures and 8,192 x 8,192 for moving ones: beyond every camera and screen,
@@ -24,17 +26,20 @@ SAMPLE_RATES = range(1_000, 2_000_000)
 _RIFF_UNKNOWN = 0x7FFFFF00
 
 _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+# Packets within which a second picture that moves shows it; interleaved tracks take a few.
+_MAX_LOOKED_AT = 20_000
 
 
 @dataclass(frozen=True)
 class VideoTrack:
     """One moving picture; `index` is the stream's number in the container.
 
-    `pixel_shape` is the width of a pixel over its height, 1 where the file does not say;
-    `mirrored_turns` is as in `seats_cli.media.orientation`.
+    `number` is that in the file itself; `pixel_shape` is the width of a pixel over its height, 1
+    where the file does not say; `mirrored_turns` is as in `seats_cli.media.orientation`.
     """
 
     index: int
+    number: int
     codec: str
     width: int
     height: int
@@ -42,6 +47,13 @@ class VideoTrack:
     claimed_frames: int
     pixel_shape: float
     mirrored_turns: int | None
+    is_default: bool = False  # whether the file marks it as the one to be shown
+    is_cover: bool = False  # one frame beside a film, or marked as a cover or as thumbnails
+    is_marked_cover: bool = False  # the latter
+
+    def describe(self) -> str:
+        """A few words by which a person recognises the track."""
+        return f"{self.codec}, {self.width}x{self.height}"
 
 
 @dataclass(frozen=True)
@@ -72,11 +84,43 @@ class MediaSource:
     video: VideoTrack | None  # the picture that is used
     audio: tuple[AudioTrack, ...]  # all sound tracks that have a decoder, in the container's order
     notes: tuple[str, ...]  # one sentence for everything ignored
+    # All video tracks that have a decoder, covers included, in the container's order.
+    pictures: tuple[VideoTrack, ...] = ()
 
     @property
     def is_image(self) -> bool:
         """Whether this is a still picture, which has no duration (PNG, JPEG and the like)."""
         return _is_still(self.container)
+
+    def number_of(self, track: VideoTrack) -> int:
+        """The track's number among `pictures`."""
+        return [picture.index for picture in self.pictures].index(track.index)
+
+    def with_picture(self, wanted: int | None, path: StrPath) -> MediaSource:
+        """The same source with another video track as its picture.
+
+        Parameters
+        ----------
+        wanted : int or None
+            The track's number, from 0, covers included; None for the one that a player shows.
+        path : str or path-like
+            The file.
+
+        Raises
+        ------
+        UsageError
+            If there is no such track.
+        MediaError
+            If it is too large to decode safely.
+        """
+        if wanted is None:
+            return self
+        count, name = len(self.pictures), shown(path)
+        if not 0 <= wanted < count:
+            has = "no picture" if not count else "only track 0"
+            has = f"tracks 0 to {count - 1}" if count > 1 else has
+            raise UsageError(f"There is no video track {wanted}: {name} has {has}.")
+        return replace(self, video=_usable(self.pictures[wanted], self.container, path))
 
     def sound_track(self, wanted: int | None, name: str) -> AudioTrack | None:
         """The sound track to use.
@@ -140,9 +184,11 @@ def _describe(container: InputContainer, path: StrPath) -> MediaSource:
     notes = _cut_off(path)
     videos, sounds = [], []
     for stream in container.streams:
-        if stream.type not in ("video", "audio") or stream.disposition & _NOT_A_VIDEO:
+        if stream.type not in ("video", "audio"):
             continue
         if _decoder_missing(stream):
+            if stream.disposition & _NOT_A_VIDEO:
+                continue
             notes.append(f"Stream {stream.index} ({stream.type}) has no decoder and is ignored.")
         elif isinstance(stream, VideoStream):
             videos.append(stream)
@@ -153,16 +199,12 @@ def _describe(container: InputContainer, path: StrPath) -> MediaSource:
             )
         elif isinstance(stream, AudioStream):
             sounds.append(stream)
-    video = max(videos, key=lambda s: (s.width * s.height, -s.index)) if videos else None
-    if video is not None and video.width * video.height > max_pixels(container.format.name):
-        raise MediaError(
-            f"The picture claims {video.width} x {video.height} pixels, more than can be "
-            "decoded safely; scale the video down first."
-        )
-    if video is not None and len(videos) > 1:
-        notes.append(
-            f"The file has {len(videos)} pictures; stream {video.index}, the largest, is used."
-        )
+    pictures = _video_tracks(container, videos)
+    films = [track for track in pictures if not track.is_cover]
+    # As players do: what the file marks as the one to be shown, then the largest, then the first.
+    video = max(films, key=lambda t: (t.is_default, t.width * t.height, -t.index), default=None)
+    covers = {track.index for track in pictures if track.is_cover}
+    videos = [stream for stream in videos if stream.index not in covers]
     starts = [_seconds(s.start_time, s.time_base) for s in [*videos, *sounds]]
     origin = min((s for s in starts if s is not None), default=0.0)
     duration = _seconds(container.duration, Fraction(1, av.time_base))
@@ -172,9 +214,10 @@ def _describe(container: InputContainer, path: StrPath) -> MediaSource:
         container=container.format.name,
         duration_s=duration if duration and duration > 0 else None,
         origin_s=origin,
-        video=_video_track(video, container.format.name, path) if video is not None else None,
+        video=None if video is None else _usable(video, container.format.name, path),
         audio=tuple(map(_audio_track, sounds)),
         notes=tuple(notes),
+        pictures=pictures,
     )
 
 
@@ -202,22 +245,81 @@ def _seconds(ticks: int | None, time_base: Fraction | None) -> float | None:
     return None if ticks is None or time_base is None else float(ticks * time_base)
 
 
-def _video_track(stream: VideoStream, container: str, path: StrPath) -> VideoTrack:
-    with open(path, "rb") as file:
-        mirrored = mirrored_turns(file, container, stream.id)
+def _video_tracks(
+    container: InputContainer, streams: Sequence[VideoStream]
+) -> tuple[VideoTrack, ...]:
+    """The video tracks, with those that are covers marked as such.
+
+    Besides what the file marks as a cover, that is what holds one frame only beside a picture that
+    moves: programs that cannot mark a cover write it as one more video track.
+    """
+    covers = {stream.index for stream in streams if stream.disposition & _NOT_A_VIDEO}
+    films = [stream for stream in streams if stream.index not in covers]
+    if len(films) > 1:
+        single = _single_frames(container, films)
+        if len(single) < len(films):
+            covers |= single
+    return tuple(_video_track(stream, stream.index in covers) for stream in streams)
+
+
+def _single_frames(container: InputContainer, streams: Sequence[VideoStream]) -> set[int]:
+    """The indices of the streams that have but one frame.
+
+    Where the header does not count them, packets are read until all other streams have shown two.
+    """
+    single = {stream.index for stream in streams if _claimed_frames(stream) == 1}
+    open_ = [stream for stream in streams if not _claimed_frames(stream)]
+    counts = dict.fromkeys((stream.index for stream in open_), 0)
+    looked_at = 0
+    with suppress(av.error.FFmpegError, IndexError):  # damage is for the reading to find
+        for packet in container.demux(*open_) if open_ else ():
+            looked_at += 1
+            counts[packet.stream.index] += packet.size > 0
+            if min(counts.values()) > 1 or looked_at > _MAX_LOOKED_AT:
+                break
+    return single | {index for index, count in counts.items() if count == 1}
+
+
+def _claimed_frames(stream: VideoStream) -> int:
+    """How many frames the header counts, 0 if it does not say."""
+    # AVI counts ticks: frames that were left out on purpose are in its number too.
+    return 0 if stream.container.format.name == "avi" else max(stream.frames, 0)
+
+
+def _video_track(stream: VideoStream, is_cover: bool) -> VideoTrack:
     rate = stream.average_rate
     shape = stream.sample_aspect_ratio
     return VideoTrack(
         index=stream.index,
+        number=stream.id,
         codec=stream.codec_context.name,
         width=stream.width,
         height=stream.height,
         rate=float(rate) if rate else None,
-        # AVI counts ticks: frames that were left out on purpose are in its number too.
-        claimed_frames=0 if container == "avi" else max(stream.frames, 0),
+        claimed_frames=_claimed_frames(stream),
         pixel_shape=float(shape) if shape else 1.0,
-        mirrored_turns=mirrored,
+        mirrored_turns=None,
+        is_default=bool(stream.disposition & Disposition.default),
+        is_cover=is_cover,
+        is_marked_cover=bool(stream.disposition & _NOT_A_VIDEO),
     )
+
+
+def _usable(track: VideoTrack, container: str, path: StrPath) -> VideoTrack:
+    """The track to be decoded, and what only the file's bytes say about it.
+
+    Raises
+    ------
+    MediaError
+        If it claims a picture too large to decode safely.
+    """
+    if track.width * track.height > max_pixels(container):
+        raise MediaError(
+            f"The picture claims {track.width} x {track.height} pixels, more than can be "
+            "decoded safely; scale the video down first."
+        )
+    with open(path, "rb") as file:
+        return replace(track, mirrored_turns=mirrored_turns(file, container, track.number))
 
 
 def _audio_track(stream: AudioStream) -> AudioTrack:

@@ -19,7 +19,13 @@ from seats_cli.media.clip import Clip, MediaFacts, ReadOptions
 from seats_cli.media.container import StrPath, shown
 from seats_cli.media.frame_sampling import FramePlan, plan_frames
 from seats_cli.media.limits import check_decoded_size
-from seats_cli.media.notices import gap_notices, overall_notices, picture_notices, sound_notices
+from seats_cli.media.notices import (
+    gap_notices,
+    overall_notices,
+    picture_notices,
+    sound_notices,
+    track_notices,
+)
 from seats_cli.media.packets import PacketTable, open_stream, scan_packets
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack, probe
@@ -68,13 +74,16 @@ class ReadPass:
         MediaError
             If the file cannot be read.
         UsageError
-            If the range, `max_pixels` or the track number do not fit the file.
+            If the range, `max_pixels` or a track's number do not fit the file.
         """
         source = source or probe(path)
+        if options.video:
+            source = source.with_picture(options.video_track, path)
         check_range(options.start, options.end, source.duration_s)
         track = source.sound_track(options.audio_track, shown(path)) if options.audio else None
         sizing = options.bound(sizing or FrameSizing())
-        return cls(path, source, options, sizing, track, on_progress, list(source.notes))
+        warnings = [*source.notes, *track_notices(source, options)]
+        return cls(path, source, options, sizing, track, on_progress, warnings)
 
     @property
     def begin_s(self) -> float:
@@ -169,6 +178,8 @@ class ReadPass:
             source_sample_rate=sound.rate if sound else None,
             source_channels=sound.channels if sound else None,
             audio_used_s=sound_s,
+            video_tracks=len(source.pictures),
+            video_track=source.number_of(track) if scaler and track else None,
         )
 
     def clip(self) -> Clip:

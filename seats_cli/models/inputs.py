@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from seats_cli.models.load import LoadedModel
 
 
+# What parts of a message may say about their file, besides the range.
+_READ_KEYS = ("fps", "max_frames", "max_pixels", "video_track", "audio_track")
 _STAND_IN = "\ue000"  # a private-use character, which no chat template contains
 
 
@@ -114,8 +116,9 @@ def inputs_from_messages(
         `role`, and as `content` a text or a list of parts: `{"type": "text", "text": ...}`,
         `{"type": "image", "image": ...}` (a file, a PIL image or a data URL),
         `{"type": "audio", "audio": ...}` and `{"type": "video", "video": ...}` (files). Videos may
-        have `fps`, `max_frames`, `max_pixels`, `video_start` and `video_end`, sounds `audio_start`
-        and `audio_end`, both in seconds; images `min_pixels` and `max_pixels`.
+        have `fps`, `max_frames`, `max_pixels`, `video_track`, `video_start` and `video_end`, sounds
+        `audio_start` and `audio_end`, both in seconds; both `audio_track`, and images `min_pixels`
+        and `max_pixels`.
     use_audio_in_video : bool
         Whether the audio of videos is used too; then every video must have some.
 
@@ -176,7 +179,7 @@ def _read(part: Mapping[str, Any], loaded: LoadedModel, use_audio: bool) -> dict
     if kind == "image":
         own = loaded.adapter.own_settings()
         return {**{name: own[name] for name in ("min_pixels", "max_pixels") if name in own}, **part}
-    given = {name: part[name] for name in ("fps", "max_frames", "max_pixels") if name in part}
+    given = {name: part[name] for name in _READ_KEYS if name in part}
     options = ReadOptions(
         start=part.get(f"{kind}_start"),
         end=part.get(f"{kind}_end"),

@@ -40,10 +40,13 @@ _READING = {
     "fps": "fps",
     "max_frames": "max_frames",
     "sizing": "sizing",
+    "video_track": "video_track",
     "audio": "audio",
     "audio_track": "audio_track",
     "max_audio_s": "max_audio",
 }
+# Came later than the version: traces without them are of a file's own choice.
+_LATER = {"video_tracks": 0, "video_track": None}
 # Saved in a form of their own; all other fields of a record as they are.
 _PACKED = ("sizing", "modality", "stages")
 _PLAIN = tuple(
@@ -186,6 +189,7 @@ def _read_options(value: Any) -> tuple[dict[str, Any], Any]:
     """The values of `ReadOptions` and of the sizing, from what `_reading` gave."""
     if not isinstance(value, Mapping):
         raise MisfitError("reading is not an object")
+    value = _with_later(value, _READING)
     _exact_keys(value, _READING, "reading")
     own = {name: value[key] for key, name in _READING.items()}
     sizing = own.pop("sizing")
@@ -264,6 +268,7 @@ def _build(cls: type[T], value: Any, where: str) -> T:
         raise MisfitError(f"{where} is not an object")
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    value = _with_later(value, names)
     _exact_keys(value, names, where)
     at = f"{where}." if where else ""
     fitted = {name: _fit(hints[name], value[name], f"{at}{name}") for name in names}
@@ -271,6 +276,11 @@ def _build(cls: type[T], value: Any, where: str) -> T:
         return cls(**fitted)
     except UsageError as error:  # of the class itself: an empty range
         raise MisfitError(f"{where}: {str(error).rstrip('.')}") from error
+
+
+def _with_later(value: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
+    """The object with what earlier releases did not save yet."""
+    return {**{name: _LATER[name] for name in names if name in _LATER}, **value}
 
 
 def _exact_keys(value: Mapping[str, Any], names: Collection[str], where: str) -> None:

@@ -99,9 +99,9 @@ def test_bad_choices(run, clip, text):
 def test_options_reach_the_engine(run, clip):
     arguments = (
         "--start 1:15 --end 90.5 --fps 1.5 --max-frames 64 --max-pixels 50176 --no-audio "
-        "--audio-track 1 --max-audio 1:00 -m some/model --device cuda:1 --dtype bfloat16 "
-        "--attn eager --revision main --offline --max-new-tokens 5 --temperature 0.5 --top-p 0.9 "
-        "--seed 3"
+        "--video-track 1 --audio-track 1 --max-audio 1:00 -m some/model --device cuda:1 "
+        "--dtype bfloat16 --attn eager --revision main --offline --max-new-tokens 5 "
+        "--temperature 0.5 --top-p 0.9 --seed 3"
     )
     result = run("ask", clip, "What?", *arguments.split())
     assert result.exit_code == 0, result.stderr
@@ -123,6 +123,7 @@ def test_options_reach_the_engine(run, clip):
         "fps": 1.5,
         "max_frames": 64,
         "max_pixels": 50176,
+        "video_track": 1,
         "audio": False,
         "audio_track": 1,
         "max_audio": 60.0,

@@ -18,6 +18,7 @@ VALUED = [
     "--fps",
     "--max-frames",
     "--max-pixels",
+    "--video-track",
     "--audio-track",
     "--max-audio",
     "--retain",

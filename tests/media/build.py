@@ -37,6 +37,7 @@ class Picture:
     options: dict[str, str] = field(default_factory=lambda: {"qp": "8", "preset": "ultrafast"})
     pix_fmt: str = "yuv420p"
     rate: int = 25
+    disposition: int | None = None  # as in `av.stream.Disposition`; None for the muxer's own
 
 
 def numbered(index: int, width: int = 96, height: int = 64) -> np.ndarray:
@@ -90,17 +91,19 @@ def write(
     container_options: dict[str, str] | None = None,
     drop_between: tuple[float, float] | None = None,
     leap: tuple[float, float] | None = None,
+    more: Sequence[Picture] = (),
 ) -> Path:
     """Write a file; the container follows from the name.
 
-    `drop_between` leaves out the sound packets between two times; `leap` is a time from which
-    on the sound's stamps are so many seconds later.
+    `more` are further video tracks, behind the sounds; `drop_between` leaves out the sound packets
+    between two times; `leap` is a time from which on the sound's stamps are so many seconds later.
     """
     with av.open(str(path), "w", options=container_options or {}) as container:
         jobs = []
         if picture is not None:
             jobs.append(_video_packets(container, picture))
         jobs += [_audio_packets(container, sound) for sound in sounds]
+        jobs += [_video_packets(container, other) for other in more]
         packets = [packet for job in jobs for packet in job]
         if drop_between is not None:
             low, high = drop_between
@@ -125,6 +128,8 @@ def _video_packets(container: av.container.OutputContainer, picture: Picture) ->
     stream.height, stream.width = picture.frames[0].shape[:2]
     stream.pix_fmt = picture.pix_fmt
     stream.codec_context.time_base = Fraction(1, TICKS)
+    if picture.disposition is not None:
+        stream.disposition = picture.disposition
     packets = []
     for pixels, time in zip(picture.frames, picture.times, strict=True):
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")

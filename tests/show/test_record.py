@@ -65,6 +65,17 @@ def test_scores_that_are_no_numbers_survive(cards, tmp_path):
     assert np.isnan(load_record(path).stages[1].scores[3])
 
 
+def test_a_trace_from_before_there_were_video_tracks_to_choose(cards, tmp_path):
+    document = to_document(cards.record)
+    del document["reading"]["video_track"]
+    del document["media"]["video_track"], document["media"]["video_tracks"]
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(document))
+    record = load_record(path)
+    assert record.read == cards.record.read
+    assert record.media.video_track is None
+
+
 def _set(*keys):
     """A change of the value at `keys[:-1]` to `keys[-1]`."""
 
