@@ -154,7 +154,7 @@ def plan_run(
     shape, facts = model.architecture, outline.facts
     samples = round(facts.audio_used_s * SAMPLE_RATE)
     size = facts.frames_used, facts.height or 0, facts.width or 0
-    sizes = MediaSizes.of_clip(shape.vision, *size, samples)
+    sizes = MediaSizes.of_clip(shape, *size, samples)
     video, audio = token_counts(shape, sizes)
     offered = (video, audio, text_tokens)
     plan = None if config is None else PruningPlan.resolve(config, shape)

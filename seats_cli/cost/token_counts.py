@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seats_cli.families.base import Architecture, VisionShape, mel_frames, parts
+from seats_cli.families.base import Architecture, parts
 from seats_cli.families.registry import family_of
 from seats_cli.schedule import PruningPlan
 
@@ -23,12 +23,13 @@ class MediaSizes:
 
     @classmethod
     def of_clip(
-        cls, vision: VisionShape, frames: int, height: int, width: int, samples: int
+        cls, architecture: Architecture, frames: int, height: int, width: int, samples: int
     ) -> MediaSizes:
         """For frames of that size in pixels and so many samples of sound; none of either is 0."""
+        vision, family = architecture.vision, family_of(architecture)
         patch = vision.patch_size
         grid = (frames // vision.temporal_patch_size, height // patch, width // patch)
-        return cls((grid,) if frames else (), (mel_frames(samples),) if samples else ())
+        return cls((grid,) if frames else (), (family.mel_frames(samples),) if samples else ())
 
 
 def grid_tokens(architecture: Architecture, grid: tuple[int, int, int]) -> int:

@@ -32,11 +32,6 @@ _DROP_DEPTHS = (0.57, 0.64, 0.71)
 _LATE_DEPTH = 0.86
 
 
-def mel_frames(samples: int) -> int:
-    """Mel frames of a sound, the last one begun included."""
-    return -(-max(samples, MIN_SAMPLES) // HOP)
-
-
 def parts(length: int, part: int) -> list[int]:
     """`length` cut into runs of `part`, the last one shorter."""
     return [part] * (length // part) + ([length % part] if length % part else [])
@@ -155,6 +150,9 @@ class Family:
     # From a config (with the attributes of the transformers class) to the fields of `Architecture`
     # that `describe` does not know: both encoders, and experts.
     shapes: Callable[[Any], dict[str, Any]]
+    # Whether the official processor puts silence behind a sound: then a hop that the sound begins
+    # counts as a mel frame, else only those that it fills.
+    pads_sound: bool
     audio_positions: Callable[[int], int]  # of the encoder, from the mel frames of a sound
     audio_flops: Callable[[AudioShape, int], int]  # of the encoder on mel frames, at least 1
     audio_pool: int  # encoder positions that become one LLM token
@@ -167,6 +165,11 @@ class Family:
     # config.json values by name, to plan and to measure without a checkpoint.
     named_shapes: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)  # by hub id
+
+    def mel_frames(self, samples: int) -> int:
+        """Mel frames of a sound of so many samples."""
+        samples = max(samples, MIN_SAMPLES)
+        return -(-samples // HOP) if self.pads_sound else samples // HOP
 
     def audio_tokens(self, mel_frames: int) -> int:
         """LLM tokens of a sound; positions left over at its end make none."""

@@ -108,6 +108,7 @@ FAMILY = Family(
     model_types=("qwen2_5_omni", "qwen2_5_omni_thinker"),
     inner_config="thinker_config",
     shapes=_shapes,
+    pads_sound=True,  # to 300 s
     audio_positions=halved,  # one stride-2 convolution: 50 positions per second
     audio_pool=2,
     audio_statistics_window=100,  # 2 s

@@ -70,6 +70,7 @@ FAMILY = Family(
     model_types=("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
     inner_config="thinker_config",
     shapes=_shapes,
+    pads_sound=False,
     audio_positions=_audio_positions,
     audio_pool=1,
     audio_statistics_window=52,  # 4 s, as in the reference

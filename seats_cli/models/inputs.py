@@ -213,7 +213,7 @@ def _check_size(architecture: Architecture, clip: Clip, text: int) -> None:
     """
     frames, height, width = (0, 0, 0) if clip.frames is None else clip.frames.shape[:3]
     samples = 0 if clip.audio is None else len(clip.audio)
-    sizes = MediaSizes.of_clip(architecture.vision, frames, height, width, samples)
+    sizes = MediaSizes.of_clip(architecture, frames, height, width, samples)
     video, audio = token_counts(architecture, sizes)
     if video + audio + text > architecture.max_positions:
         remedy = "use `start`/`end`, a lower `fps`, `max_frames` or `max_pixels`, or `max_audio`"

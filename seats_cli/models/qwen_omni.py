@@ -18,7 +18,7 @@ from transformers.vision_utils import (
 )
 
 from seats_cli.cost.token_counts import MediaSizes
-from seats_cli.families.base import HOP, MIN_SAMPLES, mel_frames
+from seats_cli.families.base import HOP, MIN_SAMPLES
 from seats_cli.models.adapter import Adapter, SideTensors
 from seats_cli.models.fused_modules import rotate_vision
 from seats_cli.selection import static_regions
@@ -139,7 +139,7 @@ class QwenOmni(Adapter):
             frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
             arguments |= _video_arguments(frames, clip.fps, device)
         if clip.audio is not None:
-            arguments |= _audio_arguments(clip.audio, len(clip.audio))
+            arguments |= self._audio_arguments(clip.audio, len(clip.audio))
         return _processed(processor, text, arguments)
 
     def message_inputs(self, processor: Any, messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class QwenOmni(Adapter):
             if kind == "video":
                 arguments |= _video_arguments(*next(frames))
             if kind == "audio" or "sound" in part:
-                arguments |= _audio_arguments(next(waiting["audio"]), longest)
+                arguments |= self._audio_arguments(next(waiting["audio"]), longest)
             made = _processed(processor, marks[kind], arguments)
             ids += made.pop("input_ids")[0].tolist() + encoded(piece)
             made.pop("attention_mask")
@@ -201,6 +201,21 @@ class QwenOmni(Adapter):
         prompt = torch.tensor([ids])
         together = any("sound" in part for part in parts)
         return {**joined, "input_ids": prompt, _TOGETHER: together}
+
+    def _audio_arguments(self, sound: npt.NDArray[np.float32], longest: int) -> dict[str, Any]:
+        """The processor's arguments for a whole sound, padded like the longest of the prompt."""
+        if len(sound) < MIN_SAMPLES:  # no copy where nothing is added: this may be hours of sound
+            sound = np.pad(sound, (0, MIN_SAMPLES - len(sound)))
+        length = max(longest, MIN_SAMPLES)
+        if self.family.pads_sound:
+            # One hop more than there are frames: the last window then ends in silence, as it does
+            # in the 300 s of the official processor, and not in a reflection of the sound.
+            length = (self.family.mel_frames(longest) + 1) * HOP
+        # Elsewhere a length that is no multiple of the hop stays as it is: padded up to one, the
+        # sound would have a frame more than officially. For a single sound these arguments are the
+        # processor's own, so that transformers 5.23.0, which loses `audio_kwargs`, agrees.
+        padding = {"padding": "max_length", "max_length": length}
+        return {"audio": [sound], "audio_kwargs": {"truncation": False, **padding}}
 
     def media_sizes(self, inputs: dict[str, Any]) -> MediaSizes:
         """From the grids and the mask of the mel frames."""
@@ -326,14 +341,6 @@ def _video_arguments(
     if device is not None:
         settings["device"] = device
     return {"videos": [frames], "videos_kwargs": settings}
-
-
-def _audio_arguments(sound: npt.NDArray[np.float32], longest: int) -> dict[str, Any]:
-    """The processor's arguments for a whole sound, padded like the longest of the prompt."""
-    if len(sound) < MIN_SAMPLES:  # no copy where nothing is added: this may be hours of sound
-        sound = np.pad(sound, (0, MIN_SAMPLES - len(sound)))
-    padding = {"padding": "max_length", "max_length": mel_frames(longest) * HOP}
-    return {"audio": [sound], "audio_kwargs": {"truncation": False, **padding}}
 
 
 def _processed(processor: Any, text: str, arguments: dict[str, Any]) -> dict[str, Any]:

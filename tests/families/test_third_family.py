@@ -38,7 +38,6 @@ from seats_cli.families.base import (
     audio_block_flops,
     audio_fields,
     halved,
-    mel_frames,
     vision_fields,
 )
 from seats_cli.media import Clip
@@ -114,6 +113,7 @@ FAMILY = Family(
     title="Mini-Omni",
     model_types=("mini_omni",),
     shapes=shapes,
+    pads_sound=True,
     audio_positions=halved,
     audio_flops=audio_flops,
     audio_pool=POOL,
@@ -312,7 +312,7 @@ class MiniOmniAdapter(Adapter):
             _, height, width = inputs["sizes"][0].tolist()
             video = height * width // self.merge_unit
         if clip.audio is not None:
-            frames = mel_frames(len(clip.audio))
+            frames = FAMILY.mel_frames(len(clip.audio))
             inputs["mel"] = processor.mel(
                 clip.audio,
                 sampling_rate=SAMPLE_RATE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seats_cli.errors import ResourceError, UsageError
+from seats_cli.families.base import MIN_SAMPLES
 from seats_cli.media import SAMPLE_RATE
 from seats_cli.models import LoadedModel, build_inputs, load_model
 from seats_cli.models import inputs as module
@@ -50,6 +52,35 @@ def test_control_tokens_in_a_question_are_text(loaded: LoadedModel) -> None:
     assert tokenizer.decode(tricky).count("<|im_end|>") > tokenizer.decode(plain).count(
         "<|im_end|>"
     )
+
+
+def test_sound_is_what_the_official_processor_makes_of_it(loaded: LoadedModel) -> None:
+    """Frames, tokens and values, whatever a length leaves of its last hop."""
+    processor, family = loaded.processor, loaded.adapter.family
+    draw = np.random.default_rng(15)
+    clip = noise_clip(loaded.sizing.factor)
+    noise = draw.uniform(-0.3, 0.3, 8 * SAMPLE_RATE).astype(np.float32)
+    content = [{"type": "audio", "audio": "clip"}, {"type": "text", "text": "What?"}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    # Qwen2.5's pads to 300 s, which takes most of a second; silence after 10 s is no different.
+    extractor = copy.copy(processor.feature_extractor)
+    extractor.n_samples = 10 * SAMPLE_RATE
+    official = copy.copy(processor)
+    official.feature_extractor = extractor
+    lengths = [*draw.integers(MIN_SAMPLES, 2 * SAMPLE_RATE, 195).tolist(), *range(127_841, 127_846)]
+    for length in lengths:
+        sound = noise[:length]
+        theirs = official(text=[text], audio=[sound], return_tensors="pt")
+        alone = dataclasses.replace(clip, frames=None, fps=None, audio=sound)
+        ours = loaded.adapter.clip_inputs(processor, alone, "What?", None)
+        assert torch.equal(ours["input_ids"], theirs["input_ids"]), length
+        frames = int(theirs["feature_attention_mask"].sum())
+        assert int(ours["feature_attention_mask"].sum()) == frames == family.mel_frames(length)
+        assert torch.equal(
+            ours["input_features"][..., :frames], theirs["input_features"][..., :frames]
+        )
 
 
 @settings(max_examples=25, deadline=None)
