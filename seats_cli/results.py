@@ -137,6 +137,7 @@ class ModelFacts:
     demonstration: bool
     encoder_attention: str = ""  # as transformers names it; "" if not recorded
     quick_parts: bool = False  # fused norms, rotary embeddings and encoder products on a GPU
+    quantization: str = ""  # how its weights are or were quantized; "" if not at all
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,8 @@ class Adapter(ABC):
 
     family: ClassVar[Family]
     unused_weights: ClassVar[tuple[str, ...]] = ()  # parts of names that checkpoints may lack
+    # How its tensors' names begin in checkpoints of a larger model around it.
+    weights_prefix: ClassVar[str] = ""
     pixel_std: ClassVar[tuple[float, float, float]]  # the processor divides by it; for Stage 0
 
     model: Any  # gives logits; has `forward` and `generate`

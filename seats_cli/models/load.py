@@ -15,6 +15,7 @@ from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import Architecture, FrameSizing
 from seats_cli.families.registry import BUNDLED, BUNDLED_PATH, checkpoints, read_config
 from seats_cli.models.adapter import Adapter, devices_of
+from seats_cli.models.dequantization import weights_source
 from seats_cli.models.devices import (
     SPREAD,
     device_name,
@@ -25,6 +26,7 @@ from seats_cli.models.devices import (
     stored_weights,
 )
 from seats_cli.models.optimize import STOCK, Speedups, best_for_encoders, encoder_attention
+from seats_cli.models.quantization import Scheme, readable_scheme
 from seats_cli.models.registry import adapter_class
 from seats_cli.results import ModelFacts
 from seats_cli.selection.device import is_nvidia
@@ -92,12 +94,16 @@ def load_model(
     name = model or BUNDLED
     where, kind = checked_settings(device, dtype, attention)
     folder = _locate(name, revision, offline)
-    family = adapter_class(str(read_config(folder, name).get("model_type", "")))
+    config = read_config(folder, name)
+    family = adapter_class(str(config.get("model_type", "")))
+    scheme = readable_scheme(folder, config, name)
     spread = device == SPREAD
     stored = stored_weights(folder)
     if stored is not None:
         kind = dtype_named(dtype, where, stored.elements)
-    processor, net = _read(family, folder, name, kind, attention, "auto" if spread else where)
+    processor, net = _read(
+        family, folder, name, kind, attention, "auto" if spread else where, scheme
+    )
     net = net.eval() if spread else net.to(where).eval()  # buffers follow the weights
     return ready(
         family(net),
@@ -110,6 +116,7 @@ def load_model(
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
         notices=precision_notices(where, kind),
+        quantization=scheme.result(kind) if scheme else "",
     )
 
 
@@ -174,13 +181,18 @@ def _read(
     dtype: torch.dtype,
     attention: str,
     where: torch.device | str,
+    scheme: Scheme | None,
 ) -> tuple[Any, Any]:
     """Processor and model of a checkpoint folder; `where` is a device or "auto" for several."""
+    model_class, prefix = family.model_class(), family.weights_prefix
     try:
         processor = family.load_processor(folder)
+        source: dict[str, Any] = {"pretrained_model_name_or_path": folder}
+        if scheme is not None:
+            source = weights_source(model_class, folder, scheme, name, dtype, prefix)
         with returning_freed_memory():
-            net, info = family.model_class().from_pretrained(
-                folder,
+            net, info = model_class.from_pretrained(
+                **source,
                 dtype=dtype,
                 attn_implementation=transformers_name(attention),
                 device_map=_device_map(where),
@@ -190,7 +202,7 @@ def _read(
                 output_loading_info=True,
             )
     except Exception as error:  # the tokenizers library raises nothing more special
-        if isinstance(error, MemoryError) or _ALLOCATION.search(str(error)):
+        if isinstance(error, MemoryError | ModelError) or _ALLOCATION.search(str(error)):
             raise
         raise ModelError(
             f"The checkpoint '{name}' cannot be read ({_first_sentence(error)}); "

@@ -43,6 +43,7 @@ class QwenOmni(Adapter):
     token_suffix: ClassVar[str]  # of placeholder ids in configs
     slow_positions: ClassVar[str]  # method of transformers that interleaves them token by token
     unused_weights = ("audio_bos_eos_token",)
+    weights_prefix = "thinker."
 
     def __init__(self, model: nn.Module) -> None:
         thinker: Any = getattr(model, "thinker", model)

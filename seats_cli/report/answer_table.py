@@ -25,6 +25,7 @@ from seats_cli.report.phrases import (
     file_name,
     frames_phrase,
     kept_phrase,
+    precision_phrase,
     schedule_phrase,
     size_phrase,
     targets_phrase,
@@ -73,7 +74,7 @@ def _run_facts(answer: Answer) -> list[tuple[str, str]]:
     name = f"{model.id}{revision} ({model.family}, {size_phrase(model.parameters)})"
     lines = [
         ("Clip", _clip_line(answer)),
-        ("Model", f"{name}, {model.device}, {model.dtype}, {model.attention}"),
+        ("Model", f"{name}, {model.device}, {precision_phrase(model)}, {model.attention}"),
         ("Plan", _plan_line(answer)),
     ]
     return lines if still is None else [*lines, ("Stage 0", _still_line(answer.cost, still))]

@@ -10,6 +10,7 @@ from seats_cli.report.format import format_percent, format_ratio, format_si
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import MediaFacts
+    from seats_cli.results import ModelFacts
 
 UNPRUNED = "unpruned, every token in every layer"
 
@@ -35,6 +36,11 @@ def audio_phrase(media: MediaFacts) -> str:
 def size_phrase(parameters: int) -> str:
     """How large a model is: "8.93G parameters"."""
     return f"{format_si(parameters).replace(' ', '')} parameters"
+
+
+def precision_phrase(model: ModelFacts) -> str:
+    """In what a model computes, and how its weights are quantized: "bfloat16, FP8, ..."."""
+    return f"{model.dtype}, {model.quantization}" if model.quantization else model.dtype
 
 
 def targets_phrase(video: float, audio: float) -> str:

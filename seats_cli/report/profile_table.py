@@ -18,7 +18,13 @@ from seats_cli.report.format import (
     format_seconds,
     format_si,
 )
-from seats_cli.report.phrases import audio_phrase, file_name, frames_phrase, size_phrase
+from seats_cli.report.phrases import (
+    audio_phrase,
+    file_name,
+    frames_phrase,
+    precision_phrase,
+    size_phrase,
+)
 from seats_cli.results import NO_RATIO, READING, STAGES, TOTALS
 
 if TYPE_CHECKING:
@@ -121,7 +127,8 @@ def _facts(profile: Profile) -> list[tuple[str, str]]:
         (
             "Model",
             f"{model.id} ({size_phrase(model.parameters)}), {model.device}{threads}, "
-            f"{model.dtype}, {model.attention}, loaded in {format_seconds(profile.load_s)}",
+            f"{precision_phrase(model)}, {model.attention}, "
+            f"loaded in {format_seconds(profile.load_s)}",
         ),
         (
             "Runs",
