@@ -87,7 +87,7 @@ class Scheme:
         return f"{title} ({self.format})" if self.format else title
 
     @property
-    def dequantize(self) -> bool:
+    def dequantizable(self) -> bool:
         """Whether weights are values of 8 bits times scales, and nothing else."""
         sparse = (self.settings.get("sparsity_config") or {}).get("format", "dense") != "dense"
         mixed = self.settings.get("transform_config") or self.settings.get("expert_dtype") == "fp4"

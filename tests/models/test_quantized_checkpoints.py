@@ -18,6 +18,7 @@ from seats_cli.errors import ModelError
 from seats_cli.models import load_model
 from seats_cli.models.dequantization import dequantize, multipliers
 from seats_cli.models.quantization import base_of
+from tests.models.broken_layouts import write_broken
 from tests.models.hub_layouts import thinker_parts, write_shards
 
 FLOAT8, BLOCK = torch.float8_e4m3fn, 128
@@ -281,7 +282,7 @@ def write_scaled(folder: Path, scheme: str) -> dict[str, Tensor]:
         stem = name.removesuffix("weight")
         written |= {name: values, f"{stem}{suffix}": scale}
         if scheme == "whole tensors":  # of 8-bit kernels and of an 8-bit KV cache
-            written |= {f"{stem}input_scale": scale, f"{stem}k_scale": scale}
+            written |= {f"{stem}input_scale": 2 * scale, f"{stem}k_scale": 3 * scale}
         factors = 1 / scale if scheme == "inverse blocks" else scale
         if suffix == "weight_scale_inv":
             rows, columns = (torch.arange(size) for size in values.shape)
@@ -307,6 +308,36 @@ def test_weights_are_values_times_scales(scheme: str, layout: str, copied: Repos
     assert loaded.facts.quantization.endswith("dequantized to float32")
     assert loaded.facts.quantization.startswith(title.get(scheme, "compressed-tensors"))
     assert loaded.facts.parameters == sum(p.numel() for p in loaded.model.parameters())
+
+
+@pytest.mark.parametrize("layout", ["omni-7b", "omni3-instruct", "thinker-3"])
+@pytest.mark.parametrize("kind", ["fp8-block", "fp8-channel", "int8"])
+def test_published_kinds_of_8_bits(kind: str, layout: str, tmp_path: Path) -> None:
+    expected = write_broken(tmp_path, kind, layout)
+    assert expected is not None
+    loaded = load_model(str(tmp_path), device="cpu", dtype="bfloat16")
+    for part, tensors in thinker_parts(expected).items():
+        state = getattr(loaded.adapter, part).state_dict()
+        assert all(torch.equal(state[name], value) for name, value in tensors.items())
+
+
+@pytest.mark.parametrize("layout", ["omni-7b", "omni3-instruct"])
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [
+        ("int4-packed", "compressed-tensors (pack-quantized)"),
+        ("gptq", "GPTQ"),
+        ("awq", "AWQ"),
+        ("bitsandbytes-4bit", "bitsandbytes"),
+        ("mxfp4", "MXFP4"),
+        ("mlx", "MLX"),
+    ],
+)
+def test_published_kinds_that_are_refused(
+    kind: str, title: str, layout: str, tmp_path: Path
+) -> None:
+    write_broken(tmp_path, kind, layout)
+    assert f"is quantized with {title}, which seats does not read" in refusal(tmp_path)
 
 
 def test_what_was_quantized_is_close_to_the_original(
