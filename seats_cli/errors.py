@@ -25,6 +25,14 @@ class ConfigError(UsageError, ValueError):
     """A pruning setting out of range or unreachable (exit 2)."""
 
 
+class OutputError(SeatsError):
+    """An answer that its destination does not take: a full disk, a closed stream (exit 1)."""
+
+    def __init__(self, sentence: str, lost: str = "") -> None:
+        super().__init__(sentence)
+        self.lost = lost  # the text that could not be written, for wherever else it can go
+
+
 class MediaError(SeatsError):
     """A file that cannot be read as video or audio (exit 3)."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import sys
 import time
@@ -15,6 +17,7 @@ from rich.status import Status
 from rich.text import Text
 
 from seats_cli.cli.option_groups import with_flags
+from seats_cli.errors import OutputError
 
 
 class Talk:
@@ -84,28 +87,46 @@ class Spinner:
 class AnswerStream:
     """Writes the answer to stdout piece by piece and ends it with exactly one newline.
 
-    The spinner stops before the first piece, so that the two don't share a line.
+    The spinner stops before the first piece, so that the two don't share a line. Where stdout
+    takes nothing more, the answer is completed all the same and `finish` raises what happened,
+    with the whole answer in it.
     """
 
     def __init__(self, progress: Spinner) -> None:
         self._progress = progress
         self._last = ""
+        self._failed: OutputError | None = None
 
     def __call__(self, piece: str) -> None:
         """Write one piece at once, also into a pipe."""
         if piece:
             self._progress.stop()
             self._last = piece
-            _write(piece)
+            self._write(piece)
 
     def finish(self, text: str) -> None:
-        """Write `text` unless it was streamed, and the final newline."""
+        """Write `text` unless it was streamed, and the final newline.
+
+        Raises
+        ------
+        OutputError
+            If stdout did not take all of it.
+        """
         self._progress.stop()
         if not self._last:
             self._last = text
-            _write(text)
+            self._write(text)
         if not self._last.endswith("\n"):
-            _write("\n")
+            self._write("\n")
+        if self._failed is not None:
+            raise OutputError(str(self._failed), text)
+
+    def _write(self, text: str) -> None:
+        if self._failed is None:
+            try:
+                _write(text)
+            except OutputError as error:
+                self._failed = error
 
 
 def print_document(text: str) -> None:
@@ -119,9 +140,55 @@ def stdout_is_unicode() -> bool:
 
 
 def prepare_streams() -> None:
-    """Let a character that stdout cannot encode appear as `?` instead of ending the run."""
-    if hasattr(sys.stdout, "reconfigure"):
+    """Make the streams bear what a shell can do to them.
+
+    A character that stdout cannot encode appears as `?`; where stderr takes nothing (closed, on a
+    full disk), what it would say is dropped, so that the answer still comes.
+    """
+    if sys.stdout is None:  # `>&-`
+        sys.stdout = _Closed()
+    elif hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, for the process's life
+    elif isinstance(sys.stderr, io.TextIOWrapper) and not isinstance(sys.stderr, _Dropping):
+        sys.stderr.flush()
+        sys.stderr = _Dropping(
+            sys.stderr.buffer,
+            encoding=sys.stderr.encoding,
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+
+
+class _Closed(io.StringIO):
+    """A stdout that was closed before the start."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.EBADF, "it is closed")
+
+
+class _Dropping(io.TextIOWrapper):
+    """A stderr that never ends a run: from the first failure on it leads nowhere."""
+
+    def write(self, text: str) -> int:
+        """As usual, but what cannot be written is dropped."""
+        try:
+            return super().write(text)
+        except OSError:
+            self._lead_nowhere()
+            return len(text)
+
+    def flush(self) -> None:
+        """As usual, but what cannot be written is dropped."""
+        try:
+            super().flush()
+        except OSError:
+            self._lead_nowhere()
+
+    def _lead_nowhere(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
 def calm_libraries(*, debug: bool, quiet: bool) -> None:
@@ -142,8 +209,21 @@ def calm_libraries(*, debug: bool, quiet: bool) -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # a reader that has seen enough
+            raise
+        silence_stdout()
+        reason = error.strerror or str(error)
+        raise OutputError(f"Standard output cannot be written: {reason}.", text) from error
+
+
+def silence_stdout() -> None:
+    """Point stdout at the null device, or the interpreter's last flush complains."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _LINE_EVERY_S = 30.0

@@ -1,9 +1,9 @@
 """Option values from outside the command line.
 
-For every option a user may want to set once and for all, the first of these that has a value
-wins: the flag, the environment variable SEATS_<NAME>, `seats.toml` in the working directory,
-`config.toml` in the user's application folder, the default. Both files are flat TOML with the
-option's long name as key (`max_frames = 128`).
+For every option that is not about the output, the first of these that has a value wins: the flag,
+the environment variable SEATS_<NAME>, `seats.toml` in the working directory, `config.toml` in the
+user's application folder, the default. Both files are flat TOML with the option's long name as key
+(`max_frames = 128`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from seats_cli.cli.option_groups import was_typed
 from seats_cli.config import read_table
 from seats_cli.errors import ConfigError
 
-# Option names (as Python names them) that may be set in a file or the environment. Options
-# about one single question, such as --start or --choices, are left out on purpose.
+# Option names (as Python names them) that may be set in a file or the environment: those of the
+# panels Input, Budget and Model of `seats ask`, and what sampling needs. A test compares.
 KEYS = (
     "model",
     "device",
@@ -31,16 +31,24 @@ KEYS = (
     "attn",
     "revision",
     "offline",
+    "start",
+    "end",
     "fps",
     "max_frames",
     "max_pixels",
+    "audio",
+    "audio_track",
     "max_audio",
+    "allow_local_urls",
     "retain",
     "retain_video",
     "retain_audio",
+    "method",
+    "full",
     "kv",
     "allocation",
     "skip_still",
+    "config",
     "max_new_tokens",
     "temperature",
     "top_p",

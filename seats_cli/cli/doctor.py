@@ -18,7 +18,7 @@ import typer
 
 from seats_cli import __version__
 from seats_cli.cli import options as opt
-from seats_cli.cli.console import calm_libraries
+from seats_cli.cli.console import calm_libraries, print_document
 from seats_cli.cli.defaults import KEYS, load_settings, settings_files, shown_path
 from seats_cli.cli.outputs import print_json
 from seats_cli.families.registry import BUNDLED, BUNDLED_PATH
@@ -207,7 +207,7 @@ def doctor(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
     if as_json:
         _print_json(sections)
         return
-    typer.echo("\n\n".join(_section(name, facts) for name, facts in sections.items()))
+    print_document("\n\n".join(_section(name, facts) for name, facts in sections.items()))
 
 
 def _print_json(content: dict[str, Any]) -> None:
@@ -263,20 +263,24 @@ def config(context: typer.Context, as_json: opt.Json = False, debug: opt.Debug =
         values = {key: {"value": value, "origin": origin} for key, (value, origin) in rows.items()}
         _print_json({"settings": values})
         return
+    lines = []
     for key, (value, origin) in rows.items():
         shown = "-" if value is None else str(getattr(value, "value", value))
-        typer.echo(f"{key:<16}{shown:<24} {origin}")
-    typer.echo(f"files: {', '.join(shown_path(path) for path in settings_files())}")
+        lines.append(f"{key:<18}{shown:<24} {origin}")
+    lines.append(f"files: {', '.join(shown_path(path) for path in settings_files())}")
+    print_document("\n".join(lines))
 
 
 def _defaults(context: typer.Context) -> dict[str, Any]:
-    """Defaults as `seats ask` declares them, so that they stand in one place only.
+    """Defaults as the commands declare them, so that they stand in one place only.
 
     Where nothing is passed on by default, the words of the help say what happens.
     """
     group: Any = context.find_root().command
     found: dict[str, Any] = {}
-    for parameter in group.commands["ask"].params:
+    parameters = [one for name in group.commands for one in group.commands[name].params]
+    # `seats ask` has the last word on what it shares with others.
+    for parameter in [*parameters, *group.commands["ask"].params]:
         words = parameter.show_default if isinstance(parameter.show_default, str) else None
         found[parameter.name] = words if parameter.default is None else parameter.default
     return found

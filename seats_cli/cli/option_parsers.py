@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable
 from typing import Any
@@ -70,13 +71,24 @@ def parse_clock(text: str) -> float:
 
 
 def split_choices(text: str | None) -> tuple[str, ...]:
-    """The options of `--choices "red, green"`; nothing when it was not given."""
+    """The options of `--choices 'red,"green, not blue"'`, a line of CSV; nothing without it."""
     if text is None:
         return ()
-    choices = tuple(part.strip() for part in text.split(","))
-    if len(choices) < 2 or "" in choices or len(set(choices)) < len(choices) or not is_text(text):
+    try:
+        rows = list(csv.reader(text.split("\n"), skipinitialspace=True, strict=True))
+    except csv.Error:  # a quote that is not closed
+        rows = []
+    choices = tuple(part.strip() for row in rows for part in row)
+    if (
+        len(rows) != 1
+        or len(choices) < 2
+        or "" in choices
+        or len(set(choices)) < len(choices)
+        or not is_text(text)
+    ):
         raise UsageError(
-            f"--choices needs two or more different options between commas, not {text!r}."
+            f"--choices needs two or more different options between commas, not {text!r}; one that "
+            "holds a comma stands in double quotes: --choices 'red,\"green, not blue\"'."
         )
     return choices
 

@@ -71,7 +71,7 @@ def given_question(argument: str) -> str:
     UsageError
         It is empty or not text.
     """
-    question = argument.strip()
+    question = argument.strip("\ufeff").strip()
     if not question:
         raise UsageError(f"The question is empty. {_HOW}")
     if not is_text(question):
@@ -104,15 +104,28 @@ def is_text(argument: str) -> bool:
 
 
 def _read(stdin: TextIO) -> str:
-    try:
-        text = stdin.read(MAX_CHARACTERS + 1)
-    except UnicodeDecodeError:
-        raise UsageError("The question on stdin is not UTF-8 text.") from None
+    text = _decoded(stdin)
     if len(text) > MAX_CHARACTERS:
         raise UsageError(f"The question on stdin is longer than {MAX_CHARACTERS:,} characters.")
     if not text.strip():
         raise UsageError(f"There is no question, stdin is empty. {_HOW}")
     return text.strip()
+
+
+def _decoded(stdin: TextIO) -> str:
+    """UTF-8 text, with or without a byte order mark, whatever the locale says."""
+    try:
+        # The text layer may decode by the locale and let bytes that fail through as surrogates.
+        raw = getattr(stdin, "buffer", None)
+        if raw is None:
+            text = stdin.read(MAX_CHARACTERS + 1)
+        else:
+            text = raw.read(4 * MAX_CHARACTERS + 4).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 without a mark is valid UTF-8, every second character a NUL
+        raise UsageError("The question on stdin is not UTF-8 text; save or pipe it as UTF-8.")
+    return text.removeprefix("\ufeff")
 
 
 def _arrives(stdin: TextIO, timeout_s: float, talk: Talk) -> bool:

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from seats_cli.cli.console import silence_stdout
 from seats_cli.cli.option_groups import sentence_of, with_flags
-from seats_cli.errors import ADVICE, ResourceError, SeatsError, out_of_memory_on
+from seats_cli.errors import ADVICE, OutputError, ResourceError, SeatsError, out_of_memory_on
 
 
 def pause_collection() -> None:
@@ -134,13 +135,15 @@ def leave(error: BaseException, *, debug: bool) -> NoReturn:
     if isinstance(error, SystemExit):
         raise error
     if _is_closed_pipe(error):
-        _silence_closed_pipe()
+        silence_stdout()
         sys.exit(EXIT_UNEXPECTED)  # what click does where it sees the pipe first
     sentence, code = explain(error)
     with contextlib.suppress(OSError, ValueError):
         if debug and code != EXIT_INTERRUPTED:
             traceback.print_exception(error)
         print(sentence, file=sys.stderr, flush=True)
+        if isinstance(error, OutputError) and error.lost.strip():
+            print(error.lost, file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -155,6 +158,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "Interrupted.", EXIT_INTERRUPTED
     if isinstance(error, SeatsError):
         return f"Error: {_one_line(sentence_of(error))}", error.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EBADF):
+        return f"Error: There is no room to write to: {error.strerror}.", EXIT_UNEXPECTED
     place = out_of_memory_on(error)
     if place is not None:
         sentence = with_flags(f"Out of memory on the {place}. {ADVICE}")
@@ -188,9 +193,3 @@ def _one_line(text: str) -> str:
 
 def _is_closed_pipe(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno == errno.EPIPE
-
-
-def _silence_closed_pipe() -> None:
-    """Point stdout at the null device, or the interpreter's last flush complains."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

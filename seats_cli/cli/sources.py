@@ -77,7 +77,8 @@ def local_path(
     Parameters
     ----------
     name : str
-        The name of a file, which is returned as it is; "-" for stdin; or an http(s) URL.
+        The name of a file, which is returned as it is, or its `file:` URL; "-" for stdin; or an
+        http(s) URL.
     talk : Talk
         Shows the progress.
     allow_local_urls : bool
@@ -92,10 +93,11 @@ def local_path(
     UsageError
         Stdin is a terminal, or a URL contradicts `offline`.
     """
+    from seats_cli.media.container import local_file
     from seats_cli.media.fetch import download, is_url
 
     if name != PIPE and not is_url(name):
-        return name
+        return os.fspath(local_file(name))
     if name != PIPE and offline:
         raise UsageError("--offline forbids fetching a URL; give the name of a file.")
     path = _temporary("stdin" if name == PIPE else _file_name(name))

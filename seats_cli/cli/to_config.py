@@ -42,7 +42,11 @@ def build_config(budget: BudgetFlags | SweepFlags, context: typer.Context) -> Se
         name: getattr(budget, name) for name in shared if getattr(budget, name) is not None
     }
     typed = {name for name in given if was_typed(context, name)}
-    if isinstance(budget, BudgetFlags) and budget.full:
+    # A typed budget beats `full` from the settings.
+    asked = budget.full if isinstance(budget, BudgetFlags) else False
+    if asked and not was_typed(context, "full"):
+        asked = not typed - {"still_tolerance"} and not was_typed(context, "config_file")
+    if isinstance(budget, BudgetFlags) and asked:
         clash = sorted(FLAGS[name] for name in typed if name != "still_tolerance")
         clash += ["--config"] if budget.config_file is not None else []
         if clash:

@@ -8,13 +8,14 @@ model knows no letters and needs `choice_style="likelihood"`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from seats_cli.errors import UsageError
+from seats_cli.errors import MediaError, UsageError
 from seats_cli.evaluate.questions import LETTERS, EvalProtocol, Item, QuestionSet
 from seats_cli.media import parse_time
+from seats_cli.media.container import local_file
 
 _ORDER = ("id", "media", "question", "choices", "answer", "start", "end", "family", "kind")
 _KNOWN = frozenset(_ORDER)
@@ -49,15 +50,14 @@ def read_jsonl(path: str | Path, protocol: EvalProtocol | None = None) -> Questi
     ----------
     path : str or Path
         One JSON object in each line; empty lines are skipped. Other keys than the known ones are
-        kept as `meta` and named in the set's `warnings`.
+        kept as `meta` and named in the set's `warnings`, as are clips that are not there.
     protocol : EvalProtocol, optional
         How to read clips and ask; by default the model's own sizes and options by letter.
 
     Raises
     ------
     UsageError
-        If the file cannot be read, a line is not an item, or its clip is not there; the sentence
-        names the line.
+        If the file cannot be read, or a line is not an item; the sentence names the line.
     """
     source = Path(path)
     try:
@@ -88,16 +88,19 @@ def read_jsonl(path: str | Path, protocol: EvalProtocol | None = None) -> Questi
         items.append(item)
     if not items:
         raise UsageError(f"{source} holds no questions.")
+    warnings = (*_about_keys(source, unknown), *_about_files(source, items, first_seen))
+    return QuestionSet(source.stem, tuple(items), protocol or EvalProtocol(), warnings=warnings)
+
+
+def _about_files(source: Path, items: list[Item], lines: Mapping[str, int]) -> Iterator[str]:
+    """A warning that names the first clip that is not there; what is there is asked about."""
     missing = [item for item in items if not Path(str(item.media)).exists()]
     if missing:
-        more = f" (nor are those of {len(missing) - 1} other questions)" if missing[1:] else ""
-        raise UsageError(
-            f"{source.name}, line {first_seen[missing[0].id]}: the file {missing[0].media} is not "
+        more = f", nor are those of {len(missing) - 1} other questions" if missing[1:] else ""
+        yield (
+            f"{source.name}, line {lines[missing[0].id]}: the file {missing[0].media} is not "
             f"there{more}; paths are relative to {source.name}."
         )
-    return QuestionSet(
-        source.stem, tuple(items), protocol or EvalProtocol(), warnings=_about_keys(source, unknown)
-    )
 
 
 def _about_keys(source: Path, unknown: Mapping[str, int]) -> tuple[str, ...]:
@@ -132,7 +135,7 @@ def _item(values: Mapping[str, Any], folder: Path, where: str) -> Item:
     try:
         return Item(
             id=_text(values, "id", where),
-            media=str(folder / _text(values, "media", where)),
+            media=str(folder / local_file(_text(values, "media", where))),
             question=_text(values, "question", where),
             answer=letter_of(answer, choices) if choices else answer,
             choices=choices,
@@ -142,7 +145,7 @@ def _item(values: Mapping[str, Any], folder: Path, where: str) -> Item:
             end_s=end,
             meta={name: value for name, value in values.items() if name not in _KNOWN},
         )
-    except UsageError as error:
+    except (UsageError, MediaError) as error:
         # "Item <id>: ..." says where, and the line says it better.
         reason = str(error).removeprefix(f"Item {values['id']}: ")
         raise UsageError(f"{where}: {reason}") from error

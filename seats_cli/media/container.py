@@ -8,10 +8,13 @@ fetch something from the network or read other files.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import av
 from av.container import InputContainer
@@ -22,6 +25,12 @@ from seats_cli.media.limits import bound_allocations, check_png
 _READ_BYTES = 1 << 18  # each read is a call back into Python: fewer, larger ones
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
 _PLAYLISTS = {"hls", "concat", "concatf", "dash", "imf", "sdp", "rtsp", "image2"}
+
+# How playlists begin that FFmpeg does not take for one, or not without its protocols.
+_LISTS = (b"#EXTM3U", b"<MPD", b"[playlist]", b"<asx", b"<smil", b"ffconcat version")
+_HEAD_BYTES = 1024
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|(data|blob|magnet|urn):", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:www\.[^/]+|(?:[\w-]+\.)+[a-z]{2,}(?::\d+)?/.*)", re.IGNORECASE)
 
 StrPath = str | os.PathLike[str]
 
@@ -46,11 +55,15 @@ def open_media(path: StrPath) -> Iterator[InputContainer]:
         If the file is missing, not a regular file, empty, not permitted, or not media; also if
         FFmpeg fails inside the context.
     """
+    path = local_file(path)
     name = shown(path)
     _check_regular(path, name)
     bound_allocations()
     try:
         with open(path, "rb") as file:
+            if _is_list(file.read(_HEAD_BYTES)):
+                raise MediaError(_LIST.format(name))
+            file.seek(0)
             check_png(file, name)
             with _demuxer(file, name) as container:
                 yield container
@@ -60,6 +73,46 @@ def open_media(path: StrPath) -> Iterator[InputContainer]:
         raise MediaError(f"{name} may not be read; check its permissions.") from error
     except OSError as error:
         raise MediaError(f"{name} could not be read: {error.strerror or error}.") from error
+
+
+def local_file(name: StrPath) -> StrPath:
+    """The file that a `file:` URL names; any other name as it is.
+
+    Raises
+    ------
+    MediaError
+        If the URL names another machine.
+    """
+    text = os.fspath(name)
+    if text[:5].lower() != "file:" or os.path.exists(text):
+        return name
+    parts = urlsplit(text)
+    if parts.netloc.lower() not in ("", "localhost"):
+        raise MediaError(f"{text} is on another machine, {parts.netloc}; copy the file here.")
+    return url2pathname(parts.path)
+
+
+def _absent(text: str, name: str) -> str:
+    """What to say of a name that no file has."""
+    scheme = _SCHEME.match(text)
+    if scheme is not None:
+        kind = (scheme[1] or scheme[2]).lower()
+        if kind in ("http", "https"):
+            return f"{name} is a URL, and this reads files: download it and pass the file."
+        return f"{kind}: addresses cannot be read; give a file or an http(s) URL."
+    if _ADDRESS.fullmatch(text) and not os.path.isdir(text.partition("/")[0]):
+        return f"{text[:200]} is no file here; if it is an address, write https://{text[:200]}."
+    return f"There is no file {name}; check the path."
+
+
+def _is_list(head: bytes) -> bool:
+    """Whether a file begins as a playlist or a manifest, possibly behind an XML declaration."""
+    begin = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    xml = begin.startswith((b"<?xml", b"<!--"))
+    return begin.startswith(_LISTS) or (xml and any(word in begin for word in _LISTS))
+
+
+_LIST = "{} is a playlist, which names media files; give the media file itself."
 
 
 def shown(path: StrPath) -> str:
@@ -73,7 +126,7 @@ def _check_regular(path: StrPath, name: str) -> None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        raise MediaError(f"There is no file {name}; check the path.") from None
+        raise MediaError(_absent(os.fspath(path), name)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(f"{name} could not be found: {reason}.") from error
@@ -103,7 +156,7 @@ def _demuxer(file: object, name: str) -> InputContainer:
         ) from error
     if set(container.format.name.split(",")) & _PLAYLISTS:
         container.close()
-        raise MediaError(f"{name} is a playlist, not a video; name the media file itself.")
+        raise MediaError(_LIST.format(name))
     return container
 
 

@@ -150,14 +150,13 @@ def test_a_worker_does_not_outlive_its_run(tmp_path: Path) -> None:
 def test_what_failed_is_counted_apart(tmp_path: Path) -> None:
     items = [
         {"id": "1", "media": str(CARDS), "question": "What color is shown first?", "answer": "red"},
-        {"id": "2", "media": "cut.mp4", "question": "What color is shown?", "answer": "red"},
+        {"id": "2", "media": "gone.mp4", "question": "What color is shown?", "answer": "red"},
     ]
-    (tmp_path / "cut.mp4").write_bytes(CARDS.read_bytes()[:400])
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, items)))
     done = seats(tmp_path, "eval", "mine.jsonl", "--retain", "25%", "--json")
     assert done.returncode == 6
     assert "2 of 4 answers failed" in done.stderr
-    assert "cut.mp4" in done.stderr
+    assert "Warning: mine.jsonl, line 2: the file gone.mp4 is not there" in done.stderr
     assert "Traceback" not in done.stderr
     full = json.loads(done.stdout)["settings"][0]
     assert (full["asked"], full["answered"], full["right"], full["errors"]) == (2, 1, 1, 1)

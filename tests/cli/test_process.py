@@ -88,3 +88,33 @@ def test_interrupt_while_waiting(clip):
     assert process.returncode == 130
     assert err.splitlines()[-1] == b"Interrupted."
     assert b"Traceback" not in err
+
+
+def shell(clip: str, redirections: str) -> subprocess.CompletedProcess[str]:
+    command = f'"{sys.executable}" -m tests.cli.fakes ask "{clip}" "What?" {redirections}'
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(clip).parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device to write to")
+@pytest.mark.parametrize("redirections", ["2>/dev/full", "2>&-"])
+def test_an_answer_comes_although_stderr_takes_nothing(clip, redirections):
+    done = shell(clip, redirections)
+    assert done.returncode == 0
+    assert done.stdout == "a red card\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device to write to")
+@pytest.mark.parametrize("redirections", ["-q >/dev/full", "-q >&-", "-q --json >/dev/full"])
+def test_what_stdout_does_not_take_goes_to_stderr(clip, redirections):
+    done = shell(clip, redirections)
+    assert done.returncode == 1
+    _warning, sentence, *answer = done.stderr.splitlines()
+    assert sentence.startswith("Error: Standard output cannot be written: ")
+    assert "a red card" in "".join(answer)

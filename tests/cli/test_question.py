@@ -84,3 +84,36 @@ def test_a_film_on_stdin_is_refused(talk, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("x" * (MAX_CHARACTERS + 1)))
     with pytest.raises(UsageError, match="longer"):
         find_question("-", talk)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_other_encodings_are_refused(run, clip, encoding):
+    result = run("ask", clip, input="Wie heißt er?".encode(encoding))
+    assert result.exit_code == 2
+    assert "not UTF-8" in result.stderr
+
+
+def test_a_byte_order_mark_is_nothing(run, clip):
+    assert run("ask", clip, input="What?\n".encode("utf-8-sig")).exit_code == 0
+    assert CALLS["ask"]["question"] == "What?"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("red, green", ["red", "green"]),
+        ('red,"green, not blue"', ["red", "green, not blue"]),
+        ('"a ""quoted"" word", b', ['a "quoted" word', "b"]),
+        ('5" pipe, 6" pipe', ['5" pipe', '6" pipe']),
+    ],
+)
+def test_choices_are_a_line_of_csv(run, clip, text, wanted):
+    assert run("ask", clip, "What?", "--choices", text).exit_code == 0
+    assert list(CALLS["ask"]["choices"]) == wanted
+
+
+@pytest.mark.parametrize("text", ['red,"green', "red\ngreen", '"red, green"', "red,,green"])
+def test_choices_that_are_no_line_of_csv(run, clip, text):
+    result = run("ask", clip, "What?", "--choices", text)
+    assert result.exit_code == 2
+    assert "--choices needs" in result.stderr

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seats_cli.cli.defaults import KEYS, settings_files, shown_path
+from seats_cli.cli.defaults import KEYS, SettingsCommand, settings_files, shown_path
 from tests.cli.fakes import CALLS
 
 
@@ -96,11 +96,91 @@ def test_config_shows_values_and_origins(run, monkeypatch):
     assert settings["attn"] == {"value": "sdpa", "origin": "default"}
 
 
-def test_every_setting_is_an_option_of_ask(run):
+def ask_parameters() -> dict[str, Any]:
     from typer.main import get_command
 
     from seats_cli.cli.main import app
 
     command: Any = get_command(app)
-    names = {parameter.name for parameter in command.commands["ask"].params}
-    assert set(KEYS) <= names
+    return {parameter.name: parameter for parameter in command.commands["ask"].params}
+
+
+def test_the_settings_are_what_the_help_says():
+    panels = {"Input", "Budget", "Model"}
+    said = {
+        name
+        for name, parameter in ask_parameters().items()
+        if getattr(parameter, "rich_help_panel", None) in panels
+    }
+    sampling = {"max_new_tokens", "temperature", "top_p", "seed"}
+    assert set(KEYS) == said | sampling
+
+
+# A value that differs from the default, as text and as TOML would have it.
+VALUES: dict[str, tuple[str, Any]] = {
+    "model": ("some/model", "some/model"),
+    "device": ("cpu", "cpu"),
+    "dtype": ("float16", "float16"),
+    "attn": ("eager", "eager"),
+    "revision": ("main", "main"),
+    "offline": ("yes", True),
+    "start": ("0:01", 1.0),
+    "end": ("3", 3.0),
+    "fps": ("3", 3.0),
+    "max_frames": ("6", 6),
+    "max_pixels": ("99999", 99_999),
+    "audio": ("no", False),
+    "audio_track": ("1", 1),
+    "max_audio": ("7", 7.0),
+    "allow_local_urls": ("1", True),
+    "retain": ("10%", 0.1),
+    "retain_video": ("0.2", 0.2),
+    "retain_audio": ("0.3", 0.3),
+    "method": ("random", "random"),
+    "full": ("true", True),
+    "kv": ("survivors", "survivors"),
+    "allocation": ("adaptive", "adaptive"),
+    "skip_still": ("2", 2.0),
+    "config": ("mine.toml", Path("mine.toml")),
+    "max_new_tokens": ("9", 9),
+    "temperature": ("0.5", 0.5),
+    "top_p": ("0.9", 0.9),
+    "seed": ("3", 3),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_every_setting_holds_from_variable_and_file(run, clip, monkeypatch, name):
+    text, value = VALUES[name]
+    seen: list[Any] = []
+    parse = SettingsCommand.make_context
+
+    def noting(self: Any, *arguments: Any, **more: Any) -> Any:
+        context = parse(self, *arguments, **more)
+        seen.append(getattr(context.params[name], "value", context.params[name]))
+        return context
+
+    monkeypatch.setattr(SettingsCommand, "make_context", noting)
+    monkeypatch.setenv(f"SEATS_{name.upper()}", text)
+    run("ask", clip, "What?", "-q")
+    monkeypatch.delenv(f"SEATS_{name.upper()}")
+    toml = text if isinstance(value, int | float) and not isinstance(value, bool) else None
+    plain = {True: "true", False: "false"}.get(value) if isinstance(value, bool) else toml
+    if plain is None or not plain.replace(".", "").isalnum():
+        plain = json.dumps(text)
+    Path("seats.toml").write_text(f"{name} = {plain}\n")
+    run("ask", clip, "What?", "-q")
+    assert seen == [value, value]
+
+
+def test_a_typed_budget_beats_settings(run, clip, monkeypatch):
+    monkeypatch.setenv("SEATS_FULL", "1")
+    run("ask", clip, "What?", "-q")
+    assert CALLS["ask"]["config"] is None
+    run("ask", clip, "What?", "-q", "--retain", "10%")
+    assert CALLS["ask"]["config"].retain == pytest.approx(0.1)
+    monkeypatch.setenv("SEATS_AUDIO", "no")
+    run("ask", clip, "What?", "-q")
+    assert CALLS["read_clip"]["audio"] is False
+    run("ask", clip, "What?", "-q", "--audio")
+    assert CALLS["read_clip"]["audio"] is True

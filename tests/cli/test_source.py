@@ -138,3 +138,54 @@ def test_a_pipe_that_never_ends_can_be_ended(tmp_path, temporary, number):
     assert process.wait(timeout=20) == (130 if number == signal.SIGINT else 143)
     process.communicate()
     assert os.listdir(temporary) == []
+
+
+def test_a_file_url_is_the_file(run, tmp_path):
+    path = tmp_path / "my clip #1.wav"
+    path.write_bytes(tiny_wav())
+    for name in (path.as_uri(), path.as_uri().replace("file:///", "file://localhost/", 1)):
+        assert run("ask", name, "What?").exit_code == 0
+        assert CALLS["read_clip"]["path"] == str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("file://nas/clip.mp4", "on another machine, nas"),
+        ("rtsp://camera/1", "rtsp: addresses cannot be read"),
+        ("s3://bucket/clip.mp4", "s3: addresses cannot be read"),
+        ("ftp://host/clip.mp4", "ftp: addresses cannot be read"),
+        ("data:video/mp4;base64,AAAA", "data: addresses cannot be read"),
+        ("www.example.com/clip.mp4", "write https://www.example.com/clip.mp4"),
+        ("youtube.com/watch?v=1", "write https://youtube.com/watch?v=1"),
+        ("example.com:8080/clip.mp4", "write https://example.com:8080/clip.mp4"),
+    ],
+)
+def test_other_addresses_get_their_own_sentence(run, name, words):
+    result = run("ask", name, "What?")
+    assert result.exit_code == 3
+    assert words in result.stderr
+    assert "There is no file" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["clips/a.mp4", "a.mp4", "v1.2/a.mp4", "a:b.mp4"])
+def test_a_missing_file_is_missing(run, name):
+    Path("v1.2").mkdir(exist_ok=True)
+    assert "There is no file" in run("ask", name, "What?").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.m3u8", "#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:2,\na.ts\n"),
+        ("a.m3u", "\ufeff#EXTM3U\na.mp3\n"),
+        ("a.mpd", '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"></MPD>'),
+        ("a.pls", "[playlist]\nFile1=a.mp3\n"),
+        ("film.mp4", "#EXTM3U\n#EXTINF:2,\na.ts\n"),
+    ],
+)
+def test_playlists_are_called_playlists(run, name, text):
+    Path(name).write_text(text, encoding="utf-8")
+    result = run("ask", name, "What?")
+    assert result.exit_code == 3
+    assert "is a playlist" in result.stderr
