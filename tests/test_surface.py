@@ -126,16 +126,25 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "attn": "eager",
     "revision": "main",
     "offline": True,
+    "start": "0:01",
+    "end": "0:03",
     "fps": 3.0,
     "max_frames": 64,
     "max_pixels": 100_000,
+    "audio": False,
+    "audio_track": 1,
+    "video_track": 1,
     "max_audio": "0:30",
+    "allow_local_urls": True,
     "retain": "10%",
     "retain_video": "20%",
     "retain_audio": "30%",
+    "method": "random",
+    "full": True,
     "kv": "survivors",
     "allocation": "adaptive",
     "skip_still": 2.0,
+    "config": "mine.toml",
     "max_new_tokens": 7,
     "temperature": 0.5,
     "top_p": 0.9,
@@ -510,7 +519,8 @@ def test_settings_and_their_defaults_stay(run: Run) -> None:
     for name, command in COMMANDS.items():
         unset = {p.name: p.name in SETTINGS for p in command.params}
         values = _parsed(command, name)
-        obeyed[name] = {key: values[key] for key in values if unset[key]}
+        paths = {key: str(value) for key, value in values.items() if isinstance(value, Path)}
+        obeyed[name] = {key: value for key, value in {**values, **paths}.items() if unset[key]}
     check("settings.json", {**defaults, "obeyed": obeyed})
 
 
@@ -565,7 +575,7 @@ def test_a_failure_is_one_sentence_and_a_code(
 ) -> None:
     (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 20)
     (tmp_path / "unknown.toml").write_text("retains = 0.5\n")
-    _write_questions("broken.jsonl", CARDS, "gone.mp4")
+    _write_questions("broken.jsonl", CARDS, "noise.mp4")
     _check_sentence(run(*arguments), code)
 
 

@@ -38,6 +38,7 @@ KEYS = (
     "max_pixels",
     "audio",
     "audio_track",
+    "video_track",
     "max_audio",
     "allow_local_urls",
     "retain",

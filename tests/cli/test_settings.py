@@ -131,6 +131,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "max_pixels": ("99999", 99_999),
     "audio": ("no", False),
     "audio_track": ("1", 1),
+    "video_track": ("1", 1),
     "max_audio": ("7", 7.0),
     "allow_local_urls": ("1", True),
     "retain": ("10%", 0.1),
