@@ -60,7 +60,7 @@ def load_model(model: str | None, **options: Any) -> SimpleNamespace:
         raise errors.ModelError("missing/model is not on this machine; fetch it with hf download.")
     demonstration = model is None
     facts = dataclasses.replace(MODEL, id=model or "bundled", demonstration=demonstration)
-    return SimpleNamespace(facts=facts, sizing=FrameSizing(), load_s=0.1)
+    return SimpleNamespace(facts=facts, sizing=FrameSizing(), load_s=0.1, notices=())
 
 
 def read_clip(path: str, options: ReadOptions, **others: Any) -> Any:
