@@ -168,6 +168,7 @@ class Answer:
     seed: int
     choices: tuple[ChoiceScore, ...] = ()
     warnings: tuple[str, ...] = ()
+    system: str | None = None  # system turn of the prompt; None for the chat template's own
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -181,6 +182,7 @@ class Measurement:
     architecture: Architecture
     seed: int
     warnings: tuple[str, ...] = ()
+    system: str | None = None  # system turn of the prompt; None for the chat template's own
 
 
 # Stages of one run in order; none contains another. "rest" is what generate does between them

@@ -65,6 +65,7 @@ def ask(
         ),
     ] = None,
     *,
+    system: opt.System = None,
     read: opt.ReadFlags,
     allow_local_urls: opt.AllowLocalUrls = False,
     budget: opt.BudgetFlags,
@@ -93,7 +94,7 @@ def ask(
     loaded = open_model(model, talk)
     clip, read_s = read_input(file, read, loaded.sizing, talk)
     several = len(questions) > 1
-    media = prepare_clip(loaded, clip) if several else clip
+    media = prepare_clip(loaded, clip, system=system) if several else clip
     encoder_cache = EncoderCache() if several else None
     streams = not (output.no_stream or output.as_json or choices)
     answers = []
@@ -107,6 +108,7 @@ def ask(
                 media,
                 text,
                 config=config,
+                system=None if several else system,
                 on_text=stream,
                 read_s=read_s,
                 encoder_cache=encoder_cache,

@@ -76,6 +76,7 @@ class QuestionFlags:
         int | None,
         input_option("--max-new-tokens N", "Longest answer in tokens.", shown="the set's", min=1),
     ] = None
+    system: opt.System = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ def evaluate(
 
         check_plot(Path("accuracy.png"))
     specs = [] if find_layers else build_specs(context, sweep, output.seed, variant or ())
-    replaced = {name: getattr(chosen, name) for name in ("fps", "max_frames", "max_new_tokens")}
+    fields = ("fps", "max_frames", "max_new_tokens", "system")
+    replaced = {name: getattr(chosen, name) for name in fields}
     from seats_cli.evaluate.run import Host, Job, check_errors, run_job
 
     job = Job(

@@ -70,6 +70,13 @@ def parse_clock(text: str) -> float:
         raise typer.BadParameter(str(error)) from error
 
 
+def parse_text(text: str) -> str:
+    """Words for the model; bytes that are not UTF-8 arrive as lone surrogates and are refused."""
+    if not is_text(text):
+        raise typer.BadParameter("it is not UTF-8 text")
+    return text
+
+
 def split_choices(text: str | None) -> tuple[str, ...]:
     """The options of `--choices 'red,"green, not blue"'`, a line of CSV; nothing without it."""
     if text is None:
@@ -110,6 +117,7 @@ _PARSERS = {
     "SHARE": parse_ratio,
     "T": parse_temperature,
     "P": parse_top_p,
+    "TEXT": parse_text,
 }
 
 

@@ -51,6 +51,14 @@ Question = Annotated[
         metavar="QUESTION", help="The question; read from stdin when piped there, or for '-'."
     ),
 ]
+System = Annotated[
+    str | None,
+    input_option(
+        "--system TEXT",
+        "System turn of the prompt; '' for an empty one.",
+        shown="the model's usual",
+    ),
+]
 AllowLocalUrls = Annotated[
     bool, input_option("--allow-local-urls", "Let a URL lead to this machine or its own network.")
 ]

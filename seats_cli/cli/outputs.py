@@ -213,6 +213,6 @@ def check_settled(context: typer.Context, question: str | None) -> None:
         raise UsageError("--trace draws a question that was asked; leave QUESTION out.")
     groups = (ReadFlags, BudgetFlags, ModelFlags, GenerationFlags)
     names = [field.name for group in groups for field in dataclasses.fields(group)]
-    for name in (*names, "with_full"):
+    for name in (*names, "with_full", "system"):
         if name in FLAGS and name != "offline" and was_typed(context, name):
             raise UsageError(f"--trace draws a run as it was: {FLAGS[name]} has no effect on it.")

@@ -29,6 +29,7 @@ def plan(
     context: typer.Context,
     video: opt.Video,
     *,
+    system: opt.System = None,
     read: opt.ReadFlags,
     allow_local_urls: opt.AllowLocalUrls = False,
     text_tokens: Annotated[
@@ -61,6 +62,7 @@ def plan(
         found,
         config,
         text_tokens=text_tokens,
+        system=system,
         max_new_tokens=max_new_tokens,
         bytes_per_value=4 if small or model.dtype == "float32" else 2,
     )

@@ -68,6 +68,7 @@ def show(
     ] = None,
     question: opt.Question = None,
     *,
+    system: opt.System = None,
     read: opt.ReadFlags,
     allow_local_urls: opt.AllowLocalUrls = False,
     trace: Annotated[
@@ -115,7 +116,7 @@ def show(
         calm_libraries(debug=answering.debug, quiet=answering.quiet)
         loaded = open_model(model, talk)
         clip, read_s = read_input(file, read, loaded.sizing, talk)
-        answer, unpruned = _ask(loaded, clip, text, config, answering, read_s, talk)
+        answer, unpruned = _ask(loaded, clip, text, system, config, answering, read_s, talk)
         record = record_answer(answer, clip, read, loaded.sizing, full_answer=unpruned)
     print_document(record.answer)
     if output is not None:
@@ -128,6 +129,7 @@ def _ask(
     loaded: LoadedModel,
     clip: Clip,
     question: str,
+    system: str | None,
     config: SeatsConfig | None,
     answering: AnswerFlags,
     read_s: float,
@@ -138,7 +140,13 @@ def _ask(
 
     unpruned = None
     put = partial(
-        ask, loaded, clip, question, max_new_tokens=answering.max_new_tokens, seed=answering.seed
+        ask,
+        loaded,
+        clip,
+        question,
+        system=system,
+        max_new_tokens=answering.max_new_tokens,
+        seed=answering.seed,
     )
     with talk.progress("Answering"):
         answer = put(config=config, read_s=read_s)

@@ -17,6 +17,7 @@ from seats_cli.cost.token_counts import (
     MediaSizes,
     audio_windows,
     average_retention,
+    estimated_tokens,
     predicted_counts,
     token_counts,
     video_windows,
@@ -125,6 +126,7 @@ def plan_run(
     config: SeatsConfig | None,
     *,
     text_tokens: int = 40,
+    system: str | None = None,
     max_new_tokens: int = 128,
     bytes_per_value: int = 2,
 ) -> PlannedRun:
@@ -136,6 +138,8 @@ def plan_run(
         None for an unpruned run.
     text_tokens : int
         Tokens of the question and the chat template around it.
+    system : str or None
+        System turn; its tokens, estimated from its length, come on top.
     max_new_tokens : int
         Longest answer, which has to fit the context too.
     bytes_per_value : int
@@ -152,6 +156,7 @@ def plan_run(
             "seats profile and seats compare run any method."
         )
     shape, facts = model.architecture, outline.facts
+    text_tokens += 0 if system is None else estimated_tokens(system)
     samples = round(facts.audio_used_s * SAMPLE_RATE)
     size = facts.frames_used, facts.height or 0, facts.width or 0
     sizes = MediaSizes.of_clip(shape, *size, samples)

@@ -42,6 +42,7 @@ def ask(
     question: str,
     *,
     config: SeatsConfig | None,
+    system: str | None = None,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -63,6 +64,9 @@ def ask(
         Prepared by `prepare_clip`, where several questions are asked about it.
     config : SeatsConfig or None
         What to keep; None runs the model unpruned.
+    system : str or None
+        System turn in place of the chat template's own, "" for an empty one. A prepared clip has
+        it from `prepare_clip`.
     max_new_tokens : int
         Longest answer, in tokens.
     temperature, top_p : float
@@ -106,7 +110,7 @@ def ask(
     clock = clock or Clock(devices_of(loaded.model))
     torch.manual_seed(seed)
     start = clock.now()
-    inputs = build_inputs(loaded, clip, question)
+    inputs = build_inputs(loaded, clip, question, system=system)
     media = clip.clip if isinstance(clip, PreparedClip) else clip
     prepared = clock.now()
     _check_context(inputs["input_ids"].shape[1], max_new_tokens, architecture.max_positions)
@@ -194,6 +198,7 @@ def ask(
         seed=seed,
         choices=scores,
         warnings=media.warnings,
+        system=clip.system if isinstance(clip, PreparedClip) else system,
     )
 
 

@@ -29,6 +29,7 @@ def run_comparison(
     question: str,
     settings: Sequence[RunSpec],
     *,
+    system: str | None = None,
     max_new_tokens: int = 128,
     seed: int = 0,
     read_s: float = 0.0,
@@ -40,6 +41,8 @@ def run_comparison(
     ----------
     settings : sequence of RunSpec
         What to compare with the unpruned model.
+    system : str or None
+        System turn in place of the chat template's own.
     max_new_tokens : int
         Longest answer, in tokens.
     seed : int
@@ -62,7 +65,7 @@ def run_comparison(
         and no other setting can run.
     """
     report = on_progress or (lambda _words: None)
-    run = partial(_outcome, loaded, clip, question, seed, read_s)
+    run = partial(_outcome, loaded, clip, question, system, seed, read_s)
     whole = RunSpec("full", None)
 
     # 1. The first run that works pays for what is allocated and compiled once.
@@ -93,6 +96,7 @@ def run_comparison(
         runs=tuple(runs),
         seed=seed,
         warnings=clip.warnings,
+        system=system,
     )
 
 
@@ -133,6 +137,7 @@ def _outcome(
     loaded: LoadedModel,
     clip: Clip,
     question: str,
+    system: str | None,
     seed: int,
     read_s: float,
     max_new_tokens: int,
@@ -155,6 +160,7 @@ def _outcome(
             clip,
             question,
             config=setting.config,
+            system=system,
             max_new_tokens=max_new_tokens,
             seed=seed,
             read_s=read_s,

@@ -115,6 +115,7 @@ def run_profile(
     repeats: int = 5,
     warm_ups: int = 1,
     new_tokens: int = 16,
+    system: str | None = None,
     seed: int = 0,
     on_progress: Callable[[str], None] | None = None,
 ) -> Profile:
@@ -136,6 +137,8 @@ def run_profile(
         Measured and unmeasured runs of each setting.
     new_tokens : int
         Answer tokens, at least 1; decoding is measured over those after the first.
+    system : str or None
+        System turn in place of the chat template's own.
     on_progress : callable, optional
         Receives a few words about what is under way.
 
@@ -164,7 +167,7 @@ def run_profile(
     # 2. All settings that can run, in turn; one that runs out of memory is not tried again.
     subjects, failed = _eligible(loaded, settings)
     devices = devices_of(loaded.model)
-    run = partial(_run, loaded, clip, question, new_tokens, seed)
+    run = partial(_run, loaded, clip, question, system, new_tokens, seed)
     offered = (0, 0, 0)
     for number in range(warm_ups + repeats):
         warm = number < warm_ups
@@ -206,6 +209,7 @@ def run_profile(
         threads=torch.get_num_threads(),
         seed=seed,
         warnings=clip.warnings,
+        system=system,
     )
 
 
@@ -213,6 +217,7 @@ def _run(
     loaded: LoadedModel,
     clip: Clip,
     question: str,
+    system: str | None,
     new_tokens: int,
     seed: int,
     subject: MeasuredSetting,
@@ -227,6 +232,7 @@ def _run(
             clip,
             question,
             config=subject.setting.config,
+            system=system,
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
             seed=seed,

@@ -34,6 +34,7 @@ class EvalProtocol:
     question_label: str = ""
     options_label: str = ""
     instruction: str = "Answer with the letter of the right option only."
+    system: str | None = None  # system turn in place of the chat template's own
 
     def sizing(self, model: FrameSizing) -> FrameSizing:
         """The model's frame sizes with this set's bounds put in."""

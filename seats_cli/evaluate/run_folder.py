@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.questions import QuestionSet
+from seats_cli.evaluate.questions import EvalProtocol, QuestionSet
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,9 @@ class RunFolder:
             settings = dict(known["settings"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UsageError(f"{path} cannot be read; choose another `out` folder.") from None
+        # What a protocol has got since the folder was written acted as its default there.
+        if isinstance(known.get("reading"), dict):
+            known["reading"] = {**dataclasses.asdict(EvalProtocol()), **known["reading"]}
         for name, value in description.items():
             if name not in ("settings", "machine") and known.get(name) != value:
                 raise UsageError(

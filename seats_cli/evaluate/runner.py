@@ -100,7 +100,7 @@ def _clip_records(
         return
     try:
         clip = open_clip(missing[0][0], protocol, loaded.sizing)
-        prepared = prepare_clip(loaded, clip)
+        prepared = prepare_clip(loaded, clip, system=protocol.system)
     except Exception as error:  # one bad clip must not end the run
         why = _reason(error)
         for item, spec in missing:

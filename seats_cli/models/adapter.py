@@ -185,7 +185,13 @@ class Adapter(ABC):
 
     @abstractmethod
     def clip_inputs(
-        self, processor: Any, clip: Clip, question: str, device: torch.device | None
+        self,
+        processor: Any,
+        clip: Clip,
+        question: str,
+        device: torch.device | None,
+        *,
+        system: str | None = None,
     ) -> dict[str, Any]:
         """Inputs of a prompt with a clip and a question about it, on any device.
 
@@ -199,6 +205,8 @@ class Adapter(ABC):
             Contains no control tokens.
         device : torch.device or None
             Where pixel values are best computed, if not on the CPU.
+        system : str or None
+            System turn that replaces the chat template's own; contains no control tokens.
 
         Returns
         -------

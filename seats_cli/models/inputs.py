@@ -8,8 +8,10 @@ of a clip.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,12 +38,19 @@ class PreparedClip:
     """A clip as the processor hands it to a model, ready for any number of questions."""
 
     clip: Clip
-    template: torch.Tensor  # the prompt's ids (S,) on the CPU, a stand-in where the question goes
+    template: torch.Tensor  # the prompt's ids (S,) on the CPU, stand-ins where users' texts go
     features: dict[str, Any]  # inputs that do not depend on the question, on the model's device
+    system: str | None = None  # system turn that replaces the chat template's own
 
 
-def prepare_clip(loaded: LoadedModel, clip: Clip) -> PreparedClip:
+def prepare_clip(loaded: LoadedModel, clip: Clip, *, system: str | None = None) -> PreparedClip:
     """Features of a clip, through the family's own processor (`Adapter.clip_inputs`).
+
+    Parameters
+    ----------
+    system : str or None
+        System turn of every prompt about the clip, empty for an empty one; None leaves it to the
+        chat template (Qwen2.5-Omni has a turn of its own then, Qwen3-Omni has none).
 
     Raises
     ------
@@ -54,20 +63,28 @@ def prepare_clip(loaded: LoadedModel, clip: Clip) -> PreparedClip:
         raise UsageError("The clip has neither video nor audio to ask about.")
     _check_size(loaded.architecture, clip, 0)
     inputs = loaded.adapter.clip_inputs(
-        loaded.processor, clip, _STAND_IN, _pixels_on(loaded.model.device, clip)
+        loaded.processor,
+        clip,
+        _STAND_IN,
+        _pixels_on(loaded.model.device, clip),
+        system=None if system is None else _STAND_IN,
     )
     template = inputs.pop("input_ids")[0]
     inputs.pop("attention_mask")
-    return PreparedClip(clip, template, _on_model(inputs, loaded.model))
+    return PreparedClip(clip, template, _on_model(inputs, loaded.model), system)
 
 
-def build_inputs(loaded: LoadedModel, clip: Clip | PreparedClip, question: str) -> dict[str, Any]:
+def build_inputs(
+    loaded: LoadedModel, clip: Clip | PreparedClip, question: str, *, system: str | None = None
+) -> dict[str, Any]:
     """Tokens and features for `model(**inputs)` or `model.generate(**inputs)`.
 
     Parameters
     ----------
     clip : Clip or PreparedClip
         Prepared by `prepare_clip`, where several questions are asked about it.
+    system : str or None
+        System turn, as for `prepare_clip`; a prepared clip has its own.
 
     Returns
     -------
@@ -90,12 +107,16 @@ def build_inputs(loaded: LoadedModel, clip: Clip | PreparedClip, question: str) 
     asked = _tokens(tokenizer, question)
     media = clip.clip if isinstance(clip, PreparedClip) else clip
     _check_size(loaded.architecture, media, len(asked))
-    prepared = clip if isinstance(clip, PreparedClip) else prepare_clip(loaded, clip)
-    ids = _with_texts(prepared.template, tokenizer, [asked]).to(loaded.model.device)
+    if not isinstance(clip, PreparedClip):
+        clip = prepare_clip(loaded, clip, system=system)
+    elif system is not None:
+        raise UsageError("The clip is prepared already: give `system` to `prepare_clip`.")
+    texts = [asked] if clip.system is None else [_tokens(tokenizer, clip.system), asked]
+    ids = _with_texts(clip.template, tokenizer, texts).to(loaded.model.device)
     return {
         "input_ids": ids[None],
         "attention_mask": torch.ones_like(ids)[None],
-        **prepared.features,
+        **clip.features,
     }
 
 
@@ -225,9 +246,20 @@ def _check_size(architecture: Architecture, clip: Clip, text: int) -> None:
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
-    """A text's tokens, its characters read as text only."""
-    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    return [int(token) for token in ids]
+    """A text's tokens, its characters read as text only.
+
+    `split_special_tokens` spares added tokens that are not "special" (Qwen3's "<think>"), so their
+    spelling is cut behind its first character.
+    """
+    spelled = "|".join(map(re.escape, tokenizer.get_added_vocab()))
+    cuts = [match.start() + 1 for match in re.finditer(f"(?={spelled})", text)] if spelled else []
+    return [
+        int(token)
+        for start, end in pairwise([0, *cuts, len(text)])
+        for token in tokenizer.encode(
+            text[start:end], add_special_tokens=False, split_special_tokens=True
+        )
+    ]
 
 
 def _with_texts(ids: torch.Tensor, tokenizer: Any, texts: Sequence[list[int]]) -> torch.Tensor:

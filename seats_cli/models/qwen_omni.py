@@ -123,7 +123,13 @@ class QwenOmni(Adapter):
         return {name: int(tokenizer.convert_tokens_to_ids(text)) for name, text in roles.items()}
 
     def clip_inputs(
-        self, processor: Any, clip: Clip, question: str, device: torch.device | None
+        self,
+        processor: Any,
+        clip: Clip,
+        question: str,
+        device: torch.device | None,
+        *,
+        system: str | None = None,
     ) -> dict[str, Any]:
         """One user turn; the processor interleaves picture and sound by the effective frame rate.
 
@@ -132,9 +138,10 @@ class QwenOmni(Adapter):
         """
         kind = "audio" if clip.frames is None else "video"
         content = [{"type": kind, kind: "clip"}, {"type": "text", "text": question}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if system is not None:
+            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         arguments: dict[str, Any] = {}
         if clip.frames is not None:
             frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
@@ -338,7 +345,9 @@ def _video_arguments(
     frames: Tensor, fps: float | None, device: torch.device | None = None
 ) -> dict[str, Any]:
     """The processor's arguments for a video (T, 3, H, W) that has been sampled and resized."""
-    settings: dict[str, Any] = {"do_resize": False, "do_sample_frames": False, "fps": fps}
+    settings: dict[str, Any] = {"do_resize": False, "do_sample_frames": False}
+    if fps is not None:  # without, the processor takes 2.0 (Qwen2.5) or 1.0 (Qwen3)
+        settings["fps"] = fps
     if device is not None:
         settings["device"] = device
     return {"videos": [frames], "videos_kwargs": settings}

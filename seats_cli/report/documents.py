@@ -63,6 +63,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
     return document(
         {
             "question": answer.question,
+            "system": answer.system,
             "answer": answer.text,
             "finish_reason": answer.finish_reason,
             "answer_tokens": len(answer.token_ids),
@@ -136,6 +137,7 @@ def profile_document(profile: Profile) -> dict[str, Any]:
         {
             "kind": "profile",
             "question": profile.question,
+            "system": profile.system,
             **_subject(profile),
             "tokens": {"offered": _counts(profile.offered)},
             "clock": profile.clock,
@@ -160,6 +162,7 @@ def comparison_document(comparison: Comparison) -> dict[str, Any]:
         {
             "kind": "comparison",
             "question": comparison.question,
+            "system": comparison.system,
             **_subject(comparison),
             **CONVENTIONS,
             "unpruned_fits": comparison.unpruned_fits,

@@ -302,7 +302,13 @@ class MiniOmniAdapter(Adapter):
         return {name: tokenizer.convert_tokens_to_ids(text) for name, text in spelled.items()}
 
     def clip_inputs(
-        self, processor: Processor, clip: Clip, question: str, device: Any
+        self,
+        processor: Processor,
+        clip: Clip,
+        question: str,
+        device: Any,
+        *,
+        system: str | None = None,
     ) -> dict[str, Any]:
         """Each second's pictures in brackets, then its sound, as MiniCPM-o is given them."""
         inputs: dict[str, Any] = {}
@@ -326,7 +332,7 @@ class MiniOmniAdapter(Adapter):
         def text(words: str) -> list[int]:
             return list(processor.tokenizer.encode(words, add_special_tokens=False))
 
-        ids = text("user: ")
+        ids = text("user: " if system is None else f"{system}\nuser: ")
         times = [] if clip.frame_times is None else [int(time) for time in clip.frame_times]
         for second in range(max([-1, *times, (audio - 1) // 10]) + 1):
             ids += text("pictures ")
