@@ -40,6 +40,7 @@ KEYS = (
     "audio_track",
     "video_track",
     "max_audio",
+    "system",
     "allow_local_urls",
     "retain",
     "retain_video",
