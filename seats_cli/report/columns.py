@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -46,28 +47,75 @@ def columns(first: str, *others: str, wraps: bool = False) -> tuple[Column, ...]
     return (Column(first, itemgetter(0), text=True, wraps=wraps), *numbers)
 
 
+class FittingTable(Table):
+    """A table that becomes one block of lines for each row where it would be cut.
+
+    Labels and numbers stay whole in a narrow terminal: what a table of Rich does there is to end
+    cells in an ellipsis.
+    """
+
+    def __init__(self, specification: Sequence[Column], gap: int) -> None:
+        super().__init__(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+        self._specification = specification
+        self._gap = gap
+        self._texts: list[tuple[tuple[Text, ...], str | None]] = []
+        for column in specification:
+            self.add_column(
+                column.header,
+                justify="left" if column.text else "right",
+                no_wrap=not column.wraps,
+                overflow="fold" if column.wraps else "ellipsis",
+                style=column.style,
+            )
+
+    def add_texts(self, texts: tuple[Text, ...], style: str | None) -> None:
+        """Add a row."""
+        self._texts.append((texts, style))
+        self.add_row(*texts, style=style)
+
+    def _narrowest(self) -> int:
+        """The width at which nothing is cut yet."""
+        total = self._gap * (len(self._specification) - 1)
+        for place, column in enumerate(self._specification):
+            cells = [Text(column.header), *(texts[place] for texts, _ in self._texts)]
+            words = [Text(word) for cell in cells for word in cell.plain.split()]
+            total += max((part.cell_len for part in (words if column.wraps else cells)), default=0)
+        return total
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Itself where it fits, else a block for each row."""
+        if options.max_width >= self._narrowest():
+            yield from super().__rich_console__(console, options)
+            return
+        first, *others = self._specification
+        if first.header:
+            yield Text(first.header, style="bold")
+        for (label, *cells), style in self._texts:
+            shown = [
+                (column.header, cell.plain)
+                for column, cell in zip(others, cells, strict=True)
+                if cell.plain
+            ]
+            widest = max((Text(header).cell_len for header, _ in shown), default=0)
+            yield Text(label.plain, style=style or "")
+            for header, value in shown:
+                yield Text(f"  {header.ljust(widest)}  {value}", style=style or "")
+
+
 def table(
     specification: Iterable[Column],
     rows: Iterable[Any],
     *,
     gap: int = 2,
     bold: Callable[[Any], bool] = lambda row: False,
-) -> Table:
+) -> FittingTable:
     """The rows as a table without rules, with `gap` spaces between columns."""
     specification = tuple(specification)
-    found = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    for column in specification:
-        found.add_column(
-            column.header,
-            justify="left" if column.text else "right",
-            no_wrap=not column.wraps,
-            overflow="fold" if column.wraps else "ellipsis",
-            style=column.style,
-        )
+    found = FittingTable(specification, gap)
     for row in rows:
         cells = (column.cell(row) for column in specification)
-        texts = (cell if isinstance(cell, Text) else Text(cell) for cell in cells)
-        found.add_row(*texts, style="bold" if bold(row) else None)
+        texts = tuple(cell if isinstance(cell, Text) else Text(cell) for cell in cells)
+        found.add_texts(texts, "bold" if bold(row) else None)
     return found
 
 

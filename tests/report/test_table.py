@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from seats_cli.report.answer_table import print_report
+from seats_cli.report.columns import columns, table
 from tests.report.sample import CHOICES, FACTS, MODEL, sample_answer, sample_trace
 
 
@@ -95,3 +96,23 @@ def test_markup_in_names_is_text():
 def test_choices_come_with_their_probability():
     lines = [line.split() for line in shown(sample_answer(choices=CHOICES)).splitlines()]
     assert ["red", "90.0", "%"] in lines
+
+
+@pytest.mark.parametrize("width", [20, 32, 40, 56, 80, 120])
+def test_labels_and_numbers_are_whole_in_any_width(width):
+    headers = columns("Tokens", "video", "audio", "total", wraps=True)
+    rows = [
+        ("offered", "12,345", "300", "12,645"),
+        ("after Stage I, before the LLM", "90 (50 %)", "198 (66 %)", "317 (62 %)"),
+    ]
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(table(headers, rows))
+    printed = console.file.getvalue()
+    assert "…" not in printed
+    for label, *numbers in rows:
+        assert all(word in printed for word in label.split())
+        assert all(number in printed for number in numbers)
+    lines = printed.splitlines()
+    assert all(len(line.rstrip()) <= width for line in lines) or width < 30
+    # Wide enough for a table: a line for each row.
+    assert (sum("90 (50 %)" in line and "317" in line for line in lines) == 1) == (width >= 56)
