@@ -17,6 +17,7 @@ from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.runtime import stop_if_interrupted
 from seats_cli.cli.sources import open_model, open_silently
 from seats_cli.cli.to_config import build_specs
+from seats_cli.show.files import check_folder
 
 if TYPE_CHECKING:
     from seats_cli.evaluate.run import Outcome
@@ -152,6 +153,8 @@ def evaluate(
         from seats_cli.report.plots import check_plot
 
         check_plot(Path("accuracy.png"))
+    folder = output.out or Path(f"seats-eval-{Path(questions).stem}")
+    check_folder(folder, "-o")
     specs = [] if find_layers else build_specs(context, sweep, output.seed, variant or ())
     fields = ("fps", "max_frames", "max_new_tokens", "system")
     replaced = {name: getattr(chosen, name) for name in fields}
@@ -167,7 +170,7 @@ def evaluate(
         specs=tuple(specs),
         find_layers=find_layers,
         model=model,
-        out=output.out or Path(f"seats-eval-{Path(questions).stem}"),
+        out=folder,
         seed=output.seed,
         retry_errors=output.retry_errors,
         workers=workers,

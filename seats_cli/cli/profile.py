@@ -22,6 +22,7 @@ from seats_cli.cli.sources import (
 )
 from seats_cli.cli.to_config import build_specs
 from seats_cli.errors import UsageError
+from seats_cli.show.files import check_writable
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import Clip
@@ -104,6 +105,9 @@ def profile(
         from seats_cli.report.plots import check_plot
 
         check_plot(output.plot)
+        check_writable(output.plot, "--plot")
+    if output.csv is not None:
+        check_writable(output.csv, "--csv")
     calm_libraries(debug=output.debug, quiet=output.quiet)
     specs = build_specs(context, sweep, repeats.seed)
 

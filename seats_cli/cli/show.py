@@ -27,7 +27,7 @@ from seats_cli.cli.runtime import stop_if_interrupted
 from seats_cli.cli.sources import InputFile, open_input, open_model, read_input
 from seats_cli.cli.to_config import build_config
 from seats_cli.errors import UsageError
-from seats_cli.show.files import check_target, replacing
+from seats_cli.show.files import check_target, check_writable, replacing
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
@@ -167,8 +167,8 @@ def _check_output(output: Path | None, film: Path | None, *, keeps_trace: bool) 
         if output.is_dir():
             for name in (PAGE, *PICTURES, *([TRACE] if keeps_trace else [])):
                 check_target(output / name, "-o")
-        elif not output.absolute().parent.is_dir():
-            raise UsageError(f"-o {output}: its parent folder does not exist.")
+        else:
+            check_writable(output, "-o")
     if film is not None:
         if film.suffix.lower() != ".mp4":
             raise UsageError(f"--video {film} must end in .mp4.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,10 +29,10 @@ def check_target(path: Path, option: str) -> None:
     Raises
     ------
     UsageError
-        If the folder is missing, or the file exists and was not made by this program.
+        If the folder is missing or not writable, or the file exists and was not made by this
+        program.
     """
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{option} {path}: the folder does not exist.")
+    check_writable(path, option)
     try:
         if path.exists() and not (path.is_file() and _is_ours(path)):
             raise UsageError(
@@ -40,6 +41,47 @@ def check_target(path: Path, option: str) -> None:
             )
     except OSError as error:
         raise UsageError(f"{option} {path} cannot be read: {error.strerror}.") from error
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Refuse a file that could not be made or replaced, before anything is computed.
+
+    Raises
+    ------
+    UsageError
+        If the folder is missing, or it or the file may not be written.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{option} {path}: the folder does not exist.")
+    if path.is_file() and not os.access(path, os.W_OK):
+        raise UsageError(f"{option} {path} may not be written; check its permissions.")
+    _check_room(folder, f"{option} {path}")
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Refuse a folder for results that could not be made or written to.
+
+    Raises
+    ------
+    UsageError
+        If it is a file, or the first folder above it that exists may not be written.
+    """
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise UsageError(f"{option} {path}: {place} is a file, not a folder.")
+    _check_room(place, f"{option} {path}")
+
+
+def _check_room(folder: Path, what: str) -> None:
+    """Make a file there and remove it: permissions, read-only and full disks show only so."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".seats-"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{what} cannot be written: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager

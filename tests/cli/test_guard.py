@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from seats_cli.cli.runtime import explain
+from tests.cli.fakes import CALLS, tiny_wav
 
 
 def caught(action) -> Exception:
@@ -56,3 +59,29 @@ def test_out_of_memory_of_the_system(error):
     sentence, code = explain(error)
     assert code == 5
     assert "memory on the host" in sentence
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no folder that nobody may write to")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ask", "clip.wav", "What?", "--html", "/proc/page.html"),
+        ("ask", "clip.wav", "What?", "--save-trace", "/proc/trace.json"),
+        ("ask", "clip.wav", "What?", "--html", "a-file/page.html"),
+        ("compare", "clip.wav", "What?", "--html", "/proc/page.html"),
+        ("profile", "clip.wav", "--csv", "/proc/x.csv"),
+        ("profile", "clip.wav", "--plot", "/proc/x.png"),
+        ("show", "clip.wav", "What?", "-o", "/proc/drawn"),
+        ("show", "clip.wav", "What?", "--video", "/proc/film.mp4"),
+        ("eval", "synthetic", "-o", "/proc/results"),
+        ("eval", "synthetic", "-o", "a-file"),
+        ("eval", "synthetic", "-o", "a-file/results"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused_before_the_work(run, arguments):
+    Path("clip.wav").write_bytes(tiny_wav())
+    Path("a-file").touch()
+    result = run(*arguments)
+    assert result.exit_code == 2, result.stderr
+    assert arguments[-1] in result.stderr
+    assert "load_model" not in CALLS
