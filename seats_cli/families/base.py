@@ -161,6 +161,9 @@ class Family:
     temperature: float  # softmax of the window budgets
     # From a number of layers to drop layers and the first layer of the late block.
     published_layers: Mapping[int, tuple[tuple[int, ...], int | None]] = field(default_factory=dict)
+    # Of the convolutions in front of the audio encoder: weights, and values that they hold at their
+    # largest for the mel frames of a sound.
+    audio_front: Callable[[AudioShape, int], tuple[int, int]] = lambda shape, frames: (0, 0)
     inner_config: str = ""  # where the config of a larger model holds that of the one that answers
     # config.json values by name, to plan and to measure without a checkpoint.
     named_shapes: Mapping[str, dict[str, Any]] = field(default_factory=dict)

@@ -55,6 +55,12 @@ def _audio_flops(shape: AudioShape, frames: int) -> int:
     return convolutions + audio_block_flops(shape, segments) + projection
 
 
+def _audio_front(shape: AudioShape, frames: int) -> tuple[int, int]:
+    """Two 1-D convolutions with kernels of 3, each followed by an activation."""
+    weights = 3 * shape.hidden_size * (shape.num_mel_bins + shape.hidden_size)
+    return weights, 2 * frames * shape.hidden_size
+
+
 _VISION = {
     "depth": 32,
     "hidden_size": 1280,
@@ -113,6 +119,7 @@ FAMILY = Family(
     audio_pool=2,
     audio_statistics_window=100,  # 2 s
     audio_flops=_audio_flops,
+    audio_front=_audio_front,
     retention_pairs=(
         (0.10, 0.06, 0.35),
         (0.15, 0.10, 0.45),

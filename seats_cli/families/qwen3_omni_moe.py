@@ -21,6 +21,7 @@ from seats_cli.families.base import (
 )
 
 _CHUNK = 100  # mel frames that the convolutions take at a time: 1 s, which becomes 13 positions
+_CHUNKS_AT_A_TIME = 500  # `conv_chunksize` of the published config.json files
 
 
 def _shapes(config: Any) -> dict[str, Any]:
@@ -64,6 +65,18 @@ def _audio_flops(shape: AudioShape, frames: int) -> int:
     return len(chunks) * front + audio_block_flops(shape, segments) + projections
 
 
+def _audio_front(shape: AudioShape, frames: int) -> tuple[int, int]:
+    """Three 2-D convolutions and two projections; the first convolution's output is the largest.
+
+    It is held with its activation. At most 500 chunks are convolved at a time.
+    """
+    channels, bands = shape.conv_channels, shape.num_mel_bins
+    weights = 9 * channels * (1 + 2 * channels) + shape.hidden_size**2
+    weights += channels * halved(halved(halved(bands))) * shape.hidden_size
+    chunks = min(len(parts(frames, _CHUNK)), _CHUNKS_AT_A_TIME)
+    return weights, 2 * chunks * channels * halved(bands) * halved(_CHUNK)
+
+
 FAMILY = Family(
     name="qwen3_omni_moe",
     title="Qwen3-Omni",
@@ -75,6 +88,7 @@ FAMILY = Family(
     audio_pool=1,
     audio_statistics_window=52,  # 4 s, as in the reference
     audio_flops=_audio_flops,
+    audio_front=_audio_front,
     retention_pairs=(
         (0.10, 0.07, 0.45),
         (0.15, 0.12, 0.50),
