@@ -69,6 +69,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "eval": ("eval", "synthetic", *EVAL, "--limit", "3", "--retain", "25%", "--json"),
     "eval-find-layers": ("eval", "short.jsonl", *EVAL, "--fps", "1", "--find-layers", "--json"),
     "plan": ("plan", CARDS, "--json"),
+    "plan-memory": ("plan", CARDS, "--memory", "--json"),
     "plan-full": ("plan", CARDS, "--full", "--model", "qwen3-omni-30b-a3b", "--json"),
     "plan-sound": ("plan", SPEECH, "--config", "full.toml", "--json"),
     "profile": (

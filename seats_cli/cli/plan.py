@@ -10,7 +10,7 @@ import typer
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import Talk
 from seats_cli.cli.option_groups import Omit, grouped, with_flags
-from seats_cli.cli.option_parsers import input_option
+from seats_cli.cli.option_parsers import input_option, output_option
 from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.sources import local_path
 from seats_cli.cli.to_config import build_config
@@ -41,6 +41,10 @@ def plan(
     budget: Annotated[opt.BudgetFlags, Omit("method", "still_tolerance")],
     model: opt.ShapeFlags,
     max_new_tokens: opt.MaxNewTokens = 128,
+    memory: Annotated[
+        bool,
+        output_option("--memory", "Also show which GPUs it fits on, in 16, 8 and 4 bits."),
+    ] = False,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -72,8 +76,8 @@ def plan(
     if as_json:
         from seats_cli.report.documents import plan_document
 
-        print_json(plan_document(planned))
+        print_json(plan_document(planned, memory=memory))
         return
     from seats_cli.report.plan_table import plan_report
 
-    print_result(plan_report(planned))
+    print_result(plan_report(planned, memory=memory))

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from seats_cli.config import SEATS, SeatsConfig
 from seats_cli.cost.encoders import encoder_flops
 from seats_cli.cost.flops import prefill_flops
-from seats_cli.cost.memory import activation_bytes, cached_tokens, kv_bytes
+from seats_cli.cost.memory import (
+    MemoryPlan,
+    activation_bytes,
+    cached_tokens,
+    kv_bytes,
+    plan_memory,
+)
 from seats_cli.cost.paper import paper_prefill_macs
 from seats_cli.cost.selection import pairs, selection_flops, stage1_windows
 from seats_cli.cost.token_counts import (
@@ -32,6 +38,7 @@ from seats_cli.families.registry import (
     named_config,
     named_shapes,
     read_config,
+    tied_embeddings,
 )
 from seats_cli.schedule import PruningPlan
 
@@ -48,6 +55,7 @@ class PlannedModel:
     name: str  # as the user named it
     architecture: Architecture
     sizing: FrameSizing  # how large frames may be for it
+    tied_embeddings: bool = False  # whether the LM head is the embedding
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +83,7 @@ class PlannedRun:
     activation_bytes: int
     full_activation_bytes: int
     bytes_per_value: int  # of the KV cache and the activations
+    memory: MemoryPlan  # with and without pruning; to 10 % where no budget was chosen
     warnings: tuple[str, ...]
 
     @property
@@ -93,7 +102,8 @@ def find_model(name: str, revision: str | None = None) -> PlannedModel:
     """
     values = _config_values(name, revision)
     architecture, own = describe_config(values, name)
-    return PlannedModel(name, architecture, FrameSizing.for_model(architecture.vision, own))
+    sizing = FrameSizing.for_model(architecture.vision, own)
+    return PlannedModel(name, architecture, sizing, tied_embeddings(values))
 
 
 def _config_values(name: str, revision: str | None) -> dict[str, Any]:
@@ -190,7 +200,30 @@ def plan_run(
         activation_bytes=activation_bytes(shape, lengths, bytes_per_value),
         full_activation_bytes=activation_bytes(shape, full, bytes_per_value),
         bytes_per_value=bytes_per_value,
+        memory=_memory(model, sizes, plan, text_tokens),
         warnings=(*outline.warnings, *_context_warning(sum(offered), max_new_tokens, shape)),
+    )
+
+
+_TIGHT = 0.10  # share for which memory is worked out where nothing is pruned
+
+
+def _memory(
+    model: PlannedModel, sizes: MediaSizes, plan: PruningPlan | None, text_tokens: int
+) -> MemoryPlan:
+    shape = model.architecture
+    if plan is None:
+        plan = PruningPlan.resolve(SeatsConfig(retain=_TIGHT), shape)
+    alive, _ = predicted_counts(plan, shape, sizes, text_tokens)
+    offered = (*token_counts(shape, sizes), text_tokens)
+    return plan_memory(
+        shape,
+        sizes,
+        [sum(counts) for counts in alive],
+        sum(offered),
+        kv=plan.config.kv,
+        retain=average_retention(alive, offered) or 1.0,
+        tied_embeddings=model.tied_embeddings,
     )
 
 

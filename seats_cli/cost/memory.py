@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from seats_cli.cost.flops import check_layers
 from seats_cli.cost.token_counts import MediaSizes
@@ -185,7 +186,8 @@ def _audio_bytes(architecture: Architecture, frames: int, bytes_per_value: int) 
     hidden, positions = shape.hidden_size, family.audio_positions(frames)
     block = positions * (2 * hidden + max(4 * hidden, 2 * shape.intermediate_size))
     _, front = family.audio_front(shape, frames)
-    return (frames * shape.num_mel_bins + max(block, front)) * bytes_per_value
+    # the sound, and as it is cut into chunks
+    return (2 * frames * shape.num_mel_bins + max(block, front)) * bytes_per_value
 
 
 # ---------------------------------------------------------------------- cards
@@ -232,6 +234,20 @@ class MemoryPlan:
     needs: tuple[MemoryNeed, ...]  # by precision; 16 bits alone where no other helps
     note: str | None  # why there is no other
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with the cards that each precision fits on by the GB on their box."""
+        needs = [
+            {
+                **asdict(need),
+                "cards": [
+                    {"gigabytes": card, "full_fits": full, "fits": pruned}
+                    for card, full, pruned in zip(CARDS, need.full_fits, need.fits, strict=True)
+                ],
+            }
+            for need in self.needs
+        ]
+        return {**asdict(self), "needs": needs}
+
 
 def plan_memory(
     architecture: Architecture,
@@ -260,10 +276,9 @@ def plan_memory(
     """
     full = [prompt] * architecture.num_layers
     encoders = encoder_bytes(architecture, sizes, 2)
-    activations, caches = (
-        [activation_bytes(architecture, tokens, 2) for tokens in (full, alive)],
-        [kv_bytes(architecture, tokens, 2) for tokens in (full, cached_tokens(alive, kv))],
-    )
+    runs = [(full, full), (list(alive), cached_tokens(alive, kv))]
+    activations = [activation_bytes(architecture, tokens, 2) for tokens, _ in runs]
+    caches = [kv_bytes(architecture, cached, 2) for _, cached in runs]
     # what the encoders gave to the LLM
     embedded = prompt * architecture.hidden_size * 2
     peaks = [
@@ -282,4 +297,13 @@ def plan_memory(
             f"{100 * counts.experts / counts.total:.0f} % of these weights, because they are 3-D "
             "parameters."
         )
-    return MemoryPlan(encoders, *activations, *caches, retain, tuple(needs), note)
+    return MemoryPlan(
+        encoder_bytes=encoders,
+        full_activation_bytes=activations[0],
+        activation_bytes=activations[1],
+        full_kv_bytes=caches[0],
+        kv_bytes=caches[1],
+        retain=retain,
+        needs=tuple(needs),
+        note=note,
+    )

@@ -119,6 +119,18 @@ def describe_config(values: dict[str, Any], name: str) -> tuple[Architecture, di
     return with_own_settings(architecture, own), own
 
 
+def tied_embeddings(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json says, at the model's level or its decoder's, that the LM head is tied.
+
+    A config that does not say so is untied, as those of the published checkpoints are.
+    """
+    kind = str(values.get("model_type", ""))
+    family = next((family for family in FAMILIES if kind in family.model_types), None)
+    inner = values if family is None else values.get(family.inner_config, values)
+    text = inner.get("text_config") or {}
+    return bool(inner.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+
+
 def with_own_settings(architecture: Architecture, own: Mapping[str, Any]) -> Architecture:
     """A description with what the checkpoint says of itself (see `Adapter.own_settings`)."""
     if "retention_pairs" in own:

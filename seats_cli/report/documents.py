@@ -96,8 +96,8 @@ def answers_document(answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
-def plan_document(planned: PlannedRun) -> dict[str, Any]:
-    """What `seats plan --json` prints."""
+def plan_document(planned: PlannedRun, *, memory: bool = False) -> dict[str, Any]:
+    """What `seats plan --json` prints, and with `--memory` how much of it there has to be."""
     costs = (
         "encoder_flops",
         "selection_flops",
@@ -126,6 +126,7 @@ def plan_document(planned: PlannedRun) -> dict[str, Any]:
                 "average_retention": planned.average_retention,
             },
             "cost": {**CONVENTIONS, **{name: getattr(planned, name) for name in costs}},
+            **({"memory": planned.memory.to_dict()} if memory else {}),
             "warnings": planned.warnings,
         }
     )

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seats_cli.cost.memory import CARDS
 from seats_cli.cost.paper import paper_table
 from seats_cli.report.columns import Column, columns, facts, markdown, table
 from seats_cli.report.format import (
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
     from seats_cli.cost.estimate import PlannedRun
 
 
-def plan_report(planned: PlannedRun) -> RenderableType:
-    """Clip, model, tokens by layer, cost."""
-    return Group(facts(_facts(planned)), Text(), _layers(planned), Text(), _costs(planned))
+def plan_report(planned: PlannedRun, *, memory: bool = False) -> RenderableType:
+    """Clip, model, tokens by layer, cost, and where asked for the memory of GPUs."""
+    parts = facts(_facts(planned)), Text(), _layers(planned), Text(), _costs(planned)
+    asked = (Text(), *_memory(planned)) if memory else ()
+    return Group(*parts, *asked)
 
 
 def windows_line(sizes: Sequence[int], unit: str) -> str:
@@ -113,6 +116,37 @@ def _costs(planned: PlannedRun) -> Table:
     rows.append(("encoder FLOPs", encoders, encoders, ""))
     rows.append(("selection FLOPs", "", format_si(planned.selection_flops), ""))
     return table(columns("Cost", "full", "pruned", "ratio"), rows)
+
+
+def _memory(planned: PlannedRun) -> list[RenderableType]:
+    """Where memory goes with the decoder's weights in 16 bits and less, and the GPUs it fits on."""
+    memory, needs = planned.memory, planned.memory.needs
+    kept = "pruned" if planned.plan is not None else "at 10 %"
+    same = (
+        ("encoders, peak", memory.encoder_bytes),
+        ("prefill, full", memory.full_activation_bytes),
+        (f"prefill, {kept}", memory.activation_bytes),
+        ("KV cache, full", memory.full_kv_bytes),
+        (f"KV cache, {kept}", memory.kv_bytes),
+    )
+    rows: list[Sequence[str]] = [
+        ("weights", *(format_bytes(need.weight_bytes) for need in needs)),
+        *((label, *[format_bytes(size)] * len(needs)) for label, size in same),
+        ("peak, full", *(format_bytes(need.full_peak_bytes) for need in needs)),
+        (f"peak, {kept}", *(format_bytes(need.peak_bytes) for need in needs)),
+    ]
+    for at, card in enumerate(CARDS):
+        fits = (_fits(need.full_fits[at], need.fits[at]) for need in needs)
+        rows.append((f"on {card} GB", *fits))
+    headers = (f"{need.bits} bit" for need in needs)
+    shown: list[RenderableType] = [table(columns("Memory", *headers, wraps=True), rows)]
+    if memory.note:
+        shown.append(Text(memory.note))
+    return shown
+
+
+def _fits(full: bool, pruned: bool) -> str:
+    return "fits" if full else "pruned" if pruned else "no"
 
 
 def paper_markdown() -> str:
