@@ -108,7 +108,6 @@ def ask(
         config = with_default_options(replace(config, seed=seed))
         plan = PruningPlan.resolve(config, architecture)
     clock = clock or Clock(devices_of(loaded.model))
-    torch.manual_seed(seed)
     start = clock.now()
     inputs = build_inputs(loaded, clip, question, system=system)
     media = clip.clip if isinstance(clip, PreparedClip) else clip
@@ -141,6 +140,7 @@ def ask(
     scores: tuple[ChoiceScore, ...] = ()
     token_ids: tuple[int, ...] = ()
     with torch.inference_mode(), installed(replace(swaps, parts={**swaps.parts, **parts})):
+        torch.manual_seed(seed)  # here, where no other thread draws
         if choices:
             scores = score_choices(loaded, inputs, choices)
             text, finish = max(scores, key=lambda score: score.probability).text, "stop"

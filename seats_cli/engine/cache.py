@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
 
 from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter
+from seats_cli.models.patching import is_swapped
 from seats_cli.selection.device import TokenIndex
 
 
@@ -103,16 +104,47 @@ class _Continuation:
     next_position: Tensor
 
 
+# The pruned caches there are; each is forgotten with its cache. They outlive the block that filled
+# them: a later block of the same model may continue.
+_continuations: WeakKeyDictionary[Any, _Continuation] = WeakKeyDictionary()
+
+
+class _GuardedUpdate:
+    """`update` of a pruned cache: refuses to be continued by a model that is not pruned now.
+
+    Such a model sizes one mask for all layers and counts positions from the shortened cache.
+    """
+
+    def __init__(self, cache: Any, model: Any) -> None:
+        self._cache, self._model = ref(cache), ref(model)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not is_swapped(self._model()):
+            raise UsageError(
+                "This KV cache was filled inside prune(...) and holds the tokens that were kept: "
+                "continue it inside a block of the same model."
+            )
+        cache: Any = self._cache()
+        return type(cache).update(cache, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _GuardedUpdate:
+        """Of a copied cache: for the copy, which goes on where the original does."""
+        original, model = self._cache(), self._model()
+        copied = memo.get(id(original), original)
+        _continuations[copied] = _continuations[original]
+        return _GuardedUpdate(copied, model)
+
+
 class Continuations:
-    """The pruned caches under way; each is forgotten with its cache."""
+    """Where generated tokens go on behind the pruned caches of a model."""
 
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
-        self._known: WeakKeyDictionary[Any, _Continuation] = WeakKeyDictionary()
 
     def note(self, cache: Any, next_position: Tensor) -> None:
         """Remember a cache as a prefill left it, and the position of the token to come."""
-        self._known[cache] = _Continuation(cached_tokens(cache), next_position)
+        _continuations[cache] = _Continuation(cached_tokens(cache), next_position)
+        vars(cache)["update"] = _GuardedUpdate(cache, self._adapter.model)
 
     def arguments(
         self, cache: Any, kwargs: dict[str, Any], positions_given: bool
@@ -130,7 +162,7 @@ class Continuations:
         """
         # 1. True positions. A generated token has the same one in every row (M-RoPE), so that one
         #    number is enough to continue from.
-        known = self._known.get(cache)
+        known = _continuations.get(cache)
         embeddings: Tensor = kwargs["inputs_embeds"]
         positions = kwargs.get("position_ids")
         if known is not None and (positions is None or not positions_given):

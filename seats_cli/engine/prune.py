@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.encoder_reuse import EncoderReuse
 from seats_cli.engine.encoder_stats import EncoderStatistics
+from seats_cli.engine.guards import guarded
 from seats_cli.engine.prefill import PrunedPrefill
 from seats_cli.engine.timing import Clock
-from seats_cli.errors import UsageError
+from seats_cli.errors import ConfigError, UsageError
 from seats_cli.models.optimize import STOCK, Part, RunSwaps, Speedups, default_speedups, installed
 from seats_cli.models.patching import hooked
 from seats_cli.models.registry import adapter_for
@@ -113,7 +114,8 @@ def prune(
 
     Everything that is swapped on entry is put back on exit, also after an exception: the model is
     left exactly as it was. Inside, `model(**inputs)` and `model.generate(**inputs)` work
-    unchanged, one prompt at a time.
+    unchanged, one prompt at a time; other threads that call them, or enter a block of the same
+    model, wait. A KV cache that was filled inside can be continued inside such a block only.
 
     Parameters
     ----------
@@ -141,9 +143,11 @@ def prune(
     Raises
     ------
     ConfigError
-        If the plan does not fit the model.
+        If it is neither plan nor configuration, or the plan does not fit the model.
     ModelError
-        If the model belongs to no supported family.
+        If the model belongs to no supported family, or is wrapped for several devices.
+    UsageError
+        On entry, if this thread is inside a block of the same model already.
 
     Examples
     --------
@@ -156,8 +160,13 @@ def prune(
     architecture = adapter.architecture()
     if isinstance(plan_or_config, SeatsConfig):
         plan = PruningPlan.resolve(plan_or_config, architecture)
-    else:
+    elif isinstance(plan_or_config, PruningPlan):
         plan = plan_or_config.for_layers(architecture.num_layers)
+    else:
+        raise ConfigError(
+            f"prune takes a SeatsConfig or a PruningPlan, not {plan_or_config!r}: write "
+            "SeatsConfig(retain=0.1), SeatsConfig.preset('10%') or SeatsConfig.from_dict(...)."
+        )
     chosen = (method or method_for)(plan)
 
     # 2. The parts of the engine, which know each other: statistics are noted for the cache, and
@@ -172,6 +181,7 @@ def prune(
 
     # 3. Each as an entry of the ordered list of everything that is swapped.
     parts: dict[str, Part] = {
+        "guards": lambda: guarded(adapter),
         "encoder_statistics": lambda: hooked(statistics.hooks()),
         "pruned_prefill": lambda: hooked(prefill.install()),
     }

@@ -19,7 +19,13 @@ from torch.backends import cuda
 from seats_cli.models import fused_modules
 from seats_cli.models.adapter import Adapter, is_prefill
 from seats_cli.models.encoder_attention import segment_attention
-from seats_cli.models.patching import Wrap, replace_forward, replace_method, use_attention
+from seats_cli.models.patching import (
+    Wrap,
+    exclusive,
+    replace_forward,
+    replace_method,
+    use_attention,
+)
 from seats_cli.selection.device import is_nvidia
 
 # transformers hands a whole sequence and its borders to an attention whose name contains
@@ -83,8 +89,15 @@ class Swap:
 
 @contextmanager
 def installed(run: RunSwaps) -> Iterator[None]:
-    """Swap everything that a run uses inside the block; the model is then left as it was found."""
+    """Swap everything that a run uses inside the block; the model is then left as it was found.
+
+    Raises
+    ------
+    UsageError
+        If this thread is inside such a block of the same model already; other threads wait.
+    """
     with ExitStack() as stack:
+        stack.enter_context(exclusive(run.adapter.model))
         for swap in SWAPS:
             part = run.parts.get(swap.name)
             if swap.pruned_only and not run.pruned:
@@ -216,10 +229,17 @@ def vectorized_mrope(adapter: Adapter) -> Iterator[None]:
 
 SWAPS = (
     Swap(
+        "guards",
+        target="`forward` and `generate` of the model, and `__deepcopy__` of its parts",
+        why="Threads, copies, labels and generation without a cache would give wrong numbers.",
+        place="First: what is refused has not begun, and what waits has not been timed.",
+        pruned_only=True,
+    ),
+    Swap(
         "timing",
         target="hooks on both encoders, the text model and, for a profile, its layers",
         why="The seconds of every stage.",
-        place="Outermost: the marks lie around everything that the others add to these modules.",
+        place="Around everything that the entries below add to these modules.",
     ),
     Swap(
         "lm_head",

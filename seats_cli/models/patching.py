@@ -6,17 +6,60 @@ wrapped as well, and is there again afterwards. Everything is put back after an 
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch.utils.hooks import RemovableHandle
+
+from seats_cli.errors import UsageError
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 # Blocks that use each attention registered here; transformers' registry is shared by all models.
 _users: Counter[str] = Counter()
+
+
+class _Block:
+    """Who has swapped something on a model."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.thread: int | None = None
+
+
+_blocks: WeakKeyDictionary[Any, _Block] = WeakKeyDictionary()
+_blocks_lock = threading.Lock()
+
+
+@contextmanager
+def exclusive(model: Any) -> Iterator[None]:
+    """Have a model to oneself inside the block; other threads wait for its end.
+
+    Raises
+    ------
+    UsageError
+        If the same thread has it already: what is swapped twice could not be told apart.
+    """
+    with _blocks_lock:
+        block = _blocks.setdefault(model, _Block())
+    if block.thread == threading.get_ident():
+        raise UsageError("The model is inside prune(...) already: leave that block first.")
+    with block.lock:
+        block.thread = threading.get_ident()
+        try:
+            yield
+        finally:
+            block.thread = None
+
+
+def is_swapped(model: Any) -> bool:
+    """Whether some thread is inside `exclusive(model)`."""
+    block = _blocks.get(model)
+    return block is not None and block.thread is not None
 
 
 @contextmanager

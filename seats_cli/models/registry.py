@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from torch import nn
+
 from seats_cli.errors import ModelError
 from seats_cli.families.registry import family_titles
 from seats_cli.models.adapter import Adapter
@@ -49,5 +51,22 @@ def adapter_class(model_type: str) -> type[Adapter]:
 
 
 def adapter_for(model: Any) -> Adapter:
-    """Wrap a loaded model, or a larger one around it (an Omni model with its talker)."""
-    return adapter_class(model.config.model_type)(model)
+    """Wrap a loaded model, or a larger one around it (an Omni model with its talker).
+
+    Raises
+    ------
+    ModelError
+        If it is no model of a supported family.
+    """
+    kind = type(model).__name__
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ModelError(
+            f"A {kind} splits each batch between copies of a model, and pruning works on one "
+            "prompt at a time: pass the model inside, `model.module`."
+        )
+    if not isinstance(model, nn.Module) and isinstance(getattr(model, "model", None), nn.Module):
+        raise ModelError(f"A {kind} is not a model, but holds one: pass its `model`.")
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if not isinstance(model, nn.Module) or not isinstance(model_type, str):
+        raise ModelError(f"A {kind} is no model that seats can prune: load {family_titles()}.")
+    return adapter_class(model_type)(model)

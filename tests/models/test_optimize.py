@@ -68,6 +68,7 @@ class TestTheList:
         pruned, unpruned = self.entered(pruned=True), self.entered(pruned=False)
         assert pruned == [swap.name for swap in SWAPS if swap.install is None]
         assert [name for name in pruned if name not in unpruned] == [
+            "guards",
             "static_regions",
             "encoder_statistics",
             "pruned_prefill",
@@ -76,7 +77,7 @@ class TestTheList:
     def test_what_must_lie_in_what(self) -> None:
         place = {swap.name: number for number, swap in enumerate(SWAPS)}
         assert len(place) == len(SWAPS)
-        assert place["timing"] == 0
+        assert (place["guards"], place["timing"]) == (0, 1)
         assert place["static_regions"] < place["encoder_cache"]
         assert place["static_regions"] < place["encoder_statistics"]
         assert place["without_cudnn_sdpa"] < place["decoding"] == len(SWAPS) - 1
