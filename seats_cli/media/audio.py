@@ -1,12 +1,13 @@
 """Decoding sound into 16 kHz mono on the clip's timeline.
 
-Packets are decoded to frames; `_Placer` decides where on the timeline each belongs; `Mixer` turns
-them into 16 kHz mono; `_Timeline` writes them there and leaves silence where nothing is.
+Packets are decoded to frames; `_Placer` decides where on the timeline each belongs;
+`downmix.Mixer` turns them into 16 kHz mono; `_Timeline` writes them there and leaves silence where
+nothing is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import av
@@ -15,10 +16,10 @@ import numpy.typing as npt
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.filter import Graph
 
 from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.clip import ReadOptions
+from seats_cli.media.downmix import Mixer, kind_of
 from seats_cli.media.packets import packets, seek_before
 from seats_cli.media.probe import SAMPLE_RATES
 from seats_cli.media.timeline import Gaps
@@ -31,84 +32,6 @@ _PAUSE_WITHOUT_PICTURE_S = 600.0
 _FIRST_BUFFER_S = 600.0
 _JUMP_S = 0.04  # time stamps in Matroska are rounded to 1 ms and some muxers are sloppier
 _LEAD_IN_S = 0.2  # decoded ahead of a range's start, because AAC and Opus need a run-up
-_GUESSED_CHANNELS = 8  # up to 7.1, a file that names no layout means the usual one
-
-
-class Mixer:
-    """Streams frames of one sample format, layout and rate through libswresample.
-
-    The weights are those of ITU-R BS.775 (centre as loud as left and right together, rear
-    channels lower, no LFE), scaled down to sum to one: libswresample does not do that for
-    floats, and loud 5.1 sound would clip. Layouts for which there are no weights are averaged.
-
-    Parameters
-    ----------
-    frame : AudioFrame
-        A frame of the kind to come.
-    """
-
-    def __init__(self, frame: AudioFrame) -> None:
-        self.kind = kind_of(frame)
-        channels = len(frame.layout.channels)
-        guessed = frame.layout.name.endswith(" channels")  # FFmpeg's name for an unknown layout
-        try:
-            if guessed and channels > _GUESSED_CHANNELS:
-                raise ValueError("no layout to guess")
-            self._graph = _graph(frame, None)
-        except (av.error.FFmpegError, ValueError):
-            terms = "+".join(f"{1 / channels:.6f}*c{k}" for k in range(channels))
-            self._graph = _graph(frame, f"mono|c0={terms}")
-
-    def push(self, frame: AudioFrame | None) -> Iterator[npt.NDArray[np.float32]]:
-        """Feed a frame, or None for the end, and get what is ready.
-
-        Yields
-        ------
-        float32 array, shape (n,)
-            Mono samples at `SAMPLE_RATE`, in [-1, 1] if the input was.
-        """
-        if frame is not None:
-            # The place follows from the number of samples: rounded stamps would stretch the sound.
-            frame.pts = None
-        self._graph.push(frame)
-        # A frame gives one piece at most, so the exception that says "no more" (slow in PyAV) is
-        # not waited for. Should a second piece be ready, it comes with the next frame or the end.
-        while True:
-            try:
-                piece = self._graph.pull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
-            assert isinstance(piece, AudioFrame)
-            yield piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
-            if frame is not None:
-                return
-
-
-def _graph(frame: AudioFrame, pan: str | None) -> Graph:
-    """A filter graph for frames like this one, mixing by `pan` or by the standard weights."""
-    graph = Graph()
-    last = graph.add(
-        "abuffer",
-        sample_rate=str(frame.sample_rate),
-        sample_fmt=frame.format.name,
-        channel_layout=frame.layout.name,
-        time_base=f"1/{frame.sample_rate}",
-    )
-    chain = [graph.add("pan", pan)] if pan else []
-    chain.append(
-        graph.add("aresample", osr=str(SAMPLE_RATE), ochl="mono", osf="flt", rematrix_maxval="1.0")
-    )
-    chain.append(graph.add("abuffersink"))
-    for step in chain:
-        last.link_to(step)
-        last = step
-    graph.configure()
-    return graph
-
-
-def kind_of(frame: AudioFrame) -> tuple[str, str, int]:
-    """What all frames of a `Mixer` have in common: sample format, layout, rate."""
-    return frame.format.name, frame.layout.name, frame.sample_rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +43,7 @@ class DecodedSound:
     first_s: float  # seconds from the start of the range to the first decoded sample
     joined: int  # leaps in the time stamps too large to be silence, closed up
     cut: bool  # the sound continues beyond what was requested, or beyond `MAX_AUDIO_S`
+    cancelled_s: float  # seconds in which one channel stands in for a mix that cancels itself
 
     @property
     def length_s(self) -> float:
@@ -198,7 +122,15 @@ def decode_sound(
     if track.first is None:
         return None
     cut = track.limit_s < wanted_s and placer.at_s > track.limit_s + _JUMP_S
-    return DecodedSound(track.samples(), broken, track.first / SAMPLE_RATE, placer.joined, cut)
+    samples = track.samples()
+    return DecodedSound(
+        samples,
+        broken,
+        first_s=track.first / SAMPLE_RATE,
+        joined=placer.joined,
+        cut=cut,
+        cancelled_s=min(placer.cancelled, len(samples)) / SAMPLE_RATE,
+    )
 
 
 class _Placer:
@@ -217,6 +149,7 @@ class _Placer:
         self.picture_end_s = picture_end_s
         self.at_s = 0.0  # where the next frame is expected
         self.joined = 0
+        self.cancelled = 0  # samples of which the mix cancels itself
         self._shift_s = 0.0
         self._mixer: Mixer | None = None
         self._position = 0
@@ -245,8 +178,8 @@ class _Placer:
             or abs(when - self.at_s) > _JUMP_S
         ):
             self.flush()
-            self._mixer = Mixer(frame)
             self._position = round(when * SAMPLE_RATE)
+            self._mixer = Mixer(frame, self._position + round(self.begin_s * SAMPLE_RATE))
             self.at_s = when
         self.at_s += frame.samples / frame.sample_rate
         self._write(self._mixer, frame)
@@ -255,6 +188,7 @@ class _Placer:
         """End the run: write what the mixer still holds."""
         if self._mixer is not None:
             self._write(self._mixer, None)
+            self.cancelled += self._mixer.cancelled
             self._mixer = None
 
     def _is_leap(self, when: float) -> bool:

@@ -137,6 +137,11 @@ def sound_notices(
             f"Parts of the sound are damaged: {_plural(sound.broken, 'packet')} could not be "
             "decoded and are silent."
         )
+    if sound.cancelled_s:
+        lines.append(
+            f"The channels of the sound cancel each other for {sound.cancelled_s:.1f} s, as if one "
+            "were wired the wrong way round; one of them is used there instead of their mix."
+        )
     if sound.joined:
         lines.append(
             f"The sound's time stamps leap {_plural(sound.joined, 'time')}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -156,6 +157,19 @@ def _audio_packets(container: av.container.OutputContainer, sound: Sound) -> lis
         frame.time_base = Fraction(1, sound.rate)
         packets += stream.encode(frame)
     return packets + list(stream.encode(None))
+
+
+def unnamed_channels(path: Path, samples: np.ndarray, rate: int = 16_000) -> Path:
+    """A plain PCM WAV, which says how many channels there are but not what they are.
+
+    `samples` are floats, shape (channels, n).
+    """
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(len(samples))
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.round(samples.T * 32767).astype("<i2").tobytes())
+    return path
 
 
 def turn(source: Path, target: Path, degrees: int) -> Path:

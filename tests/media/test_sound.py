@@ -52,12 +52,6 @@ def test_surround_is_weighted_and_never_clips(tmp_path: Path) -> None:
     assert sum(weights) == pytest.approx(1.0, abs=0.01)
 
 
-def test_opposite_channels_cancel_and_equal_ones_do_not(tmp_path: Path) -> None:
-    wave = tone(1.0, 440, 16_000)[0]
-    both = Sound(np.stack([wave, wave]), 16_000, "stereo", codec="pcm_s16le")
-    assert level(sound_of(write(tmp_path / "a.wav", sounds=[both]))) == pytest.approx(0.5, abs=0.01)
-
-
 @pytest.mark.parametrize(
     ("name", "codec", "rate"),
     [("a.m4a", "aac", 44_100), ("a.mp3", "libmp3lame", 44_100), ("a.opus", "libopus", 48_000)],
