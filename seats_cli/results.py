@@ -18,6 +18,7 @@ import numpy as np
 
 from seats_cli import __version__
 from seats_cli.config import FULL
+from seats_cli.families.generation import USUAL, Sampling
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
@@ -169,6 +170,13 @@ class Answer:
     choices: tuple[ChoiceScore, ...] = ()
     warnings: tuple[str, ...] = ()
     system: str | None = None  # system turn of the prompt; None for the chat template's own
+    thinking: str = ""  # what the model reasoned before it answered
+    sampling: Sampling = USUAL  # as used; `max_new_tokens` holds for both together
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the length ended the answer, or the reasoning before it."""
+        return self.finish_reason == "length"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

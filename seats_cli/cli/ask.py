@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seats_cli.cli import options as opt
-from seats_cli.cli.console import AnswerStream, Talk, calm_libraries, print_document
+from seats_cli.cli.console import AnswerStream, Talk, ThoughtStream, calm_libraries, print_document
 from seats_cli.cli.option_groups import grouped, with_flags
 from seats_cli.cli.option_parsers import output_option, split_choices
 from seats_cli.cli.outputs import Outputs, print_json
-from seats_cli.cli.question import check_stdin_is_free, find_questions
+from seats_cli.cli.question import check_stdin_is_free, find_questions, may_ask_nothing
 from seats_cli.cli.sources import open_input, open_model, read_input
 from seats_cli.cli.to_config import build_config
+from seats_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from seats_cli.results import Answer
@@ -46,6 +49,10 @@ class AskOutput:
         bool, output_option("--map", "Show in the terminal what was kept over time.")
     ] = False
     quiet: opt.Quiet = False
+    show_thinking: Annotated[
+        bool,
+        output_option("--show-thinking", "Show on stderr what a model thinks before it answers."),
+    ] = False
     no_stream: Annotated[
         bool, output_option("--no-stream", "Print the answer only when it is complete.")
     ] = False
@@ -64,6 +71,10 @@ def ask(
             "Another question about the same clip, which is read and encoded only once.",
         ),
     ] = None,
+    no_question: Annotated[
+        bool,
+        output_option("--no-question", "Ask nothing, for a model that describes what it is given."),
+    ] = False,
     *,
     system: opt.System = None,
     read: opt.ReadFlags,
@@ -82,9 +93,15 @@ def ask(
     config = build_config(budget, context)
     choices = split_choices(generation.choices)
     files = Outputs(output.html, output.save_trace, output.as_map, questions=1 + len(also or ()))
-    check_stdin_is_free(video, question)
+    silent = no_question or (may_ask_nothing(model.model, question) and not also)
+    if no_question and (question is not None or also):
+        raise UsageError("--no-question asks nothing: leave QUESTION and --also out.")
+    if not silent:
+        check_stdin_is_free(video, question)
     file = open_input(video, talk, allow_local_urls=allow_local_urls, offline=model.offline)
-    questions = find_questions(question, also or (), talk)
+    questions: Sequence[str | None] = [None]
+    if not silent:
+        questions = find_questions(question, also or (), talk)
     calm_libraries(debug=output.debug, quiet=output.quiet)
 
     from seats_cli.engine.answer import ask as ask_model
@@ -103,17 +120,20 @@ def ask(
             talk.notice(f"Question: {text}")
         with talk.progress("Answering") as progress:
             stream = AnswerStream(progress) if streams else None
+            thoughts = ThoughtStream(talk, progress, shown=output.show_thinking)
             answer = ask_model(
                 loaded,
                 media,
                 text,
                 config=config,
                 system=None if several else system,
-                on_text=stream,
+                on_text=None if stream is None else partial(_write_answer, thoughts, stream),
+                on_thinking=thoughts,
                 read_s=read_s,
                 encoder_cache=encoder_cache,
                 **{**dataclasses.asdict(generation), "choices": choices},
             )
+            thoughts.finish()
             if stream is not None:
                 stream.finish(answer.text)
         # The report is about the whole way from the file to the answer.
@@ -122,32 +142,41 @@ def ask(
         files.add(answer, clip, read, loaded.sizing)
         answers.append(answer)
         if not output.as_json:
-            _show(answer, generation.max_new_tokens, talk, streamed=streams)
+            _show(answer, talk, streamed=streams)
     if output.as_json:
         from seats_cli.report.documents import answer_document, answers_document
 
         print_json(answer_document(answers[0]) if len(answers) == 1 else answers_document(answers))
         for answer in answers:
-            _remark(answer, generation.max_new_tokens, talk)
+            _remark(answer, talk)
     files.write(talk)
 
 
-def _show(answer: Answer, max_new_tokens: int, talk: Talk, *, streamed: bool) -> None:
+def _write_answer(thoughts: ThoughtStream, stream: AnswerStream, piece: str) -> None:
+    """One piece of the answer, below what was thought before it."""
+    thoughts.finish()
+    stream(piece)
+
+
+def _show(answer: Answer, talk: Talk, *, streamed: bool) -> None:
     """Print what has not been streamed, the warnings and the report."""
     if not streamed:
         print_document(answer.text)
-    _remark(answer, max_new_tokens, talk)
+    _remark(answer, talk)
     if not talk.quiet:
         from seats_cli.report.answer_table import print_report
 
         print_report(answer, talk.console)
 
 
-def _remark(answer: Answer, max_new_tokens: int, talk: Talk) -> None:
+def _remark(answer: Answer, talk: Talk) -> None:
     """What the user must know about this answer, on stderr."""
     for warning in answer.warnings:
         talk.warning(warning)
+    if answer.thinking and not answer.text:
+        return  # a warning has said why
     if not answer.text.strip():
         talk.notice("The model's answer is empty.")
-    if answer.finish_reason == "length" and not answer.choices:
-        talk.notice(f"The answer was cut at {max_new_tokens} tokens; --max-new-tokens allows more.")
+    if answer.cut_off and not answer.choices:
+        limit = f"{answer.sampling.max_new_tokens:,}"
+        talk.notice(f"The answer was cut at {limit} tokens; --max-new-tokens allows more.")

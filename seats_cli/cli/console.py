@@ -84,6 +84,35 @@ class Spinner:
         self._stack.close()
 
 
+class ThoughtStream:
+    """Writes what a model thinks to stderr, dim, piece by piece, or shows only that it does.
+
+    Parameters
+    ----------
+    shown : bool
+        Whether to write it.
+    """
+
+    def __init__(self, talk: Talk, progress: Spinner, *, shown: bool) -> None:
+        self._console, self._progress, self._shown = talk.console, progress, shown
+        self._written = False
+
+    def __call__(self, piece: str) -> None:
+        """Write one piece at once."""
+        if not self._shown:
+            self._progress.update("thinking")
+            return
+        self._progress.stop()
+        self._written = True
+        self._console.print(Text(piece, style="dim"), end="", soft_wrap=True)
+
+    def finish(self) -> None:
+        """End what was written, if anything was, with an empty line; more calls do nothing."""
+        if self._written:
+            self._written = False
+            self._console.print("\n")
+
+
 class AnswerStream:
     """Writes the answer to stdout piece by piece and ends it with exactly one newline.
 

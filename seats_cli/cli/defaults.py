@@ -54,6 +54,7 @@ KEYS = (
     "max_new_tokens",
     "temperature",
     "top_p",
+    "top_k",
     "seed",
 )
 

@@ -294,6 +294,16 @@ class ShapeFlags:
 MaxNewTokens = Annotated[
     int, output_option("--max-new-tokens N", "Longest answer, in tokens.", min=1)
 ]
+# Where the checkpoint has a say.
+OwnMaxNewTokens = Annotated[
+    int | None,
+    output_option(
+        "--max-new-tokens N",
+        "Longest answer in tokens, thinking included.",
+        shown="128, or the model's own",
+        min=1,
+    ),
+]
 Seed = Annotated[int, output_option("--seed N", "Seed for sampling.", parser=parse_seed)]
 SweepSeed = Annotated[
     int,
@@ -307,15 +317,32 @@ SweepSeed = Annotated[
 class GenerationFlags:
     """How to answer; names are those of `seats_cli.engine.answer.ask`."""
 
-    max_new_tokens: MaxNewTokens = 128
+    max_new_tokens: OwnMaxNewTokens = None
     temperature: Annotated[
-        float,
-        output_option("--temperature T", "0 always takes the likeliest token; above 0 samples."),
-    ] = 0.0
+        float | None,
+        output_option(
+            "--temperature T",
+            "0 always takes the likeliest token; above 0 samples.",
+            shown="0, or the model's own",
+        ),
+    ] = None
     top_p: Annotated[
-        float,
-        output_option("--top-p P", "Sample from the likeliest tokens with this much probability."),
-    ] = 1.0
+        float | None,
+        output_option(
+            "--top-p P",
+            "Sample from the likeliest tokens with this much probability.",
+            shown="1, or the model's own",
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        output_option(
+            "--top-k N",
+            "Sample from this many likeliest tokens; 0 from all.",
+            shown="0, or the model's own",
+            min=0,
+        ),
+    ] = None
     seed: Seed = 0
     choices: Annotated[
         str | None,

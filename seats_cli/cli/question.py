@@ -5,10 +5,12 @@ from __future__ import annotations
 import select
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 from seats_cli.cli.console import Talk
 from seats_cli.errors import UsageError
+from seats_cli.families.generation import is_captioner
 
 # Longer than any question; stops a video that was piped in by mistake.
 MAX_CHARACTERS = 1_000_000
@@ -63,6 +65,21 @@ def find_questions(argument: str | None, also: Sequence[str], talk: Talk) -> tup
     return (find_question(argument, talk), *others)
 
 
+def may_ask_nothing(model: str | None, argument: str | None) -> bool:
+    """Whether there is no question because the model takes none.
+
+    Parameters
+    ----------
+    model : str or None
+        As the command line names it.
+    argument : str or None
+        What the command line gave; empty or None mean no question to such a model, for which
+        stdin is not read.
+    """
+    absent = argument is None or (argument != "-" and not argument.strip())
+    return absent and model is not None and is_captioner(model, Path(model))
+
+
 def given_question(argument: str) -> str:
     """A question from the command line, stripped of surrounding white space.
 
@@ -73,7 +90,7 @@ def given_question(argument: str) -> str:
     """
     question = argument.strip("\ufeff").strip()
     if not question:
-        raise UsageError(f"The question is empty. {_HOW}")
+        raise UsageError(f"The question is empty. {_HOW} --no-question asks nothing.")
     if not is_text(question):
         raise UsageError("The question is not UTF-8 text.")
     return question

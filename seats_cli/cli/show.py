@@ -50,7 +50,7 @@ class AnswerFlags:
     """How to answer, and what of it to print."""
 
     with_full: Annotated[bool, output_option("--with-full", "Also ask the unpruned model.")] = False
-    max_new_tokens: opt.MaxNewTokens = 128
+    max_new_tokens: opt.OwnMaxNewTokens = None
     seed: opt.Seed = 0
     quiet: opt.Quiet = False
     debug: opt.Debug = False

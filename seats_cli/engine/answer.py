@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seats_cli.engine.accounting import account
-from seats_cli.engine.generate import Stream, generate, refuse_nan, score_choices
+from seats_cli.engine.generate import Stream, generate, opened_in, refuse_nan, score_choices
 from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.memory_stats import peak_gpu_bytes, peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
+from seats_cli.engine.thinking import ThoughtSplitter, split_thoughts
 from seats_cli.engine.timing import Clock
 from seats_cli.errors import ResourceError, UsageError
+from seats_cli.families.generation import USUAL, Sampling
 from seats_cli.models.adapter import devices_of
 from seats_cli.models.inputs import PreparedClip, build_inputs
 from seats_cli.models.optimize import Part, RunSwaps, installed
@@ -39,16 +41,18 @@ if TYPE_CHECKING:
 def ask(
     loaded: LoadedModel,
     clip: Clip | PreparedClip,
-    question: str,
+    question: str | None,
     *,
     config: SeatsConfig | None,
     system: str | None = None,
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
     seed: int = 0,
     choices: Sequence[str] = (),
     on_text: Callable[[str], None] | None = None,
+    on_thinking: Callable[[str], None] | None = None,
     read_s: float = 0.0,
     min_new_tokens: int = 0,
     clock: Clock | None = None,
@@ -62,21 +66,29 @@ def ask(
     ----------
     clip : Clip or PreparedClip
         Prepared by `prepare_clip`, where several questions are asked about it.
+    question : str or None
+        None asks nothing: for checkpoints that describe what they are given (Qwen3-Omni's
+        Captioner), for which it may be empty as well.
     config : SeatsConfig or None
         What to keep; None runs the model unpruned.
     system : str or None
         System turn in place of the chat template's own, "" for an empty one. A prepared clip has
         it from `prepare_clip`.
-    max_new_tokens : int
-        Longest answer, in tokens.
-    temperature, top_p : float
-        Sampling; temperature 0 is greedy.
+    max_new_tokens : int or None
+        Longest answer in tokens, reasoning included. None for what the checkpoint asks for, as far
+        as the context leaves room, else 128.
+    temperature, top_p, top_k : float or None, int or None
+        Sampling; temperature 0 is greedy, top_k 0 draws from all tokens. None for what the
+        checkpoint's generation_config asks for, else greedy.
     seed : int
         Seed of sampling and, in place of `config.seed`, of methods that draw at random.
     choices : sequence of str
-        If given, the options are scored by likelihood instead of generating freely.
+        If given, the options are scored by likelihood instead of generating freely. A model that
+        thinks does so first.
     on_text : callable, optional
         Receives pieces of the answer as they are generated.
+    on_thinking : callable, optional
+        The same for what a model reasons before it answers.
     read_s : float
         Seconds that reading the clip took, for the report.
     min_new_tokens : int
@@ -101,7 +113,10 @@ def ask(
         If the model's output is not a number.
     """
     # 1. The plan and the inputs; nothing has been computed if one of them is impossible.
-    _check(max_new_tokens, temperature, top_p, choices)
+    sampling = loaded.sampling.with_given(
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k
+    )
+    _check_choices(choices)
     adapter, architecture = loaded.adapter, loaded.architecture
     plan = None
     if config is not None:
@@ -112,10 +127,14 @@ def ask(
     inputs = build_inputs(loaded, clip, question, system=system)
     media = clip.clip if isinstance(clip, PreparedClip) else clip
     prepared = clock.now()
-    _check_context(inputs["input_ids"].shape[1], max_new_tokens, architecture.max_positions)
+    if max_new_tokens is None:
+        sampling = _fitted(sampling, inputs["input_ids"].shape[1], architecture.max_positions)
+    _check_context(
+        inputs["input_ids"].shape[1], sampling.max_new_tokens, architecture.max_positions
+    )
 
     # 2. What this run swaps (`models.optimize.SWAPS`), pruned or not.
-    decoding = Decoding(adapter, max_new_tokens)
+    decoding = Decoding(adapter, sampling.max_new_tokens)
     parts: dict[str, Part] = {
         "timing": partial(clock.watch, adapter),
         "lm_head": lambda: hooked(_lm_head_hooks(adapter, on_logits)),
@@ -137,21 +156,27 @@ def ask(
         parts["encoder_cache"] = partial(encoder_cache.attach, adapter, None)
 
     # 3. The answer.
+    tokenizer = loaded.processor.tokenizer
+    opened = opened_in(tokenizer, inputs["input_ids"])
+    splitter = ThoughtSplitter(
+        None if choices else on_text, on_thinking, opened=opened, wait=loaded.thinks
+    )
+    stream = Stream(tokenizer, clock, splitter)
     scores: tuple[ChoiceScore, ...] = ()
     token_ids: tuple[int, ...] = ()
     with torch.inference_mode(), installed(replace(swaps, parts={**swaps.parts, **parts})):
         torch.manual_seed(seed)  # here, where no other thread draws
         if choices:
-            scores = score_choices(loaded, inputs, choices)
+            scores, token_ids, cut = score_choices(loaded, inputs, choices, stream, sampling)
             text, finish = max(scores, key=lambda score: score.probability).text, "stop"
-            first = end = clock.now()
+            thinking = splitter.thinking
         else:
-            stream = Stream(loaded.processor.tokenizer, clock, on_text)
-            text, token_ids, finish = generate(
-                loaded, inputs, stream, max_new_tokens, temperature, top_p, min_new_tokens
-            )
-            end = clock.now()
-            first = stream.first_token_at or end
+            whole, token_ids, finish = generate(loaded, inputs, stream, sampling, min_new_tokens)
+            found = split_thoughts(whole, opened=opened)
+            text, thinking = found.answer, found.thinking
+            cut = found.inside and finish == "length"
+        end = clock.now()
+        first = stream.first_token_at or end
         trace = _trace(run, adapter, inputs)
     if choices and on_text is not None:
         on_text(text)
@@ -169,10 +194,10 @@ def ask(
         decode_s=end - first,
         decode_tokens=max(len(token_ids) - 1, 0),
         total_s=end - start + read_s,
-        decoding="" if choices else decoding.how,
+        decoding="" if choices and not token_ids else decoding.how,
     )
     return Answer(
-        question=question,
+        question=question or "",
         text=text,
         token_ids=token_ids,
         finish_reason=finish,
@@ -197,18 +222,46 @@ def ask(
         ),
         seed=seed,
         choices=scores,
-        warnings=media.warnings,
+        warnings=(*media.warnings, *_remarks(sampling, splitter, bool(choices), cut=cut)),
         system=clip.system if isinstance(clip, PreparedClip) else system,
+        thinking=thinking,
+        sampling=sampling,
     )
 
 
-def _check(max_new_tokens: int, temperature: float, top_p: float, choices: Sequence[str]) -> None:
-    if max_new_tokens < 1:
-        raise UsageError(f"`max_new_tokens` must be at least 1, not {max_new_tokens}.")
-    if not 0.0 <= temperature < float("inf"):
-        raise UsageError(f"`temperature` must be 0 or larger, not {temperature}.")
-    if not 0.0 < top_p <= 1.0:
-        raise UsageError(f"`top_p` must be in (0, 1], not {top_p}.")
+def _remarks(
+    sampling: Sampling, splitter: ThoughtSplitter, choices: bool, *, cut: bool
+) -> Iterator[str]:
+    """What a user must know of how the reasoning went."""
+    limit = f"{sampling.max_new_tokens:,} tokens"
+    if cut and choices:
+        yield (
+            f"The model was still thinking at {limit}, where it was stopped and the options were "
+            "compared: a larger `max_new_tokens` lets it come to an end."
+        )
+    elif cut:
+        yield (
+            f"The model was still thinking when its length of {limit} ended, so there is no "
+            "answer: a larger `max_new_tokens` gives it room, and so does a clip of fewer tokens "
+            "(`max_frames`, `max_pixels`) where the context is full."
+        )
+    elif splitter.inside and not choices:
+        yield "The model ended its turn while it was still thinking, so there is no answer."
+    if splitter.mistaken:
+        yield (
+            "What the model wrote before </think> proved to be thinking after it had been handed "
+            "on as the answer; the complete answer is without it."
+        )
+
+
+def _fitted(sampling: Sampling, prompt: int, limit: int) -> Sampling:
+    """A checkpoint's own length, as far as the context leaves room: at least the usual 128."""
+    own = sampling.max_new_tokens
+    least = min(own, USUAL.max_new_tokens)
+    return replace(sampling, max_new_tokens=max(min(own, limit - prompt), least))
+
+
+def _check_choices(choices: Sequence[str]) -> None:
     if choices and (len(set(choices)) < 2 or not all(choice.strip() for choice in choices)):
         raise UsageError("`choices` needs at least two different, non-empty options.")
 

@@ -162,6 +162,7 @@ def _outcome(
             config=setting.config,
             system=system,
             max_new_tokens=max_new_tokens,
+            temperature=0.0,
             seed=seed,
             read_s=read_s,
             clock=watch,
@@ -191,7 +192,9 @@ def _compared(setting: RunSpec, own: _Outcome | str, full: _Outcome | str) -> Co
         return run
     return replace(
         run,
-        same_answer=own.answer.text == full.answer.text,
+        # Where both were cut off while thinking, both answers are empty.
+        same_answer=(own.answer.thinking * own.answer.cut_off, own.answer.text)
+        == (full.answer.thinking * full.answer.cut_off, full.answer.text),
         same_first_token=bool(own.logits.argmax() == full.logits.argmax()),
         first_token_kl_nats=divergence(full.logits, own.logits),
         token_agreement=agreement(full.answer.token_ids, own.answer.token_ids),

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TextStreamer
+from transformers import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TextStreamer,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
+from seats_cli.engine.thinking import AFTER, CLOSING, OPENING, ThoughtSplitter
 from seats_cli.engine.timing import Clock
 from seats_cli.errors import ModelError
+from seats_cli.families.generation import Sampling
 from seats_cli.models.load import LoadedModel
 from seats_cli.results import ChoiceScore
 
@@ -35,12 +44,12 @@ def refuse_nan(_module: Any, _args: Any, logits: torch.Tensor) -> None:
 
 
 class Stream(TextStreamer):  # type: ignore[misc]
-    """Passes text on as it is generated, and notes when the first token came."""
+    """Hands text to a splitter as it is generated, and notes when the first token came."""
 
-    def __init__(self, tokenizer: Any, clock: Clock, on_text: Callable[[str], None] | None) -> None:
+    def __init__(self, tokenizer: Any, clock: Clock, splitter: ThoughtSplitter) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self._clock = clock
-        self._on_text = on_text
+        self._splitter = splitter
         self.first_token_at: float | None = None
 
     def put(self, value: torch.Tensor) -> None:
@@ -49,38 +58,38 @@ class Stream(TextStreamer):  # type: ignore[misc]
         super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text and self._on_text is not None:
-            self._on_text(text)
+        self._splitter.feed(text)
+        if stream_end:
+            self._splitter.finish()
 
 
 def generate(
     loaded: LoadedModel,
     inputs: dict[str, Any],
     stream: Stream,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
+    sampling: Sampling,
     min_new_tokens: int,
 ) -> tuple[str, tuple[int, ...], str]:
-    """Text, token ids and finish reason ("stop" or "length") of a free answer."""
+    """Text with the reasoning in it, token ids, and finish reason ("stop" or "length")."""
     tokenizer = loaded.processor.tokenizer
     stop = stop_ids(loaded)
-    sampling: dict[str, Any] = {
+    drawing: dict[str, Any] = {
         "do_sample": False,
         "temperature": None,
         "top_p": None,
         "top_k": None,
     }
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    if sampling.temperature > 0:
+        names = ("temperature", "top_p", "top_k")
+        drawing = {"do_sample": True, **{name: getattr(sampling, name) for name in names}}
     output = loaded.model.generate(
         **inputs,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=sampling.max_new_tokens,
         min_new_tokens=min_new_tokens or None,
         eos_token_id=stop,
         pad_token_id=tokenizer.pad_token_id,
         streamer=stream,
-        **sampling,
+        **drawing,
     )
     # The end-of-turn token stays in `token_ids`: it tells a finished answer from one cut off.
     token_ids = tuple(output[0, inputs["input_ids"].shape[1] :].tolist())
@@ -97,12 +106,18 @@ def stop_ids(loaded: LoadedModel) -> list[int]:
 
 
 def score_choices(
-    loaded: LoadedModel, inputs: dict[str, Any], choices: Sequence[str]
-) -> tuple[ChoiceScore, ...]:
+    loaded: LoadedModel,
+    inputs: dict[str, Any],
+    choices: Sequence[str],
+    stream: Stream,
+    sampling: Sampling,
+) -> tuple[tuple[ChoiceScore, ...], tuple[int, ...], bool]:
     """Probability of each option among the options, in their order.
 
     An option's likelihood is that of all its tokens and the end of turn after it, so that
-    "red" does not win by being the beginning of "red and blue".
+    "red" does not win by being the beginning of "red and blue". A model whose likeliest first
+    token opens a block of reasoning, or whose prompt did, first reasons; options are then scored
+    behind the end of the block, which is put there if the model does not come to it.
 
     Parameters
     ----------
@@ -110,31 +125,116 @@ def score_choices(
         Inside a pruned run the prefill is pruned, too; it runs once for all options.
     inputs : dict
         From `build_inputs`.
+    stream : Stream
+        Is given the reasoning.
+    sampling : Sampling
+        Of the reasoning; the longest option is part of `max_new_tokens`.
 
     Returns
     -------
-    tuple of ChoiceScore
+    scores : tuple of ChoiceScore
         Probabilities sum to 1.
+    thought : tuple of int
+        Tokens of the reasoning.
+    cut : bool
+        Whether it was longer than there was room for.
     """
-    # 1. The prompt once: it scores the first token of every option.
+    # 1. The prompt once.
     model, tokenizer = loaded.model, loaded.processor.tokenizer
     prefill = model(**inputs, use_cache=True)
     options = [
         [*tokenizer.encode(choice.strip(), add_special_tokens=False), tokenizer.eos_token_id]
         for choice in choices
     ]
-    first = prefill.logits[:, -1].float().log_softmax(-1)[0]
-    total = torch.stack([first[tokens[0]] for tokens in options])
-    # 2. The other tokens of all options as a batch, on a copy of the cache for each.
     name = cache_argument(model)
-    cache = getattr(prefill, name)
+    cache, logits = getattr(prefill, name), prefill.logits[:, -1]
+    # 2. What the model thinks of it; its end is as short as an option is long.
+    thought: tuple[int, ...] = ()
+    cut = False
+    prompt = inputs["input_ids"]
+    begins = [int(logits.argmax())] == tokenizer.encode(OPENING, add_special_tokens=False)
+    if begins or opened_in(tokenizer, prompt):
+        room = sampling.max_new_tokens - max(map(len, options))
+        thought, closed = _think(
+            loaded, name, cache, logits, replace(sampling, max_new_tokens=max(room, 1)), stream
+        )
+        end = "" if closed else f"\n{CLOSING}"
+        stops, left = stop_ids(loaded), list(thought)
+        cut = not closed and left[-1] not in stops
+        left = left[-1:] if left[-1] not in stops else []  # the last one is not in the cache yet
+        left += tokenizer.encode(f"{end}{AFTER}", add_special_tokens=False)
+        output = model(
+            input_ids=torch.tensor([left], device=prompt.device), use_cache=True, **{name: cache}
+        )
+        logits = output.logits[:, -1]
+    # 3. That scores the first token of every option.
+    first = logits.float().log_softmax(-1)[0]
+    total = torch.stack([first[tokens[0]] for tokens in options])
+    # 4. The other tokens of all options as a batch, on a copy of the cache for each.
     cache.batch_repeat_interleave(len(options))
     total += _continuation_scores(model, name, cache, options)
     probabilities = total.double().softmax(0).tolist()
-    return tuple(
+    scores = tuple(
         ChoiceScore(choice, probability)
         for choice, probability in zip(choices, probabilities, strict=True)
     )
+    return scores, thought, cut
+
+
+def opened_in(tokenizer: Any, prompt: Tensor) -> bool:
+    """Whether a prompt (1, S) ends inside a block of reasoning that its template opened."""
+    return bool(tokenizer.decode(prompt[0, -_TAIL:]).rstrip().endswith(OPENING))
+
+
+_TAIL = 16  # tokens that surely hold a tag, in how many pieces ever
+
+
+def _think(
+    loaded: LoadedModel,
+    name: str,
+    cache: Any,
+    logits: Tensor,
+    sampling: Sampling,
+    stream: Stream,
+) -> tuple[tuple[int, ...], bool]:
+    """Reasoning up to its end, the end of the turn or the room for it, and whether it was closed.
+
+    `generate` does the same, but would repeat the prefill. All tokens but the last are in the
+    cache afterwards.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (1, V)
+        Of the first token.
+    """
+    model, tokenizer, stops = loaded.model, loaded.processor.tokenizer, stop_ids(loaded)
+    ids: list[int] = []
+    closed = False
+    stream.next_tokens_are_prompt = False
+    while True:
+        # The first is the tag that was seen to come.
+        ids.append(_draw(logits, sampling) if ids else int(logits.argmax()))
+        stream.put(torch.tensor(ids[-1:]))
+        closed = CLOSING in tokenizer.decode(ids[-_TAIL:])
+        if closed or ids[-1] in stops or len(ids) >= sampling.max_new_tokens:
+            break
+        step = torch.tensor([ids[-1:]], device=logits.device)
+        logits = model(input_ids=step, use_cache=True, **{name: cache}).logits[:, -1]
+    stream.end()
+    return tuple(ids), closed
+
+
+def _draw(logits: Tensor, sampling: Sampling) -> int:
+    """The next token (logits of shape (1, V)), chosen as `generate` chooses it."""
+    if not sampling.temperature:
+        return int(logits.argmax())
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    shares = warpers(torch.empty(0), logits.float()).softmax(-1)
+    return int(torch.multinomial(shares, 1))
 
 
 def _continuation_scores(model: Any, name: str, cache: Any, options: list[list[int]]) -> Tensor:

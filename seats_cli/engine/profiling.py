@@ -234,6 +234,7 @@ def _run(
             config=subject.setting.config,
             system=system,
             max_new_tokens=new_tokens,
+            temperature=0.0,
             min_new_tokens=new_tokens,
             seed=seed,
             clock=watch,

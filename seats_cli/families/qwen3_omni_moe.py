@@ -153,5 +153,6 @@ FAMILY = Family(
     checkpoints={
         "Qwen/Qwen3-Omni-30B-A3B-Instruct": Checkpoint("qwen3-omni-30b-a3b", 71),
         "Qwen/Qwen3-Omni-30B-A3B-Thinking": Checkpoint("qwen3-omni-30b-a3b", 64),
+        "Qwen/Qwen3-Omni-30B-A3B-Captioner": Checkpoint("qwen3-omni-30b-a3b", 64),
     },
 )

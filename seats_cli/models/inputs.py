@@ -75,7 +75,11 @@ def prepare_clip(loaded: LoadedModel, clip: Clip, *, system: str | None = None) 
 
 
 def build_inputs(
-    loaded: LoadedModel, clip: Clip | PreparedClip, question: str, *, system: str | None = None
+    loaded: LoadedModel,
+    clip: Clip | PreparedClip,
+    question: str | None,
+    *,
+    system: str | None = None,
 ) -> dict[str, Any]:
     """Tokens and features for `model(**inputs)` or `model.generate(**inputs)`.
 
@@ -83,6 +87,8 @@ def build_inputs(
     ----------
     clip : Clip or PreparedClip
         Prepared by `prepare_clip`, where several questions are asked about it.
+    question : str or None
+        None asks nothing; an empty one does so of checkpoints that describe what they are given.
     system : str or None
         System turn, as for `prepare_clip`; a prepared clip has its own.
 
@@ -101,10 +107,10 @@ def build_inputs(
     ResourceError
         If clip and question alone are more than the model's context holds.
     """
-    if not question.strip():
+    if question is not None and not question.strip() and not loaded.captions:
         raise UsageError("The question is empty.")
     tokenizer = loaded.processor.tokenizer
-    asked = _tokens(tokenizer, question)
+    asked = _tokens(tokenizer, question if question and question.strip() else "")
     media = clip.clip if isinstance(clip, PreparedClip) else clip
     _check_size(loaded.architecture, media, len(asked))
     if not isinstance(clip, PreparedClip):

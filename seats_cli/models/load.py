@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,13 @@ import torch
 
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import Architecture, FrameSizing
+from seats_cli.families.generation import (
+    ROOM_TO_THINK,
+    USUAL,
+    Sampling,
+    is_captioner,
+    read_sampling,
+)
 from seats_cli.families.registry import BUNDLED, BUNDLED_PATH, checkpoints, read_config
 from seats_cli.models.adapter import Adapter, devices_of
 from seats_cli.models.dequantization import weights_source
@@ -51,6 +58,13 @@ class LoadedModel:
     load_s: float  # seconds that loading took
     speedups: Speedups = STOCK  # what `ask` swaps to make it faster
     notices: tuple[str, ...] = ()  # what a user ought to know of how it was loaded
+    sampling: Sampling = USUAL  # what the checkpoint asks for where a user asks for nothing
+    captions: bool = False  # whether it describes what it is given without a question
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the checkpoint is meant to reason before it answers: it leaves room for that."""
+        return self.sampling.max_new_tokens >= ROOM_TO_THINK and not self.captions
 
 
 def load_model(
@@ -105,7 +119,7 @@ def load_model(
         family, folder, name, kind, attention, "auto" if spread else where, scheme
     )
     net = net.eval() if spread else net.to(where).eval()  # buffers follow the weights
-    return ready(
+    loaded = ready(
         family(net),
         processor,
         speedups_for(attention, where, kind),
@@ -118,6 +132,8 @@ def load_model(
         notices=precision_notices(where, kind),
         quantization=scheme.result(kind) if scheme else "",
     )
+    sampling, captions = read_sampling(folder), is_captioner(name, folder)
+    return replace(loaded, sampling=sampling, captions=captions)
 
 
 def ready(

@@ -65,6 +65,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
             "question": answer.question,
             "system": answer.system,
             "answer": answer.text,
+            "thinking": answer.thinking or None,
             "finish_reason": answer.finish_reason,
             "answer_tokens": len(answer.token_ids),
             "choices": answer.choices,
@@ -83,6 +84,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
             },
             "still": _still(cost),
             "timing": {**asdict(timing), "decode_tokens_per_s": timing.decode_tokens_per_s},
+            "sampling": answer.sampling,
             "seed": answer.seed,
         }
     )

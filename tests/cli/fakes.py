@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from seats_cli import errors
+from seats_cli.families.generation import Sampling
 from seats_cli.media.clip import ReadOptions
 from tests.report.sample import CHOICES, FACTS, MODEL, sample_answer
 
@@ -82,12 +83,17 @@ def ask(loaded: Any, clip: Any, question: str, **options: Any) -> Any:
     if trouble is not None:
         raise trouble
     choices = CHOICES if options["choices"] else ()
+    thinking = "It is a card." if question == "think" else ""
+    if thinking:
+        options["on_thinking"](thinking)
     if options["on_text"] is not None and not choices:
         for piece in PIECES:
             options["on_text"](piece)
     return sample_answer(
         question=question,
         text=choices[0].text if choices else "".join(PIECES),
+        thinking=thinking,
+        sampling=Sampling(options["max_new_tokens"] or 128),
         media=clip.facts,
         model=loaded.facts,
         choices=choices,
@@ -104,7 +110,7 @@ def fake_modules() -> dict[str, ModuleType]:
     fakes = {
         "seats_cli.models": {
             "load_model": load_model,
-            "prepare_clip": lambda loaded, clip: clip,
+            "prepare_clip": lambda loaded, clip, **_: clip,
             "__path__": models.submodule_search_locations,
         },
         "seats_cli.media": {

@@ -219,3 +219,48 @@ def test_bad_values_are_usage_errors_in_one_line(run, clip, arguments):
     assert result.stdout == ""
     assert result.stderr.splitlines()[-1].startswith("Error: ")
     assert "ask" not in CALLS
+
+
+def test_thinking_is_kept_from_stdout(run, clip):
+    result = run("ask", clip, "think")
+    assert result.stdout == ANSWER
+    assert "It is a card." not in result.stderr
+    shown = run("ask", clip, "think", "--show-thinking", "-q")
+    assert shown.stdout == ANSWER
+    assert "\nIt is a card.\n\n" in shown.stderr
+    document = json.loads(run("ask", clip, "think", "--json").stdout)
+    assert (document["thinking"], document["answer"]) == ("It is a card.", "a red card")
+    assert json.loads(run("ask", clip, "What?", "--json").stdout)["thinking"] is None
+
+
+def test_what_was_not_given_is_left_to_the_checkpoint(run, clip):
+    run("ask", clip, "What?")
+    names = ("max_new_tokens", "temperature", "top_p", "top_k")
+    assert [CALLS["ask"][name] for name in names] == [None] * 4
+    run("ask", clip, "What?", "--top-k", "5", "--temperature", "0")
+    assert [CALLS["ask"][name] for name in names] == [None, 0.0, None, 5]
+    assert run("ask", clip, "What?", "--top-k", "-1").exit_code == 2
+
+
+CAPTIONER = "Qwen/Qwen3-Omni-30B-A3B-Captioner"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-m", CAPTIONER], ["", "-m", CAPTIONER], ["", "-m", "my/captioner-v2/"], ["--no-question"]],
+)
+def test_a_captioner_is_asked_nothing(run, clip, arguments):
+    result = run("ask", clip, *arguments, input="not read")
+    assert result.exit_code == 0, result.stderr
+    assert CALLS["ask"]["question"] is None
+
+
+def test_others_are_asked_something(run, clip):
+    result = run("ask", clip, "", "-m", "Qwen/Qwen3-Omni-30B-A3B-Instruct")
+    assert result.exit_code == 2
+    assert "--no-question" in result.stderr
+    for arguments in (["What?"], ["--also", "Who?"]):
+        result = run("ask", clip, *arguments, "--no-question")
+        assert (result.exit_code, "leave QUESTION" in result.stderr) == (2, True)
+    assert run("ask", clip, "What?", "-m", CAPTIONER).exit_code == 0
+    assert CALLS["ask"]["question"] == "What?"

@@ -112,7 +112,7 @@ def test_the_settings_are_what_the_help_says():
         for name, parameter in ask_parameters().items()
         if getattr(parameter, "rich_help_panel", None) in panels
     }
-    sampling = {"max_new_tokens", "temperature", "top_p", "seed"}
+    sampling = {"max_new_tokens", "temperature", "top_p", "top_k", "seed"}
     assert set(KEYS) == said | sampling
 
 
@@ -133,6 +133,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "audio_track": ("1", 1),
     "video_track": ("1", 1),
     "max_audio": ("7", 7.0),
+    "system": ("Be brief.", "Be brief."),
     "allow_local_urls": ("1", True),
     "retain": ("10%", 0.1),
     "retain_video": ("0.2", 0.2),
@@ -146,6 +147,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "max_new_tokens": ("9", 9),
     "temperature": ("0.5", 0.5),
     "top_p": ("0.9", 0.9),
+    "top_k": ("5", 5),
     "seed": ("3", 3),
 }
 
