@@ -136,6 +136,7 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "audio_track": 1,
     "video_track": 1,
     "max_audio": "0:30",
+    "system": "Be brief.",
     "allow_local_urls": True,
     "retain": "10%",
     "retain_video": "20%",
@@ -149,6 +150,7 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "max_new_tokens": 7,
     "temperature": 0.5,
     "top_p": 0.9,
+    "top_k": 7,
     "seed": 3,
 }
 # Every field of a configuration; the bundled model reaches it.
