@@ -7,6 +7,7 @@ nothing is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,18 +21,33 @@ from av.container import InputContainer
 from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.clip import ReadOptions
 from seats_cli.media.downmix import Mixer, kind_of
-from seats_cli.media.packets import packets, seek_before
+from seats_cli.media.packets import packets, seek_before, stamp
 from seats_cli.media.probe import SAMPLE_RATES
-from seats_cli.media.timeline import Gaps
+from seats_cli.media.timeline import Mover
 
 MAX_AUDIO_S = 8 * 3600.0  # 1.7 GiB of float32; longer files are cut there, with a warning
 # Missing sound that is taken for silence: some recorders leave out the pauses in speech.
 # Longer is a damaged stamp, unless the picture continues meanwhile.
-_PAUSE_S = 60.0
+_PAUSE_S = 3600.0
 _PAUSE_WITHOUT_PICTURE_S = 600.0
 _FIRST_BUFFER_S = 600.0
 _JUMP_S = 0.04  # time stamps in Matroska are rounded to 1 ms and some muxers are sloppier
-_LEAD_IN_S = 0.2  # decoded ahead of a range's start, because AAC and Opus need a run-up
+# Sound decodes hundreds of times faster than it plays, so a range that begins this early is
+# decoded from the file's start: what comes out is what the whole file gives, to the sample.
+_EXACT_S = 300.0
+# Decoded ahead of other ranges, because what a codec gives depends on what came before: a few
+# frames in AAC, Opus and MP3, a second where it predicts (G.722, G.726).
+_LEAD_IN_S = 2.0
+
+
+def _silence(like: AudioFrame, samples: int) -> AudioFrame:
+    """So many samples of silence, of the kind of a frame."""
+    silence = AudioFrame(format=like.format.name, layout=like.layout, samples=samples)
+    silence.sample_rate = like.sample_rate
+    middle = b"\x80" if like.format.name.startswith("u8") else b"\0"
+    for plane in silence.planes:
+        plane.update(middle * plane.buffer_size)
+    return silence
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +74,8 @@ def decode_sound(
     *,
     origin_s: float,
     length_s: float | None,
-    gaps: Gaps,
+    mover: Mover | None,
+    indexed: bool,
     picture_end_s: float | None,
     on_progress: Callable[[float], None] | None = None,
 ) -> DecodedSound | None:
@@ -74,8 +91,10 @@ def decode_sound(
         Time stamp in seconds of the start of the file's timeline.
     length_s : float or None
         Seconds the file claims to last.
-    gaps : Gaps
-        Stretches of the file's timeline that were closed up for the picture.
+    mover : Mover or None
+        What moves the packets to the joined timeline, where they are not on it.
+    indexed : bool
+        Whether the container's index leads to the right place.
     picture_end_s : float or None
         Where the picture ends on the file's timeline, if it was read.
     on_progress : callable or None
@@ -86,17 +105,19 @@ def decode_sound(
     DecodedSound or None
         None if nothing decodes in the range.
     """
-    # 1. Begin a little ahead of the range; `_Timeline` drops what lies before it.
+    # 1. Begin ahead of the range; `_Timeline` drops what lies before it.
     begin, longest = options.start or 0.0, options.max_audio
-    if options.start is not None and stream.time_base is not None:
-        ticks = int((origin_s + max(begin - _LEAD_IN_S, 0.0)) / stream.time_base)
-        seek_before(container, stream, ticks)
+    ahead = None
+    if begin > _EXACT_S and stream.time_base is not None:
+        ahead = int((origin_s + begin - _LEAD_IN_S) / stream.time_base)
+        if indexed:
+            seek_before(container, stream, ahead)
     # 2. How much to expect: the range, the limits, and what the header claims.
     wanted_s = np.inf if options.end is None else options.end - begin
     stop = begin + min(wanted_s, MAX_AUDIO_S, np.inf if longest is None else longest)
     expected = (min(stop, length_s) if length_s else min(stop, begin + 60.0)) - begin
     track = _Timeline(max(expected, 0.0), stop - begin)
-    placer = _Placer(track, gaps, begin, None if picture_end_s is None else picture_end_s - begin)
+    placer = _Placer(track, begin, None if picture_end_s is None else picture_end_s - begin)
     broken = 0
 
     def count_error() -> None:
@@ -106,6 +127,13 @@ def decode_sound(
     # 3. Decode to the end of the range. A broken packet leaves a hole in the stamps, and so
     #    silence of its length in the sound.
     for packet in packets(container, stream, count_error):
+        if mover is not None and packet.size:
+            packet = mover.move(packet)
+        # Not across parts: the headers of the next one may come with a packet that is passed over.
+        if ahead is not None and not (mover is not None and mover.has_parts):
+            when = stamp(packet)
+            if when is not None and when < ahead:
+                continue
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
@@ -114,7 +142,7 @@ def decode_sound(
         for frame in frames:
             placer.add(frame, origin_s)
         if on_progress is not None and expected > 0:
-            on_progress(min(placer.at_s / expected, 1.0))
+            on_progress(min(max(placer.at_s / expected, 0.0), 1.0))
         if placer.at_s > track.limit_s + _JUMP_S:
             break
     # 4. The resampler holds back a few milliseconds.
@@ -140,11 +168,8 @@ class _Placer:
     rest continue from it sample by sample. A hole, a leap or a new format begins another run.
     """
 
-    def __init__(
-        self, track: _Timeline, gaps: Gaps, begin_s: float, picture_end_s: float | None
-    ) -> None:
+    def __init__(self, track: _Timeline, begin_s: float, picture_end_s: float | None) -> None:
         self.track = track
-        self.gaps = gaps
         self.begin_s = begin_s
         self.picture_end_s = picture_end_s
         self.at_s = 0.0  # where the next frame is expected
@@ -158,14 +183,11 @@ class _Placer:
         """Place a frame; `origin_s` is the time stamp at which the file's timeline starts."""
         if frame.samples == 0 or frame.sample_rate not in SAMPLE_RATES:
             return
-        # 1. Its stamp on the range's timeline: without the gaps that the picture closed, and
-        #    shifted by the leaps that were closed here. Without a stamp it follows the last one.
+        # 1. Its stamp on the range's timeline, shifted by the leaps that were closed here. Without
+        #    a stamp it follows the last one.
         when = self.at_s
         if frame.time is not None:
-            when = frame.time - origin_s
-            if len(self.gaps):
-                when = float(self.gaps.close(np.array([when]))[0])
-            when += self._shift_s - self.begin_s
+            when = frame.time - origin_s + self._shift_s - self.begin_s
         # 2. A leap that cannot be silence is closed, for this frame and all that follow.
         if self._is_leap(when):
             self.joined += 1
@@ -178,9 +200,16 @@ class _Placer:
             or abs(when - self.at_s) > _JUMP_S
         ):
             self.flush()
-            self._position = round(when * SAMPLE_RATE)
-            self._mixer = Mixer(frame, self._position + round(self.begin_s * SAMPLE_RATE))
             self.at_s = when
+            # Resampled from an instant of which there is a sample both before and after, so that
+            # the same samples come out wherever in the file decoding begins.
+            every = math.gcd(frame.sample_rate, SAMPLE_RATE)
+            instant = math.floor((when + self.begin_s) * every + 1e-6)
+            ahead = round((when + self.begin_s - instant / every) * frame.sample_rate)
+            self._position = instant * SAMPLE_RATE // every - round(self.begin_s * SAMPLE_RATE)
+            self._mixer = Mixer(frame, self._position + round(self.begin_s * SAMPLE_RATE))
+            if ahead:
+                self._write(self._mixer, _silence(frame, ahead))
         self.at_s += frame.samples / frame.sample_rate
         self._write(self._mixer, frame)
 

@@ -20,6 +20,7 @@ import av
 from av.container import InputContainer
 
 from seats_cli.errors import MediaError
+from seats_cli.media.extent import StrPath, whole_file
 from seats_cli.media.limits import bound_allocations, check_png
 
 _READ_BYTES = 1 << 18  # each read is a call back into Python: fewer, larger ones
@@ -31,8 +32,6 @@ _LISTS = (b"#EXTM3U", b"<MPD", b"[playlist]", b"<asx", b"<smil", b"ffconcat vers
 _HEAD_BYTES = 1024
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|(data|blob|magnet|urn):", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:www\.[^/]+|(?:[\w-]+\.)+[a-z]{2,}(?::\d+)?/.*)", re.IGNORECASE)
-
-StrPath = str | os.PathLike[str]
 
 
 @contextmanager
@@ -65,7 +64,7 @@ def open_media(path: StrPath) -> Iterator[InputContainer]:
                 raise MediaError(_LIST.format(name))
             file.seek(0)
             check_png(file, name)
-            with _demuxer(file, name) as container:
+            with _demuxer(whole_file(path, file), name) as container:
                 yield container
     except av.error.FFmpegError as error:
         raise MediaError(f"{name} could not be read to the end: {_reason(error)}.") from error

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
 from seats_cli.families.base import FrameSizing
 from seats_cli.media.clip import MediaFacts, ReadOptions
-from seats_cli.media.container import StrPath, shown
-from seats_cli.media.notices import gap_notices, thinning_notices
+from seats_cli.media.container import shown
+from seats_cli.media.extent import StrPath
+from seats_cli.media.notices import thinning_notices
 from seats_cli.media.packets import open_stream, packets, stamp
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack
@@ -52,7 +52,6 @@ def outline_clip(
     scaler, warnings = None, job.warnings
     if options.video and video is not None:
         scaler = _first_frame(job, video)
-        warnings += gap_notices(job.gaps)
     if scaler is not None and job.plan is not None:
         warnings += thinning_notices(job.plan, options)
     sound_s = 0.0 if audio is None else _sound_seconds(job, audio)
@@ -65,7 +64,7 @@ def outline_clip(
         raise MediaError(f"{shown(path)} has neither a picture nor sound that can be used.")
     if not sound_s and options.audio:
         warnings.append("There is no usable sound; only the picture is used.")
-    stops = [value for value in (options.end, job.source.duration_s) if value is not None]
+    stops = [value for value in (options.end, job.length_s) if value is not None]
     facts = job.facts(min(stops, default=job.begin_s + sound_s), scaler, sound_s)
     fps = job.plan.fps if scaler is not None and job.plan is not None else None
     return ClipOutline(facts, fps, tuple(warnings))
@@ -85,12 +84,14 @@ def _first_frame(job: ReadPass, track: VideoTrack) -> FrameScaler | None:
 
 def _sound_seconds(job: ReadPass, track: AudioTrack) -> float:
     """Seconds of sound in the range, from the time stamps of its packets."""
-    last = 0.0
-    with open_stream(job.path, track.index, AudioStream) as (container, stream):
-        for packet in packets(container, stream):
-            when, base = stamp(packet), packet.time_base
-            if packet.size and when is not None and base is not None:
-                last = max(last, float((when + (packet.duration or 0)) * base))
-    sound_end = float(job.gaps.close(np.array([last - job.source.origin_s]))[0])
+    sound_end = job.survey.ends_s.get(track.index)
+    if sound_end is None:
+        last = 0.0
+        with open_stream(job.path, track.index, AudioStream) as (container, stream):
+            for packet in packets(container, stream):
+                when, base = stamp(packet), packet.time_base
+                if packet.size and when is not None and base is not None:
+                    last = max(last, float((when + (packet.duration or 0)) * base))
+        sound_end = last - job.source.origin_s
     stop = sound_end if job.options.end is None else min(job.options.end, sound_end)
     return max(0.0, stop - job.begin_s)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from seats_cli.media.audio import MAX_AUDIO_S, DecodedSound
 from seats_cli.media.clip import ReadOptions
 from seats_cli.media.frame_sampling import FramePlan
 from seats_cli.media.packets import PacketTable
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack
-from seats_cli.media.timeline import Gaps
+from seats_cli.media.timeline import Timeline
 from seats_cli.media.video import DecodedFrames
 
 # Encoders pad sound to whole packets and pictures to whole frames; below this it is that.
 NOTICEABLE_S = 0.5
 LATE_SOUND_S = 0.1
 _MOST_LISTED = 3  # tracks named in a sentence
+_MOST_SEAMS = 5  # seams named in a sentence
 _SQUARE = 1.04  # pixels less oblong than this are rounding, not a format
 
 
@@ -100,14 +103,34 @@ def thinning_notices(plan: FramePlan, options: ReadOptions) -> list[str]:
     ]
 
 
-def gap_notices(gaps: Gaps) -> list[str]:
-    """A sentence if gaps were closed."""
-    if not len(gaps):
-        return []
-    return [
-        f"The file's time stamps leap {_plural(len(gaps), 'time')}, over "
-        f"{gaps.lengths.sum():,.0f} s without picture and sound; the parts were joined."
-    ]
+def timeline_notices(timeline: Timeline, options: ReadOptions) -> list[str]:
+    """Sentences about parts that were joined, and pauses that were not."""
+    lines = []
+    restarts, leaps = timeline.restarts_s, timeline.leaps_s
+    what = [f"start again {_plural(len(restarts), 'time')}"] if restarts else []
+    if leaps:
+        what.append(
+            f"leap {_plural(len(leaps), 'time')}, over {timeline.closed_s:,.0f} s without picture "
+            "and sound"
+        )
+    if what:
+        seams = sorted([*restarts, *leaps])
+        at = ", ".join(f"{seam:.2f} s" for seam in seams[:_MOST_SEAMS])
+        more = " and so on" if len(seams) > _MOST_SEAMS else ""
+        lines.append(
+            f"The file's time stamps {' and '.join(what)}; the parts were joined, one behind the "
+            f"other (at {at}{more}), and times count from the start of the first."
+        )
+    low, high = options.start or 0.0, float("inf") if options.end is None else options.end
+    heard = [p for p in timeline.pauses if p[0] < high and p[1] > low]
+    for begin, end in heard[:_MOST_SEAMS]:
+        lines.append(
+            f"From {begin:.2f} s to {end:.2f} s the file has neither picture nor sound; the last "
+            "frame and silence stand for that time."
+        )
+    if len(heard) > _MOST_SEAMS:
+        lines.append(f"There are {len(heard) - _MOST_SEAMS} more such pauses.")
+    return lines
 
 
 def sound_notices(
@@ -171,6 +194,7 @@ def overall_notices(
     options: ReadOptions,
     picture_end_s: float | None,
     sound: DecodedSound | None,
+    header_is_wrong: Callable[[], bool],
 ) -> list[str]:
     """Sentences about what is absent, and where picture and sound differ in length.
 
@@ -182,6 +206,8 @@ def overall_notices(
         Seconds on the file's timeline up to which the picture was read; None for not at all.
     sound : DecodedSound or None
         The sound, if any was read.
+    header_is_wrong : callable
+        Whether all of the file is there, so that a claim of more is wrong.
     """
     lines = []
     sound_end_s = None if sound is None else (options.start or 0.0) + sound.length_s
@@ -210,7 +236,7 @@ def overall_notices(
     if sound is not None and sound.first_s > LATE_SOUND_S:
         lines.append(f"The sound starts {sound.first_s:.2f} s late; there is silence before it.")
     read_to = max(picture_end_s or 0.0, sound_end_s or 0.0)
-    claimed = source.duration_s if end is None else None
+    claimed = None if source.length_is_estimate or end is not None else source.duration_s
     if (
         claimed
         and options.audio
@@ -218,10 +244,11 @@ def overall_notices(
         and not sound_cut
         and claimed - read_to > max(NOTICEABLE_S, 0.02 * claimed)
     ):
-        lines.append(
-            f"The file says that it lasts {claimed:.2f} s, "
-            f"but only {read_to:.2f} s of it can be read."
-        )
+        says = f"The file says that it lasts {claimed:.2f} s"
+        if header_is_wrong():
+            lines.append(f"{says}; it ends at {read_to:.2f} s, and nothing is missing.")
+        else:
+            lines.append(f"{says}, but only {read_to:.2f} s of it can be read.")
     return lines
 
 

@@ -14,8 +14,10 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.media.container import StrPath, open_media, shown
+from seats_cli.media.container import open_media, shown
+from seats_cli.media.extent import StrPath, has_frame_count, is_strung_together, missing_bytes
 from seats_cli.media.orientation import mirrored_turns
+from seats_cli.media.packets import CLOCK_MAY_LEAP, GENERIC_INDEX
 
 # 16,384 x 8,192 for pictures and 8,192 x 8,192 for moving ones: beyond every camera and screen,
 # and still a bounded amount of memory. A video decoder holds many frames at a time.
@@ -23,7 +25,8 @@ _MAX_STILL_PIXELS = 1 << 27
 _MAX_VIDEO_PIXELS = 1 << 26
 # A damaged header's 1 Hz would stretch a second of sound over hours.
 SAMPLE_RATES = range(1_000, 2_000_000)
-_RIFF_UNKNOWN = 0x7FFFFF00
+# Without an index of their own, but with their length in samples.
+_COUNTED = ("flac", "tta", "w64", "wav", "wv")
 
 _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 # Packets within which a second picture that moves shows it; interleaved tracks take a few.
@@ -86,6 +89,7 @@ class MediaSource:
     notes: tuple[str, ...]  # one sentence for everything ignored
     # All video tracks that have a decoder, covers included, in the container's order.
     pictures: tuple[VideoTrack, ...] = ()
+    length_is_estimate: bool = False  # `duration_s` is no more than a guess
 
     @property
     def is_image(self) -> bool:
@@ -218,22 +222,27 @@ def _describe(container: InputContainer, path: StrPath) -> MediaSource:
         audio=tuple(map(_audio_track, sounds)),
         notes=tuple(notes),
         pictures=pictures,
+        length_is_estimate=_is_estimate(container, path),
     )
 
 
 def _cut_off(path: StrPath) -> list[str]:
-    """A sentence if a RIFF file (WAV, AVI) is shorter than its header says.
-
-    FFmpeg takes such a file's length from its size, so the loss would go unnoticed.
-    """
-    with open(path, "rb") as file:
-        head = file.read(8)
-        size = file.seek(0, 2)
-    claimed = int.from_bytes(head[4:], "little") + 8
-    # Programs that write to a pipe leave the largest number or 0 there.
-    if not head.startswith(b"RIFF") or size + 1 >= claimed or claimed > _RIFF_UNKNOWN:
+    """A sentence if a RIFF file (WAV, AVI) is shorter than its header says."""
+    missing = missing_bytes(path)
+    if missing is None:
         return []
+    claimed, size = missing
     return [f"The file is cut off: it should have {claimed:,} bytes, but only {size:,} are there."]
+
+
+def _is_estimate(container: InputContainer, path: StrPath) -> bool:
+    """Whether the length is a guess: from the byte rate, or from one of several clocks."""
+    name, flags = container.format.name, container.format.flags
+    if flags & CLOCK_MAY_LEAP or is_strung_together(path):
+        return True
+    if name == "mp3":
+        return not has_frame_count(path)
+    return bool(flags & GENERIC_INDEX) and name not in _COUNTED
 
 
 def _decoder_missing(stream: Stream) -> bool:

@@ -1,10 +1,11 @@
-"""`read_clip`: header, scan, choice of frames, picture, sound, and a warning for what was lost."""
+"""`read_clip`: header, survey, choice of frames, picture, sound, warnings for what was lost."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,31 +17,38 @@ from seats_cli.errors import MediaError
 from seats_cli.families.base import FrameSizing
 from seats_cli.media.audio import DecodedSound, decode_sound
 from seats_cli.media.clip import Clip, MediaFacts, ReadOptions
-from seats_cli.media.container import StrPath, shown
+from seats_cli.media.container import shown
+from seats_cli.media.extent import StrPath, is_cut_off
 from seats_cli.media.frame_sampling import FramePlan, plan_frames
 from seats_cli.media.limits import check_decoded_size
 from seats_cli.media.notices import (
-    gap_notices,
+    NOTICEABLE_S,
     overall_notices,
     picture_notices,
     sound_notices,
+    timeline_notices,
     track_notices,
 )
-from seats_cli.media.packets import PacketTable, open_stream, scan_packets
+from seats_cli.media.packets import PacketTable, open_stream
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack, probe
+from seats_cli.media.survey import Survey, survey
 from seats_cli.media.timecode import check_range
-from seats_cli.media.timeline import NO_GAPS, Gaps, picture_times, stamps_at
 from seats_cli.media.video import DecodedFrames, can_skip_nonref, decode_frames
 
 Progress = Callable[[str, float], None]
+
+# Decoding this many frames from the file's start takes a minute at worst: worth it to find frames
+# that did not turn up behind a seek.
+_AFFORDABLE_FRAMES = 20_000
+_LONG_S = 60.0  # decoded for nothing: worth a sentence
 
 
 @dataclass
 class ReadPass:
     """One file being read, and what came of it.
 
-    Every pass over the packets (scan, picture, sound) opens the file anew: a demuxer that has
+    Every pass over the packets (survey, picture, sound) opens the file anew: a demuxer that has
     met damage or the end of the file does not reliably go back, and a raw stream cannot seek.
     """
 
@@ -50,9 +58,10 @@ class ReadPass:
     options: ReadOptions  # what of it is wanted
     sizing: FrameSizing  # bounds on the size of the frames, `options.max_pixels` included
     audio_track: AudioTrack | None  # the sound to read
+    survey: Survey  # what its packets say
     on_progress: Progress | None = None  # as for `read_clip`
     warnings: list[str] = field(default_factory=list)
-    gaps: Gaps = NO_GAPS
+    may_seek: bool = True  # until a seek has led astray
     plan: FramePlan | None = None
     picture: DecodedFrames | None = None
     picture_end_s: float | None = None
@@ -67,7 +76,7 @@ class ReadPass:
         source: MediaSource | None,
         on_progress: Progress | None = None,
     ) -> ReadPass:
-        """Read the header, unless it is given, and check the request against it.
+        """Read the header, unless it is given, and the packets; check the request against them.
 
         Raises
         ------
@@ -79,28 +88,48 @@ class ReadPass:
         source = source or probe(path)
         if options.video:
             source = source.with_picture(options.video_track, path)
-        check_range(options.start, options.end, source.duration_s)
         track = source.sound_track(options.audio_track, shown(path)) if options.audio else None
         sizing = options.bound(sizing or FrameSizing())
+        # The timeline is the same whether or not the sound is wanted.
+        shared = track or source.sound_track(None, shown(path))
+        found = survey(path, source, source.video, shared, options)
+        claimed, length = source.duration_s, found.timeline.length_s
+        length = claimed if length is None else length
+        check_range(options.start, None, length)
+        # An end that only the header knows of is the file's end.
+        if claimed is not None and length is not None and not source.length_is_estimate:
+            length = max(claimed, length)
+        check_range(None, options.end, length)
         warnings = [*source.notes, *track_notices(source, options)]
-        return cls(path, source, options, sizing, track, on_progress, warnings)
+        warnings += timeline_notices(found.timeline, options)
+        return cls(path, source, options, sizing, track, found, on_progress, warnings)
 
     @property
     def begin_s(self) -> float:
         """Seconds on the file's timeline at which the clip begins."""
         return self.options.start or 0.0
 
+    @cached_property
+    def length_s(self) -> float | None:
+        """Seconds the file lasts: as its header says, unless its packets prove that wrong."""
+        claimed, found = self.source.duration_s, self.survey.timeline.length_s
+        if claimed is None or found is None:
+            return None if self.source.is_image else claimed or found
+        if abs(claimed - found) <= NOTICEABLE_S:
+            return claimed
+        estimate = self.source.length_is_estimate
+        return found if estimate or found > claimed or self.header_is_wrong else claimed
+
+    @cached_property
+    def header_is_wrong(self) -> bool:
+        """Whether the file is there to its last byte, so that a greater length is a wrong claim."""
+        return is_cut_off(self.path) is False
+
     def plan_picture(self, track: VideoTrack) -> PacketTable:
-        """Scan the packets and choose the frames: sets `plan`, `gaps` and `picture_end_s`."""
-        options, origin = self.options, self.source.origin_s
-        with open_stream(self.path, track.index, VideoStream) as (container, stream):
-            table = scan_packets(
-                container,
-                stream,
-                None if options.start is None else options.start + origin,
-                None if options.end is None else options.end + origin,
-            )
-        times, self.gaps = picture_times(self.path, self.source, table, self.audio_track)
+        """Choose the frames: sets `plan` and `picture_end_s`."""
+        table, options = self.survey.table, self.options
+        assert table is not None
+        times = table.seconds() - self._origin_s(table)
         last_s = table.last_duration * float(table.time_base)
         plan = plan_frames(times, last_s, track.rate, options)
         if plan is not None:
@@ -117,7 +146,8 @@ class ReadPass:
         plan = self.plan
         if plan is None:
             return
-        wanted = stamps_at(plan.times, self.source, table, self.gaps)
+        stamps = (plan.times + self._origin_s(table)) / float(table.time_base)
+        wanted = np.rint(stamps).astype(np.int64)
         picture = None
         # 1. Fast: without the frames that no other refers to, where the codec marks them.
         if can_skip_nonref(track.codec, table):
@@ -125,7 +155,12 @@ class ReadPass:
         # 2. Every frame: where there is damage nothing is skipped, so that all of it is found.
         if picture is None or picture.missing or picture.broken:
             picture = self._decode(track, table, wanted, "AUTO")
-        # 3. One frame at a time: frame threads lose good frames next to a broken one. Slower.
+        # 3. From the start: where a seek has landed may look right and be wrong all the same.
+        affordable = np.searchsorted(table.pts, wanted[-1]) <= _AFFORDABLE_FRAMES
+        if picture is not None and picture.missing and picture.sought and affordable:
+            self.may_seek = False
+            picture = self._decode(track, table, wanted, "AUTO") or picture
+        # 4. One frame at a time: frame threads lose good frames next to a broken one. Slower.
         if picture is None or picture.missing:
             again = self._decode(track, table, wanted, "SLICE")
             if picture is None or (again is not None and again.missing < picture.missing):
@@ -134,7 +169,11 @@ class ReadPass:
             self.plan = self.picture_end_s = None
             return
         self.picture = picture
-        self.warnings += gap_notices(self.gaps)
+        if not (self.may_seek or table.counted) and self.begin_s > _LONG_S:
+            self.warnings.append(
+                f"The file cannot be searched, so the {self.begin_s:.0f} s before the range were "
+                "decoded too; copy it into another container (MP4, Matroska) to make this faster."
+            )
         self.warnings += picture_notices(track, table, plan, picture, self.options)
 
     def read_sound(self, track: AudioTrack) -> None:
@@ -145,8 +184,9 @@ class ReadPass:
                 stream,
                 self.options,
                 origin_s=self.source.origin_s,
-                length_s=self.source.duration_s,
-                gaps=self.gaps,
+                length_s=self.length_s,
+                mover=self.survey.timeline.mover(track.index),
+                indexed=self.survey.indexed,
                 picture_end_s=self.picture_end_s,
                 on_progress=self._reporter("sound"),
             )
@@ -161,7 +201,7 @@ class ReadPass:
         return MediaFacts(
             path=os.fspath(self.path),
             container=source.container,
-            duration_s=source.duration_s,
+            duration_s=self.length_s,
             start_s=self.begin_s,
             end_s=end_s,
             video_codec=track.codec if track else None,
@@ -215,7 +255,7 @@ class ReadPass:
         with open_stream(self.path, track.index, VideoStream) as (container, stream):
             stream.thread_type = threads
             report, turns = self._reporter("picture"), track.mirrored_turns
-            return decode_frames(
+            picture = decode_frames(
                 container,
                 stream,
                 table,
@@ -223,8 +263,18 @@ class ReadPass:
                 self.sizing,
                 report,
                 turns,
+                mover=self.survey.timeline.mover(track.index),
+                may_seek=self.may_seek,
                 skip_nonref=skip_nonref,
             )
+        if picture is not None or not self.may_seek:
+            return picture
+        self.may_seek = False
+        return self._decode(track, table, wanted, threads, skip_nonref=skip_nonref)
+
+    def _origin_s(self, table: PacketTable) -> float:
+        """Seconds at which the timeline starts in a table's stamps; counted ones begin at 0."""
+        return 0.0 if table.counted else self.source.origin_s
 
     def _reporter(self, what: str) -> Callable[[float], None] | None:
         report = self.on_progress
@@ -293,7 +343,9 @@ def read_clip(
         job.read_sound(job.audio_track)
     if job.picture is None and job.sound is None:
         raise MediaError(_nothing(job))
-    job.warnings += overall_notices(job.source, options, job.picture_end_s, job.sound)
+    job.warnings += overall_notices(
+        job.source, options, job.picture_end_s, job.sound, lambda: job.header_is_wrong
+    )
     return job.clip()
 
 

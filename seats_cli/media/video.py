@@ -15,15 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 from av.packet import Packet
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
 from seats_cli.families.base import FrameSizing
-from seats_cli.media.packets import PacketTable, packets, seek_before
+from seats_cli.media.packets import PacketTable, land, packets, stamp
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import max_pixels
+from seats_cli.media.timeline import Mover
 
+_PREDICTED = (PictureType.P, PictureType.B, PictureType.S)
 # Seeking flushes the decoder and consults the index: worth it above this many frames.
 _SEEK_GAIN = 48
 # More frames in a row than this are rarely lost; a damaged stamp is likelier.
@@ -48,6 +50,10 @@ class FrameReader:
     ----------
     container, stream, table
         An open file, its video stream and that stream's time stamps.
+    mover : Mover or None
+        What moves the packets to the joined timeline, where they are not on it.
+    may_seek : bool
+        Whether to pass over stretches that are not wanted by the container's means.
     only : set of int
         Time stamps of the wanted frames: where the codec marks the frames to which no other
         refers, only the wanted ones of these are decoded, and come out the same. Empty to
@@ -59,6 +65,8 @@ class FrameReader:
         container: InputContainer,
         stream: VideoStream,
         table: PacketTable,
+        mover: Mover | None = None,
+        may_seek: bool = True,
         only: Set[int] = frozenset(),
     ) -> None:
         self.container = container
@@ -68,11 +76,20 @@ class FrameReader:
         self._max_pixels = max_pixels(container.format.name)
         self._count = 0
         self._at: int | None = None  # stamp of the last frame
+        self.astray = False  # a seek has led to where decoding cannot start
+        self._mover = mover
         self._jumped_to: int | None = None
+        self._awaited: int | None = None  # index of the keyframe with which decoding goes on
+        self._first: int | None = None  # stamp of that keyframe, until its frame has come
         self._held: VideoFrame | None = None
-        self._may_seek = not table.counted and len(table.keyframes) > 0
+        self.may_seek = may_seek and not table.counted and len(table.keys) > 0
         self._only = only if can_skip_nonref(stream.codec_context.name, table) else frozenset()
         self._progressive = False  # known from the first frame on
+
+    @property
+    def sought(self) -> bool:
+        """Whether it has passed over a stretch."""
+        return self._jumped_to is not None
 
     def frames(self, picker: _Picker) -> Iterator[VideoFrame]:
         """Frames in display order, less those that were skipped, to the end of the file."""
@@ -84,6 +101,12 @@ class FrameReader:
             # 2. Decode until the next wanted frame is so far away that seeking is cheaper; the
             #    demuxer's iterator ends with the seek, so a new one starts behind it.
             for packet in packets(self.container, self.stream, self._count_error):
+                if self.astray:
+                    return
+                if self._awaited is not None and not self._arrives(packet):
+                    continue
+                if self._mover is not None and packet.size:
+                    packet = self._mover.move(packet)
                 yield from self._decode(packet)
                 if not picker.done and self._jump(picker.next_target):
                     jumped = True
@@ -91,6 +114,29 @@ class FrameReader:
         # 3. A frame that was held back for its doubtful stamp, with nothing after it to refute it.
         if self._held is not None:
             yield self._held
+
+    def _arrives(self, packet: Packet[VideoStream]) -> bool:
+        """Whether this is the keyframe that a seek has led to; what comes before it is no use."""
+        keys, wanted = self.table.keys, self._awaited
+        assert wanted is not None
+        if not packet.is_keyframe or stamp(packet) != keys.stated[wanted]:
+            self.astray = packet.size == 0  # the file ends without it
+            return False
+        if self._mover is not None:
+            self._mover.number = int(keys.number[wanted])
+        self._awaited, self._first = None, int(keys.pts[wanted])
+        return True
+
+    def _starts_well(self, frame: VideoFrame) -> bool:
+        """Whether the first frame behind a seek is the keyframe, and one that needs no other.
+
+        Cheap recorders mark every frame as a keyframe, and decoders make a picture of them all.
+        """
+        pts, first = frame.pts or 0, self._first
+        if first is None or pts < first:
+            return True
+        self._first = None
+        return pts == first and (frame.key_frame or frame.pict_type not in _PREDICTED)
 
     def _count_error(self) -> None:
         self.errors += 1
@@ -110,6 +156,9 @@ class FrameReader:
                 )
             self._check_fields(frame)
             if self._stamp(frame):
+                if not self._starts_well(frame):
+                    self.astray = True
+                    return
                 yield from self._settle(frame)
 
     def _skip_or_decode(self, packet: Packet[VideoStream]) -> None:
@@ -160,10 +209,11 @@ class FrameReader:
 
     def _jump(self, target: int) -> bool:
         """Seek if a keyframe far ahead is at or before the next wanted frame."""
-        if not self._may_seek:
+        if not self.may_seek:
             return False
-        keys, pts = self.table.keyframes, self.table.pts
-        key = int(keys[max(int(np.searchsorted(keys, target, side="right")) - 1, 0)])
+        keys, pts = self.table.keys, self.table.pts
+        wanted = keys.before(target)
+        key = int(keys.pts[wanted])
         if self._at is None:
             near = not self.table.partial and np.searchsorted(pts, key) < _SEEK_GAIN
         else:
@@ -171,9 +221,12 @@ class FrameReader:
         # Damaged stamps can lead back to the same place again and again.
         if near or (self._jumped_to is not None and key <= self._jumped_to):
             return False
+        landed = land(self.container, self.stream, keys, wanted)
+        if landed is None:
+            self.astray = True
+            return True
         self._jumped_to, self._held = key, None
-        self._may_seek = seek_before(self.container, self.stream, key)
-        self._at = key
+        self._awaited, self._at = landed, int(keys.pts[landed])
         return True
 
 
@@ -185,6 +238,7 @@ class DecodedFrames:
     scaler: FrameScaler  # how they were made: sizes and rotation
     broken: int  # packets that could not be decoded and frames the decoder marks as damaged
     missing: int  # wanted frames that did not decode; the frame before stands in for each
+    sought: bool = False  # stretches that were not wanted were passed over, by seeking
 
 
 def decode_frames(
@@ -196,6 +250,8 @@ def decode_frames(
     on_frame: Callable[[float], None] | None = None,
     mirrored_turns: int | None = None,
     *,
+    mover: Mover | None = None,
+    may_seek: bool = True,
     skip_nonref: bool = False,
 ) -> DecodedFrames | None:
     """Decode the frames that are on screen at the given times.
@@ -212,6 +268,8 @@ def decode_frames(
         Called with the fraction done after each frame taken.
     mirrored_turns : int or None
         As `seats_cli.media.orientation.mirrored_turns`.
+    mover, may_seek
+        As for `FrameReader`.
     skip_nonref : bool
         Do not decode what is neither wanted nor referred to, where the codec marks it. Damage
         there goes unnoticed.
@@ -219,7 +277,7 @@ def decode_frames(
     Returns
     -------
     DecodedFrames or None
-        None if not a single frame decodes.
+        None if not a single frame decodes, or a seek has led astray: `may_seek` must be False then.
 
     Raises
     ------
@@ -229,16 +287,18 @@ def decode_frames(
     stream.codec_context.options = {"max_pixels": str(max_pixels(container.format.name))}
     picker = _Picker(table, wanted, sizing, on_frame, mirrored_turns)
     only = frozenset(picker.targets) if skip_nonref else frozenset()
-    reader = FrameReader(container, stream, table, only)
+    reader = FrameReader(container, stream, table, mover, may_seek, only)
     for frame in reader.frames(picker):
         picker.offer(frame)
         if picker.done:
             break
+    if reader.astray:
+        return None
     picker.finish()
     if picker.scaler is None:
         return None
     broken = reader.errors + picker.corrupt
-    return DecodedFrames(picker.pixels, picker.scaler, broken, picker.missing)
+    return DecodedFrames(picker.pixels, picker.scaler, broken, picker.missing, reader.sought)
 
 
 class _Picker:

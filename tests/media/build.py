@@ -26,6 +26,7 @@ class Sound:
     start_s: float = 0.0
     codec: str = "aac"
     language: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Picture:
     options: dict[str, str] = field(default_factory=lambda: {"qp": "8", "preset": "ultrafast"})
     pix_fmt: str = "yuv420p"
     rate: int = 25
+    ticks: int = TICKS  # per second; some codecs want the rate itself
     disposition: int | None = None  # as in `av.stream.Disposition`; None for the muxer's own
 
 
@@ -128,19 +130,21 @@ def _video_packets(container: av.container.OutputContainer, picture: Picture) ->
     stream = container.add_stream(picture.codec, rate=picture.rate, options=picture.options)
     stream.height, stream.width = picture.frames[0].shape[:2]
     stream.pix_fmt = picture.pix_fmt
-    stream.codec_context.time_base = Fraction(1, TICKS)
+    stream.codec_context.time_base = Fraction(1, picture.ticks)
     if picture.disposition is not None:
         stream.disposition = picture.disposition
     packets = []
     for pixels, time in zip(picture.frames, picture.times, strict=True):
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame.pts, frame.time_base = round(time * TICKS), Fraction(1, TICKS)
+        frame.pts, frame.time_base = round(time * picture.ticks), Fraction(1, picture.ticks)
         packets += stream.encode(frame)
     return packets + list(stream.encode(None))
 
 
 def _audio_packets(container: av.container.OutputContainer, sound: Sound) -> list[av.Packet]:
-    stream = container.add_stream(sound.codec, rate=sound.rate, layout=sound.layout)
+    stream = container.add_stream(
+        sound.codec, rate=sound.rate, layout=sound.layout, options=sound.options
+    )
     if sound.language:
         stream.metadata["language"] = sound.language
     samples = sound.samples
@@ -184,4 +188,17 @@ def turn(source: Path, target: Path, degrees: int) -> Path:
     at = data.index(b"tkhd") + 44
     data[at : at + 36] = matrix
     target.write_bytes(data)
+    return target
+
+
+def sweep(seconds: float, rate: int = 48_000) -> np.ndarray:
+    """A sine that rises from 200 Hz to 2 kHz, so that every instant sounds different, (1, n)."""
+    times = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * (200 * times + 900 * times**2 / seconds)
+    return (0.4 * np.sin(phase)).astype(np.float32)[None]
+
+
+def string_together(target: Path, *parts: Path) -> Path:
+    """A file of other files, byte by byte one behind the other."""
+    target.write_bytes(b"".join(part.read_bytes() for part in parts))
     return target

@@ -9,7 +9,7 @@ import pytest
 
 from seats_cli.media import SAMPLE_RATE, FrameSizing, read_clip
 from seats_cli.media.inspection import outline_clip
-from seats_cli.media.timeline import Gaps, find_gaps, may_have_gaps
+from seats_cli.media.timeline import find_gaps, find_pauses
 from tests.media.build import Picture, Sound, click, number_of, numbered, plain, tone, write
 from tests.media.test_alignment import check, flash
 
@@ -114,14 +114,25 @@ def test_sound_alone_is_not_padded_by_hours(tmp_path: Path) -> None:
     assert [w for w in clip.warnings if "leap 1 time" in w]
 
 
-def test_closing_and_reopening_are_inverse() -> None:
-    picture = np.concatenate([np.arange(100) / 25, 1000 + np.arange(100) / 25, [90_000.0]])
+def test_gaps_are_closed_to_a_frame() -> None:
+    picture = np.concatenate([np.arange(100) / 25, 10_000 + np.arange(100) / 25, [90_000.0]])
     gaps = find_gaps(picture, None, 10.0)
     assert len(gaps) == 2
     closed = gaps.close(picture)
     assert np.all(np.diff(closed) > 0.03)
     assert closed[-1] == pytest.approx(200 / 25, abs=0.1)
-    assert gaps.reopen(closed) == pytest.approx(picture, abs=1e-6)
-    assert isinstance(gaps, Gaps)
-    assert not may_have_gaps(np.arange(5.0))
-    assert not may_have_gaps(np.zeros(1))
+    assert not len(find_gaps(np.arange(5.0), None, None))
+    assert not len(find_gaps(np.zeros(1), None, None))
+
+
+def test_what_is_a_gap_and_what_a_pause() -> None:
+    """A pause of minutes is one, unless the format's clock may leap or the header denies it."""
+    picture = np.concatenate([np.arange(100) / 25, 300 + np.arange(100) / 25])
+    sound = np.concatenate([np.arange(200) / 50, 300 + np.arange(200) / 50])
+    assert not len(find_gaps(picture, sound, 304.0))
+    assert not len(find_gaps(picture, sound, None))
+    assert find_pauses(picture, sound) == [(pytest.approx(3.98), 300.0)]
+    assert len(find_gaps(picture, sound, 8.0)) == 1
+    assert len(find_gaps(picture, sound, 304.0, clock_may_leap=True)) == 1
+    slides = np.arange(10) * 20.0
+    assert not len(find_gaps(slides, None, None, clock_may_leap=True))

@@ -66,9 +66,9 @@ def test_a_header_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(container, "_demuxer", counting)
     source = probe(path)
     clip = read_clip(path, source=source, sizing=SMALL)
-    assert opened == ["a.mp4"] * 4  # the header, the scan, the picture, the sound
+    assert opened == ["a.mp4"] * 4  # the header, the survey, the picture, the sound
     outline = outline_clip(path, source=source, sizing=SMALL)
-    assert len(opened) == 4 + 3
+    assert len(opened) == 4 + 2  # the survey, the first frame
     assert outline.facts.width == clip.facts.width
 
 
