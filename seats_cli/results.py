@@ -22,6 +22,7 @@ from seats_cli.families.generation import USUAL, Sampling
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
+    from seats_cli.cost.context import ContextUse
     from seats_cli.families.base import Architecture
     from seats_cli.media.clip import MediaFacts
     from seats_cli.schedule import PruningPlan
@@ -168,6 +169,7 @@ class Answer:
     cost: Cost
     seed: int
     choices: tuple[ChoiceScore, ...] = ()
+    context: ContextUse | None = None  # None for answers that no model gave
     warnings: tuple[str, ...] = ()
     system: str | None = None  # system turn of the prompt; None for the chat template's own
     thinking: str = ""  # what the model reasoned before it answered

@@ -132,6 +132,7 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "fps": 3.0,
     "max_frames": 64,
     "max_pixels": 100_000,
+    "total_pixels": 9_000_000,
     "audio": False,
     "audio_track": 1,
     "video_track": 1,

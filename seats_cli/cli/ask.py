@@ -16,7 +16,7 @@ from seats_cli.cli.option_groups import grouped, with_flags
 from seats_cli.cli.option_parsers import output_option, split_choices
 from seats_cli.cli.outputs import Outputs, print_json
 from seats_cli.cli.question import check_stdin_is_free, find_questions, may_ask_nothing
-from seats_cli.cli.sources import open_input, open_model, read_input
+from seats_cli.cli.sources import fit_input, open_input, open_model, read_input
 from seats_cli.cli.to_config import build_config
 from seats_cli.errors import UsageError
 
@@ -109,7 +109,10 @@ def ask(
     from seats_cli.models import prepare_clip
 
     loaded = open_model(model, talk)
-    clip, read_s = read_input(file, read, loaded.sizing, talk)
+    fitted, notes = fit_input(
+        file, read, loaded, questions, [config], generation.max_new_tokens, choices, system
+    )
+    clip, read_s = read_input(file, fitted, loaded.sizing, talk, notes)
     several = len(questions) > 1
     media = prepare_clip(loaded, clip, system=system) if several else clip
     encoder_cache = EncoderCache() if several else None
@@ -139,7 +142,7 @@ def ask(
         # The report is about the whole way from the file to the answer.
         warnings = dict.fromkeys((*clip.warnings, *map(with_flags, answer.warnings)))
         answer = dataclasses.replace(answer, warnings=tuple(warnings))
-        files.add(answer, clip, read, loaded.sizing)
+        files.add(answer, clip, fitted, loaded.sizing)
         answers.append(answer)
         if not output.as_json:
             _show(answer, talk, streamed=streams)

@@ -12,7 +12,7 @@ from seats_cli.cli.console import Talk, calm_libraries, print_document
 from seats_cli.cli.option_groups import grouped
 from seats_cli.cli.outputs import print_json, print_result, record_answer, write_page
 from seats_cli.cli.question import check_stdin_is_free, find_question
-from seats_cli.cli.sources import check_random, open_any, open_input, read_input
+from seats_cli.cli.sources import check_random, fit_input, open_any, open_input, read_input
 from seats_cli.cli.to_config import build_specs
 from seats_cli.show.files import check_target
 
@@ -69,7 +69,9 @@ def compare(
     from seats_cli.engine.comparison import run_comparison
 
     loaded = open_any(model, seed, talk)
-    clip, read_s = read_input(file, read, loaded.sizing, talk)
+    configs = [spec.config for spec in specs]
+    fitted, notes = fit_input(file, read, loaded, [text], configs, max_new_tokens, (), system)
+    clip, read_s = read_input(file, fitted, loaded.sizing, talk, notes)
     with talk.progress("Answering") as progress:
         result = run_comparison(
             loaded,
@@ -85,7 +87,7 @@ def compare(
     _show(result, "json" if output.as_json else output.form)
     if output.html is not None:
         records = [
-            record_answer(run.answer, clip, read, loaded.sizing, label=run.label)
+            record_answer(run.answer, clip, fitted, loaded.sizing, label=run.label)
             for run in result.runs
             if run.answer is not None
         ]

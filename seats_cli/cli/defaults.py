@@ -36,6 +36,7 @@ KEYS = (
     "fps",
     "max_frames",
     "max_pixels",
+    "total_pixels",
     "audio",
     "audio_track",
     "video_track",

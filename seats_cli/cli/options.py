@@ -90,6 +90,15 @@ class ReadFlags(ReadOptions):
             min=1,
         ),
     ]
+    total_pixels: Annotated[
+        int | None,
+        input_option(
+            "--total-pixels N",
+            "At most this many pixels in all frames together, two counted as one.",
+            shown="the official budget",
+            min=1,
+        ),
+    ]
     video_track: Annotated[
         int | None,
         input_option(

@@ -55,14 +55,14 @@ def plan(
     talk = Talk()
     config = build_config(budget, context)
 
-    from seats_cli.cost.estimate import find_model, plan_run
-    from seats_cli.media.inspection import outline_clip
+    from seats_cli.cost.estimate import find_model, plan_file
 
     found = find_model(model.model or BUNDLED, model.revision)
     path = local_path(video, talk, allow_local_urls=allow_local_urls)
     small = model.dtype == "auto" and found.name.lower() in _SMALL
-    planned = plan_run(
-        outline_clip(path, read, sizing=found.sizing),
+    planned = plan_file(
+        path,
+        read,
         found,
         config,
         text_tokens=text_tokens,

@@ -16,6 +16,7 @@ from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.sources import (
     check_random,
     check_synthetic,
+    fit_input,
     open_any,
     open_input,
     read_input,
@@ -25,7 +26,7 @@ from seats_cli.errors import UsageError
 from seats_cli.show.files import check_writable
 
 if TYPE_CHECKING:
-    from seats_cli.media.clip import Clip
+    from seats_cli.media.clip import Clip, ReadOptions
     from seats_cli.results import Profile
 
 
@@ -116,11 +117,18 @@ def profile(
     from seats_cli.media.synthetic_clip import synthetic_clip
 
     loaded = open_any(model, repeats.seed, talk)
+    fitted: ReadOptions = read
+    notes: tuple[str, ...] = ()
+    if file is not None:
+        configs = [spec.config for spec in specs]
+        fitted, notes = fit_input(
+            file, read, loaded, [question], configs, repeats.new_tokens, (), system
+        )
     reader = Talk(quiet=True)  # reading is repeated: its warnings once, its spinner never
 
     def read_again() -> Clip:
         if file is not None:
-            return read_input(file, read, loaded.sizing, reader)[0]
+            return read_input(file, fitted, loaded.sizing, reader, notes)[0]
         assert synthetic is not None
         return synthetic_clip(
             synthetic,

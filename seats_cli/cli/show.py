@@ -24,7 +24,7 @@ from seats_cli.cli.outputs import (
 )
 from seats_cli.cli.question import check_stdin_is_free, find_question
 from seats_cli.cli.runtime import stop_if_interrupted
-from seats_cli.cli.sources import InputFile, open_input, open_model, read_input
+from seats_cli.cli.sources import InputFile, fit_input, open_input, open_model, read_input
 from seats_cli.cli.to_config import build_config
 from seats_cli.errors import UsageError
 from seats_cli.show.files import check_target, check_writable, replacing
@@ -115,9 +115,12 @@ def show(
         text = find_question(question, talk)
         calm_libraries(debug=answering.debug, quiet=answering.quiet)
         loaded = open_model(model, talk)
-        clip, read_s = read_input(file, read, loaded.sizing, talk)
+        fitted, notes = fit_input(
+            file, read, loaded, [text], [config], answering.max_new_tokens, system=system
+        )
+        clip, read_s = read_input(file, fitted, loaded.sizing, talk, notes)
         answer, unpruned = _ask(loaded, clip, text, system, config, answering, read_s, talk)
-        record = record_answer(answer, clip, read, loaded.sizing, full_answer=unpruned)
+        record = record_answer(answer, clip, fitted, loaded.sizing, full_answer=unpruned)
     print_document(record.answer)
     if output is not None:
         _write(record, clip, output, talk, keeps_trace=trace is None)

@@ -29,6 +29,9 @@ from seats_cli.families.registry import BUNDLED, named_config
 from seats_cli.media.clip import ReadOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seats_cli.config import SeatsConfig
     from seats_cli.families.base import FrameSizing
     from seats_cli.media.clip import Clip
     from seats_cli.media.fetch import Readable
@@ -210,10 +213,35 @@ def _spare_threads() -> None:
         torch.set_num_threads(1)
 
 
+def fit_input(
+    file: InputFile,
+    read: ReadOptions,
+    loaded: LoadedModel,
+    questions: Sequence[str | None],
+    configs: Sequence[SeatsConfig | None],
+    max_new_tokens: int | None,
+    choices: Sequence[str] = (),
+    system: str | None = None,
+) -> tuple[ReadOptions, tuple[str, ...]]:
+    """What to read of a file so that the context holds it, and what that changes.
+
+    The latter are sentences for `read_input`, which shows them with the clip's own.
+    """
+    from seats_cli.cost.fit import fit_file
+    from seats_cli.models import need_of
+
+    need = need_of(loaded, questions, configs, max_new_tokens, choices, system)
+    return fit_file(file.path, read, loaded.sizing, loaded.architecture, need, source=file.header)
+
+
 def read_input(
-    file: InputFile, options: ReadOptions, sizing: FrameSizing, talk: Talk
+    file: InputFile,
+    options: ReadOptions,
+    sizing: FrameSizing,
+    talk: Talk,
+    notes: Sequence[str] = (),
 ) -> tuple[Clip, float]:
-    """The clip and the seconds that reading it took; its warnings are shown."""
+    """The clip and the seconds that reading it took; its warnings, and `notes`, are shown."""
     from seats_cli.media import read_clip
 
     began = time.perf_counter()
@@ -228,7 +256,7 @@ def read_input(
     read_s = time.perf_counter() - began
     # The report names what was asked for, not the temporary file.
     facts = replace(clip.facts, path=file.name)
-    clip = replace(clip, facts=facts, warnings=tuple(map(with_flags, clip.warnings)))
+    clip = replace(clip, facts=facts, warnings=tuple(map(with_flags, (*notes, *clip.warnings))))
     for warning in clip.warnings:
         talk.warning(warning)
     return clip, read_s

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.config import SEATS, SeatsConfig
+from seats_cli.cost.context import ContextUse, Need, context_use, entering_of
 from seats_cli.cost.encoders import encoder_flops
 from seats_cli.cost.flops import prefill_flops
 from seats_cli.cost.memory import (
@@ -44,7 +45,7 @@ from seats_cli.schedule import PruningPlan
 
 if TYPE_CHECKING:
     from seats_cli.families.base import Architecture
-    from seats_cli.media.clip import MediaFacts
+    from seats_cli.media.clip import MediaFacts, ReadOptions
     from seats_cli.media.inspection import ClipOutline
 
 
@@ -84,6 +85,7 @@ class PlannedRun:
     full_activation_bytes: int
     bytes_per_value: int  # of the KV cache and the activations
     memory: MemoryPlan  # with and without pruning; to 10 % where no budget was chosen
+    context: ContextUse
     warnings: tuple[str, ...]
 
     @property
@@ -174,6 +176,7 @@ def plan_run(
     offered = (video, audio, text_tokens)
     plan = None if config is None else PruningPlan.resolve(config, shape)
     asked = config or SeatsConfig()
+    context = context_use(shape, sizes, text_tokens, max_new_tokens, outline.fps, entering_of(plan))
     alive, final = predicted_counts(plan, shape, sizes, text_tokens)
     lengths = [sum(counts) for counts in alive]
     full = [sum(offered)] * shape.num_layers
@@ -201,7 +204,43 @@ def plan_run(
         full_activation_bytes=activation_bytes(shape, full, bytes_per_value),
         bytes_per_value=bytes_per_value,
         memory=_memory(model, sizes, plan, text_tokens),
-        warnings=(*outline.warnings, *_context_warning(sum(offered), max_new_tokens, shape)),
+        context=context,
+        warnings=(*outline.warnings, *context.warnings()),
+    )
+
+
+def plan_file(
+    path: str,
+    read: ReadOptions,
+    model: PlannedModel,
+    config: SeatsConfig | None,
+    *,
+    text_tokens: int = 40,
+    system: str | None = None,
+    max_new_tokens: int = 128,
+    bytes_per_value: int = 2,
+) -> PlannedRun:
+    """Plan a question about a file, read in the size that `seats ask` would read it in.
+
+    Parameters are those of `plan_run`.
+    """
+    from seats_cli.cost.fit import ClipRequest, fit
+    from seats_cli.media.inspection import outline_clip
+
+    plan = PruningPlan.resolve(config or SeatsConfig.preset("25%"), model.architecture)
+    text = text_tokens + (0 if system is None else estimated_tokens(system))
+    need = Need(text, max_new_tokens, (entering_of(plan),))
+    wanted = ClipRequest(outline_clip(path, read, sizing=model.sizing), read, model.sizing)
+    fitted = fit([wanted], model.architecture, need)
+    outline = fitted.clips[0].outline
+    return plan_run(
+        replace(outline, warnings=(*fitted.warnings, *outline.warnings)),
+        model,
+        config,
+        text_tokens=text_tokens,
+        system=system,
+        max_new_tokens=max_new_tokens,
+        bytes_per_value=bytes_per_value,
     )
 
 
@@ -243,15 +282,4 @@ def _selection(
         importance=True,
         compared=pairs(windows, architecture.hidden_size),
         scored=scored,
-    )
-
-
-def _context_warning(prompt: int, new: int, architecture: Architecture) -> tuple[str, ...]:
-    limit = architecture.max_positions
-    if prompt + new <= limit:
-        return ()
-    return (
-        f"The prompt would have {prompt:,} tokens and the answer may take {new:,}, but the "
-        f"model's context holds {limit:,}: use `start`/`end` or a lower `fps`, `max_frames` or "
-        "`max_pixels`.",
     )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from seats_cli.cost.context import ContextUse, context_use
+from seats_cli.cost.token_counts import token_counts
 from seats_cli.engine.accounting import account
 from seats_cli.engine.generate import Stream, generate, opened_in, refuse_nan, score_choices
 from seats_cli.engine.graph_decode import Decoding
@@ -19,12 +21,12 @@ from seats_cli.engine.timing import Clock
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.families.generation import USUAL, Sampling
 from seats_cli.models.adapter import devices_of
-from seats_cli.models.inputs import PreparedClip, build_inputs
+from seats_cli.models.inputs import PreparedClip, build_inputs, longest_answer, sizes_of_clip
 from seats_cli.models.optimize import Part, RunSwaps, installed
 from seats_cli.models.patching import hooked
 from seats_cli.results import Answer, ChoiceScore, Timing
 from seats_cli.schedule import PruningPlan
-from seats_cli.selection.methods import with_default_options
+from seats_cli.selection.methods import method_for, with_default_options
 from seats_cli.selection.trace import SelectionTrace
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ def ask(
     UsageError
         For an empty question or impossible settings.
     ResourceError
-        If the prompt does not fit the model's context.
+        If what enters the LLM after pruning does not fit the model's context.
     ModelError
         If the model's output is not a number.
     """
@@ -124,14 +126,29 @@ def ask(
         plan = PruningPlan.resolve(config, architecture)
     clock = clock or Clock(devices_of(loaded.model))
     start = clock.now()
-    inputs = build_inputs(loaded, clip, question, system=system)
     media = clip.clip if isinstance(clip, PreparedClip) else clip
-    prepared = clock.now()
-    if max_new_tokens is None:
-        sampling = _fitted(sampling, inputs["input_ids"].shape[1], architecture.max_positions)
-    _check_context(
-        inputs["input_ids"].shape[1], sampling.max_new_tokens, architecture.max_positions
+    # What drops nothing before the LLM may go beyond the context, with a warning; what does has to
+    # fit. Sizes are known before minutes are spent on features.
+    chosen = None if plan is None or not plan.prunes or method is not None else method_for(plan)
+    early = chosen is not None and chosen.drops_before_llm
+    use = partial(
+        context_use,
+        architecture,
+        fps=media.fps,
+        answer=longest_answer(loaded, max_new_tokens, choices),
+        entering=token_counts if chosen is None else chosen.entering,
     )
+    sizes = sizes_of_clip(architecture, media)
+    _check_context(use(sizes=sizes, text=0), early)
+    inputs = build_inputs(loaded, clip, question, system=system)
+    prepared = clock.now()
+    sizes = adapter.media_sizes(inputs)
+    text_tokens = inputs["input_ids"].shape[1] - sum(token_counts(architecture, sizes))
+    context = use(sizes=sizes, text=text_tokens)
+    if max_new_tokens is None:
+        sampling = _fitted(sampling, sum(context.entering), architecture.max_positions)
+        context = replace(context, answer=longest_answer(loaded, sampling.max_new_tokens, choices))
+    _check_context(context, early)
 
     # 2. What this run swaps (`models.optimize.SWAPS`), pruned or not.
     decoding = Decoding(adapter, sampling.max_new_tokens)
@@ -212,7 +229,7 @@ def ask(
         cost=account(
             architecture,
             trace,
-            adapter.media_sizes(inputs),
+            sizes,
             method=None if run is None else run.method,
             decode_steps=max(len(token_ids) - 1, 0),
             bytes_per_value=loaded.model.dtype.itemsize,
@@ -222,10 +239,15 @@ def ask(
         ),
         seed=seed,
         choices=scores,
-        warnings=(*media.warnings, *_remarks(sampling, splitter, bool(choices), cut=cut)),
+        warnings=(
+            *media.warnings,
+            *context.warnings(),
+            *_remarks(sampling, splitter, bool(choices), cut=cut),
+        ),
         system=clip.system if isinstance(clip, PreparedClip) else system,
         thinking=thinking,
         sampling=sampling,
+        context=context,
     )
 
 
@@ -266,13 +288,11 @@ def _check_choices(choices: Sequence[str]) -> None:
         raise UsageError("`choices` needs at least two different, non-empty options.")
 
 
-def _check_context(prompt: int, new: int, limit: int) -> None:
-    if prompt + new > limit:
-        raise ResourceError(
-            f"The prompt has {prompt} tokens and the answer may take {new}, but the model's "
-            f"context holds {limit}: use `start`/`end` or a lower `fps`, `max_frames` or "
-            "`max_pixels`."
-        )
+def _check_context(use: ContextUse, early: bool) -> None:
+    """Refuse what does not fit although tokens were dropped before the LLM, or without any clip."""
+    alone = use.entering[2] + use.answer > use.limit
+    if alone or (early and not use.fits):
+        raise ResourceError(use.refusal())
 
 
 def _lm_head_hooks(

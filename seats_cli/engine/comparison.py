@@ -95,9 +95,15 @@ def run_comparison(
         architecture=loaded.architecture,
         runs=tuple(runs),
         seed=seed,
-        warnings=clip.warnings,
+        warnings=_warnings(clip, runs),
         system=system,
     )
+
+
+def _warnings(clip: Clip, runs: Sequence[ComparedRun]) -> tuple[str, ...]:
+    """What was said about the clip and about any of the answers, once."""
+    answers = [run.answer.warnings for run in runs if run.answer is not None]
+    return tuple(dict.fromkeys(sum(answers, clip.warnings)))
 
 
 def divergence(expected: Tensor, found: Tensor) -> float:
@@ -173,7 +179,7 @@ def _outcome(
 
     try:
         outcome = unless_out_of_memory(answered, devices)
-    except UsageError as error:
+    except (UsageError, ResourceError) as error:
         if setting.config is None:
             raise
         return str(error)  # a budget that turns out to be out of reach

@@ -168,7 +168,7 @@ def run_profile(
     subjects, failed = _eligible(loaded, settings)
     devices = devices_of(loaded.model)
     run = partial(_run, loaded, clip, question, system, new_tokens, seed)
-    offered = (0, 0, 0)
+    offered, remarks = (0, 0, 0), dict[str, None]()
     for number in range(warm_ups + repeats):
         warm = number < warm_ups
         turn = "warm-up" if warm else f"run {number - warm_ups + 1} of {repeats}"
@@ -183,6 +183,7 @@ def run_profile(
                 continue
             watch, answer = outcome
             offered = answer.trace.offered
+            remarks |= dict.fromkeys(answer.warnings)
             if not warm:
                 subject.note(watch, answer, reading["media_decode"].median_s)
     if not subjects:
@@ -208,7 +209,7 @@ def run_profile(
         failed=tuple(failed),
         threads=torch.get_num_threads(),
         seed=seed,
-        warnings=clip.warnings,
+        warnings=tuple(dict.fromkeys((*clip.warnings, *remarks))),
         system=system,
     )
 
@@ -239,7 +240,7 @@ def _run(
             seed=seed,
             clock=watch,
         )
-    except UsageError as error:
+    except (UsageError, ResourceError) as error:
         if subject.setting.config is None:
             raise
         return str(error)  # a budget that turns out to be out of reach

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal, Protocol
 
+from seats_cli.cost.context import Need
+from seats_cli.cost.fit import fit_file
 from seats_cli.errors import UsageError
+from seats_cli.families.base import Architecture
 from seats_cli.media import Clip, FrameSizing, ReadOptions, read_clip
 
 LETTERS = string.ascii_uppercase
@@ -150,7 +153,12 @@ class QuestionSet:
         return self if count is None else replace(self, items=self.items[:count])
 
 
-def open_clip(item: Item, protocol: EvalProtocol, sizing: FrameSizing) -> Clip:
+def open_clip(
+    item: Item,
+    protocol: EvalProtocol,
+    sizing: FrameSizing,
+    room: tuple[Architecture, Need] | None = None,
+) -> Clip:
     """Read or make the clip of an item.
 
     Parameters
@@ -161,6 +169,9 @@ def open_clip(item: Item, protocol: EvalProtocol, sizing: FrameSizing) -> Clip:
         Frame rate and bounds.
     sizing : FrameSizing
         The model's own frame sizes.
+    room : (Architecture, Need), optional
+        The model that answers and what its questions take of the context: a file is read in a size
+        that fits.
 
     Raises
     ------
@@ -173,4 +184,8 @@ def open_clip(item: Item, protocol: EvalProtocol, sizing: FrameSizing) -> Clip:
     if not isinstance(item.media, str):
         return item.media.open(bounds)
     options = ReadOptions(item.start_s, item.end_s, protocol.fps, protocol.max_frames)
-    return read_clip(item.media, options, sizing=bounds)
+    notes: tuple[str, ...] = ()
+    if room is not None:
+        options, notes = fit_file(item.media, options, bounds, *room)
+    clip = read_clip(item.media, options, sizing=bounds)
+    return replace(clip, warnings=(*notes, *clip.warnings))

@@ -16,10 +16,11 @@ from seats_cli.evaluate.distributed import Shard
 from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet, open_clip
 from seats_cli.evaluate.run_folder import COSTS, TIMES, ItemRecord
 from seats_cli.evaluate.scoring import options_for, prompt_for, score
-from seats_cli.models import PreparedClip, prepare_clip
+from seats_cli.models import PreparedClip, need_of, prepare_clip
 from seats_cli.selection.methods.ablation import Ablation
 
 if TYPE_CHECKING:
+    from seats_cli.cost.context import Need
     from seats_cli.models import LoadedModel
     from seats_cli.results import Answer, RunSpec
 
@@ -77,7 +78,16 @@ def evaluate(
             for item in items
             if (item.id, spec.label) not in done and spec.label not in refused
         ]
-        for record, impossible in _clip_records(loaded, questions.protocol, missing, seed):
+        # The clip is as large whichever of its questions and settings are left to be asked.
+        need = need_of(
+            loaded,
+            [prompt_for(item, questions.protocol) for item in items],
+            [spec.config for spec in specs],
+            questions.protocol.max_new_tokens,
+            [choice for item in items for choice in options_for(item, questions.protocol)],
+            questions.protocol.system,
+        )
+        for record, impossible in _clip_records(loaded, questions.protocol, missing, seed, need):
             if impossible and record.label not in possible:
                 refused.setdefault(record.label, str(record.error))
                 continue
@@ -94,12 +104,13 @@ def _clip_records(
     protocol: EvalProtocol,
     missing: Sequence[tuple[Item, RunSpec]],
     seed: int,
+    need: Need,
 ) -> Iterator[tuple[ItemRecord, bool]]:
     """A record of each pair, and whether the spec was impossible; all are about one clip."""
     if not missing:
         return
     try:
-        clip = open_clip(missing[0][0], protocol, loaded.sizing)
+        clip = open_clip(missing[0][0], protocol, loaded.sizing, (loaded.architecture, need))
         prepared = prepare_clip(loaded, clip, system=protocol.system)
     except Exception as error:  # one bad clip must not end the run
         why = _reason(error)

@@ -128,6 +128,7 @@ class Architecture:
     late_layer: int | None = None  # first layer of the late block, without audio-visual tokens
     temperature: float = 0.1  # softmax of the window budgets
     max_positions: int = 32768  # context length in tokens
+    positions_per_second: float = 25.0  # of picture and sound (M-RoPE)
     retention_pairs: Pairs = ()  # the model's own, in place of its family's
     layers_from: str = "depth"  # "paper", "depth" (in proportion) or "model" (its config.json)
 
@@ -164,6 +165,10 @@ class Family:
     # Of the convolutions in front of the audio encoder: weights, and values that they hold at their
     # largest for the mel frames of a sound.
     audio_front: Callable[[AudioShape, int], tuple[int, int]] = lambda shape, frames: (0, 0)
+    # Whether positions of picture and sound are time (M-RoPE), or places in the prompt.
+    timed_positions: bool = True
+    # Positions that the marks around a picture and those around its sound have in common.
+    shared_positions: int = 0
     inner_config: str = ""  # where the config of a larger model holds that of the one that answers
     # config.json values by name, to plan and to measure without a checkpoint.
     named_shapes: Mapping[str, dict[str, Any]] = field(default_factory=dict)

@@ -40,6 +40,7 @@ def _shapes(config: Any) -> dict[str, Any]:
             conv_channels=audio.d_model,
             tokens_per_second=25.0,
         ),
+        "positions_per_second": getattr(config, "position_id_per_seconds", 25),
     }
 
 
@@ -115,6 +116,7 @@ FAMILY = Family(
     inner_config="thinker_config",
     shapes=_shapes,
     pads_sound=True,  # to 300 s
+    shared_positions=2,
     audio_positions=halved,  # one stride-2 convolution: 50 positions per second
     audio_pool=2,
     audio_statistics_window=100,  # 2 s

@@ -36,6 +36,8 @@ def _shapes(config: Any) -> dict[str, Any]:
             conv_channels=audio.downsample_hidden_size,
             tokens_per_second=13.0,
         ),
+        # 13 in the published configs; 25 is what transformers takes where a config has none.
+        "positions_per_second": getattr(config, "position_id_per_seconds", 25),
         "num_experts": text.num_experts,
         "experts_per_token": text.num_experts_per_tok,
         "moe_intermediate_size": text.moe_intermediate_size,

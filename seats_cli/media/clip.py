@@ -32,6 +32,10 @@ class ReadOptions:
         Upper bound on the frames; beyond it the effective rate falls.
     max_pixels : int or None
         Upper bound on height x width of a frame, below the model's own bound.
+    total_pixels : int or None
+        Upper bound on height x width of all frames together, two counted as one, in place of the
+        official pipeline's (115,200 tokens). A frame may always have a little more than the
+        model's least.
     video_track : int or None
         Which video track, from 0, covers included; None takes the one that a player shows: never
         a cover, the one the file marks as default, else the largest.
@@ -54,6 +58,7 @@ class ReadOptions:
     fps: float = 2.0
     max_frames: int = 768
     max_pixels: int | None = None
+    total_pixels: int | None = None
     video_track: int | None = None
     audio: bool = True
     audio_track: int | None = None
@@ -66,16 +71,23 @@ class ReadOptions:
             raise UsageError(f"max_audio must be above 0 seconds, not {self.max_audio:g}.")
 
     def bound(self, sizing: FrameSizing) -> FrameSizing:
-        """A model's size rules under `max_pixels`.
+        """A model's size rules under `max_pixels` and `total_pixels`.
 
         Raises
         ------
         UsageError
-            If `max_pixels` is less than one token covers.
+            If either is less than one token covers.
         """
+        least = sizing.factor**2
+        if self.total_pixels is not None:
+            if self.total_pixels < least:
+                raise UsageError(
+                    f"total_pixels {self.total_pixels} is less than the {least} pixels of one "
+                    f"token ({sizing.factor}x{sizing.factor})."
+                )
+            sizing = replace(sizing, total_pixels=self.total_pixels)
         if self.max_pixels is None:
             return sizing
-        least = sizing.factor**2
         if self.max_pixels < least:
             raise UsageError(
                 f"max_pixels {self.max_pixels} is less than the {least} pixels of one token "

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from seats_cli.families.registry import BUNDLED
-from seats_cli.models.inputs import PreparedClip, build_inputs, inputs_from_messages, prepare_clip
+from seats_cli.models.inputs import (
+    PreparedClip,
+    build_inputs,
+    inputs_from_messages,
+    need_of,
+    prepare_clip,
+)
 from seats_cli.models.load import LoadedModel, load_model
 from seats_cli.models.registry import adapter_for
 
@@ -15,5 +21,6 @@ __all__ = [
     "build_inputs",
     "inputs_from_messages",
     "load_model",
+    "need_of",
     "prepare_clip",
 ]

@@ -9,27 +9,35 @@ of a clip.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 
+from seats_cli.config import SeatsConfig
+from seats_cli.cost.context import Entering, Need, seats_entering
 from seats_cli.cost.token_counts import MediaSizes, token_counts
-from seats_cli.errors import ResourceError, UsageError
+from seats_cli.errors import ConfigError, ResourceError, SeatsError, UsageError
+from seats_cli.families.base import MIN_SAMPLES
+from seats_cli.families.generation import USUAL
 from seats_cli.models.adapter import processor_device
 from seats_cli.models.devices import free_bytes
+from seats_cli.schedule import PruningPlan
+from seats_cli.selection.methods import method_for
 
 if TYPE_CHECKING:
-    from seats_cli.families.base import Architecture
-    from seats_cli.media.clip import Clip
+    from seats_cli.families.base import Architecture, FrameSizing
+    from seats_cli.media.clip import Clip, ReadOptions
     from seats_cli.models.load import LoadedModel
 
 
 # What parts of a message may say about their file, besides the range.
-_READ_KEYS = ("fps", "max_frames", "max_pixels", "video_track", "audio_track")
+_READ_KEYS = ("fps", "max_frames", "max_pixels", "total_pixels", "video_track", "audio_track")
 _STAND_IN = "\ue000"  # a private-use character, which no chat template contains
 
 
@@ -56,12 +64,9 @@ def prepare_clip(loaded: LoadedModel, clip: Clip, *, system: str | None = None) 
     ------
     UsageError
         If the clip holds neither picture nor sound.
-    ResourceError
-        If the clip alone is more than the model's context holds.
     """
     if clip.frames is None and clip.audio is None:
         raise UsageError("The clip has neither video nor audio to ask about.")
-    _check_size(loaded.architecture, clip, 0)
     inputs = loaded.adapter.clip_inputs(
         loaded.processor,
         clip,
@@ -105,14 +110,13 @@ def build_inputs(
     UsageError
         If the question is empty or the clip holds neither picture nor sound.
     ResourceError
-        If clip and question alone are more than the model's context holds.
+        If the question alone is more than the model's context holds.
     """
     if question is not None and not question.strip() and not loaded.captions:
         raise UsageError("The question is empty.")
     tokenizer = loaded.processor.tokenizer
     asked = _tokens(tokenizer, question if question and question.strip() else "")
-    media = clip.clip if isinstance(clip, PreparedClip) else clip
-    _check_size(loaded.architecture, media, len(asked))
+    _check_text(len(asked), loaded.architecture.max_positions)
     if not isinstance(clip, PreparedClip):
         clip = prepare_clip(loaded, clip, system=system)
     elif system is not None:
@@ -131,6 +135,8 @@ def inputs_from_messages(
     messages: Sequence[Mapping[str, Any]],
     *,
     use_audio_in_video: bool = True,
+    config: SeatsConfig | None = None,
+    max_new_tokens: int = 128,
 ) -> dict[str, Any]:
     """Tokens and features for a conversation with any number of pictures, videos and sounds.
 
@@ -148,6 +154,11 @@ def inputs_from_messages(
         and `max_pixels`.
     use_audio_in_video : bool
         Whether the audio of videos is used too; then every video must have some.
+    config : SeatsConfig, optional
+        What the conversation will be pruned with, by default the default budget. Where even then
+        more would enter the LLM than the context holds, frames are read smaller, with a warning.
+    max_new_tokens : int
+        Longest answer, which takes its part of the context.
 
     Returns
     -------
@@ -161,7 +172,7 @@ def inputs_from_messages(
     MediaError
         If a file cannot be read.
     ResourceError
-        If the conversation is more than the model's context holds.
+        If the text alone is more than the model's context holds.
 
     Examples
     --------
@@ -171,32 +182,76 @@ def inputs_from_messages(
     >>> with prune(loaded.model, SeatsConfig.preset("25%")):
     ...     loaded.model.generate(**inputs, max_new_tokens=64)
     """
-    tokenizer, texts, conversation = loaded.processor.tokenizer, [], []
+    # 1. Texts by their tokens, and files by what of them fits beside these.
+    tokenizer, texts, listed = loaded.processor.tokenizer, [], []
     for message in messages:
-        content, parts = message["content"], []
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-            if part.get("type") == "text":
-                texts.append(_tokens(tokenizer, part["text"]))
-                parts.append({"type": "text", "text": _STAND_IN})
-            else:
-                parts.append(_read(part, loaded, use_audio_in_video))
-        conversation.append({"role": message["role"], "content": parts})
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        texts += [_tokens(tokenizer, part["text"]) for part in parts if part.get("type") == "text"]
+        listed.append(
+            [
+                part if part.get("type") == "text" else _checked(part, loaded, use_audio_in_video)
+                for part in parts
+            ]
+        )
+    files = [part for parts in listed for part in parts if isinstance(part, _File)]
+    need = need_of(loaded, (), (config,), max_new_tokens)
+    turns = need.text * len(messages) + sum(map(len, texts))
+    _check_text(turns, loaded.architecture.max_positions)
+    fitted = iter(_fitted(files, loaded, replace(need, text=turns)))
+
+    # 2. The files themselves, and the prompt around them.
+    conversation = []
+    for message, parts in zip(messages, listed, strict=True):
+        content = [
+            next(fitted).content()
+            if isinstance(part, _File)
+            else {"type": "text", "text": _STAND_IN}
+            if part.get("type") == "text"
+            else part
+            for part in parts
+        ]
+        conversation.append({"role": message["role"], "content": content})
     inputs = loaded.adapter.message_inputs(loaded.processor, conversation)
     ids = _with_texts(inputs.pop("input_ids")[0], tokenizer, texts)
-    limit = loaded.architecture.max_positions
-    if len(ids) > limit:
-        raise ResourceError(
-            f"The conversation has {len(ids):,} tokens, but the model's context holds {limit:,}: "
-            "use fewer or shorter parts, or a lower `fps`, `max_frames` or `max_pixels`."
-        )
     inputs |= {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
     return _on_model(inputs, loaded.model)
 
 
-def _read(part: Mapping[str, Any], loaded: LoadedModel, use_audio: bool) -> dict[str, Any]:
-    """A part with its file's frames or samples in place of the path; images stay as they are."""
+@dataclass(frozen=True)
+class _File:
+    """A video or sound in a message."""
+
+    kind: str
+    path: Any
+    read: ReadOptions
+    sizing: FrameSizing
+
+    def content(self) -> dict[str, Any]:
+        """The part with the file's frames or samples in place of the path."""
+        from seats_cli.media.reader import read_clip
+
+        clip = read_clip(self.path, self.read, sizing=self.sizing)
+        if self.kind == "audio":
+            return {"type": "audio", "audio": clip.audio}
+        use_audio = self.read.audio
+        if clip.frames is None or (use_audio and clip.audio is None):
+            lacks = "pictures" if clip.frames is None else "audio: set `use_audio_in_video=False`"
+            raise UsageError(f"'{self.path}' has no {lacks}.")
+        area = clip.frames.shape[1] * clip.frames.shape[2]
+        return {
+            "type": "video",
+            "video": [Image.fromarray(frame) for frame in clip.frames],
+            "sample_fps": clip.fps,
+            "min_pixels": area,
+            "max_pixels": area,
+            **({"sound": clip.audio} if use_audio else {}),
+        }
+
+
+def _checked(part: Mapping[str, Any], loaded: LoadedModel, use_audio: bool) -> Any:
+    """A part that is no text: what to read of a file, or an image, which stays as it is."""
     from seats_cli.media.clip import ReadOptions
-    from seats_cli.media.reader import read_clip
 
     kind = part.get("type")
     if kind not in ("image", "audio", "video") or kind not in part:
@@ -216,39 +271,117 @@ def _read(part: Mapping[str, Any], loaded: LoadedModel, use_audio: bool) -> dict
     )
     # `process_mm_info` rounds the sides of given frames to two tokens: read them like that.
     sizing = replace(loaded.sizing, factor=2 * loaded.sizing.factor)
-    clip = read_clip(part[kind], options, sizing=options.bound(sizing))
-    if kind == "audio":
-        return {"type": "audio", "audio": clip.audio}
-    if clip.frames is None or (use_audio and clip.audio is None):
-        lacks = "pictures" if clip.frames is None else "audio: set `use_audio_in_video=False`"
-        raise UsageError(f"'{part[kind]}' has no {lacks}.")
-    area = clip.frames.shape[1] * clip.frames.shape[2]
-    return {
-        "type": "video",
-        "video": [Image.fromarray(frame) for frame in clip.frames],
-        "sample_fps": clip.fps,
-        "min_pixels": area,
-        "max_pixels": area,
-        **({"sound": clip.audio} if use_audio else {}),
-    }
+    return _File(kind, part[kind], options, sizing)
 
 
-def _check_size(architecture: Architecture, clip: Clip, text: int) -> None:
-    """Refuse hours of sound before minutes are spent on turning them into features.
+def _fitted(files: Sequence[_File], loaded: LoadedModel, need: Need) -> list[_File]:
+    """The files with what of them fits the context together; a warning says what does not."""
+    from seats_cli.cost.fit import ClipRequest, fit
+    from seats_cli.media.inspection import outline_clip
 
-    `text` are the question's tokens.
+    wanted = []
+    for file in files:
+        try:
+            outline = outline_clip(file.path, file.read, sizing=file.sizing)
+        except SeatsError:
+            return list(files)  # reading says what is wrong
+        wanted.append(ClipRequest(outline, file.read, file.sizing))
+    fitted = fit(wanted, loaded.architecture, need)
+    for sentence in fitted.warnings:
+        warnings.warn(sentence, stacklevel=3)
+    return [replace(file, read=clip.read) for file, clip in zip(files, fitted.clips, strict=True)]
+
+
+def _check_text(tokens: int, limit: int) -> None:
+    """Refuse a text that leaves no room for anything else."""
+    if tokens > limit:
+        raise ResourceError(
+            f"The text has {tokens:,} tokens, but the model's context holds {limit:,}: "
+            "shorten the question."
+        )
+
+
+def need_of(
+    loaded: LoadedModel,
+    questions: Sequence[str | None],
+    configs: Sequence[SeatsConfig | None],
+    max_new_tokens: int | None,
+    choices: Sequence[str] = (),
+    system: str | None = None,
+) -> Need:
+    """What questions about one clip take of the context, for `seats_cli.cost.fit`.
+
+    Settings that drop tokens before the LLM decide how large the clip may be, and the others (the
+    unpruned model among them) get the same frames. If there are none that do, those that prune
+    later have to fit with every token; the unpruned model alone gets what the default budget lets
+    the pruned one have.
     """
+    architecture, tokenizer = loaded.architecture, loaded.processor.tokenizer
+    early: list[Entering] = []
+    late = False
+    for config in configs:
+        try:
+            plan = None if config is None else PruningPlan.resolve(config, architecture)
+            method = None if plan is None or not plan.prunes else method_for(plan)
+        except ConfigError:  # this setting will say so itself
+            continue
+        if method is not None and method.drops_before_llm:
+            early.append(method.entering)
+        late = late or method is not None
+    if not early and not late:
+        early.append(seats_entering(PruningPlan.resolve(SeatsConfig.preset("25%"), architecture)))
+    longest = max((len(_tokens(tokenizer, question or "")) for question in questions), default=0)
+    return Need(
+        text=_text_around(loaded, system) + len(_tokens(tokenizer, system or "")) + longest,
+        answer=longest_answer(loaded, max_new_tokens, choices),
+        entering=tuple(early) or (token_counts,),
+    )
+
+
+def longest_answer(
+    loaded: LoadedModel, max_new_tokens: int | None, choices: Sequence[str] = ()
+) -> int:
+    """Tokens to leave for an answer, with what the model thinks before it.
+
+    Without a request it is what the checkpoint asks for, but at most a quarter of the context: a
+    Thinking checkpoint allows itself half of it, and the picture would pay for what it rarely uses.
+    """
+    if max_new_tokens is None:
+        quarter = max(USUAL.max_new_tokens, loaded.architecture.max_positions // 4)
+        max_new_tokens = min(loaded.sampling.max_new_tokens, quarter)
+    if not choices:
+        return max_new_tokens
+    tokenizer = loaded.processor.tokenizer
+    longest = max(len(_tokens(tokenizer, choice)) + 1 for choice in choices)  # with end of turn
+    return longest + (max_new_tokens if loaded.thinks else 0)
+
+
+def _text_around(loaded: LoadedModel, system: str | None) -> int:
+    """Tokens of the chat template around a clip with picture and sound, and around the texts."""
+    from seats_cli.media.clip import Clip, MediaFacts
+
+    side = loaded.sizing.factor
+    clip = Clip(
+        frames=np.zeros((2, side, side, 3), np.uint8),
+        frame_times=np.zeros(2),
+        fps=2.0,
+        audio=np.zeros(MIN_SAMPLES, np.float32),
+        facts=MediaFacts("", "", 1.0, 0.0, 1.0),
+    )
+    ids = _with_texts(
+        prepare_clip(loaded, clip, system=system).template,
+        loaded.processor.tokenizer,
+        [[]] * (1 if system is None else 2),
+    )
+    adapter = loaded.adapter
+    return int(((ids != adapter.video_token_id) & (ids != adapter.audio_token_id)).sum())
+
+
+def sizes_of_clip(architecture: Architecture, clip: Clip) -> MediaSizes:
+    """What the encoders are given of a clip that has been read."""
     frames, height, width = (0, 0, 0) if clip.frames is None else clip.frames.shape[:3]
     samples = 0 if clip.audio is None else len(clip.audio)
-    sizes = MediaSizes.of_clip(architecture, frames, height, width, samples)
-    video, audio = token_counts(architecture, sizes)
-    if video + audio + text > architecture.max_positions:
-        remedy = "use `start`/`end`, a lower `fps`, `max_frames` or `max_pixels`, or `max_audio`"
-        raise ResourceError(
-            f"The clip has {video:,} video tokens and {audio:,} audio tokens and the question has "
-            f"{text:,}, but the model's context holds {architecture.max_positions:,}: "
-            f"{'shorten the question' if text > video + audio else remedy}."
-        )
+    return MediaSizes.of_clip(architecture, frames, height, width, samples)
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:

@@ -16,6 +16,7 @@ from seats_cli.report.columns import csv_text
 from seats_cli.results import STAGE1_PARTS, STAGES, TOTALS, jsonable, versions
 
 if TYPE_CHECKING:
+    from seats_cli.cost.context import ContextUse
     from seats_cli.cost.estimate import PlannedRun
     from seats_cli.evaluate.statistics import Estimate
     from seats_cli.evaluate.summary import Group, SettingSummary, Summary
@@ -73,6 +74,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
             **_subject(answer),
             **_request(answer),
             "tokens": _tokens(answer.trace),
+            "context": _context(answer.context),
             "cost": {
                 **CONVENTIONS,
                 **_cost(cost),
@@ -127,6 +129,7 @@ def plan_document(planned: PlannedRun, *, memory: bool = False) -> dict[str, Any
                 "alive_per_layer": list(map(_counts, planned.alive)),
                 "average_retention": planned.average_retention,
             },
+            "context": _context(planned.context),
             "cost": {**CONVENTIONS, **{name: getattr(planned, name) for name in costs}},
             **({"memory": planned.memory.to_dict()} if memory else {}),
             "warnings": planned.warnings,
@@ -316,6 +319,20 @@ def _request(result: Answer | PlannedRun) -> dict[str, Any]:
     """What was asked of the pruning, and what came of it; null for an unpruned run."""
     asked = {"config": result.config, "plan": result.plan}
     return {name: None if one is None else one.to_dict() for name, one in asked.items()}
+
+
+def _context(use: ContextUse | None) -> dict[str, Any] | None:
+    """What a question takes of the model's context."""
+    if use is None:
+        return None
+    return {
+        "entering": _counts(use.entering),
+        "answer": use.answer,
+        "largest_position": use.largest_position,
+        "limit": use.limit,
+        "fits": use.fits,
+        "positions_fit": use.positions_fit,
+    }
 
 
 def _counts(counts: tuple[int, int, int]) -> dict[str, int]:

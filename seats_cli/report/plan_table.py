@@ -67,14 +67,20 @@ def _facts(planned: PlannedRun) -> list[tuple[str, str]]:
             f"{schedule_phrase(plan.drop_layers, plan.late_layer)}, {plan.config.kv} KV cache"
         )
     video, audio, text = planned.offered
-    share = format_ratio(planned.prompt_tokens, shape.max_positions)
+    use = planned.context
+    share = format_ratio(use.tokens, use.limit)
     return [
         ("Clip", ", ".join(clip)),
         ("Model", f"{planned.model.name} ({shape.family}, {shape.num_layers} layers)"),
         (
             "Prompt",
             f"{planned.prompt_tokens:,} tokens: {video:,} video, {audio:,} audio, "
-            f"about {text:,} text ({share} of the context)",
+            f"about {text:,} text",
+        ),
+        (
+            "Context",
+            f"{use.tokens:,} of {use.limit:,} ({share}): what enters the LLM, and the answer; "
+            f"positions up to {use.largest_position:,}",
         ),
         ("Stage I", windows_line(planned.video_windows, "video")),
         ("", windows_line(planned.audio_windows, "audio")),

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from seats_cli.config import OPTION_CHECKS, SETTINGS
 from seats_cli.cost.selection import Product
-from seats_cli.cost.token_counts import MediaSizes
+from seats_cli.cost.token_counts import MediaSizes, token_counts, tokens_to_keep
 from seats_cli.families.base import Architecture
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.trace import SelectionTrace
@@ -164,6 +164,19 @@ class Method(ABC):
     def __init__(self, plan: PruningPlan) -> None:
         self.plan = plan
 
+    def entering(self, architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
+        """Video and audio tokens that `before_llm` keeps at most, of a prompt with these sizes.
+
+        By it, clips are read in a size that fits the model's context. All of them, for methods
+        that do not drop any there.
+        """
+        return token_counts(architecture, sizes)
+
+    @property
+    def drops_before_llm(self) -> bool:
+        """Whether the method has a limit of its own on what enters."""
+        return type(self).entering is not Method.entering
+
     @abstractmethod
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Choose, and perhaps merge, the tokens that enter the LLM."""
@@ -192,6 +205,19 @@ class Method(ABC):
         have none. `trace` is that of the run; its first stage is that before the LLM.
         """
         return []
+
+
+def target_tokens(
+    plan: PruningPlan, architecture: Architecture, sizes: MediaSizes
+) -> tuple[int, int]:
+    """`Method.entering` of a method that keeps the targets of both modalities before the LLM."""
+    video, audio = token_counts(architecture, sizes)
+    if not plan.prunes:
+        return video, audio
+    return (
+        tokens_to_keep(video, plan.retention_video),
+        tokens_to_keep(audio, plan.retention_audio),
+    )
 
 
 M = TypeVar("M", bound=Method)

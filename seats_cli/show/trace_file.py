@@ -33,7 +33,8 @@ SCHEMA_VERSION = "1"
 _MODALITIES = {"text": TEXT, "video": VIDEO, "audio": AUDIO}
 _MAX_BYTES = 1 << 29  # a million tokens with scores at four drops take a tenth of it
 _LONGEST_RUN = 1 << 21  # tokens of one modality in a row
-# The keys of "reading": fields of a record's `read` but `max_pixels`, which is in its `sizing`.
+# The keys of "reading": fields of a record's `read` but `max_pixels` and `total_pixels`, which are
+# in its `sizing`.
 _READING = {
     "start_s": "start",
     "end_s": "end",
@@ -193,7 +194,7 @@ def _read_options(value: Any) -> tuple[dict[str, Any], Any]:
     _exact_keys(value, _READING, "reading")
     own = {name: value[key] for key, name in _READING.items()}
     sizing = own.pop("sizing")
-    return {**own, "max_pixels": None, "video": True}, sizing
+    return {**own, "max_pixels": None, "total_pixels": None, "video": True}, sizing
 
 
 def _from_safetensors(path: Path) -> RunRecord:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from seats_cli import errors
+from seats_cli.cost.context import Need
 from seats_cli.families.generation import Sampling
 from seats_cli.media.clip import ReadOptions
 from tests.report.sample import CHOICES, FACTS, MODEL, sample_answer
@@ -54,6 +55,7 @@ def _trouble(name: str) -> BaseException | None:
 
 def load_model(model: str | None, **options: Any) -> SimpleNamespace:
     """A model object with the facts that the command line looks at."""
+    from seats_cli.cost.estimate import find_model
     from seats_cli.families.base import FrameSizing
 
     CALLS["load_model"] = {"model": model, **options}
@@ -61,7 +63,10 @@ def load_model(model: str | None, **options: Any) -> SimpleNamespace:
         raise errors.ModelError("missing/model is not on this machine; fetch it with hf download.")
     demonstration = model is None
     facts = dataclasses.replace(MODEL, id=model or "bundled", demonstration=demonstration)
-    return SimpleNamespace(facts=facts, sizing=FrameSizing(), load_s=0.1, notices=())
+    architecture = find_model("qwen2.5-omni-7b").architecture
+    return SimpleNamespace(
+        facts=facts, sizing=FrameSizing(), load_s=0.1, notices=(), architecture=architecture
+    )
 
 
 def read_clip(path: str, options: ReadOptions, **others: Any) -> Any:
@@ -111,6 +116,7 @@ def fake_modules() -> dict[str, ModuleType]:
         "seats_cli.models": {
             "load_model": load_model,
             "prepare_clip": lambda loaded, clip, **_: clip,
+            "need_of": lambda loaded, questions, configs, answer, *others: Need(40, answer or 128),
             "__path__": models.submodule_search_locations,
         },
         "seats_cli.media": {

@@ -123,6 +123,7 @@ def test_options_reach_the_engine(run, clip):
         "fps": 1.5,
         "max_frames": 64,
         "max_pixels": 50176,
+        "total_pixels": None,
         "video_track": 1,
         "audio": False,
         "audio_track": 1,

@@ -129,6 +129,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "fps": ("3", 3.0),
     "max_frames": ("6", 6),
     "max_pixels": ("99999", 99_999),
+    "total_pixels": ("7777777", 7_777_777),
     "audio": ("no", False),
     "audio_track": ("1", 1),
     "video_track": ("1", 1),

@@ -114,6 +114,7 @@ FAMILY = Family(
     model_types=("mini_omni",),
     shapes=shapes,
     pads_sound=True,
+    timed_positions=False,
     audio_positions=halved,
     audio_flops=audio_flops,
     audio_pool=POOL,

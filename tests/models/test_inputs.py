@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seats_cli.config import SeatsConfig
+from seats_cli.engine.answer import ask
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.families.base import MIN_SAMPLES
 from seats_cli.media import SAMPLE_RATE
@@ -110,29 +113,63 @@ def test_effective_rate_and_interleaving(loaded: LoadedModel) -> None:
 
 def test_a_clip_beyond_the_context_is_refused_at_once(loaded: LoadedModel) -> None:
     clip = noise_clip(loaded.sizing.factor)
-    hours = np.zeros(2 * 3600 * SAMPLE_RATE, np.float32)
+    hours = dataclasses.replace(clip, audio=np.zeros(2 * 3600 * SAMPLE_RATE, np.float32))
     began = time.monotonic()
-    with pytest.raises(ResourceError, match=r"audio tokens .* but .* `max_audio`") as caught:
-        build_inputs(loaded, dataclasses.replace(clip, audio=hours), "What?")
-    assert time.monotonic() - began < 1
-    assert caught.value.exit_code == 5
+    with pytest.raises(ResourceError, match=r"audio tokens enter the LLM .* but .* `max_audio`"):
+        ask(loaded, hours, "What?", config=SeatsConfig())
+    assert time.monotonic() - began < 2
 
 
-def test_the_size_is_known_before_the_features(loaded: LoadedModel) -> None:
-    """The early check counts what the processor makes; else it would refuse what fits."""
-    clip = noise_clip(loaded.sizing.factor)
-    ids = build_inputs(loaded, clip, "What?")["input_ids"][0]
-    video = int((ids == loaded.adapter.video_token_id).sum())
-    audio = int((ids == loaded.adapter.audio_token_id).sum())
-    text = len(loaded.processor.tokenizer.encode("What?", add_special_tokens=False))
-    for limit, fits in ((video + audio + text, True), (video + audio + text - 1, False)):
+def test_what_enters_has_to_fit_and_not_what_is_offered(loaded: LoadedModel) -> None:
+    """To the token, and alike before and after the features are made."""
+    clip, config = noise_clip(loaded.sizing.factor), SeatsConfig(retain=0.25)
+    answer = ask(loaded, clip, "What?", config=config, max_new_tokens=3)
+    assert answer.context is not None
+    assert answer.context.entering == answer.trace.alive_per_layer()[0]
+    assert answer.context.tokens < sum(answer.trace.offered)
+
+    def tight(limit: int) -> LoadedModel:
         small = dataclasses.replace(loaded.architecture, max_positions=limit)
-        tight = dataclasses.replace(loaded, architecture=small)
-        if fits:
-            build_inputs(tight, clip, "What?")
-        else:
-            with pytest.raises(ResourceError):
-                build_inputs(tight, clip, "What?")
+        return dataclasses.replace(loaded, architecture=small)
+
+    limit = answer.context.tokens
+    pruned = ask(tight(limit), clip, "What?", config=config, max_new_tokens=3)
+    assert pruned.token_ids == answer.token_ids
+    assert pruned.context is not None
+    assert not pruned.context.positions_fit
+    assert any("positions go to" in sentence for sentence in pruned.warnings)
+    with pytest.raises(ResourceError, match="`max_pixels`"):
+        ask(tight(limit - 1), clip, "What?", config=config, max_new_tokens=3)
+    full = ask(tight(limit), clip, "What?", config=None, max_new_tokens=3)
+    assert any("Without pruning" in sentence for sentence in full.warnings)
+
+
+@pytest.mark.parametrize("parts", ["picture and sound", "picture", "sound"])
+def test_the_largest_position_is_what_the_model_counts(loaded: LoadedModel, parts: str) -> None:
+    clip = noise_clip(loaded.sizing.factor, seconds=7)
+    if parts == "picture":
+        clip = dataclasses.replace(clip, audio=None)
+    if parts == "sound":
+        clip = dataclasses.replace(clip, frames=None, frame_times=None, fps=None)
+    seen: list[int] = []
+
+    def note(_module: Any, _args: Any, arguments: dict[str, Any]) -> None:
+        if arguments["inputs_embeds"].shape[1] > 1:
+            seen.append(
+                int(
+                    loaded.adapter.positions(
+                        arguments["position_ids"], arguments["inputs_embeds"]
+                    ).max()
+                )
+            )
+
+    hook = loaded.adapter.language_model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        answer = ask(loaded, clip, "What?", config=None, max_new_tokens=1)
+    finally:
+        hook.remove()
+    assert answer.context is not None
+    assert seen == [answer.context.largest_position]
 
 
 def test_a_book_as_the_question(loaded: LoadedModel) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seats_cli.selection.method import Entry, Method, PromptTokens, register_method
+from seats_cli.cost.token_counts import MediaSizes
+from seats_cli.families.base import Architecture
+from seats_cli.selection.method import (
+    Entry,
+    Method,
+    PromptTokens,
+    register_method,
+    target_tokens,
+)
 from seats_cli.selection.methods.budgets import floor_count
 from seats_cli.selection.topk import keep_at_random
 
@@ -46,6 +54,10 @@ class Random(Method):
     """
 
     entry_kind = "random"
+
+    def entering(self, architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
+        """The targets."""
+        return target_tokens(self.plan, architecture, sizes)
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Draw the tokens that enter."""

@@ -7,8 +7,9 @@ from math import exp
 import torch
 from torch import Tensor
 
-from seats_cli.cost.token_counts import tokens_to_keep
+from seats_cli.cost.token_counts import MediaSizes, token_counts, tokens_to_keep
 from seats_cli.errors import ConfigError
+from seats_cli.families.base import Architecture
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import (
     Entry,
@@ -150,6 +151,16 @@ class OmniDrop(Method):
         self._counts: list[int] = []
         self._window_of = torch.zeros(0, dtype=torch.long)
         self._last_window = 0
+
+    def entering(self, architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
+        """By the fractions of `entry_fractions`."""
+        plan = self.plan
+        video, audio = token_counts(architecture, sizes)
+        wanted = plan.retention_video * video + plan.retention_audio * audio
+        if wanted >= video + audio:
+            return video, audio
+        shares = entry_fractions(video, audio, wanted / (video + audio))
+        return tokens_to_keep(video, shares[0]), tokens_to_keep(audio, shares[1])
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """The mild pruning; what the layers will drop follows from the prompt's lengths."""

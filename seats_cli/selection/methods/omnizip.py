@@ -12,7 +12,13 @@ from seats_cli.cost.selection import Product, pairs
 from seats_cli.cost.token_counts import MediaSizes, grid_tokens, tokens_to_keep
 from seats_cli.families.base import Architecture
 from seats_cli.selection.diversity import MAX_MATRIX_ENTRIES, weighted_distances
-from seats_cli.selection.method import Entry, Method, PromptTokens, register_method
+from seats_cli.selection.method import (
+    Entry,
+    Method,
+    PromptTokens,
+    register_method,
+    target_tokens,
+)
 from seats_cli.selection.topk import keep_highest, keep_highest_in_runs, proportional_budgets
 from seats_cli.selection.trace import SelectionTrace
 from seats_cli.selection.windows import Grids, contiguous_runs, similarity_to_earlier, split_grids
@@ -194,6 +200,10 @@ class OmniZip(Method):
     needs_importance = True
 
     @torch.no_grad()
+    def entering(self, architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
+        """The targets."""
+        return target_tokens(self.plan, architecture, sizes)
+
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Audio first, then the video under its guidance."""
         keep, embeddings = prompt.keep_all(), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from seats_cli.cost.context import seats_entering
 from seats_cli.cost.selection import Product, pairs, stage1_windows
 from seats_cli.cost.token_counts import MediaSizes
 from seats_cli.families.base import Architecture
@@ -31,6 +32,10 @@ class Seats(Method):
         self.needs_importance = min(plan.initial_video, plan.initial_audio) < 1.0
         ratios = zip(plan.keep_video, plan.keep_audio, strict=True)
         self._ratios = dict(zip(plan.drop_layers, ratios, strict=True))
+
+    def entering(self, architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
+        """What Stage I keeps of every window."""
+        return seats_entering(self.plan)(architecture, sizes)
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Stage I: attention-weighted max-min diversity in each window of each clip."""

@@ -8,8 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from seats_cli.cost.token_counts import MediaSizes
+from seats_cli.families.base import Architecture
 from seats_cli.schedule import PruningPlan
-from seats_cli.selection.method import Entry, Method, Modality, PromptTokens
+from seats_cli.selection.method import Entry, Method, Modality, PromptTokens, target_tokens
 from seats_cli.selection.methods.budgets import (
     VIDEO_FLOOR,
     floor_count,
@@ -33,6 +35,10 @@ class VisualMethod(Method):
     def __init__(self, plan: PruningPlan, omni: bool = False) -> None:
         super().__init__(plan)
         self.omni = omni
+
+    def entering(self, architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
+        """The targets; both together are one budget, which `before_llm` may share out anew."""
+        return target_tokens(self.plan, architecture, sizes)
 
     @abstractmethod
     def choose(
