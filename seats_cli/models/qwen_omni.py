@@ -18,6 +18,7 @@ from transformers.vision_utils import (
 )
 
 from seats_cli.cost.token_counts import MediaSizes
+from seats_cli.errors import ModelError
 from seats_cli.families.base import HOP, MIN_SAMPLES
 from seats_cli.models.adapter import Adapter, SideTensors
 from seats_cli.models.fused_modules import rotate_vision
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from seats_cli.selection.static_regions import Packing
 
 _DEEPSTACK = "deepstack"
+_FROM_BASE = (  # what training frameworks forget to save
+    "copy the files of the tokenizer, the processor and the chat template (.json, .txt, .jinja) "
+    "from the checkpoint that it was trained from"
+)
 _TOGETHER = "use_audio_in_video"  # an argument of the models
 
 
@@ -79,13 +84,36 @@ class QwenOmni(Adapter):
 
     @classmethod
     def load_processor(cls, folder: Path) -> Any:
-        """The family's processor."""
-        return getattr(transformers, f"{cls.name}Processor").from_pretrained(
-            folder,
-            # Not left to the default, which asks on the terminal whether to run the folder's code.
-            trust_remote_code=False,
-            local_files_only=True,
-        )
+        """The family's processor, able to put pictures and sound into a prompt.
+
+        Raises
+        ------
+        ModelError
+            If its tokenizer has no tokens for them, or its chat template no place.
+        """
+        try:
+            processor = getattr(transformers, f"{cls.name}Processor").from_pretrained(
+                folder,
+                # Not left to the default, which asks on the terminal whether to run the folder's
+                # code.
+                trust_remote_code=False,
+                local_files_only=True,
+            )
+        except AttributeError as error:  # it asks its tokenizer for `image_token` and the like
+            raise ModelError(
+                f"The tokenizer of '{folder}' has no tokens for pictures and sound: {_FROM_BASE}."
+            ) from error
+        if processor.chat_template is None:
+            raise ModelError(f"'{folder}' has no chat template: {_FROM_BASE}.")
+        parts = [{"type": kind, kind: "clip"} for kind in ("image", "video", "audio")]
+        prompt = processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
+        marks = processor.image_token, processor.video_token, processor.audio_token
+        if not all(mark in prompt for mark in marks):
+            raise ModelError(
+                f"The chat template of '{folder}' is for text alone, without a place for pictures "
+                f"and sound: {_FROM_BASE}."
+            )
+        return processor
 
     @classmethod
     def bare_processor(cls, values: dict[str, Any], bundled: Path) -> Any:

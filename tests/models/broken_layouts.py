@@ -266,6 +266,14 @@ def _no_template(folder: Path, written: Stored) -> None:
         path.unlink()
 
 
+def _text_template(folder: Path, written: Stored) -> None:
+    """The template of the language model alone."""
+    _no_template(folder, written)
+    turn = "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    template = "{% for message in messages %}" + turn + "{% endfor %}"
+    write_json(folder / "chat_template.json", {"chat_template": template})
+
+
 def _no_added_tokens(folder: Path, written: Stored) -> None:
     """A vocabulary without the control tokens, as conversions that keep only the BPE leave it."""
     for name in ("added_tokens.json", "special_tokens_map.json", "tokenizer.json"):
@@ -313,6 +321,7 @@ BROKEN: dict[str, Callable[[Path, Stored], Stored | None]] = {
     "shard-cut": _shard_cut,
     "config-only": _config_only,
     "no-template": _no_template,
+    "text-template": _text_template,
     "no-added-tokens": _no_added_tokens,
     "tied-in-text-config": _tied_in_text_config,
 }
