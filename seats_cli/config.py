@@ -25,6 +25,7 @@ NO_LATE_BLOCK = "none"
 GLOBAL = "global"
 ALLOCATIONS = ("reference", "adaptive", "adaptive-contrast", "adaptive-floor", GLOBAL)
 KV_POLICIES = ("layerwise", "survivors")
+QUANTIZE = ("4bit", "8bit")  # to what weights of 16 bits can be quantized while they are loaded
 
 # The method with a schedule of its own, and the one that keeps everything.
 SEATS, FULL = "seats", "full"
@@ -357,6 +358,7 @@ class ModelOptions:
     attention: str = "sdpa"
     revision: str | None = None
     offline: bool = False
+    quantize: str | None = None  # "4bit" or "8bit"
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `load_model`; fields that a subclass adds are left out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import sys
 import time
@@ -235,6 +236,7 @@ def calm_libraries(*, debug: bool, quiet: bool) -> None:
         if "transformers" in sys.modules:  # imported by whoever called us: too late for variables
             sys.modules["transformers"].utils.logging.disable_progress_bar()
     warnings.simplefilter("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says that it casts, each time
 
 
 def _write(text: str) -> None:

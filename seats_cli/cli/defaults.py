@@ -33,6 +33,7 @@ KEYS = (
     "offline",
     "start",
     "end",
+    "quantize",
     "fps",
     "max_frames",
     "max_pixels",

@@ -18,7 +18,7 @@ from seats_cli.cli.option_parsers import (
     output_option,
     parse_seed,
 )
-from seats_cli.config import ALLOCATIONS, KV_POLICIES, ModelOptions
+from seats_cli.config import ALLOCATIONS, KV_POLICIES, QUANTIZE, ModelOptions
 from seats_cli.families.registry import named_shapes
 from seats_cli.media.clip import ReadOptions
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Format: TypeAlias = str
     Dtype: TypeAlias = str
     Attention: TypeAlias = str
+    Quantize: TypeAlias = str
 else:
     # What Typer shows as choices; commands get the plain strings, see `grouped`.
     def _choices(name: str, values: Sequence[str]) -> type[Enum]:
@@ -38,6 +39,7 @@ else:
     Format = _choices("Format", ("table", "json", "csv", "md"))
     Dtype = _choices("Dtype", ("auto", "float32", "bfloat16", "float16"))
     Attention = _choices("Attention", ("sdpa", "stock-sdpa", "eager", "flash_attention_2"))
+    Quantize = _choices("Quantize", QUANTIZE)
 
 
 _VIDEO = typer.Argument(
@@ -257,6 +259,14 @@ class ModelFlags(ModelOptions):
     ]
     revision: Revision
     offline: Annotated[bool, model_option("--offline", "Never use the network.")]
+    quantize: Annotated[
+        Quantize | None,
+        model_option(
+            "--quantize BITS",
+            "4bit or 8bit weights in the decoder, by bitsandbytes (Qwen2.5-Omni).",
+            shown="as stored",
+        ),
+    ]
 
 
 @dataclass(frozen=True)

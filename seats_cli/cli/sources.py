@@ -298,6 +298,8 @@ def check_random(model: AnyModelFlags, context: typer.Context) -> None:
         return
     if was_typed(context, "model"):
         raise UsageError("--model and --random-weights exclude each other.")
+    if model.quantize is not None:
+        raise UsageError("--quantize needs the weights of a checkpoint, not random ones.")
     named_config(model.random_weights, layers=model.layers, hidden=model.hidden)
 
 

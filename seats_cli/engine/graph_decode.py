@@ -27,6 +27,7 @@ from seats_cli.engine.static_cache import (
 )
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import replace_forward
+from seats_cli.models.quantization import why_not_recordable
 
 STOCK = "dynamic cache"
 # Recording takes about as long as two steps. Waiting for two stock steps first costs a shorter
@@ -60,7 +61,9 @@ class Decoding:
         self._adapter = adapter
         self._max_new_tokens = max_new_tokens
         self._recorder = recorder or graph_recorder(adapter)
-        self._trouble = "" if self._recorder is None else _unfit.get(adapter.language_model, "")
+        language = adapter.language_model
+        trouble = _unfit.get(language, "") or why_not_recordable(language)
+        self._trouble = "" if self._recorder is None else trouble
         self._seen = 0  # tokens since the prefill
         self._run: StaticRun | None = None
         self._recorded: Recorded | None = None

@@ -106,6 +106,10 @@ class Adapter(ABC):
     unused_weights: ClassVar[tuple[str, ...]] = ()  # parts of names that checkpoints may lack
     # How its tensors' names begin in checkpoints of a larger model around it.
     weights_prefix: ClassVar[str] = ""
+    # For `load_model(quantize=...)`: modules that keep their precision, in every version of
+    # transformers, and, where quantizing does not pay, why and what to do instead.
+    unquantized_modules: ClassVar[tuple[str, ...]] = ()
+    not_quantizable: ClassVar[str] = ""
     pixel_std: ClassVar[tuple[float, float, float]]  # the processor divides by it; for Stage 0
 
     model: Any  # gives logits; has `forward` and `generate`
@@ -367,8 +371,10 @@ class Adapter(ABC):
         attention = layer.self_attn
         cos, sin = (part[0].to(hidden.device) for part in sides[ROTARY].tensors)
         normed = layer.input_layernorm(hidden)
-        asking = attention.q_proj(normed[query_index])
-        query = asking.view(*asking.shape[:-1], -1, attention.head_dim)
+        asking = normed[query_index]
+        # bitsandbytes' 8-bit layers take nothing with fewer than two dimensions.
+        states = attention.q_proj(asking.reshape(-1, asking.shape[-1]))
+        query = states.view(*asking.shape[:-1], -1, attention.head_dim)
         key = attention.k_proj(normed).view(len(hidden), -1, attention.head_dim)
         if hasattr(attention, "q_norm"):
             query, key = attention.q_norm(query), attention.k_norm(key)

@@ -33,7 +33,14 @@ from seats_cli.models.devices import (
     stored_weights,
 )
 from seats_cli.models.optimize import STOCK, Speedups, best_for_encoders, encoder_attention
-from seats_cli.models.quantization import Scheme, readable_scheme
+from seats_cli.models.quantization import (
+    Scheme,
+    check_quantize,
+    parameter_count,
+    quantized_as,
+    quantizing,
+    readable_scheme,
+)
 from seats_cli.models.registry import adapter_class
 from seats_cli.results import ModelFacts
 from seats_cli.selection.device import is_nvidia
@@ -75,6 +82,7 @@ def load_model(
     attention: str = "sdpa",
     revision: str | None = None,
     offline: bool = False,
+    quantize: str | None = None,
 ) -> LoadedModel:
     """Load a model (of an Omni model, the thinker) from safetensors, without running remote code.
 
@@ -96,6 +104,9 @@ def load_model(
         Branch, tag or commit of a hub model.
     offline : bool
         Do not contact the hub at all.
+    quantize : str or None
+        "4bit" (NF4) or "8bit": the decoder of a dense model is quantized with bitsandbytes while
+        it is read.
 
     Raises
     ------
@@ -110,15 +121,18 @@ def load_model(
     folder = _locate(name, revision, offline)
     config = read_config(folder, name)
     family = adapter_class(str(config.get("model_type", "")))
+    if quantize is not None:
+        check_quantize(quantize, family, device, where)
     scheme = readable_scheme(folder, config, name)
     spread = device == SPREAD
     stored = stored_weights(folder)
     if stored is not None:
         kind = dtype_named(dtype, where, stored.elements)
     processor, net = _read(
-        family, folder, name, kind, attention, "auto" if spread else where, scheme
+        family, folder, name, kind, attention, "auto" if spread else where, scheme, quantize
     )
-    net = net.eval() if spread else net.to(where).eval()  # buffers follow the weights
+    # Buffers follow the weights; quantized ones are on their device, and must not be cast.
+    net = net.eval() if spread or quantize else net.to(where).eval()
     loaded = ready(
         family(net),
         processor,
@@ -130,7 +144,7 @@ def load_model(
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
         notices=precision_notices(where, kind),
-        quantization=scheme.result(kind) if scheme else "",
+        quantization=quantized_as(quantize, scheme, kind),
     )
     sampling, captions = read_sampling(folder), is_captioner(name, folder)
     return replace(loaded, sampling=sampling, captions=captions)
@@ -152,7 +166,7 @@ def ready(
     facts = ModelFacts(
         **known,
         family=adapter.family.name,
-        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        parameters=parameter_count(net),
         dtype=str(net.dtype).removeprefix("torch."),
         encoder_attention=speedups.encoder_attention or encoder_attention(adapter)[0],
         quick_parts=speedups.fused_modules,
@@ -198,6 +212,7 @@ def _read(
     attention: str,
     where: torch.device | str,
     scheme: Scheme | None,
+    quantize: str | None,
 ) -> tuple[Any, Any]:
     """Processor and model of a checkpoint folder; `where` is a device or "auto" for several."""
     model_class, prefix = family.model_class(), family.weights_prefix
@@ -206,12 +221,14 @@ def _read(
         source: dict[str, Any] = {"pretrained_model_name_or_path": folder}
         if scheme is not None:
             source = weights_source(model_class, folder, scheme, name, dtype, prefix)
+        if quantize is not None:
+            source |= quantizing(quantize, family, dtype)
         with returning_freed_memory():
             net, info = model_class.from_pretrained(
                 **source,
                 dtype=dtype,
                 attn_implementation=transformers_name(attention),
-                device_map=_device_map(where),
+                device_map=_device_map(where, needed=quantize is not None),
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -238,15 +255,15 @@ def _read(
     return processor, net
 
 
-def _device_map(where: torch.device | str) -> dict[str, torch.device] | str | None:
+def _device_map(where: torch.device | str, *, needed: bool) -> dict[str, torch.device] | str | None:
     """Where transformers puts each tensor as soon as it is read.
 
     Without a map it would read and fuse all of them in host memory, which is right only for a
-    model that stays there.
+    model that stays there, unless it is quantized (`needed`).
     """
     if isinstance(where, str):
         return where
-    return None if where.type == "cpu" else {"": where}
+    return None if where.type == "cpu" and not needed else {"": where}
 
 
 def checked_settings(device: str, dtype: str, attention: str) -> tuple[torch.device, torch.dtype]:

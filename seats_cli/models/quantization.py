@@ -1,22 +1,29 @@
-"""Checkpoints with quantized weights: which scheme theirs is, and what can be done with it.
+"""Quantized weights: those of checkpoints, by scheme, and 16-bit ones that are quantized here.
 
-Those of 8 bits are loaded (`seats_cli.models.dequantization`), all others are refused by name, with
-the checkpoint to take instead.
+Checkpoints with 8-bit weights are loaded (`seats_cli.models.dequantization`), all others are
+refused by name, with the checkpoint to take instead. `load_model(quantize=...)` quantizes the
+decoder of a 16-bit checkpoint with bitsandbytes while it is read.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from seats_cli.errors import ModelError
+from seats_cli.config import QUANTIZE
+from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.registry import checkpoints
+from seats_cli.models.adapter import Adapter
+from seats_cli.models.devices import SPREAD
 
 # Where a config keeps its scheme: by name, and in these parts of it ("" is the whole).
 ENTRIES = ("quantization_config", "compression_config")
@@ -199,3 +206,89 @@ def base_of(name: str, folder: Path) -> str | None:
     spelled = f"{name} {folder.resolve()}".lower().replace("_", "-")
     known = [base for base in checkpoints() if base.partition("/")[2].lower() in spelled]
     return max(known, key=len, default=None)
+
+
+# ------------------------------------------------------ quantizing while loading
+
+# What reports say of it.
+_RESULTS = {"4bit": "4-bit decoder (bitsandbytes NF4)", "8bit": "8-bit decoder (bitsandbytes)"}
+
+
+def check_quantize(quantize: str, family: type[Adapter], device: str, where: torch.device) -> None:
+    """Refuse to quantize where that is impossible, before anything is read.
+
+    Parameters
+    ----------
+    quantize : str
+        One of `QUANTIZE`.
+    family : type
+        The adapter of the model.
+    device : str
+        As the user said it.
+    where : torch.device
+        Where the model begins.
+
+    Raises
+    ------
+    UsageError
+    """
+    if quantize not in QUANTIZE:
+        raise UsageError(f"Unknown `quantize` '{quantize}': use {' or '.join(QUANTIZE)}.")
+    if family.not_quantizable:
+        title = family.family.title
+        raise UsageError(f"{title} cannot be loaded with `quantize`: {family.not_quantizable}.")
+    if device == SPREAD:
+        raise UsageError(
+            f"`quantize={quantize}` keeps a model on one device, and `device=spread` puts it on "
+            "several: use one of the two."
+        )
+    if where.type not in ("cuda", "cpu"):
+        raise UsageError(f"`quantize` works on CUDA devices and on the CPU, not on {where.type}.")
+    if util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            "`quantize` needs the package bitsandbytes: pip install 'seats-cli[quantize]'."
+        )
+
+
+def quantizing(quantize: str, family: type[Adapter], dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that quantize the decoder's projections.
+
+    Encoders and LM head keep their precision: Stage I reads the encoders' attention, and together
+    they are a third of the 7B.
+    """
+    from transformers import BitsAndBytesConfig
+
+    skipped = list(family.unquantized_modules)
+    if quantize == "8bit":
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=skipped,
+        )
+    return {"quantization_config": config}
+
+
+def quantized_as(quantize: str | None, scheme: Scheme | None, dtype: torch.dtype) -> str:
+    """What reports say of a model's weights; "" if they are as stored."""
+    said = [] if scheme is None else [scheme.result(dtype)]
+    return ", ".join([*said, _RESULTS[quantize]] if quantize else said)
+
+
+def parameter_count(net: nn.Module) -> int:
+    """Values of a model's weights, also of those that are packed."""
+    return sum(_values(parameter) for parameter in net.parameters())
+
+
+def _values(parameter: nn.Parameter) -> int:
+    # bitsandbytes packs two values in a byte, and notes the shape that they had.
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
+def why_not_recordable(net: nn.Module) -> str:
+    """Why steps of a model cannot be recorded as a CUDA graph; "" if its weights allow it."""
+    kinds = {type(module).__name__ for module in net.modules()}
+    return "8-bit layers ask the GPU for outliers" if "Linear8bitLt" in kinds else ""

@@ -27,6 +27,10 @@ class Qwen3OmniMoe(QwenOmni):
     name = "Qwen3OmniMoe"
     token_suffix = "id"
     slow_positions = "get_rope_index"
+    not_quantizable = (
+        "its experts, 91 % of the weights, are stacked matrices, which bitsandbytes leaves in "
+        "16 bits: use several GPUs with `device=spread`, or Qwen/Qwen2.5-Omni-7B"
+    )
     pixel_std = (0.5, 0.5, 0.5)
 
     def quick_positions(self, stock: Callable[..., Any]) -> Callable[..., Any]:

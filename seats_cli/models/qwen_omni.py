@@ -49,6 +49,8 @@ class QwenOmni(Adapter):
     slow_positions: ClassVar[str]  # method of transformers that interleaves them token by token
     unused_weights = ("audio_bos_eos_token",)
     weights_prefix = "thinker."
+    # transformers 5.17 keeps the encoders on the thinker, later versions in `.model`.
+    unquantized_modules = ("model.visual", "model.audio_tower", "visual", "audio_tower", "lm_head")
 
     def __init__(self, model: nn.Module) -> None:
         thinker: Any = getattr(model, "thinker", model)
