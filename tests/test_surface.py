@@ -127,6 +127,7 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "attn": "eager",
     "revision": "main",
     "offline": True,
+    "quantize": "4bit",
     "start": "0:01",
     "end": "0:03",
     "fps": 3.0,
