@@ -124,6 +124,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "attn": ("eager", "eager"),
     "revision": ("main", "main"),
     "offline": ("yes", True),
+    "quantize": ("4bit", "4bit"),
     "start": ("0:01", 1.0),
     "end": ("3", 3.0),
     "fps": ("3", 3.0),
