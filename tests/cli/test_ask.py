@@ -100,8 +100,8 @@ def test_options_reach_the_engine(run, clip):
     arguments = (
         "--start 1:15 --end 90.5 --fps 1.5 --max-frames 64 --max-pixels 50176 --no-audio "
         "--video-track 1 --audio-track 1 --max-audio 1:00 -m some/model --device cuda:1 "
-        "--dtype bfloat16 --attn eager --revision main --offline --quantize 4bit --max-new-tokens 5 "
-        "--temperature 0.5 --top-p 0.9 --seed 3"
+        "--dtype bfloat16 --attn eager --revision main --offline --max-new-tokens 5 "
+        "--quantize 4bit --temperature 0.5 --top-p 0.9 --seed 3"
     )
     result = run("ask", clip, "What?", *arguments.split())
     assert result.exit_code == 0, result.stderr
