@@ -25,6 +25,32 @@ def test_every_case_of_hard_media_names_a_test() -> None:
         assert re.search(rf"def {found[2]}\b", code), row
 
 
+def test_every_repository_names_a_test_that_rebuilds_it() -> None:
+    from tests.models.broken_layouts import BROKEN
+    from tests.models.hub_layouts import LAYOUTS
+    from tests.models.test_broken_layouts import LOADED, OTHERS, REFUSED
+
+    rebuilt = {
+        "test_hub_layouts.py::test_every_weight_arrives": {*LAYOUTS},
+        "test_broken_layouts.py::test_what_loads_is_what_was_written": {*LOADED},
+        "test_broken_layouts.py::test_what_does_not_load_says_what_helps": {*REFUSED},
+        "test_broken_layouts.py::test_what_cannot_be_loaded_is_one_sentence": {*OTHERS},
+    }
+    assert {*LOADED, *REFUSED, *OTHERS} <= BROKEN.keys()
+    named: dict[str, set[str]] = {test: set() for test in rebuilt}
+    text = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    for row in re.findall(r"^\|.*::test_.*\|$", text, re.MULTILINE):
+        _, _, happens, test, layouts, _ = (cell.strip() for cell in row.split("|"))
+        assert test in named, row
+        loads = "every_weight_arrives" in test or "what_loads" in test
+        assert happens.startswith("loads" if loads else "refused"), row
+        named[test] |= set(layouts.split(", "))
+    assert named == rebuilt
+    for test in rebuilt:
+        file, _, function = test.partition("::")
+        assert f"def {function}(" in (TESTS / "models" / file).read_text(encoding="utf-8")
+
+
 def test_the_example_of_the_readme_prints_what_the_readme_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

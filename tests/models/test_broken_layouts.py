@@ -26,6 +26,8 @@ REFUSED = {
     "text-template": ("for text alone", "copy the files of the tokenizer"),
     "no-added-tokens": ("no tokens for pictures and sound", "copy the files of the tokenizer"),
 }
+# Other formats, and what is incomplete.
+OTHERS = ("gguf", "gguf-alone", "pickle-only", "lora", "config-only", "shard-missing", "shard-cut")
 
 
 @pytest.fixture(params=["omni-7b", "omni3-instruct"])
@@ -70,3 +72,13 @@ def test_dequantized_weights_are_near_the_original(kind: str, layout: str, tmp_p
         assert apart < 0.05
         changed += bool(apart)
     assert changed == (42 if layout == "omni-7b" else 6 * (4 + 4 * 3))
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_cannot_be_loaded_is_one_sentence(kind: str, layout: str, tmp_path: Path) -> None:
+    write_broken(tmp_path, kind, layout)
+    with pytest.raises(ModelError) as caught:
+        load_model(str(tmp_path), device="cpu")
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / UNPICKLED).exists()
