@@ -128,6 +128,14 @@ def evaluate(
             "Also a configuration from a .toml file, named after it; with every --retain.",
         ),
     ] = None,
+    as_published: Annotated[
+        bool,
+        input_option(
+            "--as-published",
+            "Read and ask as the paper's authors do, to compare with their numbers: system turn, "
+            "budgets, and no frame rate for the processor.",
+        ),
+    ] = False,
     find_layers: Annotated[
         bool,
         budget_option(
@@ -168,6 +176,7 @@ def evaluate(
         only=tuple(part.strip() for part in (chosen.only or "").split(",") if part.strip()),
         protocol={name: value for name, value in replaced.items() if value is not None},
         specs=tuple(specs),
+        as_published=as_published,
         find_layers=find_layers,
         model=model,
         out=folder,
@@ -186,6 +195,9 @@ def evaluate(
     if outcome is None:
         return
     form = "json" if output.as_json else output.form
+    for note in outcome.notes:
+        if find_layers or form != "table":  # that has them
+            talk.notice(note)
     if find_layers:
         _show_layers(outcome, form, job.out, talk)
     else:
@@ -237,12 +249,12 @@ def _show(outcome: Outcome, form: str, folder: Path, talk: Talk, *, plot: bool) 
     with talk.progress("Counting"):
         summary = summarise(outcome.questions.name, outcome.records)
         refused = [{"label": label, "reason": reason} for label, reason in outcome.refused]
-        details = {**outcome.description, "refused": refused}
+        details = {**outcome.description, "refused": refused, "notes": outcome.notes}
         document = dump_document(eval_document(summary, details))
     texts = {
         "results.json": document,
         "results.csv": eval_csv(summary),
-        "results.md": eval_markdown(summary),
+        "results.md": eval_markdown(summary, outcome.notes),
     }
     for name, text in texts.items():
         (folder / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
@@ -250,7 +262,7 @@ def _show(outcome: Outcome, form: str, folder: Path, talk: Talk, *, plot: bool) 
         plot_evaluation(summary, folder / "accuracy.png")
     talk.notice(f"Wrote {', '.join(texts)}{', accuracy.png' if plot else ''} in {folder}.")
     if form == "table":
-        print_result(eval_report(summary))
+        print_result(eval_report(summary, notes=outcome.notes))
     elif form == "json":
         print_json(eval_document(summary, details))
     else:

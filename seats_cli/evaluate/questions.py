@@ -30,7 +30,7 @@ class EvalProtocol:
     # {"letters", "likelihood"}: multiple choice: list the options in the prompt and read a letter
     # from the answer, or ask the bare question and take the option that is likeliest as the answer.
     choice_style: ChoiceStyle = "letters"
-    max_new_tokens: int = 32  # longest answer
+    max_new_tokens: int | None = 32  # longest answer; None leaves it to the checkpoint
     # What stands before everything, before the question, before the options and after them in a
     # prompt with lettered options; see `seats_cli.evaluate.scoring`.
     preamble: str = ""
@@ -38,6 +38,10 @@ class EvalProtocol:
     options_label: str = ""
     instruction: str = "Answer with the letter of the right option only."
     system: str | None = None  # system turn in place of the chat template's own
+    total_tokens: int | None = None  # bound on the merged tokens of a video; None: the model's own
+    max_audio_s: float | None = None  # seconds of sound at most
+    states_fps: bool = True  # whether the processor is told the frame rate
+    as_published: bool = False  # whether `seats_cli.evaluate.published` has set this
 
     def sizing(self, model: FrameSizing) -> FrameSizing:
         """The model's frame sizes with this set's bounds put in."""
@@ -47,6 +51,9 @@ class EvalProtocol:
             model,
             min_pixels=model.min_pixels if low is None else low * area,
             max_pixels=model.max_pixels if high is None else high * area,
+            total_pixels=(
+                model.total_pixels if self.total_tokens is None else self.total_tokens * area
+            ),
         )
 
 
@@ -183,9 +190,16 @@ def open_clip(
     bounds = protocol.sizing(sizing)
     if not isinstance(item.media, str):
         return item.media.open(bounds)
-    options = ReadOptions(item.start_s, item.end_s, protocol.fps, protocol.max_frames)
+    options = ReadOptions(
+        item.start_s,
+        item.end_s,
+        protocol.fps,
+        protocol.max_frames,
+        max_audio=protocol.max_audio_s,
+    )
     notes: tuple[str, ...] = ()
     if room is not None:
         options, notes = fit_file(item.media, options, bounds, *room)
     clip = read_clip(item.media, options, sizing=bounds)
-    return replace(clip, warnings=(*notes, *clip.warnings))
+    clip = replace(clip, warnings=(*notes, *clip.warnings))
+    return clip if protocol.states_fps else replace(clip, fps=None)

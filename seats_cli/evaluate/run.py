@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from seats_cli.errors import BatchError, UsageError
 from seats_cli.evaluate.distributed import Shard, Workers, add_one, process_group, stop_if_orphaned
+from seats_cli.evaluate.published import check_published, published_protocol, run_notes
+from seats_cli.families.generation import USUAL
 
 if TYPE_CHECKING:
     from seats_cli.config import ModelOptions
@@ -35,6 +37,7 @@ class Job:
     only: tuple[str, ...]
     protocol: Mapping[str, Any]  # fields of the set's own `EvalProtocol` to replace
     specs: tuple[RunSpec, ...]  # what to run beside the unpruned model
+    as_published: bool  # whether to read and ask as the paper's authors do
     find_layers: bool  # run the layer analysis in place of `specs`
     model: ModelOptions
     out: Path  # folder of the run
@@ -67,6 +70,7 @@ class Outcome:
     refused: tuple[tuple[str, str], ...]
     num_layers: int
     description: dict[str, Any]
+    notes: tuple[str, ...] = ()  # on how the questions were asked
 
 
 @dataclass(frozen=True)
@@ -161,12 +165,14 @@ def run_job(job: Job, host: Host) -> Outcome | None:
     labels = {spec.label for spec in own.specs} - impossible.keys()
     for label, reason in impossible.items():
         host.warn(f"{label} cannot run: {reason}")
+    kept = [record for record in records if record.item_id in asked and record.label in labels]
     return Outcome(
         own.questions,
-        [record for record in records if record.item_id in asked and record.label in labels],
+        kept,
         (*own.refused, *impossible.items()),
         own.loaded.architecture.num_layers,
         own.description,
+        run_notes(own.loaded, own.questions.protocol, kept),
     )
 
 
@@ -202,10 +208,15 @@ def _prepare(job: Job, load: Callable[[ModelOptions], LoadedModel]) -> _Prepared
     """Read the questions, load the model, and see what can run on it."""
     questions = _questions(job)
     loaded = load(job.model)
+    protocol = questions.protocol
+    if job.as_published:
+        protocol = published_protocol(questions.name, protocol, loaded.facts.family)
+    if loaded.thinks and "max_new_tokens" not in job.protocol:
+        protocol = replace(protocol, max_new_tokens=None)  # the set's is for the answer alone
     if loaded.facts.demonstration:
         # It knows no letters: options are compared by likelihood.
-        protocol = replace(questions.protocol, choice_style="likelihood")
-        questions = replace(questions, protocol=protocol)
+        protocol = replace(protocol, choice_style="likelihood")
+    questions = replace(questions, protocol=protocol)
     specs, refused = _specs(job, loaded)
     return _Prepared(loaded, questions, specs, refused, _description(job, questions, loaded, specs))
 
@@ -218,6 +229,8 @@ def _questions(job: Job) -> QuestionSet:
     )
     if job.name == SYNTHETIC and not job.protocol.keys().isdisjoint(("fps", "max_frames")):
         raise UsageError("The synthetic set is made frame by frame: no `fps` or `max_frames`.")
+    if job.as_published:
+        check_published(questions.name, job.protocol)
     return replace(questions, protocol=replace(questions.protocol, **job.protocol))
 
 
@@ -262,5 +275,7 @@ def _description(
         },
         "machine": {"device": device, "versions": versions()},
     }
+    if loaded.sampling != USUAL:
+        described["sampling"] = asdict(loaded.sampling)
     plain: dict[str, Any] = jsonable(described)
     return plain

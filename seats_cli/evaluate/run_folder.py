@@ -30,6 +30,10 @@ class ItemRecord:
     # From `seats_cli.evaluate.scoring.score`; False where there is an error.
     correct: bool = False
     unparsed: bool = False
+    thinking: str = ""  # what the model reasoned before it answered
+    # Generated tokens, reasoning included, and whether their number ended the answer.
+    answer_tokens: int | None = None
+    cut_off: bool = False
     # Why there is no answer; such a record is counted separately, never as a wrong answer.
     error: str | None = None
     family: str = ""
@@ -211,6 +215,12 @@ class RunFolder:
             known["reading"] = {**dataclasses.asdict(EvalProtocol()), **known["reading"]}
         for name, value in description.items():
             if name not in ("settings", "machine") and known.get(name) != value:
+                if name == "reading" and known[name]["as_published"] != value["as_published"]:
+                    raise UsageError(
+                        f"{self.folder} holds results that were{' not' * value['as_published']} "
+                        "measured with `as_published`, and the two do not mix; choose another "
+                        "`out` folder."
+                    )
                 raise UsageError(
                     f"{self.folder} holds results with another {name}; choose another `out` folder."
                 )

@@ -174,6 +174,9 @@ def _record(item: Item, spec: RunSpec, answer: Answer) -> ItemRecord:
     return replace(
         _blank(item, spec),
         given=answer.text,
+        thinking=answer.thinking,
+        answer_tokens=len(answer.token_ids),
+        cut_off=answer.cut_off,
         correct=verdict.correct,
         unparsed=verdict.unparsed,
         video_tokens=sum(counts[0] for counts in alive) / len(alive),

@@ -143,7 +143,9 @@ class Clip:
     frames: npt.NDArray[np.uint8] | None
     # float64 array, shape (T,), or None: seconds from `facts.start_s` at which each frame is shown.
     frame_times: npt.NDArray[np.float64] | None
-    fps: float | None  # effective frames per second of `frames`: what the processor must be given
+    # Effective frames per second of `frames`: what the processor must be given. None leaves it to
+    # the processor, which assumes a rate of its own.
+    fps: float | None
     # float32 array, shape (n,), or None: mono at `SAMPLE_RATE`, sample 0 at `facts.start_s`.
     audio: npt.NDArray[np.float32] | None
     facts: MediaFacts  # origin of the above

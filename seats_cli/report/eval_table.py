@@ -97,12 +97,17 @@ def _label(header: str) -> Column:
     return Column(header, attrgetter("label"), text=True, wraps=True)
 
 
-def eval_report(summary: Summary, *, groups: bool = True) -> RenderableType:
-    """Accuracy and cost of every setting, and, with `groups`, accuracy per family and kind."""
+def eval_report(
+    summary: Summary, *, groups: bool = True, notes: Sequence[str] = ()
+) -> RenderableType:
+    """Accuracy and cost of every setting, and, with `groups`, accuracy per family and kind.
+
+    `notes` are sentences on how the questions were asked.
+    """
     heading = Text(
         f"{summary.name}: {summary.items:,} questions about {summary.clips:,} clips", style="bold"
     )
-    parts: list[RenderableType] = [heading]
+    parts: list[RenderableType] = [heading, *map(Text, notes)]
     if summary.settings:
         tables = [_accuracy(summary), table((_label(""), *_COSTS), summary.settings, gap=1)]
         tables += _group_tables(summary) if groups else ()
@@ -171,7 +176,7 @@ def _packed(settings: Sequence[SettingSummary], room: int) -> list[list[SettingS
     return rows
 
 
-def eval_markdown(summary: Summary) -> str:
+def eval_markdown(summary: Summary, notes: Sequence[str] = ()) -> str:
     """Markdown tables of accuracy and cost, and of the accuracy per family and kind of clip."""
     columns = [
         _label("setting"),
@@ -186,6 +191,7 @@ def eval_markdown(summary: Summary) -> str:
     ]
     parts = [
         f"{summary.items:,} questions about {summary.clips:,} clips ({summary.name})",
+        *notes,
         markdown(columns, summary.settings),
     ]
     for name, groups_of in (("family", attrgetter("families")), ("clips", attrgetter("kinds"))):
