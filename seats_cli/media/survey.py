@@ -54,7 +54,7 @@ _FALL_S = 0.15
 _FALL_OUT_OF_ORDER_S = 1.0
 _NEAR = 5  # packets on either side that must agree that the clock has started again
 _MAX_PARTS = 10_000  # more restarts are damage
-# The packets of two streams lie apart in the file by up to so many.
+# What belongs together in two streams lies apart in the file by up to so many packets.
 _INTERLEAVED = 32
 _EDGE = 64  # packets at either end of a part among which its first and last stamp are
 _STRAY_S = 1.0
@@ -177,7 +177,7 @@ def _table(
     hidden = listing.discard.copy()
     clock = timeline.clocks.get(stream.index)
     if clock is not None:
-        hidden[clock.starts] = False  # see `Mover.move`
+        hidden[clock.starts.min(initial=len(hidden)) :] = False  # see `Mover.move`
     if (~timed & ~hidden).sum() > (timed & ~hidden).sum():
         return counted_table(stream, listing.duration[~hidden])
     numbers = np.flatnonzero(timed & ~hidden)
@@ -290,6 +290,19 @@ def _strays(numbers: Integers, times: Times) -> frozenset[int]:
     return frozenset(numbers[1:-1][lost].tolist())
 
 
+def _places(listings: Sequence[PacketList]) -> tuple[list[Integers], int]:
+    """Where in the file each stream's packets are, increasing, and what counts as beside.
+
+    Bytes where they are known: the order in which packets come is not that of a file whose clock
+    starts again, where the container interleaves by time.
+    """
+    known = all(len(found) and found.pos[0] >= 0 for found in listings)
+    places = [np.maximum.accumulate(found.pos if known else found.order) for found in listings]
+    ends = [(int(at[0]), int(at[-1])) for at in places if len(at)]
+    spread = max((last for _, last in ends), default=0) - min((at for at, _ in ends), default=0)
+    return places, _INTERLEAVED * spread // max(sum(map(len, listings)), 1)
+
+
 class _Parts:
     """The parts of one or two streams whose clocks start again, and the seconds to add in each."""
 
@@ -300,6 +313,7 @@ class _Parts:
         self.shifts: list[Times] = [np.zeros(1) for _ in listings]
         self.starts_s: list[float] = []  # time stamps at which the parts begin, when joined
         self._restarts = [_restarts(found) for found in listings]
+        self._places, self._apart = _places(listings)
         for seam in self._seams(self._restarts):
             self._join(seam)
 
@@ -340,12 +354,11 @@ class _Parts:
         seams = [{0: int(number)} for number in restarts[0]]
         taken: set[int] = set()
         for number in restarts[1].tolist() if len(restarts) > 1 else ():
-            order = self._listings[1].order
-            first, last = int(order[number - 1]) - _INTERLEAVED, int(order[number]) + _INTERLEAVED
-            places = [int(self._listings[0].order[n]) for n in restarts[0]]
+            here = self._places[1]
+            first, last = here[number - 1] - self._apart, here[number] + self._apart
             near = [
-                (abs(place - int(order[number])), j)
-                for j, place in enumerate(places)
+                (abs(int(place - here[number])), j)
+                for j, place in enumerate(self._places[0][restarts[0]])
                 if first <= place <= last and j not in taken
             ]
             if near:
@@ -353,19 +366,19 @@ class _Parts:
                 seams[min(near)[1]][1] = number
             else:
                 seams.append({1: number})
-        return sorted(seams, key=self._order_of)
+        return sorted(seams, key=self._place_of)
 
-    def _order_of(self, seam: dict[int, int]) -> int:
-        """Where a seam lies among the packets of all streams."""
-        return min(int(self._listings[k].order[number]) for k, number in seam.items())
+    def _place_of(self, seam: dict[int, int]) -> int:
+        """Where in the file the part behind a seam begins."""
+        return min(int(self._places[k][number]) for k, number in seam.items())
 
     def _join(self, seam: dict[int, int]) -> None:
         """Add a part, behind all that is there."""
-        order = self._order_of(seam)
+        place = self._place_of(seam)
         # 1. Where the part begins in each stream; one without packets there begins with them.
-        for k, found in enumerate(self._listings):
+        for k, places in enumerate(self._places):
             if k not in seam:
-                number = int(np.searchsorted(found.order, order))
+                number = int(np.searchsorted(places, place))
                 if self._continues(k, number):
                     (alone,) = seam
                     self._follow(alone, seam[alone], k, number)

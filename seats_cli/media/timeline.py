@@ -140,9 +140,8 @@ class Mover:
     def move(self, packet: Packet[Any]) -> Packet[Any]:
         """The packet with its stamps on the joined timeline."""
         part = bisect_right(self._starts, self.number)
-        begins = part > 0 and self._starts[part - 1] == self.number
-        if begins and packet.is_discard:
-            # FFmpeg takes the first packet of a fragmented MP4 that starts again for hidden.
+        if part and packet.is_discard:
+            # FFmpeg takes the first fragment of an MP4 that starts again for hidden.
             packet = _shown_copy(packet)
         stray = self.number in self._strays
         shift = self._shifts[part]
