@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from seats_cli.media.clip import ReadOptions
-from seats_cli.media.extent import StrPath
+from seats_cli.media.extent import StrPath, is_strung_together
 from seats_cli.media.packets import (
     CLOCK_MAY_LEAP,
     GENERIC_INDEX,
@@ -134,18 +136,21 @@ def _from_index(
     """The survey of one track in the range, if the file's index and stamps are in order."""
     origin_s = source.origin_s
     begin_s = options.start or 0.0
+    if is_strung_together(path):
+        return None
     with open_streams(path, [track.index]) as container:
         stream = _stream(container, track.index)
         if not _trustworthy(container, stream, begin_s + origin_s):
             return None
         if isinstance(stream, AudioStream):
             return Survey(AS_STATED, None, True)
-        base = stream.time_base
-        partial = (
-            options.start is not None
-            and base is not None
-            and seek_before(container, stream, int((begin_s + origin_s) / base))
-        )
+    with open_streams(path, [track.index]) as container:
+        stream = _stream(container, track.index)
+        assert isinstance(stream, VideoStream)
+        partial = options.start is not None
+        ticks = int((begin_s + origin_s) / (stream.time_base or 1))
+        if partial and not seek_before(container, stream, ticks):
+            return None
         end_s = None if options.end is None else options.end + origin_s
         (listing,) = list_packets(container, [stream], end_s)
         table = _table(stream, listing, AS_STATED, partial=partial)
@@ -157,16 +162,20 @@ def _from_index(
 
 
 def _trustworthy(container: InputContainer, stream: AnyStream, begin_s: float) -> bool:
-    """Whether the container has an index of its own that leads to a time and shows no leap."""
-    if container.format.flags & (NO_STAMPS_AT_ALL | GENERIC_INDEX | CLOCK_MAY_LEAP):
+    """Whether the container has an index of its own that reaches to a time and shows no leap."""
+    base = stream.time_base
+    if base is None or container.format.flags & (NO_STAMPS_AT_ALL | GENERIC_INDEX | CLOCK_MAY_LEAP):
         return False
+    # FFmpeg reads the index of Matroska when it is first needed.
+    with suppress(av.error.FFmpegError):
+        container.seek(int(begin_s / base), stream=stream)
     entries = getattr(stream, "index_entries", ())
-    if len(entries) < 2 or stream.time_base is None:
+    if len(entries) < 2:
         return False
     picked = np.unique(np.linspace(0, len(entries) - 1, _INDEX_SAMPLES).astype(int)).tolist()
-    times = np.array([entries[k].timestamp for k in picked], np.float64) * float(stream.time_base)
+    times = np.array([entries[k].timestamp for k in picked], np.float64) * float(base)
     steps = np.diff(times)
-    return bool(steps.min() > 0 and steps.max() < DEAD_S and begin_s < times[-1] + DEAD_S)
+    return bool(steps.min() > 0 and steps.max() < DEAD_S and begin_s <= times[-1] + steps.max())
 
 
 def _table(
