@@ -123,9 +123,9 @@ def load_model(
     family = adapter_class(str(config.get("model_type", "")))
     if quantize is not None:
         check_quantize(quantize, family, device, where)
-    scheme = readable_scheme(folder, config, name)
-    spread = device == SPREAD
     stored = stored_weights(folder)
+    scheme = readable_scheme(folder, config, name, stored.dtypes if stored else ())
+    spread = device == SPREAD
     if stored is not None:
         kind = dtype_named(dtype, where, stored.elements)
     processor, net = _read(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
@@ -73,6 +73,7 @@ _SCALED = {
     "compressed-tensors": ("float-quantized", "int-quantized", "naive-quantized"),
     "modelopt": ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO"),
 }
+_PACKED = re.compile(r"F[468]_|[IU]8$|[IU]32$")  # types of quantized values
 _FLOATS, _INTEGERS = ("F8_E4M3", "F8_E5M2"), ("I8",)
 
 
@@ -163,8 +164,20 @@ def _named(entry: Any, method: str) -> Scheme:
     return Scheme(found, str(detail or ""), settings)
 
 
-def readable_scheme(folder: Path, config: Mapping[str, Any], name: str) -> Scheme | None:
+def readable_scheme(
+    folder: Path, config: Mapping[str, Any], name: str, types: Collection[str] = ()
+) -> Scheme | None:
     """The scheme of a checkpoint, if it is one that can be loaded; None without one.
+
+    Parameters
+    ----------
+    folder : Path
+    config : mapping
+        Its raw config.json.
+    name : str
+        What to call the model in messages.
+    types : collection of str
+        Of the thinker's tensors in its files, as safetensors names them.
 
     Raises
     ------
@@ -172,6 +185,12 @@ def readable_scheme(folder: Path, config: Mapping[str, Any], name: str) -> Schem
         If the weights are quantized in another way; it says with what, and what to take instead.
     """
     scheme = scheme_of(folder, config)
+    small = sorted(kind for kind in types if _PACKED.match(kind))
+    if scheme is None and small:
+        raise ModelError(
+            f"'{name}' has quantized weights ({', '.join(small)}), and its config.json does not "
+            f"say how: {_instead(name, folder)}."
+        )
     if scheme is None or scheme.dequantizable:
         return scheme
     raise ModelError(

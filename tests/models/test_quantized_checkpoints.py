@@ -340,6 +340,18 @@ def test_published_kinds_that_are_refused(
     assert f"is quantized with {title}, which seats does not read" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["omni-7b", "omni3-instruct"])
+@pytest.mark.parametrize("kind", ["fp8-block", "int8", "gptq", "awq", "bitsandbytes-4bit", "mlx"])
+def test_undeclared_ones_are_refused(kind: str, layout: str, tmp_path: Path) -> None:
+    def forget(values: dict[str, Any]) -> None:
+        for entry in ("quantization_config", "quantization"):
+            values.pop(entry, None)
+
+    write_broken(tmp_path, kind, layout)
+    edit_config(tmp_path, forget)
+    assert "config.json does not say how: use the 16-bit checkpoint" in refusal(tmp_path)
+
+
 def test_what_was_quantized_is_close_to_the_original(
     copied: Repository, hub_repository: Repository
 ) -> None:
