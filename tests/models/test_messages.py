@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from seats_cli.engine.prune import prune
 from seats_cli.errors import MediaError, ResourceError, UsageError
 from seats_cli.media.reader import read_clip
 from seats_cli.models import LoadedModel, build_inputs, inputs_from_messages, load_model
+from tests.long_media import write_film
 from tests.models.checkpoints import write_checkpoint
 from tests.models.test_load import FAMILIES
 
@@ -118,3 +120,20 @@ def test_what_cannot_be_read_is_named(loaded: LoadedModel, tmp_path: Path) -> No
         inputs_from_messages(loaded, user(video(video=str(tmp_path / "none.mp4"))))
     with pytest.raises(ResourceError, match="context holds"):
         inputs_from_messages(loaded, [{"role": "user", "content": "word " * 9_000}])
+
+
+def test_videos_of_a_conversation_are_fitted_together(loaded: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    write_film(path, 8, 320, 180)
+    turns = user({"type": "video", "video": str(path)}, {"type": "video", "video": str(path)})
+    config = SeatsConfig(retain=0.25)
+    whole = inputs_from_messages(loaded, turns, config=config)
+    limit = whole["input_ids"].shape[1] // 3  # about 35 % enter
+    shape = dataclasses.replace(loaded.architecture, max_positions=limit)
+    tight = dataclasses.replace(loaded, architecture=shape)
+    with pytest.warns(UserWarning, match="would enter the LLM"):
+        inputs = inputs_from_messages(tight, turns, config=config, max_new_tokens=8)
+    assert inputs["input_ids"].shape[1] < whole["input_ids"].shape[1]
+    with prune(loaded.model, config) as run:
+        loaded.model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    assert sum(run.trace.alive_per_layer()[0]) + 8 <= limit
