@@ -104,6 +104,8 @@ class Scheme:
     @property
     def stored_types(self) -> tuple[str, ...]:
         """The types of quantized values in its files, as safetensors names them."""
+        if self.format == "naive-quantized":  # of either kind
+            return _FLOATS + _INTEGERS
         return _INTEGERS if self.format == "int-quantized" else _FLOATS
 
     def result(self, dtype: torch.dtype) -> str:

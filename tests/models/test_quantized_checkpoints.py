@@ -256,6 +256,11 @@ SCALED: dict[str, tuple[dict[str, Any], Callable[[Tensor], tuple[Tensor, Tensor]
         lambda value: quantized_rows(value, torch.int8),
         "weight_scale",
     ),
+    "naive rows": (
+        compressed("naive-quantized", "int"),
+        lambda value: quantized_rows(value, torch.int8),
+        "weight_scale",
+    ),
     "whole tensors": (
         {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]},
         lambda value: (quantized_block(value, (999, 999))[0], value.float().abs().max() / 448),
