@@ -34,6 +34,9 @@ STOCK = "dynamic cache"
 # answer nothing, and a longer one no more than the recording does.
 STOCK_STEPS = 2
 MIN_STEPS = 6  # with fewer to come, recording one does not pay
+# Room for more steps is not made at once. A step reads all room there is, and a model that thinks
+# may announce 32,768 tokens and need 500; making room again costs about two steps.
+ROOM = 1024
 _ATTENTIONS = ("sdpa", "eager")
 
 # Why steps of a text model cannot be recorded, once that is known.
@@ -162,7 +165,8 @@ class Decoding:
         assert recorder is not None
         if self._run is None:
             # Not recorded yet: allocations of a first run do not belong into the graph.
-            run = self._run = StaticRun(self._adapter, forward, kwargs, form, self._left)
+            room = min(self._left, ROOM)
+            run = self._run = StaticRun(self._adapter, forward, kwargs, form, room)
             run.prepare(kwargs)
             output = recorder.rehearse(run.step)
             _require_plain(output)

@@ -86,6 +86,20 @@ def test_recorded_steps_give_what_dynamic_ones_do(family: str, kv: str | None) -
     assert recorder.replays == NEW - 1 - graph_decode.STOCK_STEPS - 1  # after prefill and rehearsal
 
 
+@pytest.mark.parametrize("kv", KV)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_room_is_made_again_for_long_answers(
+    family: str, kv: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_decode, "ROOM", 4)
+    recorder, stock = TapeRecorder(), generate(family, kv, None)
+    tokens, states, how = generate(family, kv, recorder)
+    assert tokens == stock[0]
+    torch.testing.assert_close(states, stock[1], atol=1e-5, rtol=0)
+    assert how == "tape"
+    assert recorder.released == recorder.rehearsals > 1
+
+
 @pytest.mark.parametrize("kv", [None, "layerwise"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampling_draws_the_same(family: str, kv: str | None) -> None:
