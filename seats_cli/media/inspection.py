@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
@@ -13,11 +16,13 @@ from seats_cli.families.base import FrameSizing
 from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.media.container import shown
 from seats_cli.media.extent import StrPath
-from seats_cli.media.notices import thinning_notices
-from seats_cli.media.packets import open_stream, packets, stamp
+from seats_cli.media.notices import size_notices, thinning_notices
+from seats_cli.media.packets import land, open_stream, packets, stamp
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack
 from seats_cli.media.reader import ReadPass
+
+_LOOKED_AT = 9  # keyframes decoded to see whether the picture's size changes
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def outline_clip(
     video, audio = job.source.video, job.audio_track
     scaler, warnings = None, job.warnings
     if options.video and video is not None:
-        scaler = _first_frame(job, video)
+        scaler = _scaler(job, video)
     if scaler is not None and job.plan is not None:
         warnings += thinning_notices(job.plan, options)
     sound_s = 0.0 if audio is None else _sound_seconds(job, audio)
@@ -70,16 +75,38 @@ def outline_clip(
     return ClipOutline(facts, fps, tuple(warnings))
 
 
-def _first_frame(job: ReadPass, track: VideoTrack) -> FrameScaler | None:
-    """Choose the frames and take their size from the first one that decodes."""
+def _scaler(job: ReadPass, track: VideoTrack) -> FrameScaler | None:
+    """Choose the frames and take their size from some that decode; warns if it changes."""
     job.plan_picture(track)
-    if job.plan is None:
+    table, plan = job.survey.table, job.plan
+    if table is None or plan is None:
         return None
     with open_stream(job.path, track.index, VideoStream) as (container, stream):
-        frame = next(iter(container.decode(stream)), None)
-    if frame is None:
+        first = next(iter(container.decode(stream)), None)
+    if first is None:
         return None
-    return FrameScaler.for_frame(frame, len(job.plan.times), job.sizing, track.mirrored_turns)
+    sizes = Counter([(first.height, first.width)])
+    # A few keyframes, spread over the range: a part that is much of it is met.
+    keys, ends = table.keys, table.pts[[0, -1]]
+    looked_at = np.unique(np.linspace(0, len(keys) - 1, _LOOKED_AT).round().astype(int))
+    for wanted in looked_at[1:] if len(keys) and not table.counted and ends[0] < ends[1] else ():
+        with (
+            suppress(MediaError),
+            open_stream(job.path, track.index, VideoStream) as (
+                container,
+                stream,
+            ),
+        ):
+            if land(container, stream, keys, int(wanted)) is not None:
+                stream.codec_context.skip_frame = "NONKEY"
+                frame = next(iter(container.decode(stream)), None)
+                sizes.update([] if frame is None else [(frame.height, frame.width)])
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    scaler = FrameScaler.for_frame(
+        first, len(plan.times), job.sizing, track.mirrored_turns, largest
+    )
+    job.warnings += size_notices(scaler, sizes)
+    return scaler
 
 
 def _sound_seconds(job: ReadPass, track: AudioTrack) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from seats_cli.media.audio import MAX_AUDIO_S, DecodedSound
 from seats_cli.media.clip import ReadOptions
 from seats_cli.media.frame_sampling import FramePlan
 from seats_cli.media.packets import PacketTable
+from seats_cli.media.pixels import FrameScaler, Size
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack
 from seats_cli.media.timeline import Timeline
 from seats_cli.media.video import DecodedFrames
@@ -60,12 +61,35 @@ def picture_notices(
             "as they are stored, as the models were trained, so things look "
             f"{'narrower' if shape > 1 else 'wider'} than a player shows them."
         )
+    lines += size_notices(picture.scaler, picture.sizes)
+    if picture.matrix is not None:
+        lines.append(
+            f"The picture's colours are off: they are coded as {picture.matrix}, which cannot be "
+            "converted."
+        )
     if plan.held_s:
         lines.append(
             f"The picture starts {plan.held_s:.2f} s after the sound; "
             "its first frame stands for that time."
         )
     return lines
+
+
+def size_notices(scaler: FrameScaler, sizes: Mapping[Size, int]) -> list[str]:
+    """A sentence if not all coded pictures, counted by height and width, have the same size."""
+    if len(sizes) < 2:
+        return []
+    turned = scaler.quarter_turns % 2
+    common = sorted(sizes, key=lambda size: -sizes[size])
+    listed = [f"{height}x{width}" if turned else f"{width}x{height}" for height, width in common]
+    more = " and others" if len(listed) > _MOST_LISTED else ""
+    whole = scaler.fitted(*scaler.coded_size)
+    bars = [size for size in sizes if scaler.fitted(*size) != whole]
+    stands = "those of another shape stand between black bars" if bars else "all fill it"
+    return [
+        f"The picture's size changes ({', '.join(listed[:_MOST_LISTED])}{more}); it is scaled to "
+        f"{scaler.width}x{scaler.height} throughout, and {stands}."
+    ]
 
 
 def track_notices(source: MediaSource, options: ReadOptions) -> list[str]:

@@ -7,19 +7,25 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 
 from seats_cli.families.base import FrameSizing
+from seats_cli.media.colour import ColourConverter
 from seats_cli.media.frame_sampling import frame_size
 
-# Bicubic and averaging when shrinking, as in the official pipeline. Without the two flags
-# libswscale rounds such that white becomes 253.
-_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# Of another shape than the frame by less than this, a picture fills it: multiples of the model's
+# patches cannot keep the shape exactly anyway.
+_SAME_SHAPE = 1.02
+
+Size = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
 class FrameScaler:
-    """Scales, converts and turns frames of one video."""
+    """Scales, converts and turns frames of one video.
+
+    Frames may have another size than the one that it was made for: they are fitted into the same
+    frame, between black bars where their shape differs.
+    """
 
     # Size of the result, upright.
     height: int
@@ -29,7 +35,7 @@ class FrameScaler:
     source_width: int
     quarter_turns: int  # anticlockwise quarter turns, 0 to 3, that make the coded picture upright
     mirrored: bool  # whether the coded picture is mirrored, left to right, before it is turned
-    _reformatter: VideoReformatter = field(default_factory=VideoReformatter, repr=False)
+    _colours: ColourConverter = field(default_factory=ColourConverter, repr=False)
 
     @classmethod
     def for_frame(
@@ -38,10 +44,12 @@ class FrameScaler:
         count: int,
         sizing: FrameSizing,
         mirrored_turns: int | None = None,
+        largest: Size | None = None,
     ) -> FrameScaler:
         """The scaler for a video of which `count` frames like `frame` are taken.
 
-        `mirrored_turns` as `seats_cli.media.orientation.mirrored_turns`.
+        `mirrored_turns` as `seats_cli.media.orientation.mirrored_turns`; `largest` is the size of
+        the largest coded picture, where it is not that of `frame`.
 
         Raises
         ------
@@ -50,7 +58,7 @@ class FrameScaler:
         """
         mirrored = mirrored_turns is not None
         turns = round(frame.rotation / 90) % 4 if mirrored_turns is None else mirrored_turns
-        height, width = frame.height, frame.width
+        height, width = largest or (frame.height, frame.width)
         if turns % 2:
             height, width = width, height
         rows, columns = frame_size(height, width, count, sizing)
@@ -61,37 +69,37 @@ class FrameScaler:
         """The turn in degrees anticlockwise."""
         return self.quarter_turns * 90
 
+    @property
+    def coded_size(self) -> Size:
+        """The size of the coded picture that it was made for."""
+        return self._coded(self.source_height, self.source_width)
+
     def upright_shape(self, pixel_shape: float) -> float:
         """A pixel's width over its height in the upright picture, from that in the coded one."""
         return 1 / pixel_shape if self.quarter_turns % 2 else pixel_shape
 
     def rgb(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
-        """The frame's pixels.
-
-        Returns
-        -------
-        uint8 array, shape (height, width, 3)
-            RGB; transparent parts on white, as in the official pipeline.
-        """
-        coded = (self.height, self.width)
-        if self.quarter_turns % 2:
-            coded = (self.width, self.height)
-        clear = any(component.is_alpha for component in frame.format.components)
-        scaled = self._reformatter.reformat(
-            frame,
-            width=coded[1],
-            height=coded[0],
-            format="rgba" if clear else "rgb24",
-            interpolation=_SCALING,
-        )
-        pixels = scaled.to_ndarray().astype(np.uint8, copy=False)
-        if clear:
-            pixels = _on_white(pixels)
+        """The frame's pixels: RGB, uint8 (height, width, 3), transparent parts on white."""
+        coded = self._coded(self.height, self.width)
+        rows, columns = self.fitted(frame.height, frame.width)
+        pixels = self._colours.rgb(frame, rows, columns)
+        if (rows, columns) != coded:
+            top, left = (coded[0] - rows) // 2, (coded[1] - columns) // 2
+            barred = np.zeros((*coded, 3), np.uint8)
+            barred[top : top + rows, left : left + columns] = pixels
+            pixels = barred
         return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.quarter_turns)
 
+    def fitted(self, height: int, width: int) -> Size:
+        """The size that a coded picture of this size has in the coded frame."""
+        rows, columns = self._coded(self.height, self.width)
+        planned = self.coded_size
+        tall, wide = height / planned[0], width / planned[1]
+        if max(tall, wide) <= _SAME_SHAPE * min(tall, wide):
+            return rows, columns
+        longest = max(tall, wide)
+        return max(1, round(rows * tall / longest)), max(1, round(columns * wide / longest))
 
-def _on_white(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Flatten RGBA, uint8 (H, W, 4), to RGB on a white background."""
-    colour = pixels[..., :3].astype(np.uint16)
-    alpha = pixels[..., 3:].astype(np.uint16)
-    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    def _coded(self, height: int, width: int) -> Size:
+        """The coded picture's size from that of the upright one."""
+        return (width, height) if self.quarter_turns % 2 else (height, width)

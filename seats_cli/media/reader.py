@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +30,7 @@ from seats_cli.media.notices import (
     track_notices,
 )
 from seats_cli.media.packets import PacketTable, open_stream
-from seats_cli.media.pixels import FrameScaler
+from seats_cli.media.pixels import FrameScaler, Size
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack, probe
 from seats_cli.media.survey import Survey, survey
 from seats_cli.media.timecode import check_range
@@ -251,7 +251,12 @@ class ReadPass:
         threads: Literal["AUTO", "SLICE"],
         *,
         skip_nonref: bool = False,
+        largest: Size | None = None,
     ) -> DecodedFrames | None:
+        """One pass; a second one where a seek has led astray or the largest frame came late."""
+        again = partial(
+            self._decode, track, table, wanted, threads, skip_nonref=skip_nonref, largest=largest
+        )
         with open_stream(self.path, track.index, VideoStream) as (container, stream):
             stream.thread_type = threads
             report, turns = self._reporter("picture"), track.mirrored_turns
@@ -266,11 +271,15 @@ class ReadPass:
                 mover=self.survey.timeline.mover(track.index),
                 may_seek=self.may_seek,
                 skip_nonref=skip_nonref,
+                largest=largest,
             )
-        if picture is not None or not self.may_seek:
-            return picture
-        self.may_seek = False
-        return self._decode(track, table, wanted, threads, skip_nonref=skip_nonref)
+        if picture is None and self.may_seek:
+            self.may_seek = False
+            return again()
+        # The size of the frames is that of the first one's until others are known.
+        if picture is not None and largest is None and picture.largest != picture.scaler.coded_size:
+            return again(largest=picture.largest)
+        return picture
 
     def _origin_s(self, table: PacketTable) -> float:
         """Seconds at which the timeline starts in a table's stamps; counted ones begin at 0."""

@@ -7,8 +7,9 @@ frames out of what comes, whatever order damage brings it in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
@@ -20,8 +21,9 @@ from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
 from seats_cli.families.base import FrameSizing
+from seats_cli.media.colour import strange_matrix
 from seats_cli.media.packets import PacketTable, land, packets, stamp
-from seats_cli.media.pixels import FrameScaler
+from seats_cli.media.pixels import FrameScaler, Size
 from seats_cli.media.probe import max_pixels
 from seats_cli.media.timeline import Mover
 
@@ -239,6 +241,14 @@ class DecodedFrames:
     broken: int  # packets that could not be decoded and frames the decoder marks as damaged
     missing: int  # wanted frames that did not decode; the frame before stands in for each
     sought: bool = False  # stretches that were not wanted were passed over, by seeking
+    # How many of the wanted frames have which size: height and width of the coded picture.
+    sizes: Mapping[Size, int] = field(default_factory=dict)
+    matrix: str | None = None  # the name of a colour matrix that cannot be converted
+
+    @property
+    def largest(self) -> Size:
+        """The size of the largest coded picture, the first of equal ones."""
+        return max(self.sizes, key=lambda size: size[0] * size[1])
 
 
 def decode_frames(
@@ -253,6 +263,7 @@ def decode_frames(
     mover: Mover | None = None,
     may_seek: bool = True,
     skip_nonref: bool = False,
+    largest: Size | None = None,
 ) -> DecodedFrames | None:
     """Decode the frames that are on screen at the given times.
 
@@ -273,6 +284,9 @@ def decode_frames(
     skip_nonref : bool
         Do not decode what is neither wanted nor referred to, where the codec marks it. Damage
         there goes unnoticed.
+    largest : (int, int), optional
+        Height and width of the largest coded picture, if an earlier call has shown that it is not
+        the first.
 
     Returns
     -------
@@ -285,7 +299,7 @@ def decode_frames(
         If the picture is too large or too thin.
     """
     stream.codec_context.options = {"max_pixels": str(max_pixels(container.format.name))}
-    picker = _Picker(table, wanted, sizing, on_frame, mirrored_turns)
+    picker = _Picker(table, wanted, sizing, on_frame, mirrored_turns, largest)
     only = frozenset(picker.targets) if skip_nonref else frozenset()
     reader = FrameReader(container, stream, table, mover, may_seek, only)
     for frame in reader.frames(picker):
@@ -298,7 +312,15 @@ def decode_frames(
     if picker.scaler is None:
         return None
     broken = reader.errors + picker.corrupt
-    return DecodedFrames(picker.pixels, picker.scaler, broken, picker.missing, reader.sought)
+    return DecodedFrames(
+        picker.pixels,
+        picker.scaler,
+        broken,
+        picker.missing,
+        reader.sought,
+        sizes=Counter(size for size in picker.sizes if size is not None),
+        matrix=picker.matrix,
+    )
 
 
 class _Picker:
@@ -311,6 +333,7 @@ class _Picker:
         sizing: FrameSizing,
         on_frame: Callable[[float], None] | None,
         mirrored_turns: int | None,
+        largest: Size | None,
     ) -> None:
         # The last frame at or before each instant: an exact stamp, so that it can be taken
         # when it comes instead of when the next one shows that it was the last.
@@ -319,6 +342,9 @@ class _Picker:
         self.sizing = sizing
         self.on_frame = on_frame
         self.mirrored_turns = mirrored_turns
+        self.largest = largest
+        self.sizes: list[Size | None] = [None] * len(self.targets)  # of each place's coded picture
+        self.matrix: str | None = None
         self.scaler: FrameScaler | None = None
         self.pixels: npt.NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
         self.taken = 0
@@ -378,7 +404,10 @@ class _Picker:
     def _take(self, frame: VideoFrame) -> None:
         if self.scaler is None:
             count = len(self.targets)
-            self.scaler = FrameScaler.for_frame(frame, count, self.sizing, self.mirrored_turns)
+            self.scaler = FrameScaler.for_frame(
+                frame, count, self.sizing, self.mirrored_turns, self.largest
+            )
+            self.matrix = strange_matrix(frame)
             size = (count, self.scaler.height, self.scaler.width, 3)
             self.pixels = np.empty(size, np.uint8)
         self._put(frame, self.taken)
@@ -387,9 +416,11 @@ class _Picker:
     def _put(self, frame: VideoFrame, place: int) -> None:
         assert self.scaler is not None
         self.pixels[place] = self.scaler.rgb(frame)
+        self.sizes[place] = frame.height, frame.width
 
     def _repeat(self) -> None:
         self.pixels[self.taken] = self.pixels[self.taken - 1]
+        self.sizes[self.taken] = self.sizes[self.taken - 1]
         self._advance()
 
     def _advance(self) -> None:
