@@ -40,16 +40,6 @@ _EXACT_S = 300.0
 _LEAD_IN_S = 2.0
 
 
-def _silence(like: AudioFrame, samples: int) -> AudioFrame:
-    """So many samples of silence, of the kind of a frame."""
-    silence = AudioFrame(format=like.format.name, layout=like.layout, samples=samples)
-    silence.sample_rate = like.sample_rate
-    middle = b"\x80" if like.format.name.startswith("u8") else b"\0"
-    for plane in silence.planes:
-        plane.update(middle * plane.buffer_size)
-    return silence
-
-
 @dataclass(frozen=True, eq=False)
 class DecodedSound:
     """Sound from the start of the range."""
@@ -205,11 +195,10 @@ class _Placer:
             # the same samples come out wherever in the file decoding begins.
             every = math.gcd(frame.sample_rate, SAMPLE_RATE)
             instant = math.floor((when + self.begin_s) * every + 1e-6)
-            ahead = round((when + self.begin_s - instant / every) * frame.sample_rate)
+            delay = round((when + self.begin_s - instant / every) * frame.sample_rate)
             self._position = instant * SAMPLE_RATE // every - round(self.begin_s * SAMPLE_RATE)
-            self._mixer = Mixer(frame, self._position + round(self.begin_s * SAMPLE_RATE))
-            if ahead:
-                self._write(self._mixer, _silence(frame, ahead))
+            on_file = self._position + round(self.begin_s * SAMPLE_RATE)
+            self._mixer = Mixer(frame, on_file, delay)
         self.at_s += frame.samples / frame.sample_rate
         self._write(self._mixer, frame)
 

@@ -80,13 +80,15 @@ class Mixer:
     position : int
         Where it stands on the file's timeline, in samples at `SAMPLE_RATE`: what cancels is found
         in blocks of that timeline, so that a range is mixed like the whole.
+    delay : int
+        Samples of silence, at the frame's rate, that stand between there and the frame.
     """
 
-    def __init__(self, frame: AudioFrame, position: int = 0) -> None:
+    def __init__(self, frame: AudioFrame, position: int = 0, delay: int = 0) -> None:
         self.kind = kind_of(frame)
         self.cancelled = 0  # samples so far for which one channel stands in
         self._weights = channel_weights(tuple(c.name for c in frame.layout.channels))
-        self._graph = _graph(frame)
+        self._graph = _graph(frame, delay)
         self._held: list[Samples] = []  # pieces of the block that is not full yet
         self._room = _BLOCK - position % _BLOCK
         self._shares = self._weights  # of the channels at the end of the last block
@@ -163,8 +165,11 @@ class Mixer:
         return alone
 
 
-def _graph(frame: AudioFrame) -> Graph:
-    """A filter graph that resamples frames like this one and leaves the channels apart."""
+def _graph(frame: AudioFrame, delay: int) -> Graph:
+    """A filter graph that resamples frames like this one and leaves the channels apart.
+
+    So many samples of silence come first.
+    """
     graph = Graph()
     layout = frame.layout.name
     last = graph.add(
@@ -174,7 +179,9 @@ def _graph(frame: AudioFrame) -> Graph:
         channel_layout=layout,
         time_base=f"1/{frame.sample_rate}",
     )
+    silence = [graph.add("adelay", f"delays={delay}S:all=1")] if delay else []
     for step in (
+        *silence,
         # Interleaved: PyAV crashes on planes of more than eight channels.
         graph.add("aresample", osr=str(SAMPLE_RATE), osf="flt"),
         graph.add("abuffersink"),

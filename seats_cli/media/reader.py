@@ -169,10 +169,11 @@ class ReadPass:
             self.plan = self.picture_end_s = None
             return
         self.picture = picture
-        if not (self.may_seek or table.counted) and self.begin_s > _LONG_S:
+        ahead_s = self._decoded_ahead_s(table, int(wanted[0]))
+        if ahead_s > _LONG_S:
             self.warnings.append(
-                f"The file cannot be searched, so the {self.begin_s:.0f} s before the range were "
-                "decoded too; copy it into another container (MP4, Matroska) to make this faster."
+                f"No keyframe near the start of the range can be found, so the {ahead_s:.0f} s "
+                "before it were decoded too."
             )
         self.warnings += picture_notices(track, table, plan, picture, self.options)
 
@@ -280,6 +281,13 @@ class ReadPass:
         if picture is not None and largest is None and picture.largest != picture.scaler.coded_size:
             return again(largest=picture.largest)
         return picture
+
+    def _decoded_ahead_s(self, table: PacketTable, first: int) -> float:
+        """Seconds of picture that are decoded ahead of the first wanted frame, in ticks."""
+        begin = int(table.pts[0])
+        if self.may_seek and len(table.keys):
+            begin = int(table.keys.pts[table.keys.before(first)])
+        return float((first - begin) * table.time_base)
 
     def _origin_s(self, table: PacketTable) -> float:
         """Seconds at which the timeline starts in a table's stamps; counted ones begin at 0."""
