@@ -31,14 +31,12 @@ from seats_cli.cost.token_counts import (
 )
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import SAMPLE_RATE, FrameSizing
+from seats_cli.families.checkpoint_folder import find_folder, folder_config, hub_id_of
 from seats_cli.families.registry import (
-    BUNDLED,
-    BUNDLED_PATH,
     checkpoints,
     describe_config,
     named_config,
     named_shapes,
-    read_config,
     tied_embeddings,
 )
 from seats_cli.schedule import PruningPlan
@@ -109,27 +107,15 @@ def find_model(name: str, revision: str | None = None) -> PlannedModel:
 
 
 def _config_values(name: str, revision: str | None) -> dict[str, Any]:
-    if name == BUNDLED:
-        return read_config(BUNDLED_PATH, name)
-    if name.lower() in named_shapes():
+    if name.lower() in named_shapes() and not Path(name).is_dir():
         return named_config(name)
-    if Path(name).is_dir():
-        return read_config(Path(name), name)
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
+    known = checkpoints().get(hub_id_of(name))
     try:
-        cached = try_to_load_from_cache(name, "config.json", revision=revision)
-    except HFValidationError:
-        cached = None
-    if isinstance(cached, str):
-        return read_config(Path(cached).parent, name)
-    if name in checkpoints():
-        return named_config(checkpoints()[name].shape)
-    raise ModelError(
-        f"There is no folder and no cached model '{name}'; named architectures are "
-        f"{', '.join(named_shapes())}."
-    )
+        return folder_config(find_folder(name, revision))
+    except ModelError:
+        if known is None or Path(name).exists():
+            raise
+        return named_config(known.shape)  # published, and so the same as the file
 
 
 def plan_run(

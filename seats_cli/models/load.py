@@ -13,6 +13,7 @@ import torch
 
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import Architecture, FrameSizing
+from seats_cli.families.checkpoint_folder import check_files, find_folder, folder_config
 from seats_cli.families.generation import (
     ROOM_TO_THINK,
     USUAL,
@@ -20,7 +21,7 @@ from seats_cli.families.generation import (
     is_captioner,
     read_sampling,
 )
-from seats_cli.families.registry import BUNDLED, BUNDLED_PATH, checkpoints, read_config
+from seats_cli.families.registry import BUNDLED, BUNDLED_PATH
 from seats_cli.models.adapter import Adapter, devices_of
 from seats_cli.models.dequantization import weights_source
 from seats_cli.models.devices import (
@@ -118,11 +119,13 @@ def load_model(
     start = time.perf_counter()
     name = model or BUNDLED
     where, kind = checked_settings(device, dtype, attention)
-    folder = _locate(name, revision, offline)
-    config = read_config(folder, name)
+    found = find_folder(name, revision, offline=offline)
+    folder, name = found.path, found.name
+    config = folder_config(found)
     family = adapter_class(str(config.get("model_type", "")))
     if quantize is not None:
         check_quantize(quantize, family, device, where)
+    check_files(found)
     stored = stored_weights(folder)
     scheme = readable_scheme(folder, config, name, stored.dtypes if stored else ())
     spread = device == SPREAD
@@ -139,7 +142,7 @@ def load_model(
         speedups_for(attention, where, kind),
         start,
         id=name,
-        revision=revision or (folder.name if folder.parent.name == "snapshots" else None),
+        revision=found.revision,
         device=_spread_name(net) if spread else device_name(where),
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
@@ -176,32 +179,6 @@ def ready(
     return LoadedModel(
         net, processor, adapter, architecture, sizing, facts, seconds, speedups, notices
     )
-
-
-def _locate(name: str, revision: str | None, offline: bool) -> Path:
-    """The folder that holds the checkpoint."""
-    if name == BUNDLED:
-        return BUNDLED_PATH
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except HFValidationError:
-        raise ModelError(
-            f"There is no model folder '{name}', and it is not a valid hub id."
-        ) from None
-    except (LocalEntryNotFoundError, OSError):
-        known = checkpoints().get(name)  # seats never downloads a model by itself
-        size = "" if known is None else f" (about {known.gigabytes} GB)"
-        option = f" --revision {revision}" if revision else ""
-        state = " and `offline` is set" if offline else ""
-        raise ModelError(
-            f"The model '{name}' is neither a folder nor in the Hugging Face cache{state}; "
-            f"fetch it{size} with: hf download {name}{option}"
-        ) from None
 
 
 def _read(
