@@ -112,9 +112,12 @@ def _config_values(name: str, revision: str | None) -> dict[str, Any]:
     known = checkpoints().get(hub_id_of(name))
     try:
         return folder_config(find_folder(name, revision))
-    except ModelError:
-        if known is None or Path(name).exists():
+    except ModelError as error:
+        if Path(name).exists():
             raise
+        if known is None:
+            shapes = ", ".join(named_shapes())
+            raise ModelError(f"{error} (named architectures are {shapes})") from None
         return named_config(known.shape)  # published, and so the same as the file
 
 

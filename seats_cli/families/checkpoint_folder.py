@@ -342,8 +342,8 @@ def _unfinished(found: CheckpointFolder, what: str) -> str:
 
 
 def _damaged(found: CheckpointFolder, file: str, size: int, whole: int | None) -> str:
-    """A sentence about a file that is shorter than its header says, or no safetensors file."""
-    state = f"cut off after {size:,} of {whole:,} bytes" if whole else "not a safetensors file"
+    """A sentence about a file that is shorter than its header says, or has no header."""
+    state = f"cut off after {size:,} of {whole:,} bytes" if whole else "damaged"
     if found.hub_id is not None:  # `hf download` alone takes what is there for complete
         owner, *options = found.download.removeprefix("hf download ").split(" ")
         command = " ".join(["hf download", owner, file, *options, "--force-download"])
