@@ -96,13 +96,13 @@ class TestRefusals:
         write_checkpoint(tmp_path, "qwen2_5_omni")
         shard = tmp_path / "model-00001-of-00002.safetensors"
         shard.write_bytes(shard.read_bytes()[:1000])
-        with pytest.raises(ModelError, match="model-00001-of-00002.* is damaged"):
+        with pytest.raises(ModelError, match=r"model-00001-of-00002.* is damaged"):
             load_model(str(tmp_path), device="cpu")
 
     def test_missing_shard(self, tmp_path: Path) -> None:
         write_checkpoint(tmp_path, "qwen2_5_omni")
         (tmp_path / "model-00002-of-00002.safetensors").unlink()
-        with pytest.raises(ModelError, match="not complete .model-00002-of-00002"):
+        with pytest.raises(ModelError, match=r"not complete .model-00002-of-00002"):
             load_model(str(tmp_path), device="cpu")
 
     def test_missing_weights_are_not_made_up(self, tmp_path: Path) -> None:
