@@ -3,6 +3,10 @@
 The file is opened by Python and handed over as an object: any file name works, and
 FFmpeg's protocols are switched off, so a playlist dressed up as a video cannot make it
 fetch something from the network or read other files.
+
+FFmpeg does not decode animated WebP. Pillow does, and puts every frame together from the parts that
+changed: written without loss into another container, it is read like any other video, each frame
+for the time that the file gives it and the animation once, whatever number of loops it asks for.
 """
 
 from __future__ import annotations
@@ -10,28 +14,41 @@ from __future__ import annotations
 import os
 import re
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import av
+import numpy as np
 from av.container import InputContainer
 
 from seats_cli.errors import MediaError
 from seats_cli.media.extent import StrPath, whole_file
-from seats_cli.media.limits import bound_allocations, check_png
+from seats_cli.media.limits import bound_allocations, check_decoded_size, check_png
 
 _READ_BYTES = 1 << 18  # each read is a call back into Python: fewer, larger ones
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
-_PLAYLISTS = {"hls", "concat", "concatf", "dash", "imf", "sdp", "rtsp", "image2"}
+_PLAYLISTS = {"hls", "concat", "concatf", "dash", "imf", "sdp", "rtsp"}
 
 # How playlists begin that FFmpeg does not take for one, or not without its protocols.
 _LISTS = (b"#EXTM3U", b"<MPD", b"[playlist]", b"<asx", b"<smil", b"ffconcat version")
 _HEAD_BYTES = 1024
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://|(data|blob|magnet|urn):", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:www\.[^/]+|(?:[\w-]+\.)+[a-z]{2,}(?::\d+)?/.*)", re.IGNORECASE)
+
+_ANIMATED, _TRANSPARENT = 0x02, 0x10  # among the flags of the VP8X chunk
+_TICK = Fraction(1, 1000)
+# Browsers take frames of up to 10 ms, which nobody means, for a tenth of a second.
+_SHORTEST_MS, _USUAL_MS = 10, 100
+_MAX_PIXELS = 1 << 26  # 8,192 x 8,192, as of other videos
+_MAX_VIDEO_BYTES = 1 << 30  # what is held in memory
 
 
 @contextmanager
@@ -60,11 +77,15 @@ def open_media(path: StrPath) -> Iterator[InputContainer]:
     bound_allocations()
     try:
         with open(path, "rb") as file:
-            if _is_list(file.read(_HEAD_BYTES)):
+            head = file.read(_HEAD_BYTES)
+            if _is_list(head):
                 raise MediaError(_LIST.format(name))
             file.seek(0)
             check_png(file, name)
-            with _demuxer(whole_file(path, file), name) as container:
+            whole = whole_file(path, file)
+            if _is_animated(head):
+                whole = _animation(path, name)
+            with _demuxer(whole, name) as container:
                 yield container
     except av.error.FFmpegError as error:
         raise MediaError(f"{name} could not be read to the end: {_reason(error)}.") from error
@@ -156,6 +177,9 @@ def _demuxer(file: object, name: str) -> InputContainer:
     if set(container.format.name.split(",")) & _PLAYLISTS:
         container.close()
         raise MediaError(_LIST.format(name))
+    if container.format.name == "image2":  # by the name's ending alone, and to read by a pattern
+        container.close()
+        raise MediaError(f"{name} is not a picture that can be read; save it as PNG or JPEG.")
     return container
 
 
@@ -164,3 +188,94 @@ def _reason(error: Exception) -> str:
         return "it claims to need more memory than there is"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text[:1].lower() + text[1:].rstrip(".")
+
+
+def is_animated_webp(path: StrPath) -> bool:
+    """Whether the file is an animated WebP, which is handed over as a video."""
+    with open(path, "rb") as file:
+        return _is_animated(file.read(_HEAD_BYTES))
+
+
+def _is_animated(head: bytes) -> bool:
+    """Whether a file that begins so, with 21 bytes or more, is an animated WebP."""
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21][0] & _ANIMATED)
+
+
+def _animation(path: StrPath, name: str) -> BinaryIO:
+    """The animation as a QuickTime file of PNGs.
+
+    Parameters
+    ----------
+    path : str or path-like
+        An animated WebP.
+    name : str
+        Its name in messages.
+
+    Raises
+    ------
+    MediaError
+        If nothing in it can be decoded, or it would unpack to more than any real one does.
+    """
+    status = os.stat(path)
+    return BytesIO(_video(os.fspath(path), name, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)  # every pass over the packets opens the file anew
+def _video(path: str, name: str, size: int, changed_ns: int) -> bytes:
+    from PIL import Image  # only animations need it
+
+    # 1. The parts that are whole: Pillow refuses a file that ends early.
+    with open(path, "rb") as file:
+        data = _whole_chunks(file.read())
+    written = BytesIO()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures: the bound is below
+            image = Image.open(BytesIO(data), formats=["WEBP"])
+        with image:
+            count = getattr(image, "n_frames", 1)
+            if image.width * image.height > _MAX_PIXELS:
+                raise MediaError(
+                    f"The picture claims {image.width} x {image.height} pixels, more than can be "
+                    "decoded safely; scale the animation down first."
+                )
+            check_decoded_size(name, size, count, image.width, image.height)
+            # 2. Frame by frame, so that one at a time is in memory.
+            with av.open(written, "w", format="mov") as container:
+                stream = container.add_stream("png", rate=1000, options={"compression_level": "1"})
+                stream.width, stream.height = image.size
+                stream.pix_fmt = "rgba"
+                stream.codec_context.time_base = _TICK
+                at_ms = 0
+                for number in range(count):
+                    image.seek(number)
+                    picture = image.convert("RGBA")
+                    length_ms = round(image.info.get("duration", 0))
+                    length_ms = length_ms if length_ms > _SHORTEST_MS else _USUAL_MS
+                    frame = av.VideoFrame.from_ndarray(np.asarray(picture), stream.pix_fmt)
+                    frame.pts, frame.time_base = at_ms, _TICK
+                    for packet in stream.encode(frame):
+                        packet.duration = length_ms
+                        container.mux(packet)
+                    at_ms += length_ms
+                    if written.tell() > _MAX_VIDEO_BYTES:
+                        raise MediaError(f"{name} is too large an animation; make a video of it.")
+                container.mux(stream.encode(None))
+    except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MediaError(f"The animation in {name} cannot be decoded ({error}).") from error
+    return written.getvalue()
+
+
+def _whole_chunks(data: bytes) -> bytes:
+    """The RIFF file up to the last chunk that is complete, with the size to match."""
+    end = 12
+    while end + 8 <= len(data):
+        size = int.from_bytes(data[end + 4 : end + 8], "little")
+        after = end + 8 + size + size % 2
+        if after > len(data):
+            break
+        end = after
+    # Without the flag for transparency, what no frame covers would be black: browsers show what is
+    # behind it.
+    flags = bytes([data[20] | _TRANSPARENT])
+    return data[:4] + (end - 8).to_bytes(4, "little") + data[8:20] + flags + data[21:end]

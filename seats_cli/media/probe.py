@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Literal
 
 import av
 from av.audio.stream import AudioStream
@@ -14,7 +16,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.media.container import open_media, shown
+from seats_cli.media.container import is_animated_webp, open_media, shown
 from seats_cli.media.extent import StrPath, has_frame_count, is_strung_together, missing_bytes
 from seats_cli.media.orientation import mirrored_turns
 from seats_cli.media.packets import CLOCK_MAY_LEAP, GENERIC_INDEX
@@ -29,6 +31,7 @@ SAMPLE_RATES = range(1_000, 2_000_000)
 _COUNTED = ("flac", "tta", "w64", "wav", "wv")
 
 _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+_MAX_PAGES = 100_000  # of a TIFF
 # Packets within which a second picture that moves shows it; interleaved tracks take a few.
 _MAX_LOOKED_AT = 20_000
 
@@ -186,6 +189,9 @@ def probe(path: StrPath) -> MediaSource:
 
 def _describe(container: InputContainer, path: StrPath) -> MediaSource:
     notes = _cut_off(path)
+    pages = 1 + _extra_pages(path) if container.format.name == "tiff_pipe" else 1
+    if pages > 1:
+        notes.append(f"The file has {pages:,} pictures; only the first is used.")
     videos, sounds = [], []
     for stream in container.streams:
         if stream.type not in ("video", "audio"):
@@ -203,7 +209,11 @@ def _describe(container: InputContainer, path: StrPath) -> MediaSource:
             )
         elif isinstance(stream, AudioStream):
             sounds.append(stream)
+    _check_tiles(videos, shown(path))
     pictures = _video_tracks(container, videos)
+    name = container.format.name
+    if is_animated_webp(path):
+        name, pictures = "webp", tuple(replace(track, codec="webp") for track in pictures)
     films = [track for track in pictures if not track.is_cover]
     # As players do: what the file marks as the one to be shown, then the largest, then the first.
     video = max(films, key=lambda t: (t.is_default, t.width * t.height, -t.index), default=None)
@@ -215,7 +225,7 @@ def _describe(container: InputContainer, path: StrPath) -> MediaSource:
     if duration and duration > origin > 0 and "matroska" in container.format.name:
         duration -= origin  # Matroska's duration is the time stamp of the end
     return MediaSource(
-        container=container.format.name,
+        container=name,
         duration_s=duration if duration and duration > 0 else None,
         origin_s=origin,
         video=None if video is None else _usable(video, container.format.name, path),
@@ -233,6 +243,21 @@ def _cut_off(path: StrPath) -> list[str]:
         return []
     claimed, size = missing
     return [f"The file is cut off: it should have {claimed:,} bytes, but only {size:,} are there."]
+
+
+def _check_tiles(streams: Sequence[VideoStream], name: str) -> None:
+    """Refuse a photo that FFmpeg gives in parts, each as a video stream of its own.
+
+    Raises
+    ------
+    MediaError
+        If there is nothing but such parts.
+    """
+    if len(streams) > 1 and all(stream.disposition & Disposition.dependent for stream in streams):
+        raise MediaError(
+            f"{name} is a photo in {len(streams)} tiles (HEIC), which is not supported; save it as "
+            "JPEG or PNG."
+        )
 
 
 def _is_estimate(container: InputContainer, path: StrPath) -> bool:
@@ -342,3 +367,18 @@ def _audio_track(stream: AudioStream) -> AudioTrack:
         language=None if language in (None, "", "und") else language,
         is_default=bool(stream.disposition & Disposition.default),
     )
+
+
+def _extra_pages(path: StrPath) -> int:
+    """How many pictures a TIFF holds besides the first: the directories that follow its first."""
+    with open(path, "rb") as file:
+        order: Literal["little", "big"] = "little" if file.read(4)[:1] == b"I" else "big"
+        seen = set[int]()
+        at = int.from_bytes(file.read(4), order)
+        while at and at not in seen and len(seen) < _MAX_PAGES:
+            seen.add(at)
+            file.seek(at)
+            entries = int.from_bytes(file.read(2), order)
+            file.seek(12 * entries, os.SEEK_CUR)
+            at = int.from_bytes(file.read(4), order)
+    return max(len(seen) - 1, 0)
