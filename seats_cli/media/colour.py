@@ -35,6 +35,7 @@ _UNSPECIFIED = 2  # in FFmpeg's lists of matrices, primaries and transfer functi
 _CONVERTED = (0, 1, 2, 4, 5, 6, 7, 9)
 _CLOSE = {10: Colorspace.BT2020, 14: Colorspace.BT2020, 15: Colorspace.BT2020}
 _NAMES = {8: "YCgCo", 10: "BT.2020 constant luminance", 14: "ICtCp", 15: "IPT"}
+_DOLBY_VISION = ("dvh1", "dvhe", "dvav", "dva1", "dav1")
 # Files that do not state a matrix: players take BT.601 for what is no larger than PAL.
 _SD_WIDTH, _SD_HEIGHT = 1279, 576
 
@@ -105,8 +106,14 @@ def is_hdr(frame: VideoFrame) -> bool:
     return frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 
 
-def strange_matrix(frame: VideoFrame) -> str | None:
-    """The name of the frame's matrix if libswscale cannot convert it, so that colours are off."""
+def strange_coding(frame: VideoFrame, tag: str) -> str | None:
+    """How the frame's colours are coded if that cannot be converted, so that they are off.
+
+    `tag` is the stream's codec as the container names it.
+    """
+    # With a base layer for other screens, Dolby Vision says what that is: PQ, HLG or SDR.
+    if tag in _DOLBY_VISION and frame.color_trc == _UNSPECIFIED:
+        return "Dolby Vision without a base layer for other screens"
     space = int(frame.colorspace)
     return None if space in _CONVERTED else _NAMES.get(space, f"number {space}")
 

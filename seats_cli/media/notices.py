@@ -62,9 +62,9 @@ def picture_notices(
             f"{'narrower' if shape > 1 else 'wider'} than a player shows them."
         )
     lines += size_notices(picture.scaler, picture.sizes)
-    if picture.matrix is not None:
+    if picture.strange is not None:
         lines.append(
-            f"The picture's colours are off: they are coded as {picture.matrix}, which cannot be "
+            f"The picture's colours are off: they are coded as {picture.strange}, which cannot be "
             "converted."
         )
     if plan.held_s:

@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
 from seats_cli.families.base import FrameSizing
-from seats_cli.media.colour import strange_matrix
+from seats_cli.media.colour import strange_coding
 from seats_cli.media.packets import PacketTable, land, packets, stamp
 from seats_cli.media.pixels import FrameScaler, Size
 from seats_cli.media.probe import max_pixels
@@ -243,7 +243,7 @@ class DecodedFrames:
     sought: bool = False  # stretches that were not wanted were passed over, by seeking
     # How many of the wanted frames have which size: height and width of the coded picture.
     sizes: Mapping[Size, int] = field(default_factory=dict)
-    matrix: str | None = None  # the name of a colour matrix that cannot be converted
+    strange: str | None = None  # how colours are coded, if that cannot be converted
 
     @property
     def largest(self) -> Size:
@@ -299,7 +299,8 @@ def decode_frames(
         If the picture is too large or too thin.
     """
     stream.codec_context.options = {"max_pixels": str(max_pixels(container.format.name))}
-    picker = _Picker(table, wanted, sizing, on_frame, mirrored_turns, largest)
+    tag = stream.codec_context.codec_tag
+    picker = _Picker(table, wanted, sizing, on_frame, mirrored_turns, largest, tag)
     only = frozenset(picker.targets) if skip_nonref else frozenset()
     reader = FrameReader(container, stream, table, mover, may_seek, only)
     for frame in reader.frames(picker):
@@ -319,7 +320,7 @@ def decode_frames(
         picker.missing,
         reader.sought,
         sizes=Counter(size for size in picker.sizes if size is not None),
-        matrix=picker.matrix,
+        strange=picker.strange,
     )
 
 
@@ -334,6 +335,7 @@ class _Picker:
         on_frame: Callable[[float], None] | None,
         mirrored_turns: int | None,
         largest: Size | None,
+        tag: str,
     ) -> None:
         # The last frame at or before each instant: an exact stamp, so that it can be taken
         # when it comes instead of when the next one shows that it was the last.
@@ -344,7 +346,8 @@ class _Picker:
         self.mirrored_turns = mirrored_turns
         self.largest = largest
         self.sizes: list[Size | None] = [None] * len(self.targets)  # of each place's coded picture
-        self.matrix: str | None = None
+        self.tag = tag
+        self.strange: str | None = None
         self.scaler: FrameScaler | None = None
         self.pixels: npt.NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
         self.taken = 0
@@ -407,7 +410,7 @@ class _Picker:
             self.scaler = FrameScaler.for_frame(
                 frame, count, self.sizing, self.mirrored_turns, self.largest
             )
-            self.matrix = strange_matrix(frame)
+            self.strange = strange_coding(frame, self.tag)
             size = (count, self.scaler.height, self.scaler.width, 3)
             self.pixels = np.empty(size, np.uint8)
         self._put(frame, self.taken)

@@ -238,6 +238,21 @@ def test_wide_gamuts_in_sdr(tmp_path: Path, card: tuple[int, ...], primaries: in
     assert np.abs(shown(read_clip(path, sizing=SMALL)) - card).max() <= 2
 
 
+@pytest.mark.parametrize("stated", [False, True])
+def test_dolby_vision_needs_a_base_layer(tmp_path: Path, stated: bool) -> None:
+    """Without one (profile 5), nothing says how to decode the colours but its own metadata."""
+    card = CARDS[0]
+    light = in_primaries(linear(flat(card)), 9) * WHITE_NITS
+    coded = planes(pq(light), 9, 10, False)
+    words = (9, int(ColorRange.MPEG), int(ColorTrc.SMPTE2084), 9) if stated else ()
+    path = write_coded(tmp_path / "a.mp4", coded, "yuv420p10le", *words, codec="libx264")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"dva1"))
+    clip = read_clip(path, sizing=SMALL)
+    assert bool([w for w in clip.warnings if "Dolby Vision" in w]) != stated
+    if stated:
+        assert np.abs(shown(clip) - card).max() <= 6
+
+
 def test_a_matrix_that_cannot_be_converted_causes_a_warning(tmp_path: Path) -> None:
     coded = planes(flat(CARDS[0]) / 255, 1, 8, False)
     path = write_coded(tmp_path / "a.mkv", coded, "yuv444p", matrix=8)
