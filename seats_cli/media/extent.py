@@ -125,22 +125,52 @@ def has_frame_count(path: StrPath) -> bool:
     return any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
 
 
+def second_file(path: StrPath) -> int | None:
+    """The byte at which another MP4 or WAV begins that players, and FFmpeg, do not read."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(12)
+        if head[4:8] == b"ftyp":
+            begins = [at for kind, at, _ in _boxes(file, size) if kind == b"ftyp"]
+            films = [at for kind, at, _ in _boxes(file, size) if kind == b"moov"]
+            if len(begins) < 2 or len(films) < 2:
+                return None
+            file.seek(films[1])
+            fragmented = b"mvex" in file.read(_MAX_HEADER)  # those are read, with their fragments
+            return None if fragmented else begins[1]
+        if head.startswith(b"RIFF") and head.endswith(b"WAVE"):
+            end = 8 + int.from_bytes(head[4:8], "little")
+            file.seek(end + end % 2)
+            return end + end % 2 if file.read(4) == b"RIFF" else None
+    return None
+
+
 def _boxes_cut_off(file: BinaryIO, size: int) -> bool | None:
-    """Whether the last box of an MP4 or MOV reaches beyond its end."""
+    """Whether the last box of an MP4 or MOV reaches beyond its end; None if that is no box."""
+    end = 0
+    for _, at, length in _boxes(file, size):
+        if length == 0:  # to the end of the file
+            return False
+        end = at + length
+    return end > size if end >= size else None
+
+
+def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """The kind, place and length of each outermost box of an MP4 or MOV, up to a broken one."""
     at = 0
     for _ in range(_MAX_BOXES):
         if at >= size:
-            return at > size
+            return
         file.seek(at)
         head = file.read(16)
         length = int.from_bytes(head[:4], "big")
         length = int.from_bytes(head[8:16], "big") if length == 1 else length
-        if length == 0:  # to the end of the file
-            return False
-        if length < 8:
-            return None
+        if 0 < length < 8:
+            return
+        yield head[4:8], at, length
+        if length == 0:
+            return
         at += length
-    return None
 
 
 @lru_cache(maxsize=64)

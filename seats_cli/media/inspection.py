@@ -69,8 +69,7 @@ def outline_clip(
         raise MediaError(f"{shown(path)} has neither a picture nor sound that can be used.")
     if not sound_s and options.audio:
         warnings.append("There is no usable sound; only the picture is used.")
-    stops = [value for value in (options.end, job.length_s) if value is not None]
-    facts = job.facts(min(stops, default=job.begin_s + sound_s), scaler, sound_s)
+    facts = job.facts(job.end_s(sound_s), scaler, sound_s)
     fps = job.plan.fps if scaler is not None and job.plan is not None else None
     return ClipOutline(facts, fps, tuple(warnings))
 

@@ -17,6 +17,7 @@ from seats_cli.media.video import DecodedFrames
 NOTICEABLE_S = 0.5
 LATE_SOUND_S = 0.1
 _MOST_LISTED = 3  # tracks named in a sentence
+_NOTICEABLE_SHARE = 0.02
 _MOST_SEAMS = 5  # seams named in a sentence
 _SQUARE = 1.04  # pixels less oblong than this are rounding, not a format
 
@@ -127,8 +128,8 @@ def thinning_notices(plan: FramePlan, options: ReadOptions) -> list[str]:
     ]
 
 
-def timeline_notices(timeline: Timeline, options: ReadOptions) -> list[str]:
-    """Sentences about parts that were joined, and pauses that were not."""
+def timeline_notices(timeline: Timeline, late_share: float, options: ReadOptions) -> list[str]:
+    """Sentences about parts that were joined, pauses that were not, and tracks that come late."""
     lines = []
     restarts, leaps = timeline.restarts_s, timeline.leaps_s
     what = [f"start again {_plural(len(restarts), 'time')}"] if restarts else []
@@ -154,6 +155,11 @@ def timeline_notices(timeline: Timeline, options: ReadOptions) -> list[str]:
         )
     if len(heard) > _MOST_SEAMS:
         lines.append(f"There are {len(heard) - _MOST_SEAMS} more such pauses.")
+    if late_share > _NOTICEABLE_SHARE:
+        lines.append(
+            f"About {late_share:.0%} of the file belong to tracks that begin in its middle, as of "
+            "another recording; they are not used. Cut the file there and use the parts."
+        )
     return lines
 
 

@@ -71,6 +71,7 @@ def packets(
     container: InputContainer,
     stream: StreamT | Sequence[AnyStream],
     on_error: Callable[[], None] | None = None,
+    on_late_track: Callable[[], None] | None = None,
 ) -> Iterator[Packet[StreamT]]:
     """Packets of one or several streams to the end of the file, the last of each empty.
 
@@ -81,6 +82,8 @@ def packets(
     on_error : callable, optional
         Called for every read error; reading continues after it, up to a limit. A scan need not
         count them, because decoding meets them again.
+    on_late_track : callable, optional
+        Called for every packet of a track that turns up after opening, which cannot be read.
     """
     errors = 0
     while errors < _MAX_READ_ERRORS:
@@ -90,7 +93,8 @@ def packets(
         except IndexError:
             # PyAV fails on packets of streams that turn up after opening (MPEG-TS); each
             # failure has consumed such a packet.
-            continue
+            if on_late_track is not None:
+                on_late_track()
         except av.error.FFmpegError:
             errors += 1
             if on_error is not None:
@@ -125,7 +129,10 @@ class PacketList:
 
 
 def list_packets(
-    container: InputContainer, streams: Sequence[AnyStream], end_s: float | None = None
+    container: InputContainer,
+    streams: Sequence[AnyStream],
+    end_s: float | None = None,
+    on_late_track: Callable[[], None] | None = None,
 ) -> list[PacketList]:
     """List packets from where the container is, without decoding them.
 
@@ -135,6 +142,8 @@ def list_packets(
         An open file and some of its streams.
     end_s : float or None
         Time stamp in seconds at which a single stream's list may stop; None for the file's end.
+    on_late_track : callable, optional
+        As for `packets`.
 
     Raises
     ------
@@ -146,7 +155,7 @@ def list_packets(
     if end_s is not None:
         stop = int((end_s + REORDER_S) / (streams[0].time_base or Fraction(1, 1000)))
     count = 0
-    for packet in packets(container, streams):
+    for packet in packets(container, streams, on_late_track=on_late_track):
         if packet.size == 0:
             continue
         order, pts, dts, duration, pos, key, discard = columns[packet.stream_index]

@@ -17,7 +17,13 @@ from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.media.container import is_animated_webp, open_media, shown
-from seats_cli.media.extent import StrPath, has_frame_count, is_strung_together, missing_bytes
+from seats_cli.media.extent import (
+    StrPath,
+    has_frame_count,
+    is_strung_together,
+    missing_bytes,
+    second_file,
+)
 from seats_cli.media.orientation import mirrored_turns
 from seats_cli.media.packets import CLOCK_MAY_LEAP, GENERIC_INDEX
 
@@ -188,7 +194,7 @@ def probe(path: StrPath) -> MediaSource:
 
 
 def _describe(container: InputContainer, path: StrPath) -> MediaSource:
-    notes = _cut_off(path)
+    notes = _cut_off(path) + _followed(path)
     pages = 1 + _extra_pages(path) if container.format.name == "tiff_pipe" else 1
     if pages > 1:
         notes.append(f"The file has {pages:,} pictures; only the first is used.")
@@ -258,6 +264,17 @@ def _check_tiles(streams: Sequence[VideoStream], name: str) -> None:
             f"{name} is a photo in {len(streams)} tiles (HEIC), which is not supported; save it as "
             "JPEG or PNG."
         )
+
+
+def _followed(path: StrPath) -> list[str]:
+    """A sentence if a second file follows in this one, which is not read."""
+    begins = second_file(path)
+    if begins is None:
+        return []
+    return [
+        f"A second file begins at byte {begins:,} of this one; only the first is used, as players "
+        "do. Split it there, or join the two with a tool for media."
+    ]
 
 
 def _is_estimate(container: InputContainer, path: StrPath) -> bool:

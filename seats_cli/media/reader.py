@@ -101,7 +101,7 @@ class ReadPass:
             length = max(claimed, length)
         check_range(None, options.end, length)
         warnings = [*source.notes, *track_notices(source, options)]
-        warnings += timeline_notices(found.timeline, options)
+        warnings += timeline_notices(found.timeline, found.late_share, options)
         return cls(path, source, options, sizing, track, found, on_progress, warnings)
 
     @property
@@ -194,6 +194,11 @@ class ReadPass:
         if self.sound is not None:
             self.warnings += sound_notices(self.source, track, self.sound, self.options)
 
+    def end_s(self, sound_s: float) -> float:
+        """Seconds on the timeline at which a clip with so much sound ends."""
+        end = max(self.picture_end_s or 0.0, self.begin_s + sound_s)
+        return end if self.options.end is None else min(self.options.end, end)
+
     def facts(self, end_s: float | None, scaler: FrameScaler | None, sound_s: float) -> MediaFacts:
         """The facts of a clip that ends at `end_s`, with frames by `scaler` and so much sound."""
         source, track = self.source, self.source.video
@@ -227,9 +232,6 @@ class ReadPass:
         """Put together what was read."""
         plan, picture, sound = self.plan, self.picture, self.sound
         sound_s = 0.0 if sound is None else sound.length_s
-        end = max(self.picture_end_s or 0.0, self.begin_s + sound_s)
-        if self.options.end is not None:
-            end = min(self.options.end, end)
         scaler, shape = None, 1.0
         if picture is not None and self.source.video is not None:
             scaler = picture.scaler
@@ -239,7 +241,7 @@ class ReadPass:
             frame_times=plan.times - self.begin_s if plan else None,
             fps=plan.fps if plan else None,
             audio=sound.samples if sound else None,
-            facts=self.facts(end, scaler, sound_s),
+            facts=self.facts(self.end_s(sound_s), scaler, sound_s),
             warnings=tuple(self.warnings),
             pixel_shape=shape,
         )

@@ -73,6 +73,9 @@ class Survey:
     indexed: bool
     # Seconds on the timeline at which each stream ends, by its index, where all was listed.
     ends_s: dict[int, float] = field(default_factory=dict)
+    # The share of packets that belong to tracks that turn up in the middle of the file: they are
+    # not read.
+    late_share: float = 0.0
 
 
 def survey(
@@ -111,7 +114,13 @@ def survey(
     # 2. Otherwise both tracks, from the file's first byte to its last.
     with open_streams(path, [track.index for track in tracks]) as container:
         streams = [_stream(container, track.index) for track in tracks]
-        listings = list_packets(container, streams)
+        late = 0
+
+        def count_late() -> None:
+            nonlocal late
+            late += 1
+
+        listings = list_packets(container, streams, on_late_track=count_late)
         may_leap = bool(container.format.flags & CLOCK_MAY_LEAP)
         timeline, ends_s = lay_out(source, streams, listings, may_leap=may_leap)
         table = None
@@ -121,7 +130,7 @@ def survey(
             if table.counted:
                 length = len(table.pts) * table.last_duration * table.time_base
                 timeline = Timeline(length_s=float(length))
-    return Survey(timeline, table, False, ends_s)
+    return Survey(timeline, table, False, ends_s, late / max(late + sum(map(len, listings)), 1))
 
 
 def _stream(container: InputContainer, index: int) -> AnyStream:

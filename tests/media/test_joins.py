@@ -208,3 +208,30 @@ def test_a_pause_of_minutes_stays(tmp_path: Path) -> None:
     assert whole.facts.duration_s == pytest.approx(104.0, abs=0.1)
     assert whole.audio_s == pytest.approx(104.0, abs=0.2)
     assert [w for w in whole.warnings if "neither picture nor sound" in w]
+
+
+def test_a_part_with_other_tracks_is_not_lost_silently(tmp_path: Path) -> None:
+    """MPEG-TS of another recorder: its packets carry other numbers, far behind the header."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 240, 320, 3), np.uint8)
+    options = {"qp": "1", "preset": "ultrafast"}
+    parts = []
+    for k, (frames, first) in enumerate([(noise, "0x100"), (noise[:30], "0x200")]):
+        picture = Picture(list(frames), [j / FPS for j in range(len(frames))], options=options)
+        parts.append(write(tmp_path / f"{k}.ts", picture, [], {"mpegts_start_pid": first}))
+    assert parts[0].stat().st_size > 6_000_000  # FFmpeg looks for tracks in the first 5 MB
+    clip = read_clip(string_together(tmp_path / "all.ts", *parts), sizing=SMALL)
+    assert clip.facts.duration_s == pytest.approx(90 / FPS, abs=0.1)
+    assert [w for w in clip.warnings if "About 25% of the file" in w]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "wav"])
+def test_a_second_file_that_players_do_not_read(tmp_path: Path, suffix: str) -> None:
+    picture = Picture([plain(90)] * 50, [k / FPS for k in range(50)]) if suffix == "mp4" else None
+    sound = Sound(click(2.0, 1.0), codec="aac" if suffix == "mp4" else "pcm_s16le")
+    one = write(tmp_path / f"one.{suffix}", picture, [sound])
+    path = string_together(tmp_path / f"two.{suffix}", one, one)
+    clip = read_clip(path, sizing=SMALL)
+    assert clip.facts.duration_s == pytest.approx(2.0, abs=0.1)
+    second = f"A second file begins at byte {one.stat().st_size:,}"
+    assert [w for w in clip.warnings if w.startswith(second)]
+    assert not [w for w in read_clip(one, sizing=SMALL).warnings if "second file" in w]
