@@ -155,8 +155,13 @@ def list_packets(
     if end_s is not None:
         stop = int((end_s + REORDER_S) / (streams[0].time_base or Fraction(1, 1000)))
     count = 0
-    for packet in packets(container, streams, on_late_track=on_late_track):
+    wanted = [*streams, *_late_tracks(container)]
+    for packet in packets(container, wanted, on_late_track=on_late_track):
         if packet.size == 0:
+            continue
+        if packet.stream_index not in columns:
+            if on_late_track is not None:
+                on_late_track()
             continue
         order, pts, dts, duration, pos, key, discard = columns[packet.stream_index]
         when, decoded = stamp(packet), packet.dts
@@ -174,6 +179,22 @@ def list_packets(
         if stop is not None and last is not None and last > stop:
             break
     return [_listed(s, columns[s.index]) for s in streams]
+
+
+def _late_tracks(container: InputContainer) -> list[AnyStream]:
+    """Tracks of which FFmpeg has seen no more than the announcement, at the end of the file."""
+    late: list[AnyStream] = []
+    for stream in container.streams:
+        if getattr(stream, "codec_context", None) is None:  # no decoder, which is told elsewhere
+            continue
+        if isinstance(stream, AudioStream):
+            late += [] if stream.rate else [stream]
+        elif isinstance(stream, VideoStream):
+            late += [] if stream.width else [stream]
+    for stream in late:
+        if hasattr(av.stream, "Discard"):
+            stream.discard = av.stream.Discard.default
+    return late
 
 
 def _listed(stream: AnyStream, columns: Sequence[array[int]]) -> PacketList:

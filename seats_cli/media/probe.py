@@ -216,6 +216,8 @@ def _describe(container: InputContainer, path: StrPath) -> MediaSource:
         elif isinstance(stream, AudioStream):
             sounds.append(stream)
     _check_tiles(videos, shown(path))
+    # A picture without a size is one that is only announced: see `late_share` of `Survey`.
+    videos = [stream for stream in videos if stream.width] or videos
     pictures = _video_tracks(container, videos)
     name = container.format.name
     if is_animated_webp(path):
