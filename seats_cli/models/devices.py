@@ -230,7 +230,7 @@ def _mallopt() -> Callable[[int, int], int] | None:
 # ------------------------------------------------------------------- weights
 
 # Parts of an Omni model beside the thinker, which are never loaded.
-_UNUSED = ("talker.", "token2wav.", "code2wav.")
+UNUSED_PARTS = ("talker.", "token2wav.", "code2wav.")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _FLOATS = re.compile(r"(BF|F)(8|16|32|64)")
 _LARGEST_HEADER = 100_000_000  # bytes, as the safetensors library allows
@@ -274,7 +274,7 @@ def stored_weights(folder: Path) -> StoredWeights | None:
             name: entry
             for file in files
             for name, entry in _header(folder / file).items()
-            if name != "__metadata__" and not name.startswith(_UNUSED)
+            if name != "__metadata__" and not name.startswith(UNUSED_PARTS)
         }
         elements = other = stored = apart = 0
         for name, entry in tensors.items():

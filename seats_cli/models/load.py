@@ -23,6 +23,12 @@ from seats_cli.families.generation import (
 )
 from seats_cli.families.registry import BUNDLED, BUNDLED_PATH
 from seats_cli.models.adapter import Adapter, devices_of
+from seats_cli.models.checkpoint import (
+    adapter_notices,
+    check_loaded,
+    tie_missing_head,
+    without_adapter,
+)
 from seats_cli.models.dequantization import weights_source
 from seats_cli.models.devices import (
     SPREAD,
@@ -132,7 +138,7 @@ def load_model(
     if stored is not None:
         kind = dtype_named(dtype, where, stored.elements)
     processor, net = _read(
-        family, folder, name, kind, attention, "auto" if spread else where, scheme, quantize
+        family, folder, name, kind, attention, "auto" if spread else where, scheme, quantize, config
     )
     # Buffers follow the weights; quantized ones are on their device, and must not be cast.
     net = net.eval() if spread or quantize else net.to(where).eval()
@@ -146,7 +152,7 @@ def load_model(
         device=_spread_name(net) if spread else device_name(where),
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
-        notices=precision_notices(where, kind),
+        notices=(*precision_notices(where, kind), *adapter_notices(folder, name)),
         quantization=quantized_as(quantize, scheme, kind),
     )
     sampling, captions = read_sampling(folder), is_captioner(name, folder)
@@ -190,17 +196,22 @@ def _read(
     where: torch.device | str,
     scheme: Scheme | None,
     quantize: str | None,
+    values: dict[str, Any],
 ) -> tuple[Any, Any]:
     """Processor and model of a checkpoint folder; `where` is a device or "auto" for several."""
     model_class, prefix = family.model_class(), family.weights_prefix
     try:
         processor = family.load_processor(folder)
-        source: dict[str, Any] = {"pretrained_model_name_or_path": folder}
+        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        source: dict[str, Any] = {"config": config}
         if scheme is not None:
             source = weights_source(model_class, folder, scheme, name, dtype, prefix)
         if quantize is not None:
             source |= quantizing(quantize, family, dtype)
-        with returning_freed_memory():
+        tie_missing_head(source["config"], values, folder)
+        with returning_freed_memory(), without_adapter(folder) as plain:
+            if scheme is None:
+                source["pretrained_model_name_or_path"] = plain
             net, info = model_class.from_pretrained(
                 **source,
                 dtype=dtype,
@@ -210,6 +221,7 @@ def _read(
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are listed, and refused below
             )
     except Exception as error:  # the tokenizers library raises nothing more special
         if isinstance(error, MemoryError | ModelError) or _ALLOCATION.search(str(error)):
@@ -218,17 +230,7 @@ def _read(
             f"The checkpoint '{name}' cannot be read ({_first_sentence(error)}); "
             "a missing or cut-off file is the usual cause: fetch it again."
         ) from error
-    # transformers would fill these with random numbers
-    missing = sorted(
-        key
-        for key in info["missing_keys"]
-        if not any(part in key for part in family.unused_weights)
-    )
-    if missing:
-        raise ModelError(
-            f"The checkpoint '{name}' lacks {len(missing)} weights of its model, the first "
-            f"being {missing[0]}: fetch it again."
-        )
+    check_loaded(info, family, name)
     return processor, net
 
 
