@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from seats_cli.config import FULL, SeatsConfig
 from seats_cli.cost.context import ContextUse, context_use
 from seats_cli.cost.token_counts import token_counts
 from seats_cli.engine.accounting import account
@@ -32,7 +33,7 @@ from seats_cli.selection.trace import SelectionTrace
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-    from seats_cli.config import SeatsConfig
+    from seats_cli.engine.clip_prefix import PrefixStore
     from seats_cli.engine.encoder_cache import EncoderCache
     from seats_cli.media.clip import Clip
     from seats_cli.models.adapter import Adapter
@@ -60,6 +61,7 @@ def ask(
     clock: Clock | None = None,
     on_logits: Callable[[torch.Tensor], None] | None = None,
     encoder_cache: EncoderCache | None = None,
+    prefixes: PrefixStore | None = None,
     method: Callable[[PruningPlan], Method] | None = None,
 ) -> Answer:
     """Answer a question about a clip.
@@ -102,6 +104,9 @@ def ask(
     encoder_cache : EncoderCache, optional
         Of this clip: it is encoded once for all questions that share it. The timing of later ones
         then has no encoders in it.
+    prefixes : PrefixStore, optional
+        Of this clip: what its questions share inside the LLM is worked out once. A `ClipSession`
+        has both.
     method : callable, optional
         Makes the method from the plan, in place of the one that the configuration names.
 
@@ -159,12 +164,16 @@ def ask(
     if not choices:
         parts["decoding"] = decoding.attach
     run, swaps = None, RunSwaps(adapter, pruned=False, speedups=loaded.speedups)
-    if plan is not None:
+    running = plan
+    if plan is None and prefixes is not None:  # hooks that keep everything can share it, too
+        running = PruningPlan.resolve(SeatsConfig(method=FULL), architecture)
+    if running is not None:
         run = prune(
             loaded.model,
-            plan,
+            running,
             clock=clock,
             encoder_cache=encoder_cache,
+            prefixes=prefixes,
             method=method,
             optimize=loaded.speedups,
         )
@@ -194,7 +203,7 @@ def ask(
             cut = found.inside and finish == "length"
         end = clock.now()
         first = stream.first_token_at or end
-        trace = _trace(run, adapter, inputs)
+        trace = _trace(None if plan is None else run, adapter, inputs)
     if choices and on_text is not None:
         on_text(text)
 
@@ -230,7 +239,7 @@ def ask(
             architecture,
             trace,
             sizes,
-            method=None if run is None else run.method,
+            method=None if run is None or plan is None else run.method,
             decode_steps=max(len(token_ids) - 1, 0),
             bytes_per_value=loaded.model.dtype.itemsize,
             peak_host_bytes=peak_host_bytes(),

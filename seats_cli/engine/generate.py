@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    DynamicCache,
     LogitsProcessorList,
     TemperatureLogitsWarper,
     TextStreamer,
@@ -141,12 +142,14 @@ def score_choices(
     """
     # 1. The prompt once.
     model, tokenizer = loaded.model, loaded.processor.tokenizer
-    prefill = model(**inputs, use_cache=True)
+    # A cache of ours: what questions about a clip share is put into it before the decoder runs.
+    name = cache_argument(model)
+    given = {name: DynamicCache(config=model.config.get_text_config())}
+    prefill = model(**inputs, use_cache=True, **given)
     options = [
         [*tokenizer.encode(choice.strip(), add_special_tokens=False), tokenizer.eos_token_id]
         for choice in choices
     ]
-    name = cache_argument(model)
     cache, logits = getattr(prefill, name), prefill.logits[:, -1]
     # 2. What the model thinks of it; its end is as short as an option is long.
     thought: tuple[int, ...] = ()

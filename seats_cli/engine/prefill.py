@@ -36,6 +36,7 @@ from seats_cli.engine.cache import (
     require_dynamic,
     unpadded,
 )
+from seats_cli.engine.clip_prefix import PrefixSharing, PrefixStore
 from seats_cli.engine.encoder_stats import EncoderCall, EncoderStatistics
 from seats_cli.engine.timing import Clock
 from seats_cli.errors import UsageError
@@ -64,6 +65,8 @@ class TokenState:
     sides: dict[str, SideTensors] = field(default_factory=dict)
     # Whether the arguments that the decoder passes to its layers still count dropped tokens.
     thinned: bool = False
+    # Whether that mask is the question's behind a kept prefix, which fits no layer behind it.
+    joined: bool = False
 
     @property
     def text(self) -> Tensor:
@@ -140,6 +143,7 @@ class PrunedPrefill:
         method: Method,
         statistics: EncoderStatistics,
         clock: Clock,
+        prefixes: PrefixStore | None = None,
     ) -> None:
         self.trace: SelectionTrace | None = None
         self._adapter = adapter
@@ -157,6 +161,7 @@ class PrunedPrefill:
         # Arguments of `SelectionTrace.add`; counting tokens waits until the decoder has finished.
         self._stages: list[tuple[str, int, Tensor, Tensor | None, str]] = []
         self._continuations = Continuations(adapter)
+        self._sharing = PrefixSharing(prefixes, adapter, plan, method)
 
     # ---------------------------------------------------------------- hooks
 
@@ -202,6 +207,7 @@ class PrunedPrefill:
         if self._alive is None:
             return
         self._alive = self._entered = None
+        self._sharing.end()
         assert self.trace is not None
         for stage in self._stages:
             self.trace.add(*stage)
@@ -229,20 +235,29 @@ class PrunedPrefill:
                 return args, {**kwargs, "attention_mask": mask}
             if number == 1:
                 # The decoder has worked out the rotary factors once for all its layers.
-                alive.sides |= self._adapter.layer_side_tensors(kwargs)
-            if self._question:
+                alive.sides |= self._sharing.side_tensors(self._adapter.layer_side_tensors(kwargs))
+            if self._question or self._sharing.needs_entered(number):
                 self._entered = hidden
             if not alive.thinned:  # what the decoder passes still fits
                 return None
             # Trap 1: the decoder's mask has the length before the drop. It is causal and without
             # padding, which left with Stage I, so that any subset of tokens sees the same triangle.
             mask = kwargs.get("attention_mask")
-            if mask is not None:
+            if alive.joined:
+                mask = self._whole_mask(hidden)
+            elif mask is not None:
                 mask = mask[..., : hidden.shape[1], : hidden.shape[1]]
             own = self._adapter.layer_arguments(alive.sides, hidden.device)
             return args, {**kwargs, "attention_mask": mask, **own}
 
         return hook
+
+    def _whole_mask(self, hidden: Tensor) -> Tensor | None:
+        """Causal mask of all tokens (1, n, D) at a layer that has none in its cache yet."""
+        attention = self._adapter.language_model.config._attn_implementation
+        if attention == "sdpa":
+            return None  # causal by itself
+        return decode_mask(0, hidden.shape[1], attention, hidden.dtype, hidden.device)
 
     def _leave_layer(self, number: int) -> Any:
         def hook(module: Any, _args: Any, output: Any) -> Any:
@@ -252,12 +267,20 @@ class PrunedPrefill:
             # 1. What the decoder would add behind this layer (DeepStack) comes before any drop:
             #    its rows are those of the tokens that the layer has seen.
             hidden = output[0] if isinstance(output, tuple) else output
-            hidden = self._adapter.after_layer(hidden, number, alive.sides)
-            # 2. Stage II: the method ranks the tokens alive.
+            resuming = self._sharing.resuming
+            if not resuming:  # of a further question, only text comes through these layers
+                hidden = self._adapter.after_layer(hidden, number, alive.sides)
+            # 2. Behind the layers that questions about a clip share, both go on together.
+            hidden, self._entered = self._sharing.leave(
+                number, hidden, self._entered, alive.sides, self._cache
+            )
+            if resuming and not self._sharing.resuming:
+                alive.thinned = alive.joined = True
+            # 3. Stage II: the method ranks the tokens alive.
             if self._method.drops_after(number):
                 with self._clock.stage("select"):
                     hidden = self._drop_irrelevant(module, hidden, number)
-            # 3. Stage III: layers behind this one hardly attend to audio-visual tokens.
+            # 4. Stage III: layers behind this one hardly attend to audio-visual tokens.
             if self._plan.late_layer is not None and number == self._plan.late_layer - 1:
                 with self._clock.stage("select"):
                     label = f"late block, from layer {number + 1}"
@@ -280,7 +303,8 @@ class PrunedPrefill:
                 f"Pruning works on one prompt at a time, not on a batch of {len(ids)}: run them in "
                 "turn, with an EncoderCache where they are about the same clip."
             )
-        ids = ids[0].cpu()
+        ids, padding = ids[0].cpu(), kwargs.get("attention_mask")
+        found = self._sharing.find(ids, embeddings[0], self._cache, padding)
         video, audio = ids == self._adapter.video_token_id, ids == self._adapter.audio_token_id
         self.trace = SelectionTrace(len(self._adapter.layers), video, audio)
         self._stages = []
@@ -292,11 +316,14 @@ class PrunedPrefill:
         self._next_position = positions.max() + 1
         # 3. Stage I. Padding leaves with it; places come to the host once, for all that follows.
         with self._clock.stage("select"):
-            entry = self._method.before_llm(self._prompt_tokens(embeddings[0], video, audio))
-            if entry.embeddings is not None:
-                embeddings = entry.embeddings[None]
-            keep = entry.keep & unpadded(kwargs.get("attention_mask"), entry.keep)
-            places = TokenIndex(keep.cpu().nonzero()[:, 0])
+            if found is not None and self._method.shares == "entry":
+                keep = found.keep_in(len(ids))
+            else:
+                entry = self._method.before_llm(self._prompt_tokens(embeddings[0], video, audio))
+                if entry.embeddings is not None:
+                    embeddings = entry.embeddings[None]
+                keep = (entry.keep & unpadded(padding, entry.keep)).cpu()
+            places = TokenIndex(keep.nonzero()[:, 0])
         # 4. Side tensors are taken out of the arguments and cut down with the tokens from now on.
         kwargs, sides = self._adapter.take_side_tensors(kwargs)
         self._alive = TokenState(torch.arange(len(keep)), video, audio, sides)
@@ -307,12 +334,16 @@ class PrunedPrefill:
         self._entered = None
         label = self._method.stage_label(0)
         self._stages.append((self._method.entry_kind, 0, self._alive.index, None, label))
+        # 5. What an earlier question about the clip has left need not go in again.
+        places = self._sharing.begin(found, keep, places, self._cache)
         return {
             **kwargs,
             "inputs_embeds": embeddings.index_select(1, places.on(embeddings.device)),
             **self._adapter.position_arguments(
                 positions.index_select(-1, places.on(positions.device))
             ),
+            # Behind tokens in the cache, the rows of a mask would have to cover those, too.
+            **({"attention_mask": None} if self._sharing.resuming else {}),
         }
 
     def _prompt_tokens(self, embeddings: Tensor, video: Tensor, audio: Tensor) -> PromptTokens:
@@ -350,9 +381,10 @@ class PrunedPrefill:
         alive = self._alive
         assert alive is not None
         # 1. Relevance of every token alive, by the method's kind of query.
-        if self._entered is None:
+        if not self._question:
             relevance = last_text_relevance(self._adapter, layer, hidden, alive)
         else:
+            assert self._entered is not None
             relevance = question_relevance(
                 self._adapter, layer, self._entered, alive, self._question
             )

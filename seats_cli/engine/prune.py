@@ -21,6 +21,7 @@ from seats_cli.schedule import PruningPlan
 from seats_cli.selection.methods import method_for
 
 if TYPE_CHECKING:
+    from seats_cli.engine.clip_prefix import PrefixStore
     from seats_cli.engine.encoder_cache import EncoderCache
     from seats_cli.results import ReuseFacts
     from seats_cli.selection.method import Method
@@ -107,6 +108,7 @@ def prune(
     *,
     clock: Clock | None = None,
     encoder_cache: EncoderCache | None = None,
+    prefixes: PrefixStore | None = None,
     method: Callable[[PruningPlan], Method] | None = None,
     optimize: bool | Speedups = True,
 ) -> PrunedRun:
@@ -129,6 +131,8 @@ def prune(
         Receives the seconds of selection.
     encoder_cache : EncoderCache, optional
         Of the clip in the prompt: its media are encoded once for all runs that share it.
+    prefixes : PrefixStore, optional
+        Of the clip in the prompt: the states that its questions share are worked out once.
     method : callable, optional
         Makes the method from the plan, in place of the one that the plan names.
     optimize : bool or Speedups
@@ -177,7 +181,7 @@ def prune(
     statistics = EncoderStatistics(
         adapter, plan, chosen, clock, everything=encoder_cache is not None, reuse=reuse
     )
-    prefill = PrunedPrefill(adapter, plan, chosen, statistics, clock)
+    prefill = PrunedPrefill(adapter, plan, chosen, statistics, clock, prefixes)
 
     # 3. Each as an entry of the ordered list of everything that is swapped.
     parts: dict[str, Part] = {

@@ -151,6 +151,12 @@ class Method(ABC):
         the layer's output states (arXiv 2605.20035, 2403.06764), or "question", the mean over
         all text tokens behind the last audio-visual one, on the layer's input states: the
         attention that this layer really computed (arXiv 2605.14458).
+    shares : str
+        What questions about one clip have in common: "entry", if `before_llm` sees nothing of the
+        question and leaves nothing behind for `after_layer`; "states", if it leaves something, so
+        that it is called for every question; "encoders", if its choice may depend on the
+        question. With the first two, a `ClipSession` keeps the decoder's states up to the first
+        drop.
     entry_kind, layer_kind : str
         What the trace calls the method's stages before the LLM and inside it.
     """
@@ -158,6 +164,7 @@ class Method(ABC):
     needs_importance: bool = False
     needs_keys: bool = False
     query_tokens: ClassVar[Literal["last_text", "question"]] = "last_text"
+    shares: ClassVar[Literal["entry", "states", "encoders"]] = "encoders"
     entry_kind: ClassVar[str] = "entry"
     layer_kind: ClassVar[str] = "relevance"
 

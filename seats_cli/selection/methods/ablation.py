@@ -30,6 +30,8 @@ class Ablation(Method):
     Its plan is one that keeps everything.
     """
 
+    shares = "states"
+
     layer_kind = "blind"
 
     def __init__(self, plan: PruningPlan, ablation: ModalityAblation) -> None:

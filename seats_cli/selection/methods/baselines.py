@@ -22,6 +22,8 @@ from seats_cli.selection.topk import keep_at_random
 class Full(Method):
     """Keeps every token in every layer, whatever the budget says."""
 
+    shares = "entry"
+
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Everything enters."""
         return Entry(prompt.keep_all())
@@ -52,6 +54,8 @@ class Random(Method):
     Taken from the comparison in arXiv 2605.20035: uniform without replacement, counts rounded
     down. Floor: one token of each modality present.
     """
+
+    shares = "entry"
 
     entry_kind = "random"
 

@@ -95,6 +95,8 @@ class FastV(Method):
         If the model has no more than K layers.
     """
 
+    shares = "states"
+
     fastv_layer = Option(2, partial(check_integer, minimum=1))
     layer_kind = "attended"
 

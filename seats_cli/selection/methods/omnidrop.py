@@ -142,6 +142,8 @@ def keep_after_drop(scores: Tensor, window_of: Tensor, count: int, last_window: 
 class OmniDrop(Method):
     """`omnidrop`. One budget for both modalities; late layers may hold no token of either."""
 
+    shares = "states"
+
     needs_importance = True
     query_tokens = "question"
     entry_kind = "attended and changed"

@@ -196,6 +196,8 @@ def grid_scores(features: Tensor, grids: Grids) -> Tensor:
 class OmniZip(Method):
     """`omnizip`. Each modality meets its own target, half to even. Floor: one token of each."""
 
+    shares = "entry"
+
     entry_kind = "audio-guided"
     needs_importance = True
 

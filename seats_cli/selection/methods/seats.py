@@ -25,6 +25,8 @@ from seats_cli.selection.trace import SelectionTrace
 class Seats(Method):
     """Stages I and II; Stage III (the late block) needs no choice and belongs to the engine."""
 
+    shares = "entry"
+
     entry_kind = "diversity"
 
     def __init__(self, plan: PruningPlan) -> None:

@@ -30,6 +30,8 @@ class VisualMethod(Method):
     modalities keep their own target, and audio is chosen by the rule for video.
     """
 
+    shares = "entry"
+
     name: ClassVar[str]
 
     def __init__(self, plan: PruningPlan, omni: bool = False) -> None:

@@ -1,0 +1,251 @@
+"""What all questions about a clip have in common inside the LLM, kept from the first of them.
+
+The clip stands before the question, and the decoder is causal: up to the first layer after which
+tokens are dropped, keys, values and hidden states of everything in front of the question are the
+same for every question. A further one runs its own tokens through these layers, against the kept
+keys and values; from there on the states of both go through the rest together. Nothing that is kept
+is ever written to: a cache grows by making new tensors, and drops make new ones, too.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seats_cli.models.adapter import Adapter, SideTensors
+from seats_cli.schedule import PruningPlan
+from seats_cli.selection.device import TokenIndex
+from seats_cli.selection.method import Method
+
+# Settings of one clip whose states are kept, and the bytes that they may take together.
+MAX_SETTINGS = 4
+MAX_BYTES = 2 << 30
+
+
+def first_cut(method: Method, plan: PruningPlan, num_layers: int) -> int:
+    """The layer (from 1) after which the first tokens leave; the last layer if none do."""
+    late = num_layers if plan.late_layer is None else plan.late_layer - 1
+    drops = (number for number in range(1, late) if method.drops_after(number))
+    return min(next(drops, late), num_layers)
+
+
+@dataclass(eq=False)
+class ClipPrefix:
+    """States of the tokens in front of the question, for one setting."""
+
+    ids: Tensor  # LongTensor (P,) on the CPU: the prompt up to the clip's last token, unpruned
+    sums: Tensor  # (P,): each token's embedding, summed: tells another clip of the same size
+    keep: Tensor  # BoolTensor (P,) on the CPU: which of them enter the LLM, p in all
+    depth: int  # layers (from 1) whose keys and values are kept: up to the first cut
+    keys: list[Tensor]  # of each, (1, kv_heads, p, head_dim)
+    values: list[Tensor]
+    entered: Tensor  # (1, p, D): states that enter layer `depth`
+    left: Tensor  # (1, p, D): states that leave it, before any drop
+    sides: dict[str, SideTensors]  # rows of the p tokens that the decoder works out for its layers
+
+    @property
+    def bytes(self) -> int:
+        """What it holds."""
+        tensors = [*self.keys, *self.values, self.entered, self.left]
+        tensors += [part for side in self.sides.values() for part in side.tensors]
+        return sum(part.nbytes for part in tensors)
+
+    def fits(self, ids: Tensor, sums: Tensor) -> bool:
+        """Whether it is of a prompt that begins with these ids and embeddings."""
+        return torch.equal(ids, self.ids) and torch.equal(sums, self.sums)
+
+    def keep_in(self, length: int) -> Tensor:
+        """BoolTensor (S,): what enters of a prompt of that length; of the question, everything."""
+        return torch.cat([self.keep, torch.ones(length - len(self.keep), dtype=torch.bool)])
+
+    def fill(self, cache: Any) -> None:
+        """Put keys and values into an empty cache; what is put in later leaves them alone."""
+        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            cache.update(keys, values, layer)
+
+
+@dataclass(eq=False)
+class PrefixStore:
+    """The prefixes of one clip, the latest `MAX_SETTINGS` settings that fit into `MAX_BYTES`."""
+
+    reused: bool = False  # whether the latest prompt found its prefix here
+    _known: OrderedDict[Any, ClipPrefix] = field(default_factory=OrderedDict)
+
+    @property
+    def bytes(self) -> int:
+        """What all of them hold."""
+        return sum(prefix.bytes for prefix in self._known.values())
+
+    def find(
+        self, plan: PruningPlan, method: Method, ids: Tensor, sums: Tensor
+    ) -> ClipPrefix | None:
+        """The prefix with these ids and embeddings under a plan, if it is here."""
+        self.reused = False
+        key = _key(plan, method)
+        known = self._known.get(key)
+        if known is None or not known.fits(ids, sums):
+            return None
+        self._known.move_to_end(key)
+        self.reused = True
+        return known
+
+    def add(self, plan: PruningPlan, method: Method, prefix: ClipPrefix) -> None:
+        """Keep a prefix, and forget the oldest ones where there are too many."""
+        self._known[_key(plan, method)] = prefix
+        while len(self._known) > 1 and (len(self._known) > MAX_SETTINGS or self.bytes > MAX_BYTES):
+            self._known.popitem(last=False)
+
+
+class PrefixSharing:
+    """Uses, in one prompt after the other, what a store holds, or leaves it there.
+
+    Parameters
+    ----------
+    store : PrefixStore or None
+        None shares nothing.
+    """
+
+    def __init__(
+        self, store: PrefixStore | None, adapter: Adapter, plan: PruningPlan, method: Method
+    ) -> None:
+        self._store = None if method.shares == "encoders" else store
+        self._adapter, self._plan, self._method = adapter, plan, method
+        self._depth = 0  # layers that are shared; 0 in a prompt that shares nothing
+        self._found: ClipPrefix | None = None
+        self._ids, self._sums = torch.zeros(0), torch.zeros(0)  # of the prefix under way
+        self._new: Tensor | None = None  # keep mask of a prefix to be kept
+        self._sides: tuple[str, ...] = ()  # names of what the decoder works out for its layers
+
+    @property
+    def resuming(self) -> bool:
+        """Whether the states are those of the question alone at the moment."""
+        return self._found is not None
+
+    def find(
+        self, ids: Tensor, embeddings: Tensor, cache: Any, mask: Tensor | None
+    ) -> ClipPrefix | None:
+        """What an earlier question about the clip has left, if this prompt can use it.
+
+        Parameters
+        ----------
+        ids : LongTensor (S,), on the CPU
+        embeddings : Tensor (S, D)
+        mask : Tensor or None
+            Of padding.
+        """
+        self.end()
+        store = self._store
+        # Without a cache there is nowhere to put it, and padding would shift its rows.
+        if store is None or cache is None or not (mask is None or bool(mask.all())):
+            return None
+        placeholders = (self._adapter.video_token_id, self._adapter.audio_token_id)
+        clip = torch.isin(ids, torch.tensor(placeholders)).nonzero()
+        if not len(clip):
+            return None
+        prefix = int(clip[-1]) + 1
+        self._ids, self._sums = ids[:prefix], embeddings[:prefix].float().sum(-1)
+        self._depth = first_cut(self._method, self._plan, len(self._adapter.layers))
+        return store.find(self._plan, self._method, self._ids, self._sums)
+
+    def begin(
+        self, found: ClipPrefix | None, keep: Tensor, places: TokenIndex, cache: Any
+    ) -> TokenIndex:
+        """Fill the cache with what was found; returns the tokens that are left to go in.
+
+        Parameters
+        ----------
+        keep : BoolTensor (S,), places : TokenIndex
+            The tokens that enter the LLM.
+        """
+        if not self._depth:
+            return places
+        assert self._store is not None
+        # `before_llm` tells some methods only now where they will drop.
+        self._depth = first_cut(self._method, self._plan, len(self._adapter.layers))
+        keep = keep[: len(self._ids)]
+        if found is None or found.depth != self._depth or not found.keep.equal(keep):
+            self._store.reused = False
+            self._new = keep
+            return places
+        self._found = found
+        found.fill(cache)
+        return TokenIndex(places.host[int(found.keep.sum()) :])
+
+    def side_tensors(self, own: dict[str, SideTensors]) -> dict[str, SideTensors]:
+        """What the decoder has worked out for the question, with the prefix's in front."""
+        self._sides = tuple(own)
+        if self._found is None:
+            return own
+        return {name: _joined(self._found.sides[name], side) for name, side in own.items()}
+
+    def needs_entered(self, number: int) -> bool:
+        """Whether the states that enter a layer are to be kept for `leave`."""
+        return self._new is not None and number == self._depth
+
+    def leave(
+        self,
+        number: int,
+        hidden: Tensor,
+        entered: Tensor | None,
+        sides: dict[str, SideTensors],
+        cache: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Behind the last shared layer: join the clip's states to the question's, or keep them.
+
+        Parameters
+        ----------
+        hidden : Tensor (1, n, D)
+            States that leave the layer.
+        entered : Tensor (1, n, D) or None
+            States that entered it.
+
+        Returns
+        -------
+        Both, of all tokens that are alive.
+        """
+        if number != self._depth:
+            return hidden, entered
+        if self._found is not None:
+            found, self._found = self._found, None
+            if entered is not None:
+                entered = torch.cat([found.entered.to(entered), entered], 1)
+            return torch.cat([found.left.to(hidden), hidden], 1), entered
+        if self._new is not None and self._store is not None and entered is not None:
+            keep, self._new = self._new, None
+            count = int(keep.sum())
+            layers = cache.layers[:number]
+            prefix = ClipPrefix(
+                self._ids,
+                self._sums,
+                keep,
+                number,
+                [layer.keys[:, :, :count].clone() for layer in layers],
+                [layer.values[:, :, :count].clone() for layer in layers],
+                entered[:, :count].clone(),
+                hidden[:, :count].clone(),
+                {name: _first(sides[name], count) for name in self._sides},
+            )
+            self._store.add(self._plan, self._method, prefix)
+        return hidden, entered
+
+    def end(self) -> None:
+        """Forget the prompt under way."""
+        self._found, self._new, self._depth = None, None, 0
+
+
+def _key(plan: PruningPlan, method: Method) -> Any:
+    return (type(method), repr(sorted(plan.to_dict().items())))
+
+
+def _joined(first: SideTensors, second: SideTensors) -> SideTensors:
+    """Rows of the prefix's tokens, and those of the question's behind them."""
+    pairs = zip(first.tensors, second.tensors, strict=True)
+    return SideTensors(tuple(torch.cat([one.to(two), two], dim=-2) for one, two in pairs))
+
+
+def _first(side: SideTensors, count: int) -> SideTensors:
+    return SideTensors(tuple(part[..., :count, :].clone() for part in side.tensors))
