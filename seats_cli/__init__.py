@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from seats_cli.engine.answer import ask
     from seats_cli.engine.encoder_cache import EncoderCache
     from seats_cli.engine.prune import prune
+    from seats_cli.engine.session import ClipSession
     from seats_cli.media.reader import read_clip
     from seats_cli.models.load import load_model
     from seats_cli.results import Answer
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "ClipSession",
     "EncoderCache",
     "Method",
     "PruningPlan",
@@ -40,6 +42,7 @@ __all__ = [
 
 _HOME_OF = {
     "Answer": "seats_cli.results",
+    "ClipSession": "seats_cli.engine.session",
     "EncoderCache": "seats_cli.engine.encoder_cache",
     "Method": "seats_cli.selection.method",
     "PruningPlan": "seats_cli.schedule",

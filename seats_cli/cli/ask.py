@@ -105,8 +105,7 @@ def ask(
     calm_libraries(debug=output.debug, quiet=output.quiet)
 
     from seats_cli.engine.answer import ask as ask_model
-    from seats_cli.engine.encoder_cache import EncoderCache
-    from seats_cli.models import prepare_clip
+    from seats_cli.engine.session import ClipSession
 
     loaded = open_model(model, talk)
     fitted, notes = fit_input(
@@ -114,8 +113,10 @@ def ask(
     )
     clip, read_s = read_input(file, fitted, loaded.sizing, talk, notes)
     several = len(questions) > 1
-    media = prepare_clip(loaded, clip, system=system) if several else clip
-    encoder_cache = EncoderCache() if several else None
+    if several:
+        answer_to = ClipSession(loaded, clip, system=system).ask
+    else:
+        answer_to = partial(ask_model, loaded, clip, system=system)
     streams = not (output.no_stream or output.as_json or choices)
     answers = []
     for text in questions:
@@ -124,16 +125,12 @@ def ask(
         with talk.progress("Answering") as progress:
             stream = AnswerStream(progress) if streams else None
             thoughts = ThoughtStream(talk, progress, shown=output.show_thinking)
-            answer = ask_model(
-                loaded,
-                media,
+            answer = answer_to(
                 text,
                 config=config,
-                system=None if several else system,
                 on_text=None if stream is None else partial(_write_answer, thoughts, stream),
                 on_thinking=thoughts,
                 read_s=read_s,
-                encoder_cache=encoder_cache,
                 **{**dataclasses.asdict(generation), "choices": choices},
             )
             thoughts.finish()

@@ -44,6 +44,15 @@ class EncoderCache:
     def __init__(self) -> None:
         self._outputs: dict[str, list[_EncoderOutput]] = {"video": [], "audio": []}
 
+    @property
+    def bytes(self) -> int:
+        """What the kept encodings and their arguments hold, each tensor counted once."""
+        found: dict[int, int] = {}
+        for outputs in self._outputs.values():
+            for known in outputs:
+                _note_tensors((known.arguments, known.output, known.calls), found)
+        return sum(found.values())
+
     @contextmanager
     def attach(
         self,
@@ -114,3 +123,18 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     return type(one) is type(other) and bool(one == other)
+
+
+def _note_tensors(value: Any, found: dict[int, int]) -> None:
+    """Bytes of every tensor in nested containers, by its storage."""
+    if isinstance(value, torch.Tensor):
+        storage = value.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+    elif isinstance(value, dict):
+        for part in value.values():
+            _note_tensors(part, found)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            _note_tensors(part, found)
+    elif isinstance(value, EncoderCall):
+        _note_tensors((value.importance, value.keys), found)

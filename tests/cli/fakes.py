@@ -13,6 +13,7 @@ import importlib.util
 import io
 import sys
 import wave
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -107,6 +108,14 @@ def ask(loaded: Any, clip: Any, question: str, **options: Any) -> Any:
     )
 
 
+class ClipSession:
+    """Asks as `ask` does."""
+
+    def __init__(self, loaded: Any, clip: Any, **_: Any) -> None:
+        self.ask = partial(ask, loaded, clip)
+        CALLS["session"] = True
+
+
 def fake_modules() -> dict[str, ModuleType]:
     """Stand-ins by module name, for `sys.modules`."""
     media = importlib.import_module("seats_cli.media")
@@ -124,6 +133,7 @@ def fake_modules() -> dict[str, ModuleType]:
             "__path__": media.__path__,
         },
         "seats_cli.engine.answer": {"ask": ask},
+        "seats_cli.engine.session": {"ClipSession": ClipSession},
     }
     modules = {}
     for name, attributes in fakes.items():

@@ -47,7 +47,7 @@ def test_several_questions_about_one_clip(run, clip):
     assert result.stdout == 3 * ANSWER
     asked = [line for line in result.stderr.splitlines() if line.startswith("Question: ")]
     assert asked == ["Question: What?", "Question: Who?", "Question: When?"]
-    assert CALLS["ask"]["encoder_cache"] is not None
+    assert CALLS["session"]
     assert result.stderr.count(WARNINGS[0]) == 1
 
 

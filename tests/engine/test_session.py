@@ -1,0 +1,172 @@
+"""Questions that share a clip give what each gives alone: answers, kept tokens and logits."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from seats_cli import ClipSession, SeatsConfig, ask, load_model, read_clip
+from seats_cli.engine import clip_prefix
+from seats_cli.engine.clip_prefix import PrefixStore
+from seats_cli.engine.encoder_cache import EncoderCache
+from seats_cli.engine.generate import cache_argument
+from seats_cli.engine.prune import prune
+from seats_cli.media.clip import Clip
+from seats_cli.models.load import LoadedModel
+from seats_cli.results import Answer
+from tests.engine import golden
+
+CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
+QUESTIONS = ("What color is shown first?", "What color is shown last?", "What is heard?")
+METHODS = ("seats", "full", "random", "divprune", "omnizip", "fastv", "omnidrop", "dycoke")
+
+
+@cache
+def model(family: str, attention: str) -> Any:
+    return golden.build(family, attention)
+
+
+def prompts(run: golden.Run) -> list[dict[str, Any]]:
+    """The recorded prompt, and others about the same clip, of other lengths."""
+    given = golden.inputs(run)
+    ids: Tensor = given["input_ids"]
+    behind = torch.tensor([[7, 8, 9, 10, 11]])
+    found = []
+    for changed in (ids, torch.cat([ids[:, :-2], behind], 1), torch.cat([ids, behind[:, :1]], 1)):
+        found.append({**given, "input_ids": changed, "attention_mask": torch.ones_like(changed)})
+    return found
+
+
+def prefill(
+    net: Any, prompt: dict[str, Any], config: SeatsConfig, **shared: Any
+) -> tuple[list[Any], Tensor]:
+    """Kept tokens of every stage, and logits behind the prompt and behind three more tokens."""
+    name = cache_argument(net)
+    filled = DynamicCache(config=net.config.get_text_config())
+    with torch.no_grad(), prune(net, config, **shared) as run:
+        logits = [net(**prompt, use_cache=True, **{name: filled}).logits[:, -1:]]
+        for token in (3, 4, 5):
+            ids = torch.tensor([[token]])
+            logits.append(net(input_ids=ids, use_cache=True, **{name: filled}).logits)
+    return [stage.kept.tolist() for stage in run.trace.stages], torch.cat(logits)
+
+
+@pytest.mark.parametrize("family", golden.FAMILIES)
+def test_shared_states_change_nothing_in_eager_attention(family: str) -> None:
+    check_shared(family, "seats", "layerwise", "eager")
+
+
+@pytest.mark.parametrize("kv", ["layerwise", "survivors"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", golden.FAMILIES)
+def test_shared_states_change_nothing(family: str, method: str, kv: str) -> None:
+    check_shared(family, method, kv, "sdpa")
+
+
+def check_shared(family: str, method: str, kv: str, attention: str) -> None:
+    net = model(family, attention)
+    run = next(run for run in golden.runs() if run.family == family)
+    share = 0.7 if method == "dycoke" else 0.35  # it keeps whole grids
+    config = SeatsConfig(retain=share, method=method, kv=kv)
+    alone = [prefill(net, prompt, config) for prompt in prompts(run)]
+    assert len({logits.flatten()[0].item() for _, logits in alone}) == 3
+    for order in list(permutations(range(3)))[:: 1 if method == "seats" else 5]:
+        store, encoders = PrefixStore(), EncoderCache()
+        reused = []
+        for number in order:
+            kept, logits = prefill(
+                net, prompts(run)[number], config, prefixes=store, encoder_cache=encoders
+            )
+            reused.append(store.reused)
+            assert kept == alone[number][0]
+            torch.testing.assert_close(logits, alone[number][1], rtol=0.0, atol=1e-4)
+        assert reused == [False, True, True]
+
+
+def test_another_clip_of_the_same_size_shares_nothing() -> None:
+    net = model("qwen2_5", "sdpa")
+    (prompt, *_), config = prompts(golden.runs()[0]), SeatsConfig(retain=0.35)
+    other = {**prompt, "pixel_values_videos": prompt["pixel_values_videos"].flip(0)}
+    store = PrefixStore()
+    prefill(net, prompt, config, prefixes=store)
+    kept, logits = prefill(net, other, config, prefixes=store)
+    assert not store.reused
+    wanted = prefill(net, other, config)
+    assert kept == wanted[0]
+    assert torch.equal(logits, wanted[1])
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load_model("bundled", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clip(loaded: LoadedModel) -> Clip:
+    return read_clip(CARDS, sizing=loaded.sizing)
+
+
+def facts(answer: Answer) -> Any:
+    kept = [stage.kept.tolist() for stage in answer.trace.stages]
+    probabilities = [round(choice.probability, 4) for choice in answer.choices]
+    return answer.text, answer.token_ids, kept, probabilities
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"temperature": 0.9, "top_p": 0.9, "seed": 3},
+        {"choices": ("red", "blue", "dark green")},
+    ],
+    ids=["greedy", "sampled", "choices"],
+)
+def test_answers_are_those_of_questions_alone(
+    loaded: LoadedModel, clip: Clip, how: dict[str, Any]
+) -> None:
+    session = ClipSession(loaded, clip)
+    configs = (SeatsConfig(retain=0.1), None, SeatsConfig(retain=0.25, kv="survivors"))
+    for config in (*configs, configs[0]):
+        for question in QUESTIONS[:2]:
+            given = {"config": config, "max_new_tokens": 6, **how}
+            assert facts(session.ask(question, **given)) == facts(
+                ask(loaded, clip, question, **given)
+            )
+    assert session.bytes > 0
+
+
+def test_a_failed_question_leaves_the_others_right(loaded: LoadedModel, clip: Clip) -> None:
+    session, config = ClipSession(loaded, clip), SeatsConfig(retain=0.1)
+
+    def fail(_logits: Tensor) -> None:
+        raise RuntimeError("in the middle")
+
+    wanted = [facts(ask(loaded, clip, question, config=config)) for question in QUESTIONS]
+    with pytest.raises(RuntimeError, match="in the middle"):
+        session.ask(QUESTIONS[0], config=config, on_logits=fail)
+    assert facts(session.ask(QUESTIONS[1], config=config)) == wanted[1]
+    with pytest.raises(RuntimeError, match="in the middle"):
+        session.ask(QUESTIONS[0], config=config, on_logits=fail)
+    assert [facts(session.ask(question, config=config)) for question in QUESTIONS] == wanted
+
+
+def test_what_is_held_is_bounded(
+    loaded: LoadedModel, clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_prefix, "MAX_SETTINGS", 2)
+    session = ClipSession(loaded, clip)
+    held = []
+    for share in (0.1, 0.15, 0.25, 0.35):
+        session.ask(QUESTIONS[0], config=SeatsConfig(retain=share), max_new_tokens=1)
+        held.append(len(session._prefixes._known))
+    assert held == [1, 2, 2, 2]
+    monkeypatch.setattr(clip_prefix, "MAX_BYTES", 1)
+    session.ask(QUESTIONS[0], config=None, max_new_tokens=1)
+    assert len(session._prefixes._known) == 1
