@@ -185,7 +185,8 @@ def plan_frames(
     Returns
     -------
     FramePlan or None
-        None if no frame is on screen in the range.
+        None if the picture ends before the range. Where it begins after it, its first frame stands
+        for that time, as it does in the whole file.
 
     Raises
     ------
@@ -201,7 +202,7 @@ def plan_frames(
     inside = shown[(shown >= low - epsilon) & (shown <= high + epsilon)]
     rate = source_rate(inside if len(inside) > 1 else shown, last_s, header_fps, fps)
     last_s = last_s if last_s > 0 else 1 / rate
-    if shown[0] > high or shown[-1] + last_s <= low:
+    if shown[-1] + last_s <= low:
         return None
     late = shown[0] - low
     # 2. An even grid that fills the range: by index, as the official pipeline does.
