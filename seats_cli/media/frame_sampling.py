@@ -210,6 +210,7 @@ def plan_frames(
         len(inside)
         and is_steady(inside, fps)
         and late <= ALIGNED_S
+        and last_s <= max(2 / rate, 1 / fps)  # an animation may rest on its last frame
         and _fills(inside, low, rate, start)
     ):
         total = len(inside)

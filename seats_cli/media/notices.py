@@ -96,10 +96,19 @@ def size_notices(scaler: FrameScaler, sizes: Mapping[Size, int]) -> list[str]:
 def track_notices(source: MediaSource, options: ReadOptions) -> list[str]:
     """A sentence if one of several video tracks was taken, and what the others are.
 
-    Covers that are marked as such need no sentence: every player passes over them.
+    Covers that are marked as such need no sentence: every player passes over them. Nor does a
+    sequence's first frame, which AVIF and HEIC repeat as a still.
     """
-    used, others = source.video, [track for track in source.pictures if not track.is_marked_cover]
-    if used is None or not options.video or options.video_track is not None or len(others) < 2:
+    used = source.video
+    if used is None or not options.video or options.video_track is not None:
+        return []
+    others = [
+        track
+        for track in source.pictures
+        if not track.is_marked_cover
+        and not (track.is_cover and track.describe() == used.describe())
+    ]
+    if len(others) < 2:
         return []
     left = [
         f"track {source.number_of(track)} ({track.describe()}"

@@ -42,10 +42,21 @@ def test_every_frame_has_its_time(tmp_path: Path, suffix: str, loop: int) -> Non
     on_screen = np.searchsorted(begins, clip.frame_times + 1e-6, side="right") - 1
     assert [number_of(frame) for frame in clip.frames] == on_screen.tolist()
     assert clip.fps == pytest.approx(2.0, rel=0.1)
-    assert clip.warnings[-1] == NO_SOUND
+    assert clip.warnings == (NO_SOUND,)
     part = read_clip(path, sizing=SMALL, start=1.0, end=4.0)
     assert number_of(part.frames[0]) == 10
     assert outline_clip(path, sizing=SMALL).facts.frames_used == len(clip.frames)
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png", "gif"])
+def test_a_rest_on_the_last_frame_is_part_of_it(tmp_path: Path, suffix: str) -> None:
+    frames = [numbered(k) for k in range(20)]
+    clip = read_clip(animation(tmp_path / f"a.{suffix}", frames, [100] * 19 + [4100]), sizing=SMALL)
+    assert clip.frames is not None
+    assert clip.frame_times is not None
+    assert clip.frame_times[-1] > 5
+    assert [number_of(frame) for frame in clip.frames[-6:]] == [19] * 6
+    assert len(clip.frames) / clip.fps == pytest.approx(6.0, abs=0.3)
 
 
 def test_what_a_webp_says_of_itself(tmp_path: Path) -> None:
