@@ -223,7 +223,8 @@ def _lora(folder: Path, written: Stored) -> None:
     _keep(folder, "adapter_config.json", "adapter_model.safetensors", ".md")
 
 
-def _lora_beside(folder: Path, written: Stored) -> None:
+def _lora_beside(folder: Path, written: Stored) -> Stored:
+    """What is expected is the base, without the adapter."""
     tensors = {}
     for name, weight in written.items():
         if name.startswith("model.layers.") and "self_attn.q_proj.weight" in name:
@@ -243,6 +244,7 @@ def _lora_beside(folder: Path, written: Stored) -> None:
         "task_type": "CAUSAL_LM",
     }
     write_json(folder / "adapter_config.json", config)
+    return written
 
 
 # ----------------------------------------------------------------- broken downloads
