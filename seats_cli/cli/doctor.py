@@ -233,7 +233,7 @@ def _label(key: str) -> str:
 
 
 def _shown(key: str, value: Any) -> str:
-    from seats_cli.report.format import format_bytes
+    from seats_cli.report.phrases import format_bytes
 
     if key.endswith("_bytes"):
         return format_bytes(value)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seats_cli.config import SEATS, SeatsConfig
 from seats_cli.cost.context import ContextUse, Need, context_use, entering_of
-from seats_cli.cost.encoders import encoder_flops
-from seats_cli.cost.flops import prefill_flops
+from seats_cli.cost.flops import encoder_flops, prefill_flops
 from seats_cli.cost.memory import (
     MemoryPlan,
     activation_bytes,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from seats_cli.cost.encoders import encoder_flops
-from seats_cli.cost.flops import decode_flops, prefill_flops
+from seats_cli.cost.flops import decode_flops, encoder_flops, prefill_flops
 from seats_cli.cost.memory import activation_bytes, cached_tokens, kv_bytes
 from seats_cli.cost.paper import paper_prefill_macs
 from seats_cli.cost.selection import selection_flops

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seats_cli.cost.encoders import packed_vision_flops, vision_flops
+from seats_cli.cost.flops import packed_vision_flops, vision_flops
 from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.encoder_attention import use_gathered

@@ -10,19 +10,17 @@ from rich.text import Text
 
 from seats_cli.config import FULL
 from seats_cli.report.columns import MISSING, columns, facts, table
-from seats_cli.report.format import (
+from seats_cli.report.phrases import (
+    UNPRUNED,
+    audio_phrase,
+    cost_row,
+    file_name,
     format_bytes,
     format_count,
     format_percent,
     format_ratio,
     format_seconds,
     format_si,
-)
-from seats_cli.report.phrases import (
-    UNPRUNED,
-    audio_phrase,
-    cost_row,
-    file_name,
     frames_phrase,
     kept_phrase,
     precision_phrase,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from seats_cli.report.columns import Column, markdown, table
 from seats_cli.report.documents import compared_row
-from seats_cli.report.format import format_bytes, format_percent, format_seconds, format_si
+from seats_cli.report.phrases import format_bytes, format_percent, format_seconds, format_si
 
 if TYPE_CHECKING:
     from seats_cli.results import Comparison

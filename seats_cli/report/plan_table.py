@@ -14,18 +14,16 @@ from rich.text import Text
 from seats_cli.cost.memory import CARDS
 from seats_cli.cost.paper import paper_table
 from seats_cli.report.columns import Column, columns, facts, markdown, table
-from seats_cli.report.format import (
-    format_bytes,
-    format_percent,
-    format_ratio,
-    format_seconds,
-    format_si,
-)
 from seats_cli.report.phrases import (
     UNPRUNED,
     audio_phrase,
     cost_row,
     file_name,
+    format_bytes,
+    format_percent,
+    format_ratio,
+    format_seconds,
+    format_si,
     frames_phrase,
     kept_phrase,
     schedule_phrase,

@@ -11,16 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from seats_cli.report.columns import Column, facts, table
-from seats_cli.report.format import (
+from seats_cli.report.phrases import (
     NOT_AVAILABLE,
+    audio_phrase,
+    file_name,
     format_bytes,
     format_percent,
     format_seconds,
     format_si,
-)
-from seats_cli.report.phrases import (
-    audio_phrase,
-    file_name,
     frames_phrase,
     precision_phrase,
     size_phrase,

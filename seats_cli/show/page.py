@@ -14,8 +14,16 @@ from markupsafe import Markup
 from PIL import Image
 
 from seats_cli.config import SEATS
-from seats_cli.report.format import format_percent, format_ratio, format_seconds, format_si
-from seats_cli.report.phrases import UNPRUNED, frames_phrase, size_phrase, targets_phrase
+from seats_cli.report.phrases import (
+    UNPRUNED,
+    format_percent,
+    format_ratio,
+    format_seconds,
+    format_si,
+    frames_phrase,
+    size_phrase,
+    targets_phrase,
+)
 from seats_cli.show import encode
 from seats_cli.show.files import MARK
 from seats_cli.show.overlay import Depth, depth_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from seats_cli.report.format import format_si
+from seats_cli.report.phrases import format_si
 from seats_cli.show.encode import display_aspect, grid_frames, log_mel, page_size, resized
 from seats_cli.show.files import MARK
 from seats_cli.show.overlay import depth_of, shade

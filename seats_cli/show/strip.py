@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from seats_cli.report.format import format_percent
+from seats_cli.report.phrases import format_percent
 from seats_cli.show.record import AUDIO, VIDEO, RunRecord
 
 Floats = npt.NDArray[np.floating]

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from seats_cli.cost.flops import layer_flops
-from seats_cli.report.format import format_si
+from seats_cli.report.phrases import format_si
 from seats_cli.show.overlay import Depth
 from seats_cli.show.record import Ints, RunRecord
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from seats_cli.cost.encoders import audio_flops, vision_flops
-from seats_cli.cost.flops import decode_flops, prefill_flops
+from seats_cli.cost.flops import audio_flops, decode_flops, prefill_flops, vision_flops
 from seats_cli.cost.memory import kv_bytes
 from seats_cli.families.base import Architecture
 from seats_cli.models.registry import adapter_for

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from seats_cli.config import SeatsConfig
-from seats_cli.cost.encoders import encoder_flops
-from seats_cli.cost.flops import prefill_flops
+from seats_cli.cost.flops import encoder_flops, prefill_flops
 from seats_cli.engine.accounting import account
 from seats_cli.engine.prune import prune
 from seats_cli.models.registry import adapter_for

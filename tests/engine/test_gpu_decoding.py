@@ -14,9 +14,9 @@ from torch import Tensor
 from seats_cli.config import SeatsConfig
 from seats_cli.engine import graph_decode
 from seats_cli.engine.answer import ask
-from seats_cli.engine.decode_attention import CHUNK, one_query_attention
 from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.prune import prune
+from seats_cli.engine.static_cache import CHUNK, one_query_attention
 from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import load_model
 from seats_cli.models.registry import adapter_for

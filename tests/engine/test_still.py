@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from seats_cli.config import SeatsConfig
-from seats_cli.cost.encoders import packed_vision_flops, vision_flops
+from seats_cli.cost.flops import packed_vision_flops, vision_flops
 from seats_cli.engine.answer import ask
 from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.engine.encoder_reuse import EncoderReuse
