@@ -7,6 +7,7 @@ Libraries raise them with one sentence that names the cause and the remedy; only
 from __future__ import annotations
 
 import errno
+import re
 
 
 class SeatsError(Exception):
@@ -61,14 +62,13 @@ ADVICE = (
     "A smaller input or budget helps, for example "
     "`max_frames=64`, `max_pixels=150000`, `retain=0.1` or `dtype=bfloat16`."
 )
-# What allocators say when they raise a plain RuntimeError.
-_ALLOCATOR_PHRASES = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "_alloc_failed",
+# What allocators say, those of the host and any.
+_ON_HOST = re.compile(
+    r"(can't|cannot) allocate memory|not enough memory|bad_alloc|map segment"
+    r"|(?<!OutOf)MemoryError",
+    re.IGNORECASE,
 )
+_ANYWHERE = re.compile(r"out of memory|OutOfMemoryError|_ALLOC_FAILED", re.IGNORECASE)
 
 
 def out_of_memory_on(error: BaseException) -> str | None:
@@ -88,9 +88,16 @@ def out_of_memory_on(error: BaseException) -> str | None:
         return "host"
     if isinstance(error, ImportError) and "failed to map segment" in str(error):
         return "host"  # not even the libraries fit
-    if isinstance(error, RuntimeError):
-        message = str(error).lower()
-        is_torch_error = type(error).__name__ == "OutOfMemoryError"
-        if is_torch_error or any(phrase in message for phrase in _ALLOCATOR_PHRASES):
-            return "host" if "cpu" in message and not is_torch_error else "GPU"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "GPU"
+    return out_of_memory_in(str(error)) if isinstance(error, RuntimeError) else None
+
+
+def out_of_memory_in(message: str) -> str | None:
+    """Where memory ran out by what an allocator says: "host", "GPU", None if it says else."""
+    if _ON_HOST.search(message):
+        return "host"
+    if _ANYWHERE.search(message):
+        gpu = "OutOfMemoryError" in message or "cpu" not in message.lower()
+        return "GPU" if gpu else "host"
     return None

@@ -162,11 +162,15 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"Error: There is no room to write to: {error.strerror}.", EXIT_UNEXPECTED
     place = out_of_memory_on(error)
     if place is not None:
-        sentence = with_flags(f"Out of memory on the {place}. {ADVICE}")
+        advice = _FOR_LIBRARIES if isinstance(error, ImportError) else ADVICE
+        sentence = with_flags(f"Out of memory on the {place}. {advice}")
         return f"Error: {sentence}", ResourceError.exit_code
     if hasattr(error, "format_message"):  # click's exceptions, wherever Typer keeps them
         return _usage(error)
     return _unexpected(error)
+
+
+_FOR_LIBRARIES = "Not even the libraries fit: free some memory, or raise the limit on this process."
 
 
 def _usage(error: Any) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from seats_cli.errors import ModelError
 from seats_cli.families.checkpoint_folder import ADAPTER_CONFIG, tensor_headers, weight_files
-from seats_cli.models.devices import UNUSED_PARTS
+from seats_cli.models.weight_memory import UNUSED_PARTS
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter

@@ -1,4 +1,4 @@
-"""Where a model goes and in which precision, and whether its weights fit there.
+"""Where a model goes and in which precision, and what memory is free there.
 
 Weights are read shard by shard, straight onto their device. On a host they stay mapped from the
 file where nothing is changed about them, so that only converted and fused ones take memory.
@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
-import math
 import os
 import platform
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -224,78 +219,4 @@ def _mallopt() -> Callable[[int, int], int] | None:
         found: Callable[[int, int], int] = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return None
-    return found
-
-
-# ------------------------------------------------------------------- weights
-
-# Parts of an Omni model beside the thinker, which are never loaded.
-UNUSED_PARTS = ("talker.", "token2wav.", "code2wav.")
-_EXPERT = re.compile(r"\.experts\.\d+\.")
-_FLOATS = re.compile(r"(BF|F)(8|16|32|64)")
-_LARGEST_HEADER = 100_000_000  # bytes, as the safetensors library allows
-
-
-@dataclass(frozen=True)
-class StoredWeights:
-    """What a checkpoint's safetensors files hold of the model that answers, by their headers."""
-
-    elements: int  # floating-point values
-    other_bytes: int  # of integers, such as packed ones
-    stored_bytes: int  # all of it, as it lies in the files
-    dtypes: frozenset[str]  # as safetensors names them: "BF16"
-    apart: int  # values of experts that lie apart, and are fused while they are loaded
-
-    def bytes_in(self, dtype: torch.dtype) -> int:
-        """Bytes of the loaded model."""
-        return self.elements * dtype.itemsize + self.other_bytes
-
-    def host_bytes_in(self, dtype: torch.dtype) -> int:
-        """Bytes that the loaded model takes of a host's memory; the rest is mapped from files."""
-        mapped = self.dtypes <= {_SAFETENSORS[dtype]}
-        return self.apart * dtype.itemsize if mapped else self.bytes_in(dtype)
-
-
-_SAFETENSORS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-
-
-def stored_weights(folder: Path) -> StoredWeights | None:
-    """Sizes of a checkpoint's weights; None where a file is missing or damaged.
-
-    Only headers are read.
-    """
-    index = folder / "model.safetensors.index.json"
-    try:
-        if index.is_file():
-            files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        else:
-            files = ["model.safetensors"]
-        tensors = {
-            name: entry
-            for file in files
-            for name, entry in _header(folder / file).items()
-            if name != "__metadata__" and not name.startswith(UNUSED_PARTS)
-        }
-        elements = other = stored = apart = 0
-        for name, entry in tensors.items():
-            count, (begin, end) = math.prod(entry["shape"]), entry["data_offsets"]
-            stored += end - begin
-            if not _FLOATS.match(entry["dtype"]):
-                other += end - begin
-                continue
-            elements += count
-            apart += count if _EXPERT.search(name) else 0
-        dtypes = frozenset(str(entry["dtype"]) for entry in tensors.values())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None  # loading says what is wrong
-    return StoredWeights(elements, other, stored, dtypes, apart)
-
-
-def _header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file: dtype, shape and place of each tensor."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if length > _LARGEST_HEADER:
-            raise ValueError(f"{file.name} is not a safetensors file")
-        found: dict[str, Any] = json.loads(opened.read(length))
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from seats_cli.families.generation import (
     is_captioner,
     read_sampling,
 )
-from seats_cli.families.registry import BUNDLED, BUNDLED_PATH
+from seats_cli.families.registry import BUNDLED, BUNDLED_PATH, describe_config
 from seats_cli.models.adapter import Adapter, devices_of
 from seats_cli.models.checkpoint import (
     adapter_notices,
@@ -37,7 +36,6 @@ from seats_cli.models.devices import (
     dtype_named,
     precision_notices,
     returning_freed_memory,
-    stored_weights,
 )
 from seats_cli.models.optimize import STOCK, Speedups, best_for_encoders, encoder_attention
 from seats_cli.models.quantization import (
@@ -49,12 +47,12 @@ from seats_cli.models.quantization import (
     readable_scheme,
 )
 from seats_cli.models.registry import adapter_class
+from seats_cli.models.weight_memory import WeightMemory, shortage_on, stored_weights
 from seats_cli.results import ModelFacts
 from seats_cli.selection.device import is_nvidia
 
 STOCK_SDPA = "stock-sdpa"
 ATTENTION = ("sdpa", STOCK_SDPA, "flash_attention_2", "eager")
-_ALLOCATION = re.compile("out of memory|allocate memory|map segment", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +119,8 @@ def load_model(
         If the model is not there, is of no supported family, or cannot be read.
     UsageError
         If a setting is unknown or impossible here.
+    ResourceError
+        If the weights do not fit where they are to go.
     """
     start = time.perf_counter()
     name = model or BUNDLED
@@ -137,11 +137,17 @@ def load_model(
     spread = device == SPREAD
     if stored is not None:
         kind = dtype_named(dtype, where, stored.elements)
-    processor, net = _read(
-        family, folder, name, kind, attention, "auto" if spread else where, scheme, quantize, config
-    )
-    # Buffers follow the weights; quantized ones are on their device, and must not be cast.
-    net = net.eval() if spread or quantize else net.to(where).eval()
+    shape, _ = describe_config(config, name)
+    memory = WeightMemory(name, shape, stored, kind, where, spread=spread, quantize=quantize)
+    if folder != BUNDLED_PATH:  # which is there to be tried anywhere
+        memory.check()
+    with memory.explaining_shortage():
+        place = "auto" if spread else where
+        processor, net = _read(
+            family, folder, name, kind, attention, place, scheme, quantize, config
+        )
+        # Buffers follow the weights; quantized ones are on their device, and must not be cast.
+        net = net.eval() if spread or quantize else net.to(where).eval()
     loaded = ready(
         family(net),
         processor,
@@ -224,7 +230,7 @@ def _read(
                 ignore_mismatched_sizes=True,  # they are listed, and refused below
             )
     except Exception as error:  # the tokenizers library raises nothing more special
-        if isinstance(error, MemoryError | ModelError) or _ALLOCATION.search(str(error)):
+        if isinstance(error, ModelError) or shortage_on(error) is not None:
             raise
         raise ModelError(
             f"The checkpoint '{name}' cannot be read ({_first_sentence(error)}); "

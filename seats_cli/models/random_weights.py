@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 
-from seats_cli.families.registry import BUNDLED_PATH, named_config
+from seats_cli.cost.memory import WeightCounts
+from seats_cli.families.registry import (
+    BUNDLED_PATH,
+    describe_config,
+    named_config,
+    tied_embeddings,
+)
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.devices import device_name, precision_notices
 from seats_cli.models.load import (
@@ -23,6 +29,7 @@ from seats_cli.models.load import (
     transformers_name,
 )
 from seats_cli.models.registry import adapter_class
+from seats_cli.models.weight_memory import StoredWeights, WeightMemory
 
 _SPREAD = 0.02
 # Random values drawn once and repeated: drawing each of billions would take minutes on a CPU.
@@ -57,14 +64,23 @@ def random_model(
     ------
     UsageError
         If a name or a setting is unknown or impossible here.
+    ResourceError
+        If the weights do not fit where they are to go.
     """
     start = time.perf_counter()
     values = named_config(name, layers=layers, hidden=hidden)
     where, kind = checked_settings(device, dtype, attention)
     family = adapter_class(values["model_type"])
     processor = family.bare_processor(values, BUNDLED_PATH)
-    net = _build(family, values, processor.tokenizer, where, kind, attention)
-    _fill(net, seed)
+    shape, _ = describe_config(values, name)
+    counts = WeightCounts.of(shape, tied_embeddings=tied_embeddings(values))
+    # of no type in a file, so that none is mapped
+    stored = StoredWeights({"": counts.total}, {})
+    memory = WeightMemory(name, shape, stored, kind, where, random=True)
+    memory.check()
+    with memory.explaining_shortage():
+        net = _build(family, values, processor.tokenizer, where, kind, attention)
+        _fill(net, seed)
     scaled = [f"{layers} layers"] if layers is not None else []
     scaled += [f"width {hidden}"] if hidden is not None else []
     return ready(
