@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seats_cli.report import format as fmt
+from seats_cli.report import phrases
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from seats_cli.report import format as fmt
     ],
 )
 def test_bytes(size, text):
-    assert fmt.format_bytes(size) == text
+    assert phrases.format_bytes(size) == text
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_bytes(size, text):
     [(0, "0 "), (7, "7 "), (999, "999 "), (1000, "1.00 k"), (1.234e13, "12.3 T"), (2e21, "2000 E")],
 )
 def test_si(value, text):
-    assert fmt.format_si(value, "FLOP") == f"{text}FLOP"
-    assert fmt.format_si(value) == text.rstrip()
+    assert phrases.format_si(value, "FLOP") == f"{text}FLOP"
+    assert phrases.format_si(value) == text.rstrip()
 
 
 @pytest.mark.parametrize(
@@ -51,20 +51,24 @@ def test_si(value, text):
     ],
 )
 def test_seconds(seconds, text):
-    assert fmt.format_seconds(seconds) == text
+    assert phrases.format_seconds(seconds) == text
 
 
 def test_ratio_without_a_whole_is_not_available():
-    assert fmt.format_ratio(1, 0) == "n/a"
-    assert fmt.format_ratio(1, 4) == "25.0 %"
-    assert fmt.format_percent(None) == "n/a"
-    assert fmt.format_count(None) == "n/a"
-    assert fmt.format_count(12040) == "12,040"
+    assert phrases.format_ratio(1, 0) == "n/a"
+    assert phrases.format_ratio(1, 4) == "25.0 %"
+    assert phrases.format_percent(None) == "n/a"
+    assert phrases.format_count(None) == "n/a"
+    assert phrases.format_count(12040) == "12,040"
 
 
 @given(st.floats(min_value=0, max_value=1e20))
 def test_every_number_stays_narrow(value):
-    for shown in (fmt.format_bytes(value), fmt.format_si(value, "FLOP"), fmt.format_seconds(value)):
+    for shown in (
+        phrases.format_bytes(value),
+        phrases.format_si(value, "FLOP"),
+        phrases.format_seconds(value),
+    ):
         assert "e+" not in shown
         assert "nan" not in shown
-    assert len(fmt.format_si(value)) <= 6
+    assert len(phrases.format_si(value)) <= 6
