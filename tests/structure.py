@@ -99,12 +99,12 @@ def repeated_names() -> dict[str, list[str]]:
     """File names that stand in more than one room, with the modules that have them.
 
     Family files are exempt, which are the same family in `families` and `models`, and so are
-    `__init__` files.
+    `__init__` and `__main__` files.
     """
     families = {path.stem for path in (PACKAGE / "families").glob("*.py")}
     where: dict[str, list[str]] = {}
     for module, path in modules().items():
-        if path.stem != "__init__":
+        if path.stem not in ENTRANCES:
             where.setdefault(path.stem, []).append(module)
     return {
         name: places

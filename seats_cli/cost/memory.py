@@ -258,6 +258,7 @@ def plan_memory(
     kv: str,
     retain: float,
     tied_embeddings: bool = False,
+    bytes_per_value: int = 2,
 ) -> MemoryPlan:
     """What a question takes beside what GPUs have.
 
@@ -273,14 +274,16 @@ def plan_memory(
         Policy of the pruned run's cache (`cached_tokens`).
     retain : float
         Share of tokens that is kept, for the report.
+    bytes_per_value : int
+        2 for float16 and bfloat16; 4 for float32, in which the need of 16 bits is that of 32.
     """
     full = [prompt] * architecture.num_layers
-    encoders = encoder_bytes(architecture, sizes, 2)
+    encoders = encoder_bytes(architecture, sizes, bytes_per_value)
     runs = [(full, full), (list(alive), cached_tokens(alive, kv))]
-    activations = [activation_bytes(architecture, tokens, 2) for tokens, _ in runs]
-    caches = [kv_bytes(architecture, cached, 2) for _, cached in runs]
+    activations = [activation_bytes(architecture, tokens, bytes_per_value) for tokens, _ in runs]
+    caches = [kv_bytes(architecture, cached, bytes_per_value) for _, cached in runs]
     # what the encoders gave to the LLM
-    embedded = prompt * architecture.hidden_size * 2
+    embedded = prompt * architecture.hidden_size * bytes_per_value
     peaks = [
         max(encoders, embedded + activation + cache)
         for activation, cache in zip(activations, caches, strict=True)
@@ -288,7 +291,7 @@ def plan_memory(
     counts = WeightCounts.of(architecture, tied_embeddings=tied_embeddings)
     needs = []
     for bits in BITS if not counts.experts else BITS[:1]:
-        weights = counts.bytes_in(bits)
+        weights = counts.bytes_in(bits, bytes_per_value)
         needs.append(MemoryNeed(bits, weights, *(weights + peak for peak in peaks)))
     note = None
     if counts.experts:

@@ -9,7 +9,7 @@ knowing what they hold.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -158,6 +158,13 @@ class Adapter(ABC):
         return FrameSizing.for_model(self.architecture().vision, self.own_settings())
 
     # ------------------------------------------------- loading and prompts
+
+    def stored_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Each weight as a published checkpoint stores it: its name there, and the value here.
+
+        Values are views of the model's parameters. Names are without `weights_prefix`.
+        """
+        yield from self.model.named_parameters()
 
     @classmethod
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -78,6 +78,24 @@ class QwenOmni(Adapter):
         self.audio_projections = hearing.q_proj, hearing.k_proj
 
     # ------------------------------------------------- loading and prompts
+
+    def stored_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Decoder under `model`, encoders beside it, and every expert by itself."""
+        parts = {
+            "model": self.language_model,
+            "lm_head": self.lm_head,
+            "visual": self.visual,
+            "audio_tower": self.audio_tower,
+        }
+        for part, module in parts.items():
+            for name, value in module.named_parameters(part):
+                before, fused, kind = name.rpartition(".experts.")
+                for number, expert in enumerate(value if fused else ()):
+                    inner = [kind] if kind == "down_proj" else ["gate_proj", "up_proj"]
+                    for one, matrix in zip(inner, expert.chunk(len(inner)), strict=True):
+                        yield f"{before}.experts.{number}.{one}.weight", matrix
+                if not fused:
+                    yield name, value
 
     @classmethod
     def model_class(cls) -> Any:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from seats_cli import bench
+from seats_cli.bench.__main__ import parsed
 from seats_cli.models import fused_modules
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.fused_modules import rotate_float32, rotated
@@ -218,7 +219,7 @@ def test_rotation_on_a_gpu(dtype: torch.dtype) -> None:
 def test_the_encoder_of_a_7b_on_a_gpu(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # in the stock convolution
     given = ["--dtype", dtype, "--seconds", "4", "--size", "280x196"]
-    options = bench.parsed(["modules", "qwen2.5-omni-7b", *given, "--repeats", "1"])
+    options = parsed(["modules", "qwen2.5-omni-7b", *given, "--repeats", "1"])
     rows = bench.modules(options)
     limit = 1e-4 if dtype == "float32" else 0.05
     assert len(rows) == 4

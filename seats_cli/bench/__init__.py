@@ -5,16 +5,17 @@
     python -m seats_cli.bench selection qwen2.5-omni-7b --size 644x280
     python -m seats_cli.bench positions --size 644x364
     python -m seats_cli.bench lengths qwen2.5-omni-7b
+    python -m seats_cli.bench loading --random moe --megabytes 1000
+    python -m seats_cli.bench checkpoint Qwen/Qwen2.5-Omni-7B
 
-Clips and states are noise, because times do not depend on what is seen.
+Clips and states are noise, because times do not depend on what is seen. The last two are about
+checkpoints on this disk (`seats_cli.bench.first_day`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -362,85 +363,9 @@ def lengths(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-# --------------------------------------------------------------- command line
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, height = text.split("x")
-    return int(width), int(height)
-
-
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "model": {"help": "bundled, a folder, or a named shape, which gets random weights"},
-    "--seconds": {"type": float, "default": 60.0, "help": "length of the clip (60)"},
-    "--size": {"type": _size, "default": "280x168", "help": "WIDTHxHEIGHT of a frame (280x168)"},
-    "--repeats": {"type": int, "default": 7, "help": "of each way (7)"},
-    "--retain": {"default": "10%", "help": "a preset (10%%)"},
-    "--device": {"default": "auto"},
-    "--dtype": {"default": "auto"},
-    "--json": {"action": "store_true", "help": "print JSON instead of a table"},
-}
-MEASUREMENTS = {
-    encoders: "model --size --repeats --device --dtype",
-    modules: "model --size --repeats --device --dtype",
-    selection: "model --size --repeats --retain",
-    positions: "--size --repeats",
-    lengths: "model --retain --device --dtype",
-}
-
-
-def as_table(rows: Sequence[Row]) -> str:
-    """Aligned columns, named as in the rows, with their units."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [[name.replace("_", " ") for name in names]]
-    lines += [[_cell(name, row.get(name)) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
-
-
-def _cell(name: str, value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(_cell(name, one) for one in value)
-    if isinstance(value, float):
-        style = {"ratio": ".2f", "difference": ".1e"}.get(name, ",.2f")
-        return format(value, style) + "x" * (name == "ratio")
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def _open(options: argparse.Namespace, layers: int | None = None) -> LoadedModel:
     """The model; of a named shape with random weights, and only so many decoder layers."""
     where = {"device": options.device, "dtype": options.dtype}
     if options.model in named_shapes():
         return random_model(options.model, layers=layers, **where)
     return load_model(options.model, **where)
-
-
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The measurement that the arguments name, and its options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m seats_cli.bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="MEASUREMENT")
-    for measure, names in MEASUREMENTS.items():
-        words = (measure.__doc__ or "").split("\n\n")
-        command = commands.add_parser(measure.__name__, help=words[0], description=" ".join(words))
-        command.set_defaults(measure=measure)
-        for name in (*names.split(), "--seconds", "--json"):
-            command.add_argument(name, **ARGUMENTS[name])
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what the arguments name, and print it."""
-    options = parsed(arguments)
-    with torch.inference_mode():
-        rows = options.measure(options)
-    document = {"threads": torch.get_num_threads(), "rows": rows}
-    text = json.dumps(document, indent=1) if options.json else as_table(rows)
-    sys.stdout.write(f"{text}\n")
-
-
-if __name__ == "__main__":
-    main()
