@@ -256,11 +256,9 @@ def checkpoint(options: argparse.Namespace) -> str:
         If the checkpoint cannot be loaded, or, behind the report, if weights are wrong.
     """
     folder = Path(options.assets or ASSETS)
-    lacking = [task.file for task in TASKS if not (folder / task.file).is_file()]
-    if lacking:
+    if not all((folder / task.file).is_file() for task in TASKS):
         raise UsageError(
-            f"The clips are not in '{folder}' ({lacking[0]}): name the folder `assets` of a "
-            "checkout with `assets`."
+            f"The clips are not in '{folder}': name the folder `assets` of a checkout."
         )
     config = SeatsConfig.preset(options.retain)
     reset_peaks([device_named(options.device)])
@@ -372,8 +370,8 @@ def _asked(
 
 def _facts(loaded: LoadedModel, before: int) -> list[tuple[str, str]]:
     """Versions, card, dtype, and what loading took; `before` is the host memory before it."""
-    devices = devices_of(loaded.model)
-    model, after = loaded.facts, peak_gpu_bytes(devices)
+    devices, model = devices_of(loaded.model), loaded.facts
+    after = peak_gpu_bytes(devices)
     cards = [
         f"{torch.cuda.get_device_name(device)}, "
         f"{format_bytes(torch.cuda.get_device_properties(device).total_memory)}"
