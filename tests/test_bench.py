@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seats_cli.bench.__main__ import MEASUREMENTS, main
-from seats_cli.bench.first_day import compare_with_files
 from seats_cli.config import SeatsConfig
 from seats_cli.cost.estimate import find_model, plan_file
 from seats_cli.media.clip import ReadOptions
+from seats_cli.models.checkpoint import compare_with_files
 from seats_cli.models.load import load_model
 from seats_cli.models.optimize import SEGMENTS
 from seats_cli.models.random_weights import write_random_checkpoint
-from seats_cli.report.format import format_bytes
+from seats_cli.report.phrases import format_bytes
 from tests.models.test_attention import registered
 
 SMALL = ["--seconds", "4", "--size", "140x84", "--repeats", "1"]
@@ -130,19 +130,19 @@ def test_random_checkpoints_lie_as_on_the_hub(kind: str, tmp_path: Path) -> None
     assert {*names[kind], *(f"thinker.{name}" for name in shared)} <= index.keys()
     assert len(set(index.values())) == 8
     loaded = load_model(str(tmp_path), device="cpu", dtype="bfloat16")
-    check = compare_with_files(loaded, tmp_path)
+    check = compare_with_files(loaded.adapter, tmp_path)
     assert check.right
     assert check.equal == len(index)
 
     # values, names and missing tensors are seen
     with torch.no_grad():
         loaded.model.lm_head.weight[-1, -1] += 1
-    assert compare_with_files(loaded, tmp_path).wrong == ("lm_head.weight",)
+    assert compare_with_files(loaded.adapter, tmp_path).wrong == ("lm_head.weight",)
     file = tmp_path / index["thinker.lm_head.weight"]
     tensors = load_file(file)
     tensors["thinker.other.weight"] = tensors.pop("thinker.lm_head.weight")
     save_file(tensors, file)
-    check = compare_with_files(loaded, tmp_path)
+    check = compare_with_files(loaded.adapter, tmp_path)
     assert (check.left, check.missing) == (("other.weight",), ("lm_head.weight",))
     assert not check.right
 

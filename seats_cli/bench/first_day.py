@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import platform
+import re
 import sys
 import tempfile
 import textwrap
@@ -39,18 +40,20 @@ from seats_cli.engine.memory_stats import (
     unless_out_of_memory,
 )
 from seats_cli.errors import ModelError, SeatsError, UsageError
-from seats_cli.families.checkpoint_folder import find_folder, folder_config, weight_files
+from seats_cli.families.checkpoint_folder import find_folder, folder_config
 from seats_cli.families.registry import BUNDLED
 from seats_cli.media.clip import Clip, ReadOptions
 from seats_cli.media.reader import read_clip
 from seats_cli.models.adapter import devices_of
-from seats_cli.models.devices import DTYPES, device_named, stored_weights
+from seats_cli.models.checkpoint import compare_with_files
+from seats_cli.models.devices import DTYPES, device_named
 from seats_cli.models.inputs import sizes_of_clip
 from seats_cli.models.load import LoadedModel, load_model
 from seats_cli.models.random_weights import write_random_checkpoint
 from seats_cli.models.registry import adapter_class
+from seats_cli.models.weight_memory import stored_weights
 from seats_cli.report.columns import Column, markdown
-from seats_cli.report.format import format_bytes, format_percent, format_seconds
+from seats_cli.report.phrases import format_bytes, format_percent, format_seconds
 from seats_cli.results import Answer
 
 
@@ -110,15 +113,18 @@ def _measured_loading(name: str, options: argparse.Namespace) -> Row:
     on_host = device_named(options.device).type == "cpu"
     own = stored.host_bytes_in(DTYPES[dtype]) if on_host else 0
     beyond = max(0, peak - before - own)
+    size = (
+        sum(count * int(re.sub(r"_.*|\D", "", kind)) for kind, count in stored.values.items()) / 8
+    )
     return {
         "device": options.device if not on_host else "cpu",
         "dtype": dtype,
         "s": seconds,
-        "checkpoint_MB": stored.stored_bytes / 1e6,
+        "checkpoint_MB": size / 1e6,
         "model_MB": own / 1e6,
         "peak_MB": (peak - before) / 1e6,
         "beyond_MB": beyond / 1e6,
-        "percent_of_checkpoint": 100 * beyond / stored.stored_bytes,
+        "percent_of_checkpoint": 100 * beyond / size,
     }
 
 
@@ -162,7 +168,7 @@ def _load_when_told(connection: Connection, name: str, device: str, dtype: str) 
         return
     except SeatsError as error:
         connection.send(error)
-    except Exception as error:  # the parent says it in its place
+    except Exception as error:  # said by the other process
         connection.send(ModelError(f"'{name}' could not be loaded ({error})."))
 
 
@@ -211,37 +217,8 @@ TASKS = (
     ),
 )
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-_VALUE = Column("value", itemgetter(1), text=True)
+_SETUP = [Column(name, itemgetter(at), text=True) for at, name in enumerate(("setup", "value"))]
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "av", "flash-attn")
-
-
-@dataclass(frozen=True)
-class WeightCheck:
-    """A loaded model against the tensors in its files."""
-
-    equal: int  # tensors whose every value is that of the file, in the model's dtype
-    unread: int  # of 8 bits, or on no device here: there by name, their values not compared
-    wrong: tuple[str, ...]  # names of tensors with other values or another shape
-    left: tuple[str, ...]  # in the files and not in the model
-    missing: tuple[str, ...]  # in the model and not in the files
-
-    @property
-    def right(self) -> bool:
-        """Whether nothing is wrong, left over or missing."""
-        return not (self.wrong or self.left or self.missing)
-
-    def __str__(self) -> str:
-        parts = [f"{self.equal:,} tensors equal to those in the files, value for value"]
-        if self.unread:
-            parts.append(f"{self.unread:,} there by name, values not compared")
-        for names, what in (
-            (self.wrong, "WRONG"),
-            (self.left, "IN THE FILES ONLY"),
-            (self.missing, "IN THE MODEL ONLY"),
-        ):
-            if names:
-                parts.append(f"{len(names):,} {what}, the first being {names[0]}")
-        return "; ".join(parts)
 
 
 def checkpoint(options: argparse.Namespace) -> str:
@@ -268,7 +245,9 @@ def checkpoint(options: argparse.Namespace) -> str:
     devices = devices_of(loaded.model)
     facts = _facts(loaded, before)
     _say("comparing the weights with the files")
-    check = compare_with_files(loaded, find_folder(options.checkpoint).path)
+    quantized = bool(loaded.facts.quantization)
+    folder_of_weights = find_folder(options.checkpoint).path
+    check = compare_with_files(loaded.adapter, folder_of_weights, quantized=quantized)
     facts.append(("weights", str(check)))
     planned = find_model(options.checkpoint)
     runs = {"100 %": None, options.retain.replace("%", " %"): config}
@@ -286,44 +265,6 @@ def checkpoint(options: argparse.Namespace) -> str:
         sys.stdout.write(f"{report}\n")
         raise ModelError(f"'{loaded.facts.id}' is not what its files say: {check}.")
     return report
-
-
-def compare_with_files(loaded: LoadedModel, folder: Path) -> WeightCheck:
-    """Compare every tensor of a loaded model with the one in its checkpoint."""
-    from safetensors import safe_open
-
-    adapter, prefix = loaded.adapter, loaded.adapter.weights_prefix
-    inside = dict(adapter.stored_tensors())
-    files: list[Any] = [safe_open(folder / file, "pt") for file in weight_files(folder)]
-    stored = {key: file for file in files for key in file.keys()}  # noqa: SIM118 (no mapping)
-    whole = any(key.startswith(prefix) for key in stored)  # has parts beside the one that answers
-    equal, unread = 0, 0
-    wrong, left = [], []
-    for key, file in stored.items():
-        if whole and not key.startswith(prefix):
-            continue
-        name = key.removeprefix(prefix)
-        here = inside.pop(name, None)
-        if here is None:
-            if not loaded.facts.quantization:  # whose scales have been multiplied in
-                left.append(name)
-            continue
-        there = file.get_tensor(key)
-        if there.shape != here.shape:
-            wrong.append(name)
-        elif there.dtype not in DTYPES.values() or here.device.type == "meta":
-            unread += 1
-        elif torch.equal(there.to(here.device, here.dtype), here):
-            equal += 1
-        else:
-            wrong.append(name)
-    embedding = loaded.model.get_input_embeddings().weight
-    missing = [
-        name
-        for name, value in inside.items()
-        if value is not embedding and not any(part in name for part in adapter.unused_weights)
-    ]
-    return WeightCheck(equal, unread, tuple(wrong), tuple(left), tuple(missing))
 
 
 def _predicted_peaks(
@@ -424,7 +365,7 @@ def _report(loaded: LoadedModel, facts: Sequence[tuple[str, str]], rows: Sequenc
     )
     parts = [
         f"# First day with {loaded.facts.id}",
-        markdown((Column("setup", itemgetter(0), text=True), _VALUE), facts),
+        markdown(_SETUP, facts),
         "## Times and memory",
         markdown(runs, rows),
         "Predicted is what `seats plan --memory` counts in this dtype: weights, and the larger of "
@@ -446,6 +387,7 @@ def _answer(row: Row) -> list[str]:
     thought = f" after {len(answer.thinking):,} characters of reasoning" if answer.thinking else ""
     quoted = textwrap.indent(answer.text.strip() or "(an empty answer)", "> ", lambda _line: True)
     ended = f"{len(answer.token_ids):,} tokens{thought}, ended by {answer.finish_reason}"
-    warned = [f"- {warning}" for warning in answer.warnings]
     lines = [f"{heading} {asked}", quoted, f"{ended}. True: {task.truth}"]
-    return [*lines, "\n".join(warned)] if warned else lines
+    return lines + ["\n".join(f"- {warning}" for warning in answer.warnings)] * bool(
+        answer.warnings
+    )

@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from seats_cli.errors import ModelError
 from seats_cli.families.checkpoint_folder import ADAPTER_CONFIG, tensor_headers, weight_files
@@ -122,3 +125,75 @@ def adapter_notices(folder: Path, name: str) -> tuple[str, ...]:
         f"'{name}' also holds a LoRA adapter, which is not used: to use it, merge it into the "
         "weights (peft: merge_and_unload).",
     )
+
+
+# ------------------------------------------------------- value for value
+
+_COMPARED = (torch.float32, torch.float16, torch.bfloat16)  # others are multiplied by scales
+
+
+@dataclass(frozen=True)
+class WeightCheck:
+    """A loaded model against the tensors in its files."""
+
+    equal: int  # tensors whose every value is that of the file, in the model's dtype
+    unread: int  # of 8 bits, or on no device here: there by name, their values not compared
+    wrong: tuple[str, ...]  # names of tensors with other values or another shape
+    left: tuple[str, ...]  # in the files and not in the model
+    missing: tuple[str, ...]  # in the model and not in the files
+
+    @property
+    def right(self) -> bool:
+        """Whether nothing is wrong, left over or missing."""
+        return not (self.wrong or self.left or self.missing)
+
+    def __str__(self) -> str:
+        parts = [f"{self.equal:,} tensors equal to those in the files, value for value"]
+        if self.unread:
+            parts.append(f"{self.unread:,} there by name, values not compared")
+        for names, what in (
+            (self.wrong, "WRONG"),
+            (self.left, "IN THE FILES ONLY"),
+            (self.missing, "IN THE MODEL ONLY"),
+        ):
+            if names:
+                parts.append(f"{len(names):,} {what}, the first being {names[0]}")
+        return "; ".join(parts)
+
+
+def compare_with_files(adapter: Adapter, folder: Path, *, quantized: bool = False) -> WeightCheck:
+    """Compare every tensor of a loaded model with the one in its checkpoint."""
+    from safetensors import safe_open
+
+    prefix = adapter.weights_prefix
+    inside = dict(adapter.stored_tensors())
+    files: list[Any] = [safe_open(folder / file, "pt") for file in weight_files(folder)]
+    stored = {key: file for file in files for key in file.keys()}  # noqa: SIM118 (no mapping)
+    whole = any(key.startswith(prefix) for key in stored)  # has parts beside the one that answers
+    equal, unread = 0, 0
+    wrong, left = [], []
+    for key, file in stored.items():
+        if whole and not key.startswith(prefix):
+            continue
+        name = key.removeprefix(prefix)
+        here = inside.pop(name, None)
+        if here is None:
+            if not quantized:  # whose scales have been multiplied in
+                left.append(name)
+            continue
+        there = file.get_tensor(key)
+        if there.shape != here.shape:
+            wrong.append(name)
+        elif there.dtype not in _COMPARED or here.device.type == "meta":
+            unread += 1
+        elif torch.equal(there.to(here.device, here.dtype), here):
+            equal += 1
+        else:
+            wrong.append(name)
+    embedding = adapter.model.get_input_embeddings().weight
+    missing = [
+        name
+        for name, value in inside.items()
+        if value is not embedding and not any(part in name for part in adapter.unused_weights)
+    ]
+    return WeightCheck(equal, unread, tuple(wrong), tuple(left), tuple(missing))
