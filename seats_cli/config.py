@@ -359,6 +359,7 @@ class ModelOptions:
     revision: str | None = None
     offline: bool = False
     quantize: str | None = None  # "4bit" or "8bit"
+    adapter: str | None = None  # folder or hub id of a LoRA adapter
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `load_model`; fields that a subclass adds are left out."""

@@ -140,6 +140,7 @@ class ModelFacts:
     encoder_attention: str = ""  # as transformers names it; "" if not recorded
     quick_parts: bool = False  # fused norms, rotary embeddings and encoder products on a GPU
     quantization: str = ""  # how its weights are or were quantized; "" if not at all
+    adapter: str = ""  # the LoRA adapter on it, as the user named it; "" without one
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "revision": "main",
     "offline": True,
     "quantize": "4bit",
+    "adapter": "some/adapter",
     "start": "0:01",
     "end": "0:03",
     "fps": 3.0,

@@ -34,6 +34,7 @@ KEYS = (
     "start",
     "end",
     "quantize",
+    "adapter",
     "fps",
     "max_frames",
     "max_pixels",

@@ -267,6 +267,10 @@ class ModelFlags(ModelOptions):
             shown="as stored",
         ),
     ]
+    adapter: Annotated[
+        str | None,
+        model_option("--adapter DIR", "LoRA adapter of the model, as PEFT saves it.", shown="none"),
+    ]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from seats_cli.cli.option_groups import was_typed, with_flags
 from seats_cli.cli.options import AnyModelFlags
 from seats_cli.cli.runtime import at_end, note, stop_if_interrupted
 from seats_cli.config import ModelOptions
-from seats_cli.errors import MediaError, UsageError
+from seats_cli.errors import MediaError, ModelError, UsageError
 from seats_cli.families.registry import BUNDLED, named_config
 from seats_cli.media.clip import ReadOptions
 
@@ -300,6 +300,8 @@ def check_random(model: AnyModelFlags, context: typer.Context) -> None:
         raise UsageError("--model and --random-weights exclude each other.")
     if model.quantize is not None:
         raise UsageError("--quantize needs the weights of a checkpoint, not random ones.")
+    if model.adapter is not None:
+        raise ModelError("--adapter needs the weights that it was trained on, not random ones.")
     named_config(model.random_weights, layers=model.layers, hidden=model.hidden)
 
 

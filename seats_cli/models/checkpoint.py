@@ -117,13 +117,13 @@ def without_adapter(folder: Path) -> Iterator[Path]:
         yield Path(made)
 
 
-def adapter_notices(folder: Path, name: str) -> tuple[str, ...]:
-    """What a user ought to know of an adapter beside the weights."""
-    if not (folder / ADAPTER_CONFIG).exists():
+def adapter_notices(folder: Path, name: str, used: Path | None) -> tuple[str, ...]:
+    """What a user ought to know of an adapter beside the weights, unless it is the one `used`."""
+    beside = (folder / ADAPTER_CONFIG).exists()
+    if not beside or (used is not None and used.resolve() == folder.resolve()):
         return ()
     return (
-        f"'{name}' also holds a LoRA adapter, which is not used: to use it, merge it into the "
-        "weights (peft: merge_and_unload).",
+        f"'{name}' also holds an adapter, which is not used: to use it, add `adapter=\"{name}\"`.",
     )
 
 

@@ -37,6 +37,7 @@ from seats_cli.models.devices import (
     precision_notices,
     returning_freed_memory,
 )
+from seats_cli.models.lora import apply_adapter, find_adapter
 from seats_cli.models.optimize import STOCK, Speedups, best_for_encoders, encoder_attention
 from seats_cli.models.quantization import (
     Scheme,
@@ -88,6 +89,7 @@ def load_model(
     revision: str | None = None,
     offline: bool = False,
     quantize: str | None = None,
+    adapter: str | None = None,
 ) -> LoadedModel:
     """Load a model (of an Omni model, the thinker) from safetensors, without running remote code.
 
@@ -112,11 +114,15 @@ def load_model(
     quantize : str or None
         "4bit" (NF4) or "8bit": the decoder of a dense model is quantized with bitsandbytes while
         it is read.
+    adapter : str or None
+        Folder or cached hub id of a LoRA adapter as PEFT saves it. It is merged into the weights;
+        beside quantized ones it stays apart.
 
     Raises
     ------
     ModelError
-        If the model is not there, is of no supported family, or cannot be read.
+        If the model is not there, is of no supported family, or cannot be read; and if the adapter
+        belongs to another model.
     UsageError
         If a setting is unknown or impossible here.
     ResourceError
@@ -131,6 +137,7 @@ def load_model(
     family = adapter_class(str(config.get("model_type", "")))
     if quantize is not None:
         check_quantize(quantize, family, device, where)
+    lora = None if adapter is None else find_adapter(adapter, offline=offline)
     check_files(found)
     stored = stored_weights(folder)
     scheme = readable_scheme(folder, config, name, stored.dtypes if stored else ())
@@ -148,6 +155,9 @@ def load_model(
         )
         # Buffers follow the weights; quantized ones are on their device, and must not be cast.
         net = net.eval() if spread or quantize else net.to(where).eval()
+        if lora is not None:
+            apply_adapter(family(net), lora, merge=quantize is None)
+            net.eval()
     loaded = ready(
         family(net),
         processor,
@@ -158,8 +168,12 @@ def load_model(
         device=_spread_name(net) if spread else device_name(where),
         attention=attention,
         demonstration=folder == BUNDLED_PATH,
-        notices=(*precision_notices(where, kind), *adapter_notices(folder, name)),
+        notices=(
+            *precision_notices(where, kind),
+            *adapter_notices(folder, name, lora.path if lora else None),
+        ),
         quantization=quantized_as(quantize, scheme, kind),
+        adapter=lora.name if lora else "",
     )
     sampling, captions = read_sampling(folder), is_captioner(name, folder)
     return replace(loaded, sampling=sampling, captions=captions)
@@ -170,6 +184,7 @@ def ready(
     processor: Any,
     speedups: Speedups,
     start: float,
+    /,
     *,
     notices: tuple[str, ...] = (),
     **known: Any,

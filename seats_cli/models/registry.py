@@ -64,9 +64,30 @@ def adapter_for(model: Any) -> Adapter:
             f"A {kind} splits each batch between copies of a model, and pruning works on one "
             "prompt at a time: pass the model inside, `model.module`."
         )
+    if isinstance(model, nn.Module) and hasattr(model, "peft_config"):
+        model = _without_peft(model)
     if not isinstance(model, nn.Module) and isinstance(getattr(model, "model", None), nn.Module):
         raise ModelError(f"A {kind} is not a model, but holds one: pass its `model`.")
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if not isinstance(model, nn.Module) or not isinstance(model_type, str):
         raise ModelError(f"A {kind} is no model that seats can prune: load {family_titles()}.")
     return adapter_class(model_type)(model)
+
+
+def _without_peft(model: Any) -> Any:
+    """The model inside a PEFT wrapper, whose layers apply the adapter by themselves.
+
+    Raises
+    ------
+    ModelError
+        If the adapter is a prompt, which the wrapper puts before what the model is given.
+    """
+    configs = model.peft_config
+    if any(getattr(config, "is_prompt_learning", False) for config in configs.values()):
+        kind = next(iter(configs.values())).peft_type
+        raise ModelError(
+            f"The adapter of this model is a prompt ({getattr(kind, 'value', kind)}), which PEFT "
+            "adds outside of it, where pruning does not see it: use LoRA."
+        )
+    inside = getattr(model, "get_base_model", None)
+    return model if inside is None else inside()

@@ -23,6 +23,7 @@ from seats_cli.report.phrases import (
     format_si,
     frames_phrase,
     kept_phrase,
+    name_phrase,
     precision_phrase,
     schedule_phrase,
     size_phrase,
@@ -68,8 +69,7 @@ def report(answer: Answer) -> RenderableType:
 
 def _run_facts(answer: Answer) -> list[tuple[str, str]]:
     model, still = answer.model, answer.cost.still
-    revision = f"@{model.revision[:12]}" if model.revision else ""
-    name = f"{model.id}{revision} ({model.family}, {size_phrase(model.parameters)})"
+    name = f"{name_phrase(model, revision=True)} ({model.family}, {size_phrase(model.parameters)})"
     lines = [
         ("Clip", _clip_line(answer)),
         ("Model", f"{name}, {model.device}, {precision_phrase(model)}, {model.attention}"),

@@ -11,7 +11,13 @@ from rich.text import Text
 
 from seats_cli.report.columns import Column, markdown, table
 from seats_cli.report.documents import compared_row
-from seats_cli.report.phrases import format_bytes, format_percent, format_seconds, format_si
+from seats_cli.report.phrases import (
+    format_bytes,
+    format_percent,
+    format_seconds,
+    format_si,
+    name_phrase,
+)
 
 if TYPE_CHECKING:
     from seats_cli.results import Comparison
@@ -28,7 +34,7 @@ NOTHING_TO_COMPARE = "The unpruned model does not fit: there is no answer to com
 def comparison_report(comparison: Comparison) -> RenderableType:
     """Numbers first, then the answers: both in 80 columns."""
     rows = [compared_row(run) for run in comparison.runs]
-    heading = Text(f"{comparison.question}  ({comparison.model.id})", style="bold")
+    heading = Text(f"{comparison.question}  ({name_phrase(comparison.model)})", style="bold")
     parts: list[RenderableType] = [heading, Text(), table(_numbers(), rows, gap=1)]
     answers = (_label(""), Column("Answer", _answer, text=True, wraps=True))
     parts += [Text(), table(answers, rows), Text()]

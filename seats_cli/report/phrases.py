@@ -108,6 +108,12 @@ def size_phrase(parameters: int) -> str:
     return f"{format_si(parameters).replace(' ', '')} parameters"
 
 
+def name_phrase(model: ModelFacts, *, revision: bool = False) -> str:
+    """What answered: "Qwen/Qwen2.5-Omni-7B@ae9e1690543f with the adapter ./lora"."""
+    name = f"{model.id}@{model.revision[:12]}" if revision and model.revision else model.id
+    return f"{name} with the adapter {model.adapter}" if model.adapter else name
+
+
 def precision_phrase(model: ModelFacts) -> str:
     """In what a model computes, and how its weights are quantized: "bfloat16, FP8, ..."."""
     return f"{model.dtype}, {model.quantization}" if model.quantization else model.dtype

@@ -20,6 +20,7 @@ from seats_cli.report.phrases import (
     format_seconds,
     format_si,
     frames_phrase,
+    name_phrase,
     precision_phrase,
     size_phrase,
 )
@@ -124,7 +125,7 @@ def _facts(profile: Profile) -> list[tuple[str, str]]:
         ("Tokens", f"{video:,} video, {audio:,} audio, {text:,} text"),
         (
             "Model",
-            f"{model.id} ({size_phrase(model.parameters)}), {model.device}{threads}, "
+            f"{name_phrase(model)} ({size_phrase(model.parameters)}), {model.device}{threads}, "
             f"{precision_phrase(model)}, {model.attention}, "
             f"loaded in {format_seconds(profile.load_s)}",
         ),

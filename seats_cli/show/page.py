@@ -21,6 +21,7 @@ from seats_cli.report.phrases import (
     format_seconds,
     format_si,
     frames_phrase,
+    name_phrase,
     size_phrase,
     targets_phrase,
 )
@@ -326,7 +327,7 @@ def _model_words(record: RunRecord) -> str:
     """Model, size and how it ran."""
     model = record.model
     return (
-        f"{model.id} ({model.family}, {size_phrase(model.parameters)}), {model.device}, "
+        f"{name_phrase(model)} ({model.family}, {size_phrase(model.parameters)}), {model.device}, "
         f"{model.dtype}, {record.num_layers} layers"
     )
 

@@ -125,6 +125,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "revision": ("main", "main"),
     "offline": ("yes", True),
     "quantize": ("4bit", "4bit"),
+    "adapter": ("some/adapter", "some/adapter"),
     "start": ("0:01", 1.0),
     "end": ("3", 3.0),
     "fps": ("3", 3.0),
