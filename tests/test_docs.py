@@ -29,11 +29,13 @@ def test_every_repository_names_a_test_that_rebuilds_it() -> None:
     from tests.models.broken_layouts import BROKEN
     from tests.models.hub_layouts import LAYOUTS
     from tests.models.test_broken_layouts import LOADED, REFUSED
+    from tests.models.test_lora import LAYOUTS as ADAPTED
 
     rebuilt = {
         "test_hub_layouts.py::test_every_weight_arrives": {*LAYOUTS},
         "test_broken_layouts.py::test_what_loads_is_what_was_written": {*LOADED},
         "test_broken_layouts.py::test_what_does_not_load_says_what_helps": {*REFUSED},
+        "test_lora.py::test_an_adapter_answers": {*ADAPTED},
     }
     assert {*LOADED, *REFUSED} == BROKEN.keys()
     named: dict[str, set[str]] = {test: set() for test in rebuilt}
@@ -41,7 +43,7 @@ def test_every_repository_names_a_test_that_rebuilds_it() -> None:
     for row in re.findall(r"^\|.*::test_.*\|$", text, re.MULTILINE):
         _, _, happens, test, layouts, _ = (cell.strip() for cell in row.split("|"))
         assert test in named, row
-        loads = "every_weight_arrives" in test or "what_loads" in test
+        loads = any(part in test for part in ("every_weight_arrives", "what_loads", "answers"))
         assert happens.startswith("loads" if loads else "refused"), row
         named[test] |= set(layouts.split(", "))
     assert named == rebuilt

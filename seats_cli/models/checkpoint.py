@@ -123,7 +123,8 @@ def adapter_notices(folder: Path, name: str, used: Path | None) -> tuple[str, ..
     if not beside or (used is not None and used.resolve() == folder.resolve()):
         return ()
     return (
-        f"'{name}' also holds an adapter, which is not used: to use it, add `adapter=\"{name}\"`.",
+        f"'{name}' also holds a LoRA adapter, which is not used: to use it, add "
+        f'`adapter="{name}"`.',
     )
 
 

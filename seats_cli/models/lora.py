@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from seats_cli.errors import ModelError
 from seats_cli.families.checkpoint_folder import adapter_config, find_folder
-from seats_cli.models.devices import UNUSED_PARTS
+from seats_cli.models.weight_memory import UNUSED_PARTS
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
