@@ -72,6 +72,8 @@ def find_adapter(name: str, *, offline: bool = False) -> LoraFolder:
     """
     if util.find_spec("peft") is None:
         raise ModelError("`adapter` needs the package peft: pip install 'seats-cli[adapter]'.")
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise ModelError(f"There is no adapter folder '{name}'.")
     found = find_folder(name, offline=offline)
     values = adapter_config(found.path, found.name)
     kind = values.get("peft_type")

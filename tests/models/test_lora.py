@@ -230,6 +230,7 @@ def test_files_that_are_missing_or_damaged(loaded: LoadedModel, tmp_path: Path) 
     assert "only pickled weights (adapter_model.bin)" in refusal(tmp_path)
     (tmp_path / "adapter_model.bin").unlink()
     assert "no adapter_model.safetensors" in refusal(tmp_path)
+    assert "no adapter folder './gone'" in refusal("./gone")
     assert "hf download some/lora" in refusal("some/lora")
 
 
