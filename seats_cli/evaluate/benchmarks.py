@@ -1,4 +1,4 @@
-"""Readers of public benchmarks, whose annotations and videos lie on the user's disk.
+"""Question sets by name: readers of public benchmarks, whose annotations and videos the user has.
 
 A reader takes the folder that holds the annotations as published, and the videos beside them. All
 follow the settings of the SEATS paper: 2 frames per second, an upper bound on the frames of each
@@ -53,13 +53,15 @@ it is optional here::
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from seats_cli.errors import UsageError
 from seats_cli.evaluate.annotations import Row, find_file, find_folder, read_annotations, video_file
+from seats_cli.evaluate.generated import DEFAULT_COUNT, DEFAULT_SEED, synthetic_set
+from seats_cli.evaluate.jsonl import read_jsonl
 from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet
 
 
@@ -295,3 +297,75 @@ def read_benchmark(name: str, root: str | Path) -> QuestionSet:
     if found is None:
         raise UsageError(f"There is no benchmark {name!r}; known are {', '.join(BENCHMARKS)}.")
     return BENCHMARKS[found].read(found, Path(root))
+
+
+# ------------------------------------------------ sets by what the user calls them
+
+SYNTHETIC = "synthetic"
+
+
+# Questions of the synthetic set that are searched for each one of a requested kind.
+_SEARCHED = 50
+
+
+def question_set(
+    name: str,
+    *,
+    root: Path | None = None,
+    limit: int | None = None,
+    set_seed: int | None = None,
+    only: Sequence[str] = (),
+) -> QuestionSet:
+    """Find a set.
+
+    Parameters
+    ----------
+    name : str
+        "synthetic", the name of a benchmark, or the path of a JSON lines file.
+    root : Path, optional
+        Folder of a benchmark's annotations and videos.
+    limit : int, optional
+        At most so many questions, the first ones; of the synthetic set, which has no end, so many.
+    set_seed : int, optional
+        Of the synthetic set.
+    only : sequence of str
+        Families of questions or kinds of clips; all by default.
+
+    Raises
+    ------
+    UsageError
+        There is no such set, it cannot be read, or it has no such family or kind.
+    """
+    if set_seed is not None and name != SYNTHETIC:
+        raise UsageError("`set_seed` is for the synthetic set only.")
+    if root is not None:
+        found = read_benchmark(name, root)
+    elif name in BENCHMARKS:
+        raise UsageError(f"{name} needs `root`, the folder with its annotations and videos.")
+    elif name == SYNTHETIC:
+        limit = DEFAULT_COUNT if limit is None else limit
+        count = limit * _SEARCHED if only else limit
+        found = synthetic_set(count, seed=DEFAULT_SEED if set_seed is None else set_seed)
+    elif Path(name).suffix.lower() in (".jsonl", ".json"):
+        found = read_jsonl(name)
+    else:
+        raise UsageError(
+            f"There is no question set '{name}': give {SYNTHETIC}, a .jsonl file, or one of "
+            f"{', '.join(BENCHMARKS)}."
+        )
+    return _of_kind(found, only).limited(limit)
+
+
+def _of_kind(questions: QuestionSet, only: Sequence[str]) -> QuestionSet:
+    """The questions whose family or kind of clip is among `only`."""
+    if not only:
+        return questions
+    known = {name for item in questions.items for name in (item.family, item.kind) if name}
+    for name in only:
+        if name not in known:
+            raise UsageError(
+                f"{questions.name} has no questions or clips of kind '{name}': "
+                f"{', '.join(sorted(known)) or 'it names no kinds'}."
+            )
+    items = tuple(item for item in questions.items if {item.family, item.kind} & set(only))
+    return replace(questions, items=items)

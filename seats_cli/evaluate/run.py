@@ -29,7 +29,7 @@ class Job:
     """What to ask, of which model, and where to store it."""
 
     # Of the question set; `root`, `limit`, `set_seed` and `only` are as for
-    # `seats_cli.evaluate.sets.question_set`.
+    # `seats_cli.evaluate.benchmarks.question_set`.
     name: str
     root: Path | None
     limit: int | None
@@ -222,7 +222,7 @@ def _prepare(job: Job, load: Callable[[ModelOptions], LoadedModel]) -> _Prepared
 
 
 def _questions(job: Job) -> QuestionSet:
-    from seats_cli.evaluate.sets import SYNTHETIC, question_set
+    from seats_cli.evaluate.benchmarks import SYNTHETIC, question_set
 
     questions = question_set(
         job.name, root=job.root, limit=job.limit, set_seed=job.set_seed, only=job.only

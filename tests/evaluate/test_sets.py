@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.sets import question_set
+from seats_cli.evaluate.benchmarks import question_set
 
 
 def test_only_some_families_or_kinds() -> None:
