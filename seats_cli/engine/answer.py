@@ -134,7 +134,8 @@ def ask(
     media = clip.clip if isinstance(clip, PreparedClip) else clip
     # What drops nothing before the LLM may go beyond the context, with a warning; what does has to
     # fit. Sizes are known before minutes are spent on features.
-    chosen = None if plan is None or not plan.prunes or method is not None else method_for(plan)
+    made = None if plan is None else (method or method_for)(plan)
+    chosen = made if plan is not None and plan.prunes else None
     early = chosen is not None and chosen.drops_before_llm
     use = partial(
         context_use,
@@ -174,7 +175,7 @@ def ask(
             clock=clock,
             encoder_cache=encoder_cache,
             prefixes=prefixes,
-            method=method,
+            method=None if made is None else lambda _plan: made,
             optimize=loaded.speedups,
         )
         swaps = run.swaps

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from seats_cli.errors import UsageError
+from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import Architecture, Family, FrameSizing
 from seats_cli.families.registry import with_own_settings
 from seats_cli.selection.device import TokenIndex
@@ -175,6 +175,17 @@ class Adapter(ABC):
     @abstractmethod
     def load_processor(cls, folder: Path) -> Any:
         """The processor of a checkpoint folder, with a `tokenizer`; no remote code is run."""
+
+    def check_processor(self, processor: Any, name: str) -> None:
+        """See to it that a processor's tokens are those of this model; `name` is the checkpoint's.
+
+        Raises
+        ------
+        ModelError
+            If prompts would hold tokens that mean something else to the model.
+        """
+        if len(processor.tokenizer) <= max(self.video_token_id, self.audio_token_id):
+            raise ModelError(f"The tokenizer of '{name}' has no tokens for video and sound.")
 
     @classmethod
     @abstractmethod

@@ -158,8 +158,10 @@ def load_model(
         if lora is not None:
             apply_adapter(family(net), lora, merge=quantize is None)
             net.eval()
+    wrapped = family(net)
+    wrapped.check_processor(processor, name)
     loaded = ready(
-        family(net),
+        wrapped,
         processor,
         speedups_for(attention, where, kind),
         start,

@@ -135,6 +135,21 @@ class QwenOmni(Adapter):
             )
         return processor
 
+    def check_processor(self, processor: Any, name: str) -> None:
+        """The placeholders of video and sound: a tokenizer numbers what it does not know anew."""
+        tokenizer = processor.tokenizer
+        marks = {
+            processor.video_token: self.video_token_id,
+            processor.audio_token: self.audio_token_id,
+        }
+        for mark, number in marks.items():
+            found = tokenizer.convert_tokens_to_ids(mark)
+            if found != number:
+                raise ModelError(
+                    f"The tokenizer of '{name}' has {mark} as token {found}, the model as "
+                    f"{number}: {_FROM_BASE}."
+                )
+
     @classmethod
     def bare_processor(cls, values: dict[str, Any], bundled: Path) -> Any:
         """The family's processor around the bundled tokenizer and feature extractor."""

@@ -101,7 +101,7 @@ def test_options_reach_the_engine(run, clip):
         "--start 1:15 --end 90.5 --fps 1.5 --max-frames 64 --max-pixels 50176 --no-audio "
         "--video-track 1 --audio-track 1 --max-audio 1:00 -m some/model --device cuda:1 "
         "--dtype bfloat16 --attn eager --revision main --offline --max-new-tokens 5 "
-        "--quantize 4bit --temperature 0.5 --top-p 0.9 --seed 3"
+        "--quantize 4bit --adapter some/lora --temperature 0.5 --top-p 0.9 --seed 3"
     )
     result = run("ask", clip, "What?", *arguments.split())
     assert result.exit_code == 0, result.stderr
@@ -113,6 +113,7 @@ def test_options_reach_the_engine(run, clip):
         "revision": "main",
         "offline": True,
         "quantize": "4bit",
+        "adapter": "some/lora",
     }
     assert CALLS["read_clip"].pop("sizing") is not None
     assert CALLS["read_clip"].pop("source").audio

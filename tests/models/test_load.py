@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.base import SAMPLE_RATE
+from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.media.clip import Clip, MediaFacts
 from seats_cli.models import load_model
 from tests.models.checkpoints import write_checkpoint
@@ -126,6 +128,19 @@ class TestRefusals:
     def test_impossible_settings(self, setting: dict[str, str], message: str) -> None:
         with pytest.raises(UsageError, match=message):
             load_model("bundled", **setting)
+
+
+def test_tokens_that_are_other_tokens_to_the_model(tmp_path: Path) -> None:
+    """A tokenizer saved without its added tokens numbers them anew: past the vocabulary's end."""
+    folder = tmp_path / "no-added-tokens"
+    shutil.copytree(BUNDLED_PATH, folder)
+    saved = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(saved["vocab"]))
+    merges = (" ".join(pair) if isinstance(pair, list) else pair for pair in saved["merges"])
+    (folder / "merges.txt").write_text("\n".join(("#version: 0.2", *merges, "")))
+    with pytest.raises(ModelError, match=r"VIDEO.* as token \d+, the model as \d+: copy the files"):
+        load_model(str(folder), device="cpu")
 
 
 def test_without_a_name_it_is_the_bundled_model(monkeypatch: pytest.MonkeyPatch) -> None:
