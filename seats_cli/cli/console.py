@@ -7,6 +7,7 @@ import errno
 import io
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -157,6 +158,18 @@ class AnswerStream:
                 _write(text)
             except OutputError as error:
                 self._failed = error
+
+
+_HELP_WIDTH = 60
+
+
+def is_narrow() -> bool:
+    """Whether the panels of the help would cut the names of options."""
+    try:
+        width = int(os.environ.get("TERMINAL_WIDTH", ""))
+    except ValueError:
+        width = shutil.get_terminal_size().columns
+    return width < _HELP_WIDTH
 
 
 def print_document(text: str) -> None:

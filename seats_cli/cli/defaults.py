@@ -18,6 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from seats_cli.cli.console import is_narrow
 from seats_cli.cli.option_groups import was_typed
 from seats_cli.config import read_table
 from seats_cli.errors import ConfigError
@@ -94,7 +95,17 @@ def load_settings(environ: Mapping[str, str] | None = None) -> dict[str, Setting
     return found
 
 
-class SettingsCommand(TyperCommand):
+class PlainCommand(TyperCommand):
+    """A command whose help is plain text in a narrow terminal, where panels would cut its flags."""
+
+    def format_help(self, context: Any, formatter: Any) -> None:
+        """As usual, with panels or without."""
+        if is_narrow():
+            self.rich_markup_mode = None
+        super().format_help(context, formatter)
+
+
+class SettingsCommand(PlainCommand):
     """A command whose options take their defaults from the settings."""
 
     def make_context(

@@ -15,7 +15,7 @@ from seats_cli.cli import compare, plan, profile, runtime, show
 from seats_cli.cli import eval as evaluate
 from seats_cli.cli.ask import EPILOG, ask
 from seats_cli.cli.console import prepare_streams
-from seats_cli.cli.defaults import SettingsCommand
+from seats_cli.cli.defaults import PlainCommand, SettingsCommand
 from seats_cli.cli.doctor import config, doctor
 from seats_cli.cli.runtime import GuardedGroup
 
@@ -36,8 +36,8 @@ app.command(cls=SettingsCommand, epilog=profile.EPILOG)(profile.profile)
 app.command(cls=SettingsCommand, epilog=compare.EPILOG)(compare.compare)
 app.command(cls=SettingsCommand, epilog=show.EPILOG)(show.show)
 app.command("eval", cls=SettingsCommand, epilog=evaluate.EPILOG)(evaluate.evaluate)
-app.command()(doctor)
-app.command()(config)
+app.command(cls=PlainCommand)(doctor)
+app.command(cls=PlainCommand)(config)
 
 
 def _version(value: bool) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from seats_cli.cli.console import silence_stdout
+from seats_cli.cli.console import is_narrow, silence_stdout
 from seats_cli.cli.option_groups import sentence_of, with_flags
 from seats_cli.errors import ADVICE, OutputError, ResourceError, SeatsError, out_of_memory_on
 
@@ -83,6 +83,12 @@ class GuardedGroup(TyperGroup):
     The mapping sits here, and not around the app, so that every way to start the app
     (console script, `python -m`, a test's runner) gives the same output and exit code.
     """
+
+    def format_help(self, context: Any, formatter: Any) -> None:
+        """As usual, without panels where they would cut the names of commands."""
+        if is_narrow():
+            self.rich_markup_mode = None
+        super().format_help(context, formatter)
 
     def main(
         self,

@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
 
 import seats_cli
+from seats_cli.cli.main import app
 
 HEAVY = ("torch", "transformers", "numpy", "av", "librosa", "huggingface_hub")
 
@@ -68,3 +71,16 @@ def test_unknown_command_is_one_line(run):
     assert result.exit_code == 2
     assert "Did you mean 'ask'" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [[], ["ask"], ["eval"], ["config"]])
+def test_flags_are_whole_in_a_narrow_terminal(command, monkeypatch):
+    monkeypatch.setenv("TERMINAL_WIDTH", "40")
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = CliRunner().invoke(app, [*command, "--help"]).stdout
+    found = get_command(app)
+    for name in command:
+        found = found.commands[name]
+    flags = {flag for parameter in found.params for flag in getattr(parameter, "opts", ())}
+    assert all(flag in shown for flag in flags if flag.startswith("--"))
+    assert "…" not in shown
