@@ -129,6 +129,7 @@ class Adapter(ABC):
     # The attention of each vision block, if it takes packed patches and the borders between them
     # (`cu_seqlens`): the fused attention and Stage 0 are for these alone.
     packed_attentions: Sequence[nn.Module] = ()
+    vision_mlps: Sequence[nn.Module] = ()  # of the vision blocks; they treat each patch by itself
 
     @abstractmethod
     def __init__(self, model: nn.Module) -> None: ...

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.backends import cuda
 
 from seats_cli.models import fused_modules
@@ -186,6 +187,31 @@ def use_fused_modules(adapter: Adapter) -> Iterator[None]:
         yield
 
 
+# ----------------------------------------------------------------- memory
+
+# Patches that an MLP of the vision encoder is given at once: enough to keep any device busy.
+_MLP_ROWS = 1 << 15
+
+
+@contextmanager
+def mlps_in_pieces(adapter: Adapter) -> Iterator[None]:
+    """Let the vision encoder's MLPs take long clips piece by piece; rows do not see each other."""
+
+    def wrap(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def in_pieces(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if hidden.ndim != 2 or len(hidden) <= _MLP_ROWS:
+                return forward(hidden, *args, **kwargs)
+            pieces = torch.split(hidden, _MLP_ROWS)
+            return torch.cat([forward(piece, *args, **kwargs) for piece in pieces])
+
+        return in_pieces
+
+    with ExitStack() as stack:
+        for mlp in adapter.vision_mlps:
+            stack.enter_context(replace_forward(mlp, wrap))
+        yield
+
+
 # ------------------------------------------------------------- the text model
 
 
@@ -268,6 +294,13 @@ SWAPS = (
         install=lambda run: (
             use_fused_modules(run.adapter) if run.speedups.fused_modules else nullcontext()
         ),
+    ),
+    Swap(
+        "mlps_in_pieces",
+        target="`forward` of the vision blocks' MLPs",
+        why="Of an hour of video, their inner states are the largest tensors there are.",
+        place="Around the fused projections, which lie inside the MLPs.",
+        install=lambda run: nullcontext() if run.speedups == STOCK else mlps_in_pieces(run.adapter),
     ),
     Swap(
         "vectorized_mrope",

@@ -70,6 +70,7 @@ class QwenOmni(Adapter):
         )
         self.merge_unit = thinker.config.vision_config.spatial_merge_size**2
         self.packed_attentions = [block.attn for block in self.visual.blocks]
+        self.vision_mlps = [block.mlp for block in self.visual.blocks]
         seeing: Any = self.packed_attentions[-1]
         hearing = self.audio_tower.layers[-1].self_attn
         self.vision_attention, self.audio_attention = seeing, hearing

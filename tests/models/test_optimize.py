@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from seats_cli.engine.prune import prune
+from seats_cli.models import optimize
 from seats_cli.models.optimize import (
     SEGMENTS,
     SWAPS,
@@ -33,16 +34,34 @@ def test_stock_encoders_and_no_others(family: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("optimize", [True, False])
-def test_prune_swaps_it_in_unless_asked_not_to(optimize: bool) -> None:
+@pytest.mark.parametrize("faster", [True, False])
+def test_prune_swaps_it_in_unless_asked_not_to(faster: bool) -> None:
     model = golden.build("qwen2_5")
     adapter, seen = adapter_for(model), []
     adapter.visual.register_forward_hook(lambda *_: seen.append(encoder_attention(adapter)[0]))
     run = Run("qwen2_5", "twelve_ragged", "seats_a")
-    with prune(model, golden.plan(run), optimize=optimize):
+    with prune(model, golden.plan(run), optimize=faster):
         model(**golden.inputs(run))
-    assert seen == [SEGMENTS if optimize else "sdpa"]
+    assert seen == [SEGMENTS if faster else "sdpa"]
     assert encoder_attention(adapter) == ("sdpa", "sdpa")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mlps_in_pieces_give_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimize, "_MLP_ROWS", 7)
+    adapter = adapter_for(golden.build(family))
+    mlp, rows = adapter.vision_mlps[0], []
+    width = next(mlp.parameters()).shape[1]
+    hidden = torch.randn(40, width, generator=torch.Generator().manual_seed(0))
+    whole = mlp(hidden)
+    inner = next(part for part in mlp.modules() if isinstance(part, torch.nn.Linear))
+    inner.register_forward_hook(lambda _module, args, _output: rows.append(len(args[0])))
+    before = mlp.forward
+    with optimize.mlps_in_pieces(adapter):
+        torch.testing.assert_close(mlp(hidden), whole)
+    assert rows == [7, 7, 7, 7, 7, 5]
+    assert mlp.forward == before
 
 
 class TestTheList:
