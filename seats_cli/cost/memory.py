@@ -150,14 +150,18 @@ def _patch_values(shape: VisionShape) -> int:
 
 # ------------------------------------------------------------------- encoders
 
+# Patches that an MLP of the vision encoder is given at once: enough to keep any device busy.
+MLP_ROWS = 1 << 15
+
 
 def encoder_bytes(architecture: Architecture, sizes: MediaSizes, bytes_per_value: int) -> int:
     """Estimate of the largest number of bytes that encoding holds besides weights.
 
     The encoders run one after the other, each on all of the clip. In a block of the vision encoder
     either attention holds the most (normed states, queries, keys, values, and the rotation of
-    queries and keys in float32), or the MLP. Pixel values are there in float32 and, where the model
-    computes in another precision, in that as well. Fused kernels on a GPU need less.
+    queries and keys in float32), or the MLP, which takes `MLP_ROWS` patches at once. Pixel values
+    are there in float32 and, where the model computes in another precision, in that as well. Fused
+    kernels on a GPU need less.
 
     Parameters
     ----------
@@ -171,12 +175,13 @@ def encoder_bytes(architecture: Architecture, sizes: MediaSizes, bytes_per_value
     pixels = _patch_values(vision) * (4 if bytes_per_value == 4 else 4 + bytes_per_value)
     rotation = 26 * vision.hidden_size  # 6.5 float32 values for each of a patch's
     attention = 5 * vision.hidden_size * bytes_per_value + rotation
-    matrices = 3 if vision.gated_mlp else 2
-    mlp = (2 * vision.hidden_size + matrices * vision.intermediate_size) * bytes_per_value
+    inner = (3 if vision.gated_mlp else 2) * vision.intermediate_size * bytes_per_value
+    mlp = 2 * vision.hidden_size * bytes_per_value * patches + inner * min(patches, MLP_ROWS)
     deepstack = len(vision.deepstack_blocks) * vision.out_hidden_size * bytes_per_value
-    per_patch = pixels + max(attention, mlp) + deepstack // vision.merge_size**2
+    kept = pixels + deepstack // vision.merge_size**2
+    seen = patches * kept + max(patches * attention, mlp)
     frames = max(sizes.mel_frames, default=0)
-    return max(patches * per_patch, _audio_bytes(architecture, frames, bytes_per_value))
+    return max(seen, _audio_bytes(architecture, frames, bytes_per_value))
 
 
 def _audio_bytes(architecture: Architecture, frames: int, bytes_per_value: int) -> int:

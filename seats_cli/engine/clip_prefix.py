@@ -24,6 +24,7 @@ from seats_cli.selection.method import Method
 # Settings of one clip whose states are kept, and the bytes that they may take together.
 MAX_SETTINGS = 4
 MAX_BYTES = 2 << 30
+_NOTHING = torch.zeros(0)
 
 
 def first_cut(method: Method, plan: PruningPlan, num_layers: int) -> int:
@@ -116,7 +117,7 @@ class PrefixSharing:
         self._adapter, self._plan, self._method = adapter, plan, method
         self._depth = 0  # layers that are shared; 0 in a prompt that shares nothing
         self._found: ClipPrefix | None = None
-        self._ids, self._sums = torch.zeros(0), torch.zeros(0)  # of the prefix under way
+        self._ids, self._sums = _NOTHING, _NOTHING  # of the prefix under way
         self._new: Tensor | None = None  # keep mask of a prefix to be kept
         self._sides: tuple[str, ...] = ()  # names of what the decoder works out for its layers
 
@@ -148,7 +149,6 @@ class PrefixSharing:
             return None
         prefix = int(clip[-1]) + 1
         self._ids, self._sums = ids[:prefix], embeddings[:prefix].float().sum(-1)
-        self._depth = first_cut(self._method, self._plan, len(self._adapter.layers))
         return store.find(self._plan, self._method, self._ids, self._sums)
 
     def begin(
@@ -161,10 +161,9 @@ class PrefixSharing:
         keep : BoolTensor (S,), places : TokenIndex
             The tokens that enter the LLM.
         """
-        if not self._depth:
+        if self._store is None or not len(self._ids):
             return places
-        assert self._store is not None
-        # `before_llm` tells some methods only now where they will drop.
+        # Not in `find`: some methods learn in `before_llm` where they will drop.
         self._depth = first_cut(self._method, self._plan, len(self._adapter.layers))
         keep = keep[: len(self._ids)]
         if found is None or found.depth != self._depth or not found.keep.equal(keep):
@@ -235,6 +234,7 @@ class PrefixSharing:
     def end(self) -> None:
         """Forget the prompt under way."""
         self._found, self._new, self._depth = None, None, 0
+        self._ids, self._sums = _NOTHING, _NOTHING
 
 
 def _key(plan: PruningPlan, method: Method) -> Any:

@@ -7,6 +7,7 @@ import string
 import unicodedata
 from dataclasses import dataclass
 
+from seats_cli.engine.thinking import split_thoughts
 from seats_cli.evaluate.questions import LETTERS, EvalProtocol, Item
 
 
@@ -108,9 +109,7 @@ _WRONG = re.compile(
     r"|(?:isn't|can't\s+be|cannot\s+be))\b[^,;.\n]*"
 )
 _BRACKETED = re.compile(r"\(([A-Z])\)")
-_REASONING = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.IGNORECASE | re.DOTALL)
-_REASONING_END = re.compile(r".*</(?:think|thinking|thought|reasoning)>", re.IGNORECASE | re.DOTALL)
-_REASONING_CUT = re.compile(r"<(?:think|thinking|thought|reasoning)>.*", re.IGNORECASE | re.DOTALL)
+_REASONING_TAG = re.compile(r"<(/?)(?:thinking|thought|reasoning|think)>", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.IGNORECASE | re.DOTALL)
 _STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|rm|bf)\s*\{([^{}]*)\}")
 _BOXED = re.compile(r"\\f?boxed\s*\{([^{}]*)\}")
@@ -154,8 +153,8 @@ def given_answer(text: str) -> str:
     Reasoning stands in `<think>` tags; one that was cut off leaves nothing. Of answers in
     `<answer>` tags or in LaTeX boxes the last one counts.
     """
-    text = _REASONING.sub("", unicodedata.normalize("NFKC", text))
-    text = _REASONING_CUT.sub("", _REASONING_END.sub("", text))
+    text = _REASONING_TAG.sub(r"<\1think>", unicodedata.normalize("NFKC", text))
+    text = split_thoughts(text).answer
     if tagged := _TAGGED.findall(text):
         text = tagged[-1]
     text = text.replace("$", "").replace("\\(", "").replace("\\)", "")

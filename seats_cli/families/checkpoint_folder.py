@@ -374,26 +374,9 @@ def _refuse_other_formats(found: CheckpointFolder) -> None:
 # --------------------------------------------------------------------- adapters
 
 
-def adapter_config(folder: Path, name: str) -> dict[str, Any]:
-    """The adapter_config.json of a folder, as peft writes it.
-
-    Raises
-    ------
-    ModelError
-        If there is none that can be read.
-    """
-    try:
-        values = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"'{name}' has no readable {ADAPTER_CONFIG}.") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"The {ADAPTER_CONFIG} of '{name}' holds no settings.")
-    return values
-
-
 def _about_adapter(found: CheckpointFolder) -> str:
     """What to do where an adapter was named as the model."""
-    base = adapter_config(found.path, found.name).get("base_model_name_or_path")
+    base = read_config(found.path, found.name, ADAPTER_CONFIG).get("base_model_name_or_path")
     known = hub_id_of(str(base)) if base else "the model that it was trained on"
     wanted = f" of {known}" if base else ""
     return (

@@ -146,8 +146,8 @@ def with_own_settings(architecture: Architecture, own: Mapping[str, Any]) -> Arc
     return architecture
 
 
-def read_config(folder: Path, name: str) -> dict[str, Any]:
-    """The config.json of a checkpoint folder.
+def read_config(folder: Path, name: str, file: str = "config.json") -> dict[str, Any]:
+    """The config.json of a checkpoint folder, or another file of settings in it.
 
     Raises
     ------
@@ -155,11 +155,11 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         If there is none or it does not hold a JSON object.
     """
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+        values = json.loads((folder / file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"'{name}' has no readable config.json.") from error
+        raise ModelError(f"'{name}' has no readable {file}.") from error
     if not isinstance(values, dict):
-        raise ModelError(f"The config.json of '{name}' holds no settings.")
+        raise ModelError(f"The {file} of '{name}' holds no settings.")
     return values
 
 

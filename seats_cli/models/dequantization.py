@@ -7,7 +7,6 @@ and know neither whole repositories of Omni models nor scales for rows.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.errors import ModelError
+from seats_cli.families.checkpoint_folder import weight_files
 from seats_cli.models.quantization import ENTRIES, Scheme
 
 # Behind the name of a weight: of what it is multiplied by, and of what only 8-bit kernels need.
@@ -158,11 +158,7 @@ def weights_source(
         # Multiplied out, they are not quantized any more.
         for entry in ENTRIES:
             part.__dict__.pop(entry, None)
-    index = folder / "model.safetensors.index.json"
-    names = {"model.safetensors"}
-    if index.is_file():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    files = [safe_open(folder / file, "pt") for file in sorted(names)]
+    files = [safe_open(folder / file, "pt") for file in weight_files(folder)]
     source = {
         "pretrained_model_name_or_path": None,
         "config": config,

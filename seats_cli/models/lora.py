@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from seats_cli.errors import ModelError
-from seats_cli.families.checkpoint_folder import adapter_config, find_folder
+from seats_cli.families.checkpoint_folder import ADAPTER_CONFIG, find_folder
+from seats_cli.families.registry import read_config
 from seats_cli.models.weight_memory import UNUSED_PARTS
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def find_adapter(name: str, *, offline: bool = False) -> LoraFolder:
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise ModelError(f"There is no adapter folder '{name}'.")
     found = find_folder(name, offline=offline)
-    values = adapter_config(found.path, found.name)
+    values = read_config(found.path, found.name, ADAPTER_CONFIG)
     kind = values.get("peft_type")
     if kind != "LORA":
         raise ModelError(f"The adapter '{found.name}' is of the kind {kind}; seats takes LoRA.")

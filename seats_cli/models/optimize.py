@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.backends import cuda
 
+from seats_cli.cost.memory import MLP_ROWS
 from seats_cli.models import fused_modules
 from seats_cli.models.adapter import Adapter, is_prefill
 from seats_cli.models.encoder_attention import segment_attention
@@ -189,9 +190,6 @@ def use_fused_modules(adapter: Adapter) -> Iterator[None]:
 
 # ----------------------------------------------------------------- memory
 
-# Patches that an MLP of the vision encoder is given at once: enough to keep any device busy.
-_MLP_ROWS = 1 << 15
-
 
 @contextmanager
 def mlps_in_pieces(adapter: Adapter) -> Iterator[None]:
@@ -199,9 +197,9 @@ def mlps_in_pieces(adapter: Adapter) -> Iterator[None]:
 
     def wrap(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def in_pieces(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            if hidden.ndim != 2 or len(hidden) <= _MLP_ROWS:
+            if hidden.ndim != 2 or len(hidden) <= MLP_ROWS:
                 return forward(hidden, *args, **kwargs)
-            pieces = torch.split(hidden, _MLP_ROWS)
+            pieces = torch.split(hidden, MLP_ROWS)
             return torch.cat([forward(piece, *args, **kwargs) for piece in pieces])
 
         return in_pieces

@@ -49,7 +49,7 @@ def test_prune_swaps_it_in_unless_asked_not_to(faster: bool) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mlps_in_pieces_give_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimize, "_MLP_ROWS", 7)
+    monkeypatch.setattr(optimize, "MLP_ROWS", 7)
     adapter = adapter_for(golden.build(family))
     mlp, rows = adapter.vision_mlps[0], []
     width = next(mlp.parameters()).shape[1]
