@@ -78,6 +78,8 @@ def evaluate(
             for item in items
             if (item.id, spec.label) not in done and spec.label not in refused
         ]
+        if not missing:
+            continue
         # The clip is as large whichever of its questions and settings are left to be asked.
         need = need_of(
             loaded,
@@ -107,8 +109,6 @@ def _clip_records(
     need: Need,
 ) -> Iterator[tuple[ItemRecord, bool]]:
     """A record of each pair, and whether the spec was impossible; all are about one clip."""
-    if not missing:
-        return
     try:
         clip = open_clip(missing[0][0], protocol, loaded.sizing, (loaded.architecture, need))
         prepared = prepare_clip(loaded, clip, system=protocol.system)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _HUB_PAGE = re.compile(r"^(https?://)?(www\.)?(huggingface\.co|hf\.co)/")
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
+_FIELDS = {"dtype", "shape", "data_offsets"}  # of each tensor in a safetensors header
+_SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 _LARGEST_HEADER = 100_000_000  # bytes, as the safetensors library allows
 
 # Weights in formats that are not read, by the ending of their files, and what to say of them.
@@ -49,8 +50,8 @@ class CheckpointFolder:
     """Where a checkpoint lies."""
 
     path: Path
-    name: str  # its hub id if it lies in the Hugging Face cache, else as the user named it
-    hub_id: str | None = None  # None for a folder of the user's own
+    name: str  # its hub id if it was found in the cache by one, else as the user named it
+    hub_id: str | None = None  # None for a folder that lies in no cache
     revision: str | None = None  # commit of a cached snapshot
 
     @property
@@ -97,12 +98,16 @@ def find_folder(
         return CheckpointFolder(BUNDLED_PATH, BUNDLED)
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "snapshots").is_dir() or (path / CONFIG).exists():
+        snapshot_of = _hub_id_in(path.parent.parent) if path.parent.name == "snapshots" else None
+        if snapshot_of is not None:
+            return CheckpointFolder(path, name, snapshot_of, path.name)
+        repository_of = _hub_id_in(path)
+        if repository_of is None or (path / CONFIG).exists():
             return CheckpointFolder(path, name)
-        hub_id = path.name.removeprefix("models--").replace("--", "/")
-        found = _snapshot(path, hub_id, revision)
-        if found is not None:
-            return found
+        found = _snapshot(path, repository_of, revision)
+        if found is None:
+            raise ModelError(_how_to_get(name, repository_of, revision, offline, path))
+        return found
     if path.is_file():
         raise ModelError(_about_file(path, name))
     hub_id = hub_id_of(name)
@@ -116,7 +121,7 @@ def find_folder(
             f"'{name}' is an architecture without weights: `seats plan` and `random_weights` "
             "take it."
         )
-    raise ModelError(_how_to_get(name, hub_id, revision, offline))
+    raise ModelError(_how_to_get(name, hub_id, revision, offline, _cache_of(hub_id)))
 
 
 def hub_id_of(name: str) -> str:
@@ -134,9 +139,9 @@ def hub_id_of(name: str) -> str:
             return hub_id
     # 2. What is in the cache in another case; the hub itself redirects such names.
     for folder in _cache().glob("models--*"):
-        hub_id = folder.name.removeprefix("models--").replace("--", "/")
-        if wanted == _plain(hub_id) and "/" in spelled:
-            return hub_id
+        cached = _hub_id_in(folder)
+        if cached is not None and wanted == _plain(cached) and "/" in spelled:
+            return cached
     return spelled
 
 
@@ -147,7 +152,7 @@ def _plain(name: str) -> str:
 
 def _is_hub_id(name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)
@@ -165,6 +170,12 @@ def _cache() -> Path:
 def _cache_of(hub_id: str) -> Path:
     """The folder of a model in the Hugging Face cache, which holds refs, blobs and snapshots."""
     return _cache() / f"models--{hub_id.replace('/', '--')}"
+
+
+def _hub_id_in(repository: Path) -> str | None:
+    """The hub id whose folder in a cache this is, by its name; None for any other folder."""
+    kind, _, rest = repository.name.partition("--")
+    return rest.replace("--", "/") if kind == "models" and rest else None
 
 
 def _read_ref(repository: Path, name: str) -> str | None:
@@ -194,9 +205,11 @@ def _snapshot(repository: Path, hub_id: str, revision: str | None) -> Checkpoint
     return CheckpointFolder(matching[0], hub_id, hub_id, matching[0].name) if matching else None
 
 
-def _how_to_get(name: str, hub_id: str, revision: str | None, offline: bool) -> str:
-    """What to do about a model that is not in the cache."""
-    command, repository = download_command(hub_id, revision), _cache_of(hub_id)
+def _how_to_get(
+    name: str, hub_id: str, revision: str | None, offline: bool, repository: Path
+) -> str:
+    """What to do about a model of which `repository`, its folder in a cache, has no snapshot."""
+    command = download_command(hub_id, revision)
     if any(repository.glob("blobs/*.incomplete")):
         return f"The download of {hub_id} is not complete, go on with: {command}"
     cached = sorted(path.name for path in repository.glob("snapshots/*") if path.is_dir())
@@ -284,7 +297,7 @@ def weight_files(folder: Path) -> list[str]:
     index = folder / INDEX
     if index.exists() and not (folder / SINGLE).is_file():  # the order of transformers
         try:
-            listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            listed = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()
             return sorted({str(file) for file in listed})
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise ModelError(
@@ -293,8 +306,9 @@ def weight_files(folder: Path) -> list[str]:
     if (folder / SINGLE).exists():
         return [SINGLE]
     # Where the index itself is missing, the shards' names still say how many there are.
-    for path in sorted(folder.glob("model-*-of-*.safetensors")):
-        count = int(path.stem.rpartition("-")[2])
+    shards = (_SHARD.fullmatch(path.name) for path in sorted(folder.iterdir()))
+    for shard in filter(None, shards):
+        count = int(shard[1])
         return [*(f"model-{n + 1:05d}-of-{count:05d}.safetensors" for n in range(count)), INDEX]
     return []
 
@@ -320,6 +334,8 @@ def _header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
     if not isinstance(found, dict):
         raise ValueError(f"{file.name} is not a safetensors file")
     found.pop("__metadata__", None)
+    if not all(isinstance(entry, dict) and entry.keys() >= _FIELDS for entry in found.values()):
+        raise ValueError(f"{file.name} has a damaged header")
     return found, 8 + length
 
 
@@ -354,13 +370,10 @@ def _damaged(found: CheckpointFolder, file: str, size: int, whole: int | None) -
     )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    yield from sorted(path for path in folder.iterdir() if path.is_file())
-
-
 def _refuse_other_formats(found: CheckpointFolder) -> None:
     """Raise where the weights are in a format that is not read."""
-    endings = {path.suffix for path in _files(found.path) if path.name not in _NO_WEIGHTS}
+    files = (path for path in found.path.iterdir() if path.is_file())
+    endings = {path.suffix for path in files if path.name not in _NO_WEIGHTS}
     for ending, what in _OTHER_FORMATS.items():
         if ending in endings:
             raise ModelError(f"'{found.name}' {what}.")

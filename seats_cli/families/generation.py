@@ -66,7 +66,7 @@ def read_sampling(folder: Path) -> Sampling:
     their model cards say to sample. So a temperature counts unless `do_sample` is false.
     """
     try:
-        values = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+        values = json.loads((folder / "generation_config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return USUAL
     return sampling_of(values) if isinstance(values, dict) else USUAL

@@ -104,7 +104,7 @@ def describe_config(values: dict[str, Any], name: str) -> tuple[Architecture, di
         If the model is of no supported family or a number is missing.
     """
     kind = str(values.get("model_type", ""))
-    family = next((family for family in FAMILIES if kind in family.model_types), None)
+    family = _family_of_type(kind)
     if family is None:
         raise ModelError(
             f"The model type '{kind}' of '{name}' is not supported; seats works with "
@@ -124,11 +124,15 @@ def tied_embeddings(values: Mapping[str, Any]) -> bool:
 
     A config that does not say so is untied, as those of the published checkpoints are.
     """
-    kind = str(values.get("model_type", ""))
-    family = next((family for family in FAMILIES if kind in family.model_types), None)
+    family = _family_of_type(str(values.get("model_type", "")))
     inner = values if family is None else values.get(family.inner_config, values)
-    text = inner.get("text_config") or {}
-    return bool(inner.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+    return any(
+        bool(level.get("tie_word_embeddings")) for level in (inner, inner.get("text_config") or {})
+    )
+
+
+def _family_of_type(model_type: str) -> Family | None:
+    return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
 def with_own_settings(architecture: Architecture, own: Mapping[str, Any]) -> Architecture:

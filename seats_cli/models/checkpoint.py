@@ -17,6 +17,7 @@ import torch
 
 from seats_cli.errors import ModelError
 from seats_cli.families.checkpoint_folder import ADAPTER_CONFIG, tensor_headers, weight_files
+from seats_cli.families.registry import tied_embeddings
 from seats_cli.models.weight_memory import UNUSED_PARTS
 
 if TYPE_CHECKING:
@@ -87,18 +88,12 @@ def tie_missing_head(config: Any, values: Mapping[str, Any], folder: Path) -> No
     values : mapping
         The raw config.json.
     """
-    if not _says_tied(values):
+    if not tied_embeddings(values):
         return
     names = (name for file in weight_files(folder) for name in tensor_headers(folder / file))
     if not any(name.endswith(_HEAD) and not name.startswith(UNUSED_PARTS) for name in names):
         config.tie_word_embeddings = True
         config.get_text_config().tie_word_embeddings = True
-
-
-def _says_tied(values: Mapping[str, Any]) -> bool:
-    inner = values.get("thinker_config", values)
-    levels = (values, inner, inner.get("text_config") or {})
-    return any(bool(level.get("tie_word_embeddings")) for level in levels)
 
 
 @contextlib.contextmanager

@@ -190,7 +190,9 @@ def inputs_from_messages(
         texts += [_tokens(tokenizer, part["text"]) for part in parts if part.get("type") == "text"]
         listed.append(
             [
-                part if part.get("type") == "text" else _checked(part, loaded, use_audio_in_video)
+                {"type": "text", "text": _STAND_IN}
+                if part.get("type") == "text"
+                else _checked(part, loaded, use_audio_in_video)
                 for part in parts
             ]
         )
@@ -203,14 +205,7 @@ def inputs_from_messages(
     # 2. The files themselves, and the prompt around them.
     conversation = []
     for message, parts in zip(messages, listed, strict=True):
-        content = [
-            next(fitted).content()
-            if isinstance(part, _File)
-            else {"type": "text", "text": _STAND_IN}
-            if part.get("type") == "text"
-            else part
-            for part in parts
-        ]
+        content = [next(fitted).content() if isinstance(part, _File) else part for part in parts]
         conversation.append({"role": message["role"], "content": content})
     inputs = loaded.adapter.message_inputs(loaded.processor, conversation)
     ids = _with_texts(inputs.pop("input_ids")[0], tokenizer, texts)

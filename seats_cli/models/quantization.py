@@ -135,8 +135,8 @@ def scheme_of(folder: Path, config: Mapping[str, Any]) -> Scheme | None:
     for file, method in _FILES.items():
         if (folder / file).is_file():
             try:
-                entry = json.loads((folder / file).read_text(encoding="utf-8"))
-            except ValueError:
+                entry = json.loads((folder / file).read_text(encoding="utf-8-sig"))
+            except (OSError, ValueError):
                 entry = {}
             return _named(entry if isinstance(entry, dict) else {}, method)
     return None

@@ -235,7 +235,7 @@ class WeightMemory:
         for name, checkpoint in checkpoints().items():
             shape, _ = describe_config(named_config(checkpoint.shape), name)
             counts = WeightCounts.of(shape)
-            if counts.total < self.stored.elements:
+            if counts.total < self._counts.total:
                 sizes[name] = counts
         largest_first = sorted(sizes.items(), key=lambda item: -item[1].total)
         half = torch.bfloat16
