@@ -366,7 +366,10 @@ class Comparison(Measurement):
         return self.runs[0].error is None
 
 
-_VERSIONED = ("torch", "torchvision", "transformers", "av", "librosa")
+_VERSIONED = (
+    *("torch", "torchvision", "transformers", "accelerate", "bitsandbytes", "peft"),
+    *("av", "librosa"),
+)
 
 
 def versions() -> dict[str, str | None]:

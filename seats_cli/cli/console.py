@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -172,6 +173,18 @@ def is_narrow() -> bool:
     return width < _HELP_WIDTH
 
 
+class NarrowHelp:
+    """For commands and groups: help is plain text where panels would cut names."""
+
+    rich_markup_mode: Any
+
+    def format_help(self, context: Any, formatter: Any) -> None:
+        """As usual, with panels or without."""
+        if is_narrow():
+            self.rich_markup_mode = None
+        super().format_help(context, formatter)  # type: ignore[misc]
+
+
 def print_document(text: str) -> None:
     """Print a JSON document and nothing else."""
     _write(f"{text}\n")
@@ -230,8 +243,7 @@ class _Dropping(io.TextIOWrapper):
             self._lead_nowhere()
 
     def _lead_nowhere(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+        _lead_nowhere(self)
 
 
 def calm_libraries(*, debug: bool, quiet: bool) -> None:
@@ -266,8 +278,12 @@ def _write(text: str) -> None:
 
 def silence_stdout() -> None:
     """Point stdout at the null device, or the interpreter's last flush complains."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _lead_nowhere(sys.stdout)
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 _LINE_EVERY_S = 30.0

@@ -18,7 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from seats_cli.cli.console import is_narrow
+from seats_cli.cli.console import NarrowHelp
 from seats_cli.cli.option_groups import was_typed
 from seats_cli.config import read_table
 from seats_cli.errors import ConfigError
@@ -95,14 +95,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> dict[str, Setting
     return found
 
 
-class PlainCommand(TyperCommand):
-    """A command whose help is plain text in a narrow terminal, where panels would cut its flags."""
-
-    def format_help(self, context: Any, formatter: Any) -> None:
-        """As usual, with panels or without."""
-        if is_narrow():
-            self.rich_markup_mode = None
-        super().format_help(context, formatter)
+class PlainCommand(NarrowHelp, TyperCommand):
+    """A command without settings."""
 
 
 class SettingsCommand(PlainCommand):

@@ -25,8 +25,18 @@ from seats_cli.families.registry import BUNDLED, BUNDLED_PATH
 
 Facts = dict[str, Any]
 
-_PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "librosa", "numpy")
-_OPTIONAL = ("flash-attn", "triton")  # what runs faster with them runs without
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "accelerate",
+    "librosa",
+    "numpy",
+)
+# What runs faster with the first two runs without; the others are for quantize and adapter.
+_OPTIONAL = ("flash-attn", "triton", "bitsandbytes", "peft")
 # Only these are shown: they change where models come from and what runs, and hold no secret.
 _VARIABLES = (
     "HF_HUB_OFFLINE",

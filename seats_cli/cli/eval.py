@@ -11,7 +11,7 @@ import typer
 
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import ProgressBar, Talk, calm_libraries, print_document
-from seats_cli.cli.option_groups import grouped
+from seats_cli.cli.option_groups import grouped, was_typed
 from seats_cli.cli.option_parsers import budget_option, input_option, model_option, output_option
 from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.runtime import stop_if_interrupted
@@ -165,7 +165,10 @@ def evaluate(
     check_folder(folder, "-o")
     specs = [] if find_layers else build_specs(context, sweep, output.seed, variant or ())
     fields = ("fps", "max_frames", "max_new_tokens", "system")
-    replaced = {name: getattr(chosen, name) for name in fields}
+    # What is not to be changed is not changed by settings either.
+    fixed = questions == "synthetic" or as_published
+    taken = [name for name in fields if not fixed or was_typed(context, name)]
+    replaced = {name: getattr(chosen, name) for name in taken}
     from seats_cli.evaluate.run import Host, Job, check_errors, run_job
 
     job = Job(

@@ -97,7 +97,7 @@ def profile(
     The report goes to stdout.
     """
     talk = Talk(quiet=output.quiet)
-    check_synthetic(video, synthetic, read)
+    check_synthetic(video, synthetic, context)
     check_random(model, context)
     file = None
     if video is not None:
@@ -114,6 +114,7 @@ def profile(
 
     from seats_cli.engine.profiling import run_profile
     from seats_cli.media.probe import probe
+    from seats_cli.media.survey import forget_survey
     from seats_cli.media.synthetic_clip import synthetic_clip
 
     loaded = open_any(model, repeats.seed, talk)
@@ -128,6 +129,7 @@ def profile(
 
     def read_again() -> Clip:
         if file is not None:
+            forget_survey()
             return read_input(file, fitted, loaded.sizing, reader, notes)[0]
         assert synthetic is not None
         return synthetic_clip(

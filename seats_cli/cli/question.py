@@ -39,6 +39,8 @@ def find_question(argument: str | None, talk: Talk, *, timeout_s: float = STDIN_
     UsageError
         There is no question.
     """
+    if argument is not None and not argument.strip():
+        raise UsageError(f"The question is empty. {_HOW} --no-question asks nothing.")
     if argument is not None and argument != "-":
         return given_question(argument)
     stdin = sys.stdin
@@ -90,7 +92,7 @@ def given_question(argument: str) -> str:
     """
     question = argument.strip("\ufeff").strip()
     if not question:
-        raise UsageError(f"The question is empty. {_HOW} --no-question asks nothing.")
+        raise UsageError(f"The question is empty. {_HOW}")
     if not is_text(question):
         raise UsageError("The question is not UTF-8 text.")
     return question

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from seats_cli.cli.console import is_narrow, silence_stdout
+from seats_cli.cli.console import NarrowHelp, silence_stdout
 from seats_cli.cli.option_groups import sentence_of, with_flags
 from seats_cli.errors import ADVICE, OutputError, ResourceError, SeatsError, out_of_memory_on
 
@@ -77,18 +77,12 @@ def at_end(action: Callable[[], None]) -> None:
         _at_end.append(action)
 
 
-class GuardedGroup(TyperGroup):
+class GuardedGroup(NarrowHelp, TyperGroup):
     """A command group that shows no traceback unless asked to.
 
     The mapping sits here, and not around the app, so that every way to start the app
     (console script, `python -m`, a test's runner) gives the same output and exit code.
     """
-
-    def format_help(self, context: Any, formatter: Any) -> None:
-        """As usual, without panels where they would cut the names of commands."""
-        if is_narrow():
-            self.rich_markup_mode = None
-        super().format_help(context, formatter)
 
     def main(
         self,
@@ -165,7 +159,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, SeatsError):
         return f"Error: {_one_line(sentence_of(error))}", error.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EBADF):
-        return f"Error: There is no room to write to: {error.strerror}.", EXIT_UNEXPECTED
+        return f"Error: Nothing more can be written: {error.strerror}.", EXIT_UNEXPECTED
     place = out_of_memory_on(error)
     if place is not None:
         advice = _FOR_LIBRARIES if isinstance(error, ImportError) else ADVICE

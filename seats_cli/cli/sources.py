@@ -24,7 +24,7 @@ from seats_cli.cli.option_groups import was_typed, with_flags
 from seats_cli.cli.options import AnyModelFlags
 from seats_cli.cli.runtime import at_end, note, stop_if_interrupted
 from seats_cli.config import ModelOptions
-from seats_cli.errors import MediaError, ModelError, UsageError
+from seats_cli.errors import MediaError, UsageError
 from seats_cli.families.registry import BUNDLED, named_config
 from seats_cli.media.clip import ReadOptions
 
@@ -262,8 +262,10 @@ def read_input(
     return clip, read_s
 
 
-def check_synthetic(video: str | None, synthetic: float | None, options: ReadOptions) -> None:
+def check_synthetic(video: str | None, synthetic: float | None, context: typer.Context) -> None:
     """Refuse a file and a synthetic clip together, neither, or a part of a synthetic one.
+
+    What settings say about files does not concern it.
 
     Raises
     ------
@@ -271,14 +273,8 @@ def check_synthetic(video: str | None, synthetic: float | None, options: ReadOpt
     """
     if (video is None) == (synthetic is None):
         raise UsageError("Give either a VIDEO or --synthetic SECONDS.")
-    parts = (
-        options.start,
-        options.end,
-        options.video_track,
-        options.audio_track,
-        options.max_audio,
-    )
-    if synthetic is not None and any(part is not None for part in parts):
+    parts = ("start", "end", "video_track", "audio_track", "max_audio")
+    if synthetic is not None and any(was_typed(context, part) for part in parts):
         raise UsageError(
             "--start, --end, --video-track, --audio-track and --max-audio choose a part of a file; "
             "--synthetic makes a clip of just the length it says."
@@ -287,6 +283,8 @@ def check_synthetic(video: str | None, synthetic: float | None, options: ReadOpt
 
 def check_random(model: AnyModelFlags, context: typer.Context) -> None:
     """Refuse options that contradict each other, before anything is loaded.
+
+    What settings say about checkpoints does not concern random weights.
 
     Raises
     ------
@@ -298,10 +296,10 @@ def check_random(model: AnyModelFlags, context: typer.Context) -> None:
         return
     if was_typed(context, "model"):
         raise UsageError("--model and --random-weights exclude each other.")
-    if model.quantize is not None:
+    if was_typed(context, "quantize"):
         raise UsageError("--quantize needs the weights of a checkpoint, not random ones.")
-    if model.adapter is not None:
-        raise ModelError("--adapter needs the weights that it was trained on, not random ones.")
+    if was_typed(context, "adapter"):
+        raise UsageError("--adapter needs the weights that it was trained on, not random ones.")
     named_config(model.random_weights, layers=model.layers, hidden=model.hidden)
 
 

@@ -96,7 +96,9 @@ def _about_files(source: Path, items: list[Item], lines: Mapping[str, int]) -> I
     """A warning that names the first clip that is not there; what is there is asked about."""
     missing = [item for item in items if not Path(str(item.media)).exists()]
     if missing:
-        more = f", nor are those of {len(missing) - 1} other questions" if missing[1:] else ""
+        others = len(missing) - 1
+        more = f", nor are those of {others} other questions" if others > 1 else ""
+        more = ", nor is that of another question" if others == 1 else more
         yield (
             f"{source.name}, line {lines[missing[0].id]}: the file {missing[0].media} is not "
             f"there{more}; paths are relative to {source.name}."

@@ -99,10 +99,11 @@ def run_notes(
         turn = "their system turn" if protocol.system else "an empty system turn"
         notes.append(
             f"As published: {turn}, at most {protocol.max_frames} frames and "
-            f"{protocol.total_tokens:,} video tokens, sound up to {MAX_AUDIO_S:g} s, and no frame "
-            f"rate for the processor, which assumes {ASSUMED_FPS[loaded.facts.family]:g} frames "
-            "per second, as in the code of the paper's authors. What a prompt says around the "
-            "question is in other words than theirs."
+            f"{protocol.total_tokens:,} video tokens (but at least 128 a grid), sound up to "
+            f"{MAX_AUDIO_S:g} s, and no frame rate for the processor, which assumes "
+            f"{ASSUMED_FPS[loaded.facts.family]:g} frames per second, as in the "
+            "code of the paper's authors. What a prompt says around the question is in other words "
+            "than theirs."
         )
     if loaded.thinks:
         cut = sum(record.cut_off and not record.given for record in records)
@@ -113,5 +114,23 @@ def run_notes(
             f"{limit:,} tokens or what the context leaves, temperature {own.temperature:g}, top-p "
             f"{own.top_p:g}, top-k {own.top_k}. {cut} of {len(records)} answers were cut off while "
             "it was still thinking and count as unread."
+        )
+    warned = [record for record in records if record.warnings]
+    if warned:
+        notes.append(
+            f"{len(warned):,} of {len(records):,} answers came with warnings, the first: "
+            f"{warned[0].warnings[0]} answers.jsonl has all of them."
+        )
+    sizes: dict[str, set[tuple[int | None, int | None]]] = {}
+    for record in records:
+        if record.error is None:
+            offered = (record.offered_video_tokens, record.offered_audio_tokens)
+            sizes.setdefault(record.item_id, set()).add(offered)
+    apart = sum(len(found) > 1 for found in sizes.values())
+    if apart:
+        notes.append(
+            f"{apart:,} questions were asked about clips of another size under some settings, "
+            "because settings of an earlier run left them more or less room: compare settings "
+            "that ran together."
         )
     return tuple(notes)

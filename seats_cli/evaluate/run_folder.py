@@ -34,6 +34,8 @@ class ItemRecord:
     # Generated tokens, reasoning included, and whether their number ended the answer.
     answer_tokens: int | None = None
     cut_off: bool = False
+    # What was said of the clip, the context or the reasoning.
+    warnings: tuple[str, ...] = ()
     # Why there is no answer; such a record is counted separately, never as a wrong answer.
     error: str | None = None
     family: str = ""
@@ -88,8 +90,9 @@ class ItemRecord:
             If something that every record has is missing.
         """
         names = {field.name for field in dataclasses.fields(cls)}
+        known = {name: value for name, value in values.items() if name in names}
         try:
-            return cls(**{name: value for name, value in values.items() if name in names})
+            return cls(**{**known, "warnings": tuple(known.get("warnings", ()))})
         except (TypeError, ValueError) as error:
             raise UsageError(f"This is not a record of an evaluation: {error}.") from error
 

@@ -177,6 +177,7 @@ def _record(item: Item, spec: RunSpec, answer: Answer) -> ItemRecord:
         thinking=answer.thinking,
         answer_tokens=len(answer.token_ids),
         cut_off=answer.cut_off,
+        warnings=answer.warnings,
         correct=verdict.correct,
         unparsed=verdict.unparsed,
         video_tokens=sum(counts[0] for counts in alive) / len(alive),

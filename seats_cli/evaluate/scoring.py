@@ -64,15 +64,20 @@ _LETTER = (
     rf"|[A-Z](?=[)\]}}\"'.,;:!?\n]|\s*$|\s+(?:{_GOES_ON})\b|\s*[^\x00-\x7f]|\s*[-/&=])"
     rf"|[a-z](?=[)\]}}.,;:!?\n]|\s*$)))"
 )
-_IS = r"(?:is|was|be|are|would\s+be|must\s+be|should\s+be|seems\s+to\s+be|appears\s+to\s+be)"
-_NOUN = r"(?:answer|option|choice|letter|one)"
+_IS = (
+    r"(?:is|was|be|are|(?:would|must|should|could|might|may|has\s+to)\s+be"
+    r"|(?:seems|appears)\s+to\s+be)"
+)
+_NOUN = r"(?:answer|option|choice|letter|(?:correct|right|best)\s+one)"
+# What stands between "answer" and what it is.
+_SAYS = rf"(?:'s\b\s*:?|\s*[\"'\]]?\s*(?:{_IS}\b\s*:?|:|=|->|=>|→|-|—|(?=\()))"
 _A_NOUN = (
     r"(?:(?:the\s+)?(?:(?:correct|right|best|final)\s+)?(?:answer|option|choice|letter)\s*:?\s*)?"
 )
 # How an answer is given: "The answer is (B)", "Answer: B", "I would choose option B", and the same
 # in other languages that models fall into.
 _GIVEN = (
-    rf"\b{_NOUN}\s*[\"'\]]?\s*(?:{_IS}\b\s*:?|:|=|->|=>|→|-|—|(?=\())\s*(?:therefore\s+|simply\s+)?{_A_NOUN}",
+    rf"\b{_NOUN}{_SAYS}\s*(?:therefore\s+|simply\s+)?{_A_NOUN}",
     rf"\b(?:choose|choosing|chose|pick|picked|select|selected|go(?:ing)?\s+with)\s+{_A_NOUN}",
     rf"\b(?:it\s+is|it's|it\s+(?:must|should|would)\s+be|that\s+is|that's|i\s+think|i\s+believe|"
     rf"i\s+guess|i'd\s+say|i\s+would\s+say|probably|likely)\s+{_A_NOUN}",
@@ -82,13 +87,11 @@ _GIVEN = (
     r"(?:选择|選擇|选|選)\s*:?\s*",
 )
 _STATED = re.compile(rf"(?i:{'|'.join(_GIVEN)})({_LETTER})")
-_FINAL = re.compile(
-    rf"(?i:\b(?:final|correct)\s+{_NOUN}\s*(?:{_IS}\b\s*:?|:|=)\s*{_A_NOUN})({_LETTER})"
-)
+_FINAL = re.compile(rf"(?i:\b(?:final|correct)\s+{_NOUN}{_SAYS}\s*{_A_NOUN})({_LETTER})")
 _STATED_TEXT = re.compile(
-    rf"(?i:\b{_NOUN}\s*(?:{_IS}\b\s*:?|:|=)|\bit\s+is|\bit's|(?:答案|正解)\s*(?:是|为|為|は)?\s*:?)"
-    r"\s*([^\n.!?。]+)"
+    rf"(?i:\b{_NOUN}{_SAYS}|(?:答案|正解)\s*(?:是|为|為|は)?\s*:?)\s*([^\n.!?。]+)"
 )
+_IT_IS = re.compile(r"(?:it|that)(?:\s+is|'s)\s+", re.IGNORECASE)
 _RIGHT = re.compile(
     rf"(?:(?i:option|choice|answer)\s+)?({_OPEN}(?<![\w'-])[A-Z]){_CLOSE}[.:]?\s+"
     r"(?i:is|was|seems|must\s+be)\s+(?i:the\s+)?"
@@ -100,6 +103,7 @@ _LEADING = re.compile(
     r"|(?=\s+(?i:because|since|as|is\s+(?:the\s+)?(?:correct|right|answer|best)))(?<=[A-Z]))"
 )
 _AND_MORE = re.compile(
+    rf"{_CLOSE}"
     r"\s*(?:,|/|&|、|(?i:or|and|und|ou|y|o)\b|和|或)\s*(?i:option\s+|also\s+)?[(\[\"']?"
     r"(?:[B-HJ-Z](?![\w'])|[AI](?=[)\]}\"'.,;:!?\n]|\s*$|\s+(?:and|or|is|are)\b)|[a-z](?=[)\]]|\W*$))"
 )
@@ -153,7 +157,8 @@ def given_answer(text: str) -> str:
     Reasoning stands in `<think>` tags; one that was cut off leaves nothing. Of answers in
     `<answer>` tags or in LaTeX boxes the last one counts.
     """
-    text = _REASONING_TAG.sub(r"<\1think>", unicodedata.normalize("NFKC", text))
+    text = unicodedata.normalize("NFKC", text).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    text = _REASONING_TAG.sub(r"<\1think>", text)
     text = split_thoughts(text).answer
     if tagged := _TAGGED.findall(text):
         text = tagged[-1]
@@ -184,7 +189,7 @@ def parse_choice(given: str, choices: tuple[str, ...]) -> str | None:
 
     # 1. The text as a whole.
     text = given_answer(given)
-    whole = normalise(text)
+    whole = normalise(_IT_IS.sub("", text, count=1) if _IT_IS.match(text) else text)
     if not text or not whole:
         return None
     if options.count(whole) == 1:
@@ -219,7 +224,7 @@ def parse_choice(given: str, choices: tuple[str, ...]) -> str | None:
 
     # 5. Letters that are called right, or stand in brackets.
     for pattern in (_RIGHT, _BRACKETED):
-        found = [match[1][-1] for match in pattern.finditer(text)]
+        found = [_letter_of(match) for match in pattern.finditer(text)]
         if found:
             return _only(found, letters, text, len(text))
     return None
@@ -231,7 +236,7 @@ def _letter_of(match: re.Match[str]) -> str:
 
 def _only(found: list[str], letters: str, text: str, end: int) -> str | None:
     """The one letter that was found, if it is an option's and no second one is joined to it."""
-    joined = _AND_MORE.match(text, end + len(re.match(_CLOSE, text[end:])[0]))  # type: ignore[index]
+    joined = _AND_MORE.match(text, end)
     return found[0] if len(set(found)) == 1 and found[0] in letters and not joined else None
 
 

@@ -112,7 +112,7 @@ def decode_sound(
 
     def count_error() -> None:
         nonlocal broken
-        broken += 1
+        broken += placer.at_s >= 0  # what lies ahead of the range is not heard
 
     # 3. Decode to the end of the range. A broken packet leaves a hole in the stamps, and so
     #    silence of its length in the sound.
@@ -127,7 +127,7 @@ def decode_sound(
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
-            broken += 1
+            count_error()
             continue
         for frame in frames:
             placer.add(frame, origin_s)
@@ -147,7 +147,7 @@ def decode_sound(
         first_s=track.first / SAMPLE_RATE,
         joined=placer.joined,
         cut=cut,
-        cancelled_s=min(placer.cancelled, len(samples)) / SAMPLE_RATE,
+        cancelled_s=placer.cancelled / SAMPLE_RATE,
     )
 
 
@@ -164,7 +164,8 @@ class _Placer:
         self.picture_end_s = picture_end_s
         self.at_s = 0.0  # where the next frame is expected
         self.joined = 0
-        self.cancelled = 0  # samples of which the mix cancels itself
+        self.cancelled = 0  # samples in the range of which the mix cancels itself
+        self._cancelled = 0  # of the mixer so far
         self._shift_s = 0.0
         self._mixer: Mixer | None = None
         self._position = 0
@@ -198,7 +199,7 @@ class _Placer:
             delay = round((when + self.begin_s - instant / every) * frame.sample_rate)
             self._position = instant * SAMPLE_RATE // every - round(self.begin_s * SAMPLE_RATE)
             on_file = self._position + round(self.begin_s * SAMPLE_RATE)
-            self._mixer = Mixer(frame, on_file, delay)
+            self._mixer, self._cancelled = Mixer(frame, on_file, delay), 0
         self.at_s += frame.samples / frame.sample_rate
         self._write(self._mixer, frame)
 
@@ -206,7 +207,6 @@ class _Placer:
         """End the run: write what the mixer still holds."""
         if self._mixer is not None:
             self._write(self._mixer, None)
-            self.cancelled += self._mixer.cancelled
             self._mixer = None
 
     def _is_leap(self, when: float) -> bool:
@@ -222,7 +222,10 @@ class _Placer:
 
     def _write(self, mixer: Mixer, frame: AudioFrame | None) -> None:
         for samples in mixer.push(frame):
-            self.track.write(self._position, samples)
+            before = self._cancelled
+            self._cancelled = mixer.cancelled
+            kept = self.track.write(self._position, samples)
+            self.cancelled += kept if self._cancelled > before else 0
             self._position += len(samples)
 
 
@@ -238,17 +241,17 @@ class _Timeline:
         size = min(self._expected, int(_FIRST_BUFFER_S * SAMPLE_RATE))
         self._buffer = np.zeros(size, np.float32)
 
-    def write(self, position: int, samples: npt.NDArray[np.float32]) -> None:
+    def write(self, position: int, samples: npt.NDArray[np.float32]) -> int:
         """Put samples at a position, less what lies before 0, over earlier ones or too late.
 
-        `samples` is changed in place.
+        `samples` is changed in place. Returns how many were taken.
         """
         limit = round(self.limit_s * SAMPLE_RATE)
         skip = max(self._end - position, 0)
         stop = min(position + len(samples), limit)
         begin = position + skip
         if stop <= begin:
-            return
+            return 0
         if stop > len(self._buffer):
             # `resize` grows in place where the system can, without a second copy of hours of
             # sound; the new part is zero.
@@ -258,6 +261,7 @@ class _Timeline:
         np.clip(samples[skip : skip + len(target)], -1.0, 1.0, out=target)
         self.first = begin if self.first is None else self.first
         self._end = stop
+        return stop - begin
 
     def _next_size(self) -> int:
         """Twice as much, but not beyond what is expected, which would never be used."""

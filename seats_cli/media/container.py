@@ -197,8 +197,9 @@ def is_animated_webp(path: StrPath) -> bool:
 
 
 def _is_animated(head: bytes) -> bool:
-    """Whether a file that begins so, with 21 bytes or more, is an animated WebP."""
-    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21][0] & _ANIMATED)
+    """Whether a file that begins so is an animated WebP."""
+    named = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X"
+    return named and len(head) > 20 and bool(head[20] & _ANIMATED)
 
 
 def _animation(path: StrPath, name: str) -> BinaryIO:
@@ -224,6 +225,9 @@ def _animation(path: StrPath, name: str) -> BinaryIO:
 def _video(path: str, name: str, size: int, changed_ns: int) -> bytes:
     from PIL import Image  # only animations need it
 
+    too_large = f"{name} is too large an animation; make a video of it."
+    if size > _MAX_VIDEO_BYTES:
+        raise MediaError(too_large)
     # 1. The parts that are whole: Pillow refuses a file that ends early.
     with open(path, "rb") as file:
         data = _whole_chunks(file.read())
@@ -259,7 +263,7 @@ def _video(path: str, name: str, size: int, changed_ns: int) -> bytes:
                         container.mux(packet)
                     at_ms += length_ms
                     if written.tell() > _MAX_VIDEO_BYTES:
-                        raise MediaError(f"{name} is too large an animation; make a video of it.")
+                        raise MediaError(too_large)
                 container.mux(stream.encode(None))
     except (OSError, EOFError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise MediaError(f"The animation in {name} cannot be decoded ({error}).") from error

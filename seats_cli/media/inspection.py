@@ -17,7 +17,7 @@ from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.media.container import shown
 from seats_cli.media.extent import StrPath
 from seats_cli.media.notices import size_notices, thinning_notices
-from seats_cli.media.packets import land, open_stream, packets, stamp
+from seats_cli.media.packets import REORDER_S, land, open_stream, packets, stamp
 from seats_cli.media.pixels import FrameScaler
 from seats_cli.media.probe import AudioTrack, MediaSource, VideoTrack
 from seats_cli.media.reader import ReadPass
@@ -117,6 +117,9 @@ def _sound_seconds(job: ReadPass, track: AudioTrack) -> float:
             for packet in packets(container, stream):
                 when, base = stamp(packet), packet.time_base
                 if packet.size and when is not None and base is not None:
+                    at_s = float(when * base) - job.source.origin_s
+                    if job.options.end is not None and at_s > job.options.end + REORDER_S:
+                        break  # of hours, the rest does not matter
                     last = max(last, float((when + (packet.duration or 0)) * base))
         sound_end = last - job.source.origin_s
     stop = sound_end if job.options.end is None else min(job.options.end, sound_end)

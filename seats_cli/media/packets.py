@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ AnyStream = AudioStream | VideoStream
 Integers = npt.NDArray[np.int64]
 
 _MAX_READ_ERRORS = 100
+_INDEX_SAMPLES = 2_000
 MAX_PACKETS = 20_000_000  # 46 hours at 120 frames per second
 REORDER_S = 2.0  # packets come in decoding order, this far from the order of display at most
 NO_STAMP = -(1 << 63)  # FFmpeg's own value for "unknown"
@@ -126,6 +127,28 @@ class PacketList:
     def timed(self) -> Integers:
         """Numbers of the packets that have a time stamp, shape (n,)."""
         return np.flatnonzero(self.pts != NO_STAMP)
+
+
+def index_reaches(
+    container: InputContainer, stream: AnyStream, time_s: float, leap_s: float
+) -> bool:
+    """Whether the container has an index of its own that reaches to a time stamp.
+
+    An index with steps of `leap_s` or more is not trusted.
+    """
+    base = stream.time_base
+    if base is None or container.format.flags & (NO_STAMPS_AT_ALL | GENERIC_INDEX | CLOCK_MAY_LEAP):
+        return False
+    # FFmpeg reads the index of Matroska when it is first needed.
+    with suppress(av.error.FFmpegError):
+        container.seek(int(time_s / base), stream=stream)
+    entries = getattr(stream, "index_entries", ())
+    if len(entries) < 2:
+        return False
+    picked = np.unique(np.linspace(0, len(entries) - 1, _INDEX_SAMPLES).astype(int)).tolist()
+    times = np.array([entries[k].timestamp for k in picked], np.float64) * float(base)
+    steps = np.diff(times)
+    return bool(steps.min() > 0 and steps.max() < leap_s and time_s <= times[-1] + steps.max())
 
 
 def list_packets(

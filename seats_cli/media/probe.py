@@ -16,7 +16,7 @@ from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.media.container import is_animated_webp, open_media, shown
+from seats_cli.media.container import is_animated_webp, local_file, open_media, shown
 from seats_cli.media.extent import (
     StrPath,
     has_frame_count,
@@ -189,6 +189,7 @@ def probe(path: StrPath) -> MediaSource:
     MediaError
         If the file cannot be opened or claims a picture too large to decode safely.
     """
+    path = local_file(path)
     with open_media(path) as container:
         return _describe(container, path)
 

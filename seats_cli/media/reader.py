@@ -17,7 +17,7 @@ from seats_cli.errors import MediaError
 from seats_cli.families.base import FrameSizing
 from seats_cli.media.audio import DecodedSound, decode_sound
 from seats_cli.media.clip import Clip, MediaFacts, ReadOptions
-from seats_cli.media.container import shown
+from seats_cli.media.container import local_file, shown
 from seats_cli.media.extent import StrPath, is_cut_off
 from seats_cli.media.frame_sampling import FramePlan, plan_frames
 from seats_cli.media.limits import check_decoded_size
@@ -85,6 +85,7 @@ class ReadPass:
         UsageError
             If the range, `max_pixels` or a track's number do not fit the file.
         """
+        path = local_file(path)
         source = source or probe(path)
         if options.video:
             source = source.with_picture(options.video_track, path)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -23,15 +22,14 @@ from seats_cli.media.clip import ReadOptions
 from seats_cli.media.extent import StrPath, is_strung_together
 from seats_cli.media.packets import (
     CLOCK_MAY_LEAP,
-    GENERIC_INDEX,
     NO_STAMP,
-    NO_STAMPS_AT_ALL,
     AnyStream,
     Integers,
     KeyFrames,
     PacketList,
     PacketTable,
     counted_table,
+    index_reaches,
     list_packets,
     open_streams,
     seek_before,
@@ -49,7 +47,6 @@ from seats_cli.media.timeline import (
 
 # Walking through a file of this size takes a tenth of a second.
 _SMALL_BYTES = 32 << 20
-_INDEX_SAMPLES = 2_000
 # A decoding time that falls by more is a clock that starts again. Without decoding times, frames
 # come out of order by as much.
 _FALL_S = 0.15
@@ -112,6 +109,20 @@ def survey(
         if found is not None:
             return found
     # 2. Otherwise both tracks, from the file's first byte to its last.
+    status = os.stat(path)
+    return _whole(os.fspath(path), status.st_size, status.st_mtime_ns, source, video, audio)
+
+
+@lru_cache(maxsize=1)  # a command asks for it before a clip is read and when it is
+def _whole(
+    path: str,
+    _size: int,
+    _changed_ns: int,
+    source: MediaSource,
+    video: VideoTrack | None,
+    audio: AudioTrack | None,
+) -> Survey:
+    tracks = [track for track in (video, audio) if track is not None]
     with open_streams(path, [track.index for track in tracks]) as container:
         streams = [_stream(container, track.index) for track in tracks]
         late = 0
@@ -133,6 +144,11 @@ def survey(
     return Survey(timeline, table, False, ends_s, late / max(late + sum(map(len, listings)), 1))
 
 
+def forget_survey() -> None:
+    """Let the next survey of the same file list its packets again, where reading is measured."""
+    _whole.cache_clear()
+
+
 def _stream(container: InputContainer, index: int) -> AnyStream:
     stream = container.streams[index]
     assert isinstance(stream, AudioStream | VideoStream)
@@ -149,7 +165,7 @@ def _from_index(
         return None
     with open_streams(path, [track.index]) as container:
         stream = _stream(container, track.index)
-        if not _trustworthy(container, stream, begin_s + origin_s):
+        if not index_reaches(container, stream, begin_s + origin_s, DEAD_S):
             return None
         if isinstance(stream, AudioStream):
             return Survey(AS_STATED, None, True)
@@ -168,23 +184,6 @@ def _from_index(
         return None
     leaps = np.diff(times, prepend=times[0]).max() > DEAD_S
     return None if leaps else Survey(AS_STATED, table, True)
-
-
-def _trustworthy(container: InputContainer, stream: AnyStream, begin_s: float) -> bool:
-    """Whether the container has an index of its own that reaches to a time and shows no leap."""
-    base = stream.time_base
-    if base is None or container.format.flags & (NO_STAMPS_AT_ALL | GENERIC_INDEX | CLOCK_MAY_LEAP):
-        return False
-    # FFmpeg reads the index of Matroska when it is first needed.
-    with suppress(av.error.FFmpegError):
-        container.seek(int(begin_s / base), stream=stream)
-    entries = getattr(stream, "index_entries", ())
-    if len(entries) < 2:
-        return False
-    picked = np.unique(np.linspace(0, len(entries) - 1, _INDEX_SAMPLES).astype(int)).tolist()
-    times = np.array([entries[k].timestamp for k in picked], np.float64) * float(base)
-    steps = np.diff(times)
-    return bool(steps.min() > 0 and steps.max() < DEAD_S and begin_s <= times[-1] + steps.max())
 
 
 def _table(
@@ -433,7 +432,8 @@ class _Parts:
     def _end_s(self, k: int, number: int) -> float | None:
         """Where stream `k` ends before a packet, on the joined timeline."""
         numbers = self.timed[k]
-        edge = numbers[numbers < number][-_EDGE:]
+        at = int(np.searchsorted(numbers, number))
+        edge = numbers[max(0, at - _EDGE) : at]
         if not len(edge):
             return None
         shift = self.shifts[k][np.searchsorted(self.starts[k], edge, side="right")]
@@ -442,5 +442,6 @@ class _Parts:
     def _begin_s(self, k: int, number: int) -> float | None:
         """The first time stamp of stream `k` from a packet on, as the file has it."""
         numbers = self.timed[k]
-        edge = numbers[numbers >= number][:_EDGE]
+        at = int(np.searchsorted(numbers, number))
+        edge = numbers[at : at + _EDGE]
         return float(self._stated(k, edge).min()) if len(edge) else None

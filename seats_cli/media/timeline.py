@@ -62,9 +62,6 @@ class Gaps:
         return closed
 
 
-NO_GAPS = Gaps(np.empty(0), np.empty(0))
-
-
 def find_gaps(
     picture: Times, sound: Times | None, length_s: float | None, *, clock_may_leap: bool = False
 ) -> Gaps:

@@ -125,7 +125,7 @@ def _costs(planned: PlannedRun) -> Table:
 def _memory(planned: PlannedRun) -> list[RenderableType]:
     """Where memory goes with the decoder's weights in 16 bits and less, and the GPUs it fits on."""
     memory, needs = planned.memory, planned.memory.needs
-    kept = "pruned" if planned.plan is not None else "at 10 %"
+    kept = "pruned" if planned.plan is not None else f"at {100 * memory.retain:.0f} %"
     same = (
         ("encoders, peak", memory.encoder_bytes),
         ("prefill, full", memory.full_activation_bytes),

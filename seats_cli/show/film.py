@@ -201,6 +201,7 @@ def _part(
             source=source,
             start=start if start > 0 else None,
             end=end,
+            video_track=record.read.video_track,
             audio=False,
         )
     except (MediaError, UsageError):  # past the end of the video

@@ -22,6 +22,7 @@ from seats_cli.report.phrases import (
     format_si,
     frames_phrase,
     name_phrase,
+    precision_phrase,
     size_phrase,
     targets_phrase,
 )
@@ -328,7 +329,7 @@ def _model_words(record: RunRecord) -> str:
     model = record.model
     return (
         f"{name_phrase(model)} ({model.family}, {size_phrase(model.parameters)}), {model.device}, "
-        f"{model.dtype}, {record.num_layers} layers"
+        f"{precision_phrase(model)}, {record.num_layers} layers"
     )
 
 

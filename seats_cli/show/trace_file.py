@@ -46,8 +46,9 @@ _READING = {
     "audio_track": "audio_track",
     "max_audio_s": "max_audio",
 }
-# Came later than the version: traces without them are of a file's own choice.
-_LATER = {"video_tracks": 0, "video_track": None}
+# Came later than the version: traces without them are of a file's own choice of its picture, and of
+# a model as it was saved.
+_LATER = {"video_tracks": 0, "video_track": None, "quantization": "", "adapter": ""}
 # Saved in a form of their own; all other fields of a record as they are.
 _PACKED = ("sizing", "modality", "stages")
 _PLAIN = tuple(

@@ -186,7 +186,7 @@ class TestJsonl:
         lines = [{**GOOD, "id": name, "media": f"{name}.mp4"} for name in ("a", "b", "c")]
         (warning,) = read_jsonl(write_lines(tmp_path, *lines)).warnings
         assert "line 2: the file " in warning
-        assert "b.mp4 is not there, nor are those of 1 other questions" in warning
+        assert "b.mp4 is not there, nor is that of another question" in warning
 
     def test_only_a_line_feed_ends_a_line(self, tmp_path: Path) -> None:
         # json.dumps(ensure_ascii=False) leaves these as they are, and str.splitlines cuts there.

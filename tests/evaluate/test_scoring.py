@@ -179,6 +179,11 @@ COLORS = ("red", "blue", "dark green", "white")
         "__B__",
         "<b>B</b>",
         "The right one is B.",
+        "It\N{RIGHT SINGLE QUOTATION MARK}s B",
+        "The answer\N{RIGHT SINGLE QUOTATION MARK}s B",
+        "The answer's B.",
+        "The answer could be B",
+        "It's blue.",
         "Of these, B is correct.",
         "D is wrong; so are A and C. The answer is B.",
         "Answer is B",
@@ -243,6 +248,10 @@ def test_readings_of_b(text: str) -> None:
         "A. red and B. blue",
         "I",
         "As an AI I cannot see the video",
+        "The first one is red. The last is blue.",
+        "At first it is red. Later blue appears.",
+        "The beeps come as it's blue. Then the card turns red.",
+        "No one is A",
     ],
 )
 def test_nothing_is_guessed(text: str) -> None:

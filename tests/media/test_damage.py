@@ -243,3 +243,16 @@ def test_shipped_clips(name: str, frames: int, seconds: float) -> None:
     assert clip.warnings == (
         ("The file has no picture; only its sound is used.",) if not frames else ()
     )
+
+
+def test_a_webp_of_twenty_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.webp"
+    path.write_bytes(b"RIFF\x0c\0\0\0WEBPVP8X\0\0\0\0")
+    refusal(path)
+
+
+def test_a_file_url_is_read_by_the_library(tmp_path: Path) -> None:
+    path = write(tmp_path / "a b.avi", steady(20, codec="mpeg4", options={}))
+    clip = read_clip(path.as_uri())
+    assert clip.frames is not None
+    assert len(clip.frames) == len(read_clip(path).frames)  # type: ignore[arg-type]

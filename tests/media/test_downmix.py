@@ -106,6 +106,10 @@ def test_a_part_that_cancels(tmp_path: Path) -> None:
     assert np.abs(clip.audio[half + 400 :] - left[half + 400 :]).max() < 1e-3
     assert "for 4.0 s" in cancelling(clip)[0]
     assert not cancelling(read_clip(tmp_path / "a.wav", end=3.9))
+    # What is decoded on the way to the range is not part of it.
+    turned = unnamed_channels(tmp_path / "b.wav", np.stack([left, right])[:, ::-1])
+    assert not cancelling(read_clip(turned, start=4.1))
+    assert "for 2.0 s" in cancelling(read_clip(tmp_path / "a.wav", start=6.0))[0]
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.3, 2.7), (3.13, 6.9), (4.05, 8.0)])

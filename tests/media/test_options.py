@@ -68,7 +68,7 @@ def test_a_header_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     clip = read_clip(path, source=source, sizing=SMALL)
     assert opened == ["a.mp4"] * 4  # the header, the survey, the picture, the sound
     outline = outline_clip(path, source=source, sizing=SMALL)
-    assert len(opened) == 4 + 2  # the survey, the first frame
+    assert len(opened) == 4 + 1  # the first frame: the survey is known
     assert outline.facts.width == clip.facts.width
 
 

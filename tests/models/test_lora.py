@@ -257,7 +257,7 @@ def test_the_command_line(loaded: LoadedModel, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["model"]["adapter"] == folder
     result = run(app, ["profile", "--synthetic", "2", "--random-weights", "qwen2.5-omni-7b",
                        "--adapter", folder])  # fmt: skip
-    assert result.exit_code == 4
+    assert result.exit_code == 2
     assert "--adapter needs the weights" in result.stderr
     result = run(app, ["ask", str(CARDS), QUESTION, "--model", folder])
     assert result.exit_code == 4

@@ -67,6 +67,7 @@ def test_scores_that_are_no_numbers_survive(cards, tmp_path):
 
 def test_a_trace_from_before_there_were_video_tracks_to_choose(cards, tmp_path):
     document = to_document(cards.record)
+    del document["model"]["quantization"], document["model"]["adapter"]
     del document["reading"]["video_track"]
     del document["media"]["video_track"], document["media"]["video_tracks"]
     path = tmp_path / "trace.json"
