@@ -32,13 +32,16 @@ ROOMS = (
     "show",
     "training",
     "bench",
+    "batch",
     "cli",
 )
 # The package itself (lazy exports) and `python -m seats_cli` stand above all rooms.
 ENTRANCES = ("__init__", "__main__")
 
-MAX_FILES = 190
-MAX_SMALL_FILES = 15  # under SMALL lines: registries and `__init__`
+# 190 at the end of the structure work; the rooms that are added since (batch, and what serves and
+# plugs in) have about ten files each.
+MAX_FILES = 220
+MAX_SMALL_FILES = 16  # under SMALL lines: registries and `__init__`
 SMALL = 60
 MAX_LINES = 450
 
