@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import types
-import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from seats_cli.engine.strict_document import MisfitError, build, exact_keys, fit, with_later
 from seats_cli.errors import UsageError
 from seats_cli.results import jsonable
 from seats_cli.show.files import TRACE_EXTENSIONS
 from seats_cli.show.record import AUDIO, TEXT, VIDEO, RecordedStage, RunRecord
-
-T = TypeVar("T")
 
 FORMAT = "seats-trace"
 # Raised when a key appears, disappears or changes its meaning: the reader is strict.
@@ -57,10 +53,6 @@ _PLAIN = tuple(
     if field.name not in _PACKED
 )
 _KEYS = ("format", "schema_version", *_PLAIN, "prompt", "stages")
-
-
-class MisfitError(ValueError):
-    """A value that does not fit its place; the message names the place."""
 
 
 def save_record(record: RunRecord, path: Path) -> None:
@@ -167,7 +159,7 @@ def from_document(document: Any, arrays: Mapping[str, npt.NDArray[Any]] | None =
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
         raise MisfitError(f"its schema_version is {str(version)[:20]!r} and this seats reads '1'")
-    _exact_keys(document, _KEYS, "the trace")
+    exact_keys(document, _KEYS, "the trace")
     # 2. Arrays from where they were saved.
     values = {name: document[name] for name in (*_PLAIN, "stages")}
     if arrays is None:
@@ -177,7 +169,7 @@ def from_document(document: Any, arrays: Mapping[str, npt.NDArray[Any]] | None =
         values["stages"] = _with_arrays(document["stages"], arrays)
     values["read"], values["sizing"] = _read_options(values.pop("reading"))
     # 3. Types, and then what types cannot say.
-    record = _build(RunRecord, values, "")
+    record = build(RunRecord, values, "", _LATER)
     _check_record(record)
     return record
 
@@ -191,8 +183,8 @@ def _read_options(value: Any) -> tuple[dict[str, Any], Any]:
     """The values of `ReadOptions` and of the sizing, from what `_reading` gave."""
     if not isinstance(value, Mapping):
         raise MisfitError("reading is not an object")
-    value = _with_later(value, _READING)
-    _exact_keys(value, _READING, "reading")
+    value = with_later(value, _LATER, _READING)
+    exact_keys(value, _READING, "reading")
     own = {name: value[key] for key, name in _READING.items()}
     sizing = own.pop("sizing")
     return {**own, "max_pixels": None, "total_pixels": None, "video": True}, sizing
@@ -236,7 +228,7 @@ def _modality(value: Any) -> npt.NDArray[np.int64]:
     for run in value:
         if not (isinstance(run, list) and len(run) == 2 and run[0] in list(_MODALITIES)):
             raise MisfitError("prompt holds something other than [modality, tokens]")
-        length = _fit(int, run[1], "prompt")
+        length = fit(int, run[1], "prompt")
         if not 0 < length <= _LONGEST_RUN:
             raise MisfitError("prompt has a run of an impossible length")
         parts.append(np.full(length, _MODALITIES[run[0]], np.int64))
@@ -248,94 +240,6 @@ def _shortest(scores: npt.NDArray[np.float32] | None) -> list[float | None] | No
     if scores is None:
         return None
     return [float(str(score)) if np.isfinite(score) else None for score in scores]
-
-
-def _build(cls: type[T], value: Any, where: str) -> T:
-    """A dataclass from a JSON object with just its fields.
-
-    Parameters
-    ----------
-    cls : dataclass type
-        With fields of plain types, dicts, rows of numbers, tuples of one type, optional ones,
-        and such dataclasses.
-    where : str
-        The place, for messages; "" for the whole.
-
-    Raises
-    ------
-    MisfitError
-        If a key is missing or unknown, a value has the wrong type, or the class refuses it.
-    """
-    if not isinstance(value, Mapping):
-        raise MisfitError(f"{where} is not an object")
-    hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    value = _with_later(value, names)
-    _exact_keys(value, names, where)
-    at = f"{where}." if where else ""
-    fitted = {name: _fit(hints[name], value[name], f"{at}{name}") for name in names}
-    try:
-        return cls(**fitted)
-    except UsageError as error:  # of the class itself: an empty range
-        raise MisfitError(f"{where}: {str(error).rstrip('.')}") from error
-
-
-def _with_later(value: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
-    """The object with what earlier releases did not save yet."""
-    return {**{name: _LATER[name] for name in names if name in _LATER}, **value}
-
-
-def _exact_keys(value: Mapping[str, Any], names: Collection[str], where: str) -> None:
-    missing = [name for name in names if name not in value]
-    unknown = [name for name in value if name not in names]
-    if missing:
-        raise MisfitError(f"{where} lacks {missing[0]!r}")
-    if unknown:
-        raise MisfitError(f"{where} has an unknown {str(unknown[0])[:40]!r}")
-
-
-def _fit(hint: Any, value: Any, where: str) -> Any:
-    """The value as the type demands it: never converted, but a whole number may be a float."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (types.UnionType, typing.Union):  # only "X or None" occurs
-        if value is None:
-            return None
-        return _fit(next(kind for kind in arguments if kind is not type(None)), value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise MisfitError(f"{where} is not a list")
-        return tuple(_fit(arguments[0], item, f"{where}[{at}]") for at, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise MisfitError(f"{where} is not an object")
-        return {key: _fit(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin is np.ndarray:
-        return _numbers(value, np.dtype(typing.get_args(arguments[1])[0]), where)
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast("type[Any]", hint), value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not hint or (hint is float and not math.isfinite(value)):
-        raise MisfitError(f"{where} must be {hint.__name__}, not {str(value)[:40]!r}")
-    return value
-
-
-def _numbers(value: Any, dtype: np.dtype[Any], where: str) -> npt.NDArray[Any]:
-    """One row of whole numbers or of float32, from a list or an array."""
-    if isinstance(value, list):
-        kinds = (int,) if dtype.kind == "i" else (int, float, type(None))
-        if not all(type(item) in kinds for item in value):
-            raise MisfitError(f"{where} holds something that is not a number")
-        try:
-            with np.errstate(over="ignore"):
-                value = np.array([np.nan if item is None else item for item in value], dtype)
-        except OverflowError:
-            raise MisfitError(f"{where} holds an impossible number") from None
-    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != 1:
-        raise MisfitError(f"{where} is not a list of numbers")
-    return value
 
 
 _LARGEST_SIDE = 1 << 20  # of a picture, in pixels
