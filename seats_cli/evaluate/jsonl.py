@@ -8,7 +8,8 @@ model knows no letters and needs `choice_style="likelihood"`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +61,11 @@ def read_jsonl(path: str | Path, protocol: EvalProtocol | None = None) -> Questi
         If the file cannot be read, or a line is not an item; the sentence names the line.
     """
     source = Path(path)
-    try:
-        # Only "\n" ends a line: texts may hold U+2028 and its like, which `splitlines` cuts at.
-        lines = source.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{source} cannot be read as text: {_reason(error)}.") from error
     items: list[Item] = []
     first_seen: dict[str, int] = {}
-    unknown: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        line = line.strip("\ufeff \t\r")  # a BOM stands in front of each file of those joined
-        if not line:
-            continue
-        where = f"{source.name}, line {number}"
-        values = _object(line, where)
-        for name in values.keys() - _KNOWN:
-            unknown.setdefault(name, number)
-            meant = _ALIASES.get(name)
-            if meant is not None and values.get(meant) is None:
-                raise UsageError(f"{where}: the key {name!r} is unknown; did you mean {meant!r}?")
+    lines = read_objects(source, _ORDER)
+    for number, values in lines.objects:
+        where = lines.where(number)
         item = _item(values, source.parent, where)
         if item.id in first_seen:
             raise UsageError(
@@ -88,8 +75,63 @@ def read_jsonl(path: str | Path, protocol: EvalProtocol | None = None) -> Questi
         items.append(item)
     if not items:
         raise UsageError(f"{source} holds no questions.")
-    warnings = (*_about_keys(source, unknown), *_about_files(source, items, first_seen))
+    warnings = (*lines.warnings, *_about_files(source, items, first_seen))
     return QuestionSet(source.stem, tuple(items), protocol or EvalProtocol(), warnings=warnings)
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """The objects of a file in JSON lines."""
+
+    name: str  # of the file, for messages
+    objects: tuple[tuple[int, Mapping[str, Any]], ...]  # line number, from 1, and the object
+    warnings: tuple[str, ...]  # names keys that are not read
+
+    def where(self, number: int) -> str:
+        """A line, for messages."""
+        return f"{self.name}, line {number}"
+
+
+def read_objects(source: Path, known: Sequence[str]) -> JsonLines:
+    """Read one JSON object per line; empty lines are skipped.
+
+    Parameters
+    ----------
+    known : sequence of str
+        Keys that the caller reads. Others are named in `warnings`.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read, a line is no object, or an unknown key means one that is known
+        and absent; the sentence names the line.
+    """
+    try:
+        # Only "\n" ends a line: texts may hold U+2028 and its like, which `splitlines` cuts at.
+        lines = source.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{source} cannot be read as text: {_reason(error)}.") from error
+    objects = []
+    unknown: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        line = line.strip("\ufeff \t\r")  # a BOM stands in front of each file of those joined
+        if not line:
+            continue
+        where = f"{source.name}, line {number}"
+        values = _object(line, where)
+        for name in values.keys() - set(known):
+            unknown.setdefault(name, number)
+            meant = _ALIASES.get(name)
+            if meant is not None and values.get(meant) is None:
+                raise UsageError(f"{where}: the key {name!r} is unknown; did you mean {meant!r}?")
+        objects.append((number, values))
+    warnings: tuple[str, ...] = ()
+    if unknown:
+        keys = ", ".join(f"{name!r} (line {number})" for name, number in sorted(unknown.items()))
+        warnings = (
+            f"{source.name} has keys that are not read: {keys}; known are {', '.join(known)}.",
+        )
+    return JsonLines(source.name, tuple(objects), warnings)
 
 
 def _about_files(source: Path, items: list[Item], lines: Mapping[str, int]) -> Iterator[str]:
@@ -105,14 +147,6 @@ def _about_files(source: Path, items: list[Item], lines: Mapping[str, int]) -> I
         )
 
 
-def _about_keys(source: Path, unknown: Mapping[str, int]) -> tuple[str, ...]:
-    """A warning that names the keys that are not read, with the first line that has each."""
-    if not unknown:
-        return ()
-    keys = ", ".join(f"{name!r} (line {number})" for name, number in sorted(unknown.items()))
-    return (f"{source.name} has keys that are not read: {keys}; known are {', '.join(_ORDER)}.",)
-
-
 def _reason(error: OSError | UnicodeDecodeError) -> str:
     return (error.strerror or "unknown error") if isinstance(error, OSError) else "not UTF-8"
 
@@ -120,8 +154,9 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 def _object(line: str, where: str) -> Mapping[str, Any]:
     try:
         values = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
+        what = error.msg if isinstance(error, json.JSONDecodeError) else what
         raise UsageError(f"{where}: this is not JSON ({what}).") from error
     if not isinstance(values, dict):
         raise UsageError(f"{where}: an item must be a JSON object.")
@@ -129,20 +164,19 @@ def _object(line: str, where: str) -> Mapping[str, Any]:
 
 
 def _item(values: Mapping[str, Any], folder: Path, where: str) -> Item:
-    start, end = _time(values, "start", where), _time(values, "end", where)
-    if start is not None and end is not None and end <= start:
-        raise UsageError(f"{where}: end ({end:g} s) must be after start ({start:g} s).")
-    choices = _choices(values, where)
-    answer = _text(values, "answer", where)
+    start, end = time_of(values, "start", where), time_of(values, "end", where)
+    check_order(start, end, where)
+    choices = choices_of(values, where)
+    answer = text_of(values, "answer", where)
     try:
         return Item(
-            id=_text(values, "id", where),
-            media=str(folder / local_file(_text(values, "media", where))),
-            question=_text(values, "question", where),
+            id=text_of(values, "id", where),
+            media=str(folder / local_file(text_of(values, "media", where))),
+            question=text_of(values, "question", where),
             answer=letter_of(answer, choices) if choices else answer,
             choices=choices,
-            family=_text(values, "family", where, default=""),
-            kind=_text(values, "kind", where, default=""),
+            family=text_of(values, "family", where, default=""),
+            kind=text_of(values, "kind", where, default=""),
             start_s=start,
             end_s=end,
             meta={name: value for name, value in values.items() if name not in _KNOWN},
@@ -151,6 +185,17 @@ def _item(values: Mapping[str, Any], folder: Path, where: str) -> Item:
         # "Item <id>: ..." says where, and the line says it better.
         reason = str(error).removeprefix(f"Item {values['id']}: ")
         raise UsageError(f"{where}: {reason}") from error
+
+
+def check_order(start: float | None, end: float | None, where: str) -> None:
+    """Refuse a range that ends before it starts.
+
+    Raises
+    ------
+    UsageError
+    """
+    if start is not None and end is not None and end <= start:
+        raise UsageError(f"{where}: end ({end:g} s) must be after start ({start:g} s).")
 
 
 def letter_of(answer: str, choices: tuple[str, ...]) -> str:
@@ -164,7 +209,14 @@ def letter_of(answer: str, choices: tuple[str, ...]) -> str:
     return answer.upper() if len(answer) == 1 else answer
 
 
-def _text(values: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
+def text_of(values: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
+    """A string of an object; an "id" or "answer" may be a number. Without a default it is needed.
+
+    Raises
+    ------
+    UsageError
+        If it is missing, empty or no string; the sentence begins with `where`.
+    """
     value = values.get(name, default)
     if value is None:
         raise UsageError(f"{where}: {name!r} is missing.")
@@ -177,7 +229,14 @@ def _text(values: Mapping[str, Any], name: str, where: str, default: str | None 
     return value
 
 
-def _choices(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def choices_of(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The options of a question, nothing for an open one.
+
+    Raises
+    ------
+    UsageError
+        If they are not two or more different strings.
+    """
     value = values.get("choices")
     if value is None:
         return ()
@@ -189,7 +248,14 @@ def _choices(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _time(values: Mapping[str, Any], name: str, where: str) -> float | None:
+def time_of(values: Mapping[str, Any], name: str, where: str) -> float | None:
+    """Seconds that are given as a number or as a clock time; None where they are not given.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
     value = values.get(name)
     if value is None:
         return None

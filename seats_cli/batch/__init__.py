@@ -1,0 +1,1 @@
+"""Many clips: manifests, the run on one machine or a cluster, and results that are resumed."""
