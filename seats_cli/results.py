@@ -299,6 +299,29 @@ class MeasuredRun:
         return own / whole if whole > 0 else None
 
 
+@dataclass(frozen=True, eq=False)
+class SessionRun:
+    """One configuration, asked different questions about one clip in a `ClipSession`.
+
+    If it could not run, only `error` is set.
+    """
+
+    label: str
+    method: str
+    retain: float | None
+    first_tokens: tuple[Spread, ...] = ()  # of each; the first with reading, processor, encoders
+    further: Spread | None = None  # over all questions but the first
+    session_bytes: int = 0  # held for further questions, without the clip itself
+    error: str | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The first question's median over that of further ones."""
+        if self.further is None or not self.further.median_s:
+            return None
+        return self.first_tokens[0].median_s / self.further.median_s
+
+
 @dataclass(frozen=True)
 class FailedRun:
     """A configuration that could not be measured, and why."""
@@ -324,6 +347,9 @@ class Profile(Measurement):
     pruned: tuple[MeasuredRun, ...]  # the others; not empty if `full` is None
     failed: tuple[FailedRun, ...]  # configurations that could not run
     threads: int  # CPU threads that torch used
+    # Asked in sessions, one for each of `runs`; both empty where one question was profiled.
+    questions: tuple[str, ...] = ()
+    sessions: tuple[SessionRun, ...] = ()
 
     @property
     def runs(self) -> tuple[MeasuredRun, ...]:

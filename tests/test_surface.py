@@ -76,6 +76,10 @@ RUNS: dict[str, tuple[str, ...]] = {
         *("profile", CARDS, *SHORT, "--device", "cpu", "--repeats", "1", "--warm-ups", "0"),
         *("--new-tokens", "2", "--skip-still", "off,2", "--csv", "profile.csv", "--json"),
     ),
+    "profile-questions": (
+        *("profile", CARDS, *SHORT, "--device", "cpu", "--repeats", "1", "--warm-ups", "0"),
+        *("--new-tokens", "1", "--questions", "2", "--csv", "questions.csv", "--json"),
+    ),
     "show": ("show", CARDS, QUESTION, *SHORT, "--device", "cpu", "-o", "out", "--with-full"),
 }
 

@@ -35,6 +35,16 @@ EPILOG = (
     "seats profile --random-weights cpu-0.5b --synthetic 10 --retain 10%."
 )
 QUESTION = "What happens in this clip?"
+# Asked after it, different in words and length.
+FURTHER = (
+    "What color is shown first?",
+    "Which kind of sound is heard?",
+    "How many beeps do you hear?",
+    "In which order do the colors appear?",
+    "Which shape is shown at the end?",
+    "Is the sound rising or falling?",
+    "Which color was on screen while someone was talking?",
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,21 @@ def profile(
             "--synthetic SECONDS", "A clip of this length made in memory instead of a file."
         ),
     ] = None,
-    question: Annotated[str, input_option("--question TEXT", "What is asked.")] = QUESTION,
+    question: Annotated[
+        list[str] | None,
+        input_option(
+            "--question TEXT",
+            "What is asked, by default what happens in the clip; given again, one of --questions.",
+        ),
+    ] = None,
+    questions: Annotated[
+        int | None,
+        output_option(
+            "--questions N",
+            "Also ask N different questions in one session: the first reads and encodes the clip.",
+            min=2,
+        ),
+    ] = None,
     *,
     system: opt.System = None,
     read: opt.ReadFlags,
@@ -111,6 +135,7 @@ def profile(
         check_writable(output.csv, "--csv")
     calm_libraries(debug=output.debug, quiet=output.quiet)
     specs = build_specs(context, sweep, repeats.seed)
+    asked = _questions(question or [QUESTION], questions)
 
     from seats_cli.engine.profiling import run_profile
     from seats_cli.media.probe import probe
@@ -123,7 +148,7 @@ def profile(
     if file is not None:
         configs = [spec.config for spec in specs]
         fitted, notes = fit_input(
-            file, read, loaded, [question], configs, repeats.new_tokens, (), system
+            file, read, loaded, asked, configs, repeats.new_tokens, (), system
         )
     reader = Talk(quiet=True)  # reading is repeated: its warnings once, its spinner never
 
@@ -144,8 +169,9 @@ def profile(
         result = run_profile(
             loaded,
             read_again,
-            question,
+            asked[0],
             specs,
+            questions=asked if len(asked) > 1 else (),
             system=system,
             probe=None if file is None else lambda: probe(file.path),
             on_progress=progress.update,
@@ -160,6 +186,19 @@ def profile(
 
         print_result(profile_report(result))
     _write(result, output, talk)
+
+
+def _questions(given: list[str], number: int | None) -> list[str]:
+    """The questions to ask: those given, then others up to the number wanted."""
+    wanted = number or len(given)
+    if wanted < len(given):
+        raise UsageError(f"--questions {wanted} is fewer than the {len(given)} that are given.")
+    found = list(dict.fromkeys(given))
+    if len(found) < len(given):
+        raise UsageError("Every --question must be another: an equal one would only be repeated.")
+    found += [text for text in FURTHER if text not in found]
+    found += [f"What is shown and heard after {second} seconds?" for second in range(1, wanted)]
+    return found[:wanted]
 
 
 def _write(result: Profile, output: ProfileOutput, talk: Talk) -> None:

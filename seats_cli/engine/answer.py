@@ -120,6 +120,8 @@ def ask(
         If the model's output is not a number.
     """
     # 1. The plan and the inputs; nothing has been computed if one of them is impossible.
+    clock = clock or Clock(devices_of(loaded.model))
+    start = clock.now()
     sampling = loaded.sampling.with_given(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k
     )
@@ -129,8 +131,6 @@ def ask(
     if config is not None:
         config = with_default_options(replace(config, seed=seed))
         plan = PruningPlan.resolve(config, architecture)
-    clock = clock or Clock(devices_of(loaded.model))
-    start = clock.now()
     media = clip.clip if isinstance(clip, PreparedClip) else clip
     # What drops nothing before the LLM may go beyond the context, with a warning; what does has to
     # fit. Sizes are known before minutes are spent on features.

@@ -13,10 +13,20 @@ import torch
 from seats_cli.cost.flops import layer_flops
 from seats_cli.engine.answer import ask
 from seats_cli.engine.memory_stats import Shortage, reset_peaks, unless_out_of_memory
+from seats_cli.engine.session_profile import check_questions, profile_sessions
 from seats_cli.engine.timing import Stopwatch, marks_for
 from seats_cli.errors import ADVICE, ResourceError, UsageError
 from seats_cli.models.adapter import devices_of
-from seats_cli.results import FailedRun, LayerSegment, MeasuredRun, Profile, RunSpec, Spread, spread
+from seats_cli.results import (
+    FailedRun,
+    LayerSegment,
+    MeasuredRun,
+    Profile,
+    RunSpec,
+    SessionRun,
+    Spread,
+    spread,
+)
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.methods import method_for
 
@@ -111,6 +121,7 @@ def run_profile(
     question: str,
     settings: Sequence[RunSpec],
     *,
+    questions: Sequence[str] = (),
     probe: Callable[[], object] | None = None,
     repeats: int = 5,
     warm_ups: int = 1,
@@ -131,6 +142,8 @@ def run_profile(
         Reads the clip; called repeatedly to be measured.
     settings : sequence of RunSpec
         What to measure beside the unpruned model.
+    questions : sequence of str
+        If given, all of them are also asked in a `ClipSession` of each setting that ran.
     probe : callable, optional
         Reads the file's header.
     repeats, warm_ups : int
@@ -151,13 +164,15 @@ def run_profile(
     Raises
     ------
     UsageError
-        If a number is out of range.
+        If a number is out of range, or `questions` are one or not different.
     ResourceError
         If the prompt does not fit the model's context, or memory runs out in the unpruned model
         and no other setting can run.
     """
     if repeats < 1 or warm_ups < 0 or new_tokens < 1:
         raise UsageError("`repeats` and `new_tokens` must be at least 1, `warm_ups` at least 0.")
+    if questions:
+        check_questions(questions)
     report = on_progress or (lambda _words: None)
     # 1. Reading, which is the same for all settings.
     report("Reading the clip")
@@ -189,7 +204,22 @@ def run_profile(
     if not subjects:
         first = next(run for run in failed if run.label == _FULL.label)
         raise ResourceError(f"No setting could run. Unpruned: {first.error} {ADVICE}")
-    # 3. Medians over the repetitions.
+    # 3. Further questions, of the settings that are left.
+    sessions: tuple[SessionRun, ...] = ()
+    if questions:
+        sessions = profile_sessions(
+            loaded,
+            clip,
+            questions,
+            [subject.setting for subject in subjects],
+            read_s=reading["media_decode"].median_s,
+            repeats=repeats,
+            new_tokens=new_tokens,
+            system=system,
+            seed=seed,
+            report=report,
+        )
+    # 4. Medians over the repetitions.
     runs = [subject.measured() for subject in subjects]
     full = runs.pop(0) if subjects[0].setting is _FULL else None
     return Profile(
@@ -211,6 +241,8 @@ def run_profile(
         seed=seed,
         warnings=tuple(dict.fromkeys((*clip.warnings, *remarks))),
         system=system,
+        questions=tuple(questions),
+        sessions=sessions,
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.report.columns import csv_text
+from seats_cli.report.session_table import session_keys, session_rows
 from seats_cli.results import STAGE1_PARTS, STAGES, TOTALS, jsonable, versions
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def profile_document(profile: Profile) -> dict[str, Any]:
             "unpruned_fits": profile.full is not None,
             "runs": [_measured(run, profile.full) for run in profile.runs],
             "failed": profile.failed,
+            **session_keys(profile),
             "seed": profile.seed,
             "warnings": profile.warnings,
         }
@@ -266,6 +268,7 @@ def profile_csv(profile: Profile) -> str:
                 }
             )
     empty = dict.fromkeys(rows[0])
+    rows += [{**empty, **row} for row in session_rows(profile)]
     return csv_text(rows + [{**empty, **asdict(run)} for run in profile.failed])
 
 

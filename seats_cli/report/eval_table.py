@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seats_cli.report.columns import Column, markdown, table
-from seats_cli.report.phrases import format_bytes, format_percent, format_si
-from seats_cli.report.profile_table import time_words
+from seats_cli.report.phrases import format_bytes, format_percent, format_si, time_words
 
 if TYPE_CHECKING:
     from seats_cli.evaluate.statistics import Estimate

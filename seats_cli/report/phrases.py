@@ -80,6 +80,20 @@ def _usable(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
+def time_words(seconds: float) -> str:
+    """A duration, below 10 ms with one digit more than in the report of a single answer."""
+    if 0 < seconds < 0.00995:
+        return f"{1000 * seconds:.1f} ms"
+    return format_seconds(seconds) if seconds else "-"
+
+
+def format_factor(factor: float | None) -> str:
+    """A factor with two significant digits, `6.9x`."""
+    if factor is None:
+        return NOT_AVAILABLE
+    return f"{factor:.2f}x" if factor < 0.995 else f"{factor:.{1 if factor < 9.95 else 0}f}x"
+
+
 # ---------------------------------------------------------------- phrases
 
 UNPRUNED = "unpruned, every token in every layer"

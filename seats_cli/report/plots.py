@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.errors import UsageError
-from seats_cli.report.profile_table import LABELS, format_factor, time_words
+from seats_cli.report.phrases import format_factor, time_words
+from seats_cli.report.profile_table import LABELS
 from seats_cli.results import NO_RATIO, STAGES
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from seats_cli.report.phrases import (
     audio_phrase,
     file_name,
     format_bytes,
+    format_factor,
     format_percent,
     format_seconds,
     format_si,
@@ -23,7 +24,9 @@ from seats_cli.report.phrases import (
     name_phrase,
     precision_phrase,
     size_phrase,
+    time_words,
 )
+from seats_cli.report.session_table import questions_report
 from seats_cli.results import NO_RATIO, READING, STAGES, TOTALS
 
 if TYPE_CHECKING:
@@ -86,13 +89,6 @@ def factor_words(factor: float | None) -> str:
     return "as fast"
 
 
-def format_factor(factor: float | None) -> str:
-    """A factor with two significant digits, `6.9x`."""
-    if factor is None:
-        return NOT_AVAILABLE
-    return f"{factor:.2f}x" if factor < 0.995 else f"{factor:.{1 if factor < 9.95 else 0}f}x"
-
-
 def profile_report(profile: Profile) -> RenderableType:
     """Facts, stages, prefill by layers, cost, and one sentence for each pruned run."""
     parts: list[RenderableType] = [facts(_facts(profile))]
@@ -103,6 +99,7 @@ def profile_report(profile: Profile) -> RenderableType:
         group = (*first, *profile.pruned[start : start + room])
         parts += [Text(), _stages(profile, group), Text(), _segments(group)]
         parts += [Text(), _costs(group)]
+    parts += questions_report(profile.questions, profile.sessions, room + 1)
     parts.append(Text())
     parts += [Text(sentence(run, profile.full), style="bold") for run in profile.pruned]
     parts += [
@@ -158,13 +155,6 @@ def _stages(profile: Profile, group: tuple[MeasuredRun, ...]) -> Table:
         specification += columns(run)
     names = (*(name for name in READING if name in profile.reading), *STAGES, *TOTALS)
     return table(specification, names, bold=lambda name: name in _SUMS)
-
-
-def time_words(seconds: float) -> str:
-    """A duration, below 10 ms with one digit more than in the report of a single answer."""
-    if 0 < seconds < 0.00995:
-        return f"{1000 * seconds:.1f} ms"
-    return format_seconds(seconds) if seconds else "-"
 
 
 def _range(value: Spread) -> str:

@@ -114,10 +114,51 @@ class TestProfile:
         assert document["architecture"]["num_layers"] == 2
         assert "probe" not in document["reading"]
 
+    def test_questions_of_a_session(self, tmp_path: Path) -> None:
+        line = ("--retain", "25%", "--questions", "3", "--question", "What is heard?")
+        result = quick(*line, "--question", "Why?", "--json", "--csv", "a.csv")
+        assert result.exit_code == 0, result.stderr
+        document = json.loads(result.stdout)
+        texts = [one["question"] for one in document["questions"]]
+        assert document["question"] == texts[0] == "What is heard?"
+        assert texts[1] == "Why?"
+        assert len(set(texts)) == 3
+        for number, run in enumerate(document["sessions"]):
+            times = [one["first_token"][number] for one in document["questions"]]
+            assert {one["label"] for one in times} == {run["label"]}
+            assert run["error"] is None
+            # the first one reads, encodes and prefills the clip
+            assert run["first_question_s"] == times[0]["median_s"] > times[1]["median_s"]
+            assert run["first_over_further"] > 1
+            assert run["session_bytes"] > 1_000_000
+        rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+        stages = [row["stage"] for row in rows if row["label"] == "full"]
+        assert [stage for stage in stages if "question" in stage] == [
+            *(f"first_token_of_question_{number}" for number in (1, 2, 3)),
+            "first_token_of_further_questions",
+        ]
+        shown = quick("--retain", "25%", "--questions", "2", "-q").stdout
+        assert "1 What happens in this clip?" in shown
+        assert "first / further" in shown
+        assert max(map(len, shown.splitlines())) <= 80
+
     @pytest.mark.parametrize(
         "arguments",
         [
             (),
+            (CLIP, "--questions", "1"),
+            (CLIP, "--question", "Why?", "--question", "Why?"),
+            (
+                CLIP,
+                "--question",
+                "Why?",
+                "--question",
+                "How?",
+                "--question",
+                "A",
+                "--questions",
+                "2",
+            ),
             (CLIP, "--synthetic", "3"),
             ("--synthetic", "3", "--layers", "2"),
             ("--synthetic", "3", "--start", "1"),
