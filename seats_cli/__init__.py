@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from seats_cli.engine.answer import ask
     from seats_cli.engine.encoder_cache import EncoderCache
     from seats_cli.engine.prune import prune
-    from seats_cli.engine.session import ClipSession
+    from seats_cli.engine.session import ClipSession, load_model
     from seats_cli.media.reader import read_clip
-    from seats_cli.models.load import load_model
-    from seats_cli.results import Answer
+    from seats_cli.results import Answer, Turn
     from seats_cli.schedule import PruningPlan
     from seats_cli.selection.method import Method, register_method
 
@@ -32,6 +31,7 @@ __all__ = [
     "Method",
     "PruningPlan",
     "SeatsConfig",
+    "Turn",
     "__version__",
     "ask",
     "load_model",
@@ -47,8 +47,9 @@ _HOME_OF = {
     "Method": "seats_cli.selection.method",
     "PruningPlan": "seats_cli.schedule",
     "SeatsConfig": "seats_cli.config",
+    "Turn": "seats_cli.results",
     "ask": "seats_cli.engine.answer",
-    "load_model": "seats_cli.models.load",
+    "load_model": "seats_cli.engine.session",
     "prune": "seats_cli.engine.prune",
     "read_clip": "seats_cli.media.reader",
     "register_method": "seats_cli.selection.method",

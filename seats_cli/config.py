@@ -350,7 +350,7 @@ SETTINGS = tuple(item.name for item in dataclasses.fields(SeatsConfig) if item.n
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model, and how to load it: the parameters of `seats_cli.models.load_model`."""
+    """Which model, and how to load it: the parameters of `seats_cli.load_model`."""
 
     model: str | None = None
     device: str = "auto"

@@ -151,6 +151,14 @@ class ChoiceScore:
     probability: float
 
 
+@dataclass(frozen=True)
+class Turn:
+    """An earlier question about the clip and what was answered, without the reasoning before it."""
+
+    question: str  # "" where nothing was asked, as of captioners
+    answer: str
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """A question answered about one clip, with everything that a report shows."""
@@ -175,6 +183,7 @@ class Answer:
     system: str | None = None  # system turn of the prompt; None for the chat template's own
     thinking: str = ""  # what the model reasoned before it answered
     sampling: Sampling = USUAL  # as used; `max_new_tokens` holds for both together
+    history: tuple[Turn, ...] = ()  # earlier turns that were part of the prompt
 
     @property
     def cut_off(self) -> bool:

@@ -16,7 +16,7 @@ from seats_cli.cli.option_groups import grouped, with_flags
 from seats_cli.cli.option_parsers import output_option, split_choices
 from seats_cli.cli.outputs import Outputs, print_json
 from seats_cli.cli.question import check_stdin_is_free, find_questions, may_ask_nothing
-from seats_cli.cli.sources import fit_input, open_input, open_model, read_input
+from seats_cli.cli.sources import open_clip, open_input, open_model
 from seats_cli.cli.to_config import build_config
 from seats_cli.errors import UsageError
 
@@ -104,19 +104,20 @@ def ask(
         questions = find_questions(question, also or (), talk)
     calm_libraries(debug=output.debug, quiet=output.quiet)
 
-    from seats_cli.engine.answer import ask as ask_model
-    from seats_cli.engine.session import ClipSession
-
-    loaded = open_model(model, talk)
-    fitted, notes = fit_input(
-        file, read, loaded, questions, [config], generation.max_new_tokens, choices, system
-    )
-    clip, read_s = read_input(file, fitted, loaded.sizing, talk, notes)
     several = len(questions) > 1
-    if several:
-        answer_to = ClipSession(loaded, clip, system=system).ask
-    else:
-        answer_to = partial(ask_model, loaded, clip, system=system)
+    loaded = open_model(model, talk)
+    opened = open_clip(
+        file,
+        read,
+        loaded,
+        talk,
+        questions=questions,
+        config=config,
+        max_new_tokens=generation.max_new_tokens,
+        choices=choices,
+        system=system,
+        several=several,
+    )
     streams = not (output.no_stream or output.as_json or choices)
     answers = []
     for text in questions:
@@ -125,21 +126,21 @@ def ask(
         with talk.progress("Answering") as progress:
             stream = AnswerStream(progress) if streams else None
             thoughts = ThoughtStream(talk, progress, shown=output.show_thinking)
-            answer = answer_to(
+            answer = opened.ask(
                 text,
                 config=config,
                 on_text=None if stream is None else partial(_write_answer, thoughts, stream),
                 on_thinking=thoughts,
-                read_s=read_s,
+                read_s=opened.read_s,
                 **{**dataclasses.asdict(generation), "choices": choices},
             )
             thoughts.finish()
             if stream is not None:
                 stream.finish(answer.text)
         # The report is about the whole way from the file to the answer.
-        warnings = dict.fromkeys((*clip.warnings, *map(with_flags, answer.warnings)))
+        warnings = dict.fromkeys((*opened.clip.warnings, *map(with_flags, answer.warnings)))
         answer = dataclasses.replace(answer, warnings=tuple(warnings))
-        files.add(answer, clip, fitted, loaded.sizing)
+        files.add(answer, opened.clip, opened.read, loaded.sizing)
         answers.append(answer)
         if not output.as_json:
             _show(answer, talk, streamed=streams)

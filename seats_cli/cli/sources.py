@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
@@ -29,14 +30,16 @@ from seats_cli.families.registry import BUNDLED, named_config
 from seats_cli.media.clip import ReadOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from seats_cli.config import SeatsConfig
+    from seats_cli.engine.session import AskableModel
     from seats_cli.families.base import FrameSizing
     from seats_cli.media.clip import Clip
     from seats_cli.media.fetch import Readable
     from seats_cli.media.probe import MediaSource
     from seats_cli.models import LoadedModel
+    from seats_cli.results import Answer
 
 
 PIPE = "-"
@@ -176,9 +179,9 @@ def _amount(done: int, total: int | None) -> str:
     return f"{mega} of {total / 1e6:.0f} MB" if total else mega
 
 
-def open_model(options: ModelOptions, talk: Talk) -> LoadedModel:
+def open_model(options: ModelOptions, talk: Talk) -> AskableModel:
     """Load the model and say so if it is the demonstration model."""
-    from seats_cli.models import load_model
+    from seats_cli.engine.session import load_model
 
     with talk.progress(f"Loading {options.model or BUNDLED}"):
         loaded = load_model(**options.arguments())
@@ -195,7 +198,7 @@ def open_model(options: ModelOptions, talk: Talk) -> LoadedModel:
     return loaded
 
 
-def open_silently(options: ModelOptions) -> LoadedModel:
+def open_silently(options: ModelOptions) -> AskableModel:
     """Load the model in a process that shows nothing."""
     calm_libraries(debug=False, quiet=True)
     return open_model(options, Talk(quiet=True))
@@ -262,6 +265,51 @@ def read_input(
     return clip, read_s
 
 
+@dataclass(frozen=True)
+class OpenedClip:
+    """A clip that a command asks about."""
+
+    clip: Clip
+    read: ReadOptions  # as the context has it
+    read_s: float  # seconds that reading took
+    ask: Callable[..., Answer]  # a question and what else `ClipSession.ask` takes
+
+
+def open_clip(
+    file: InputFile,
+    read: ReadOptions,
+    loaded: AskableModel,
+    talk: Talk,
+    *,
+    questions: Sequence[str | None],
+    config: SeatsConfig | None,
+    max_new_tokens: int | None,
+    choices: Sequence[str] = (),
+    system: str | None = None,
+    several: bool = True,
+) -> OpenedClip:
+    """Read a file so that the context holds it and open it for questions.
+
+    Parameters
+    ----------
+    questions : sequence of str or None
+        Those that are known, of which the longest must fit beside the clip.
+    several : bool
+        Whether there will be more than one question. For a single one nothing is kept: the copy of
+        the clip's states would only take memory.
+    """
+    fitted, notes = fit_input(
+        file, read, loaded, questions, [config], max_new_tokens, choices, system
+    )
+    clip, read_s = read_input(file, fitted, loaded.sizing, talk, notes)
+    if several:
+        return OpenedClip(clip, fitted, read_s, loaded.open(clip, system=system).ask)
+
+    from seats_cli.engine.answer import ask
+
+    return OpenedClip(clip, fitted, read_s, partial(ask, loaded, clip, system=system))
+
+
 def check_synthetic(video: str | None, synthetic: float | None, context: typer.Context) -> None:
     """Refuse a file and a synthetic clip together, neither, or a part of a synthetic one.
 
@@ -303,14 +351,15 @@ def check_random(model: AnyModelFlags, context: typer.Context) -> None:
     named_config(model.random_weights, layers=model.layers, hidden=model.hidden)
 
 
-def open_any(model: AnyModelFlags, seed: int, talk: Talk) -> LoadedModel:
+def open_any(model: AnyModelFlags, seed: int, talk: Talk) -> AskableModel:
     """The checkpoint, or the architecture with random weights."""
     if model.random_weights is None:
         return open_model(model, talk)
+    from seats_cli.engine.session import askable
     from seats_cli.models.random_weights import random_model
 
     with talk.progress(f"Building {model.random_weights} with random weights"):
-        loaded = random_model(
+        loaded = askable(random_model)(
             model.random_weights,
             layers=model.layers,
             hidden=model.hidden,

@@ -25,7 +25,7 @@ from seats_cli.models.adapter import devices_of
 from seats_cli.models.inputs import PreparedClip, build_inputs, longest_answer, sizes_of_clip
 from seats_cli.models.optimize import Part, RunSwaps, installed
 from seats_cli.models.patching import hooked
-from seats_cli.results import Answer, ChoiceScore, Timing
+from seats_cli.results import Answer, ChoiceScore, Timing, Turn
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.methods import method_for, with_default_options
 from seats_cli.selection.trace import SelectionTrace
@@ -48,6 +48,7 @@ def ask(
     *,
     config: SeatsConfig | None,
     system: str | None = None,
+    history: Sequence[Turn] = (),
     max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
@@ -78,6 +79,11 @@ def ask(
     system : str or None
         System turn in place of the chat template's own, "" for an empty one. A prepared clip has
         it from `prepare_clip`.
+    history : sequence of Turn
+        Earlier questions about the clip and their answers, which the prompt repeats as the chat
+        template has them in a conversation. They stand behind the clip, so that Stage I is the
+        same as without, and all of them count as the question where a method averages over its
+        tokens (`Method.query_tokens`): what "And then?" means is only said before it.
     max_new_tokens : int or None
         Longest answer in tokens, reasoning included. None for what the checkpoint asks for, as far
         as the context leaves room, else 128.
@@ -115,7 +121,7 @@ def ask(
     UsageError
         For an empty question or impossible settings.
     ResourceError
-        If what enters the LLM after pruning does not fit the model's context.
+        If the history, or what enters the LLM after pruning does not fit the model's context.
     ModelError
         If the model's output is not a number.
     """
@@ -146,7 +152,7 @@ def ask(
     )
     sizes = sizes_of_clip(architecture, media)
     _check_context(use(sizes=sizes, text=0), early)
-    inputs = build_inputs(loaded, clip, question, system=system)
+    inputs = build_inputs(loaded, clip, question, system=system, history=history)
     prepared = clock.now()
     sizes = adapter.media_sizes(inputs)
     text_tokens = inputs["input_ids"].shape[1] - sum(token_counts(architecture, sizes))
@@ -258,6 +264,7 @@ def ask(
         thinking=thinking,
         sampling=sampling,
         context=context,
+        history=tuple(history),
     )
 
 

@@ -237,6 +237,25 @@ class Adapter(ABC):
             `input_ids` (1, S), `attention_mask`, and what the encoders are given.
         """
 
+    def conversation(
+        self, processor: Any, kind: str, texts: Sequence[str], system: str | None = None
+    ) -> str:
+        """The prompt of a conversation about a clip, as the chat template has it.
+
+        Parameters
+        ----------
+        processor
+            The model's own.
+        kind : str
+            "video" or "audio": what the clip is in the first turn.
+        texts : sequence of str
+            The first question, and in turns answers and further questions; they contain no control
+            tokens.
+        system : str or None
+            As for `clip_inputs`.
+        """
+        raise UsageError(f"{self.family.title} takes one question about a clip, no conversation.")
+
     def message_inputs(self, processor: Any, messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Inputs of a conversation, on the CPU, for families whose processor takes several parts.
 

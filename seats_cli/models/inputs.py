@@ -1,18 +1,14 @@
 """From a clip and a question, or from chat messages, to the model's inputs.
 
-The family's own processor does the work (`Adapter.clip_inputs`, `Adapter.message_inputs`). Prompts
-are made with a stand-in for every text that a user wrote, and its tokens are put in afterwards: the
-spelling of a control token ("<|im_end|>", "<|VIDEO|>") must neither end a turn nor count as a piece
-of a clip.
+The family's own processor does the work (`Adapter.clip_inputs`, `Adapter.message_inputs`), around
+stand-ins for the texts that users wrote (`prompt_texts`).
 """
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +18,18 @@ from PIL import Image
 from seats_cli.config import SeatsConfig
 from seats_cli.cost.context import Entering, Need, seats_entering
 from seats_cli.cost.token_counts import MediaSizes, token_counts
-from seats_cli.errors import ConfigError, ResourceError, SeatsError, UsageError
+from seats_cli.errors import ConfigError, SeatsError, UsageError
 from seats_cli.families.base import MIN_SAMPLES
 from seats_cli.families.generation import USUAL
 from seats_cli.models.adapter import processor_device
 from seats_cli.models.devices import free_bytes
+from seats_cli.models.prompt_texts import (
+    STAND_IN,
+    check_length,
+    text_tokens,
+    with_texts,
+    with_turns,
+)
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.methods import method_for
 
@@ -34,11 +37,11 @@ if TYPE_CHECKING:
     from seats_cli.families.base import Architecture, FrameSizing
     from seats_cli.media.clip import Clip, ReadOptions
     from seats_cli.models.load import LoadedModel
+    from seats_cli.results import Turn
 
 
 # What parts of a message may say about their file, besides the range.
 _READ_KEYS = ("fps", "max_frames", "max_pixels", "total_pixels", "video_track", "audio_track")
-_STAND_IN = "\ue000"  # a private-use character, which no chat template contains
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +73,9 @@ def prepare_clip(loaded: LoadedModel, clip: Clip, *, system: str | None = None) 
     inputs = loaded.adapter.clip_inputs(
         loaded.processor,
         clip,
-        _STAND_IN,
+        STAND_IN,
         _pixels_on(loaded.model.device, clip),
-        system=None if system is None else _STAND_IN,
+        system=None if system is None else STAND_IN,
     )
     template = inputs.pop("input_ids")[0]
     inputs.pop("attention_mask")
@@ -85,6 +88,7 @@ def build_inputs(
     question: str | None,
     *,
     system: str | None = None,
+    history: Sequence[Turn] = (),
 ) -> dict[str, Any]:
     """Tokens and features for `model(**inputs)` or `model.generate(**inputs)`.
 
@@ -96,6 +100,9 @@ def build_inputs(
         None asks nothing; an empty one does so of checkpoints that describe what they are given.
     system : str or None
         System turn, as for `prepare_clip`; a prepared clip has its own.
+    history : sequence of Turn
+        Earlier questions about the clip and their answers: the chat template has the clip in the
+        first of these turns, and the question in the last one.
 
     Returns
     -------
@@ -109,20 +116,29 @@ def build_inputs(
     ------
     UsageError
         If the question is empty or the clip holds neither picture nor sound.
+    ModelError
+        If there is a history, and the model's chat template has no place for it.
     ResourceError
-        If the question alone is more than the model's context holds.
+        If the question alone, or with the history, is more than the model's context holds.
     """
     if question is not None and not question.strip() and not loaded.captions:
         raise UsageError("The question is empty.")
     tokenizer = loaded.processor.tokenizer
-    asked = _tokens(tokenizer, question if question and question.strip() else "")
-    _check_text(len(asked), loaded.architecture.max_positions)
+    asked = text_tokens(tokenizer, question if question and question.strip() else "")
+    said = [text for turn in history for text in (turn.question, turn.answer)]
+    talk = [text_tokens(tokenizer, text) for text in said]
+    limit = loaded.architecture.max_positions
+    check_length(len(asked), limit)
+    check_length(len(asked) + sum(map(len, talk)), limit, "drop earlier turns from `history`")
     if not isinstance(clip, PreparedClip):
         clip = prepare_clip(loaded, clip, system=system)
     elif system is not None:
         raise UsageError("The clip is prepared already: give `system` to `prepare_clip`.")
-    texts = [asked] if clip.system is None else [_tokens(tokenizer, clip.system), asked]
-    ids = _with_texts(clip.template, tokenizer, texts).to(loaded.model.device)
+    texts = [] if clip.system is None else [text_tokens(tokenizer, clip.system)]
+    template = with_turns(
+        clip.template, loaded.adapter, loaded.processor, len(history), clip.system
+    )
+    ids = with_texts(template, tokenizer, [*texts, *talk, asked]).to(loaded.model.device)
     return {
         "input_ids": ids[None],
         "attention_mask": torch.ones_like(ids)[None],
@@ -187,10 +203,11 @@ def inputs_from_messages(
     for message in messages:
         content = message["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        texts += [_tokens(tokenizer, part["text"]) for part in parts if part.get("type") == "text"]
+        said = [part["text"] for part in parts if part.get("type") == "text"]
+        texts += [text_tokens(tokenizer, text) for text in said]
         listed.append(
             [
-                {"type": "text", "text": _STAND_IN}
+                {"type": "text", "text": STAND_IN}
                 if part.get("type") == "text"
                 else _checked(part, loaded, use_audio_in_video)
                 for part in parts
@@ -199,7 +216,7 @@ def inputs_from_messages(
     files = [part for parts in listed for part in parts if isinstance(part, _File)]
     need = need_of(loaded, (), (config,), max_new_tokens)
     turns = need.text * len(messages) + sum(map(len, texts))
-    _check_text(turns, loaded.architecture.max_positions)
+    check_length(turns, loaded.architecture.max_positions)
     fitted = iter(_fitted(files, loaded, replace(need, text=turns)))
 
     # 2. The files themselves, and the prompt around them.
@@ -208,7 +225,7 @@ def inputs_from_messages(
         content = [next(fitted).content() if isinstance(part, _File) else part for part in parts]
         conversation.append({"role": message["role"], "content": content})
     inputs = loaded.adapter.message_inputs(loaded.processor, conversation)
-    ids = _with_texts(inputs.pop("input_ids")[0], tokenizer, texts)
+    ids = with_texts(inputs.pop("input_ids")[0], tokenizer, texts)
     inputs |= {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
     return _on_model(inputs, loaded.model)
 
@@ -287,15 +304,6 @@ def _fitted(files: Sequence[_File], loaded: LoadedModel, need: Need) -> list[_Fi
     return [replace(file, read=clip.read) for file, clip in zip(files, fitted.clips, strict=True)]
 
 
-def _check_text(tokens: int, limit: int) -> None:
-    """Refuse a text that leaves no room for anything else."""
-    if tokens > limit:
-        raise ResourceError(
-            f"The text has {tokens:,} tokens, but the model's context holds {limit:,}: "
-            "shorten the question."
-        )
-
-
 def need_of(
     loaded: LoadedModel,
     questions: Sequence[str | None],
@@ -303,6 +311,7 @@ def need_of(
     max_new_tokens: int | None,
     choices: Sequence[str] = (),
     system: str | None = None,
+    history: Sequence[Turn] = (),
 ) -> Need:
     """What questions about one clip take of the context, for `seats_cli.cost.fit`.
 
@@ -325,9 +334,15 @@ def need_of(
         late = late or method is not None
     if not early and not late:
         early.append(seats_entering(PruningPlan.resolve(SeatsConfig.preset("25%"), architecture)))
-    longest = max((len(_tokens(tokenizer, question or "")) for question in questions), default=0)
+
+    def length(text: str | None) -> int:
+        return len(text_tokens(tokenizer, text or ""))
+
+    said = [system, *(text for turn in history for text in (turn.question, turn.answer))]
     return Need(
-        text=_text_around(loaded, system) + len(_tokens(tokenizer, system or "")) + longest,
+        text=_text_around(loaded, system, len(history))
+        + sum(map(length, said))
+        + max(map(length, questions), default=0),
         answer=longest_answer(loaded, max_new_tokens, choices),
         entering=tuple(early) or (token_counts,),
     )
@@ -347,11 +362,11 @@ def longest_answer(
     if not choices:
         return max_new_tokens
     tokenizer = loaded.processor.tokenizer
-    longest = max(len(_tokens(tokenizer, choice)) + 1 for choice in choices)  # with end of turn
+    longest = max(len(text_tokens(tokenizer, choice)) + 1 for choice in choices)  # with end of turn
     return longest + (max_new_tokens if loaded.thinks else 0)
 
 
-def _text_around(loaded: LoadedModel, system: str | None) -> int:
+def _text_around(loaded: LoadedModel, system: str | None, turns: int) -> int:
     """Tokens of the chat template around a clip with picture and sound, and around the texts."""
     from seats_cli.media.clip import Clip, MediaFacts
 
@@ -363,10 +378,11 @@ def _text_around(loaded: LoadedModel, system: str | None) -> int:
         audio=np.zeros(MIN_SAMPLES, np.float32),
         facts=MediaFacts("", "", 1.0, 0.0, 1.0),
     )
-    ids = _with_texts(
-        prepare_clip(loaded, clip, system=system).template,
+    template = prepare_clip(loaded, clip, system=system).template
+    ids = with_texts(
+        with_turns(template, loaded.adapter, loaded.processor, turns, system),
         loaded.processor.tokenizer,
-        [[]] * (1 if system is None else 2),
+        [[]] * (2 * turns + (1 if system is None else 2)),
     )
     adapter = loaded.adapter
     return int(((ids != adapter.video_token_id) & (ids != adapter.audio_token_id)).sum())
@@ -377,36 +393,6 @@ def sizes_of_clip(architecture: Architecture, clip: Clip) -> MediaSizes:
     frames, height, width = (0, 0, 0) if clip.frames is None else clip.frames.shape[:3]
     samples = 0 if clip.audio is None else len(clip.audio)
     return MediaSizes.of_clip(architecture, frames, height, width, samples)
-
-
-def _tokens(tokenizer: Any, text: str) -> list[int]:
-    """A text's tokens, its characters read as text only.
-
-    `split_special_tokens` spares added tokens that are not "special" (Qwen3's "<think>"), so their
-    spelling is cut behind its first character.
-    """
-    spelled = "|".join(map(re.escape, tokenizer.get_added_vocab()))
-    cuts = [match.start() + 1 for match in re.finditer(f"(?={spelled})", text)] if spelled else []
-    return [
-        int(token)
-        for start, end in pairwise([0, *cuts, len(text)])
-        for token in tokenizer.encode(
-            text[start:end], add_special_tokens=False, split_special_tokens=True
-        )
-    ]
-
-
-def _with_texts(ids: torch.Tensor, tokenizer: Any, texts: Sequence[list[int]]) -> torch.Tensor:
-    """Put the tokens of each text in place of its stand-in."""
-    stand_in = torch.tensor(tokenizer.encode(_STAND_IN, add_special_tokens=False))
-    width, begin = len(stand_in), 0
-    pieces = []
-    for start, text in zip(
-        (ids.unfold(0, width, 1) == stand_in).all(1).nonzero()[:, 0].tolist(), texts, strict=True
-    ):
-        pieces += [ids[begin:start], ids.new_tensor(text, dtype=ids.dtype)]
-        begin = start + width
-    return torch.cat([*pieces, ids[begin:]])
 
 
 def _pixels_on(device: torch.device, clip: Clip) -> torch.device | None:

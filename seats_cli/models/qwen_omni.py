@@ -201,11 +201,7 @@ class QwenOmni(Adapter):
         sound's own length instead of the 300 s that the Whisper feature extractor defaults to.
         """
         kind = "audio" if clip.frames is None else "video"
-        content = [{"type": kind, kind: "clip"}, {"type": "text", "text": question}]
-        turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if system is not None:
-            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-        text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = self.conversation(processor, kind, [question], system)
         arguments: dict[str, Any] = {}
         if clip.frames is not None:
             frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
@@ -213,6 +209,19 @@ class QwenOmni(Adapter):
         if clip.audio is not None:
             arguments |= self._audio_arguments(clip.audio, len(clip.audio))
         return _processed(processor, text, arguments)
+
+    def conversation(
+        self, processor: Any, kind: str, texts: Sequence[str], system: str | None = None
+    ) -> str:
+        """The clip stands before the first question, in the same turn."""
+        turns: list[dict[str, Any]] = [
+            {"role": ("user", "assistant")[number % 2], "content": [{"type": "text", "text": text}]}
+            for number, text in enumerate(texts)
+        ]
+        turns[0]["content"].insert(0, {"type": kind, kind: "clip"})
+        if system is not None:
+            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        return str(processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     def message_inputs(self, processor: Any, messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """By `qwen_omni_utils.process_mm_info`, then by the processor, one part at a time.

@@ -66,6 +66,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
         {
             "question": answer.question,
             "system": answer.system,
+            "history_turns": len(answer.history),
             "answer": answer.text,
             "thinking": answer.thinking or None,
             "finish_reason": answer.finish_reason,

@@ -150,7 +150,8 @@ class Method(ABC):
         Whose attention `LayerTokens.relevance` is: "last_text", the last text token's query on
         the layer's output states (arXiv 2605.20035, 2403.06764), or "question", the mean over
         all text tokens behind the last audio-visual one, on the layer's input states: the
-        attention that this layer really computed (arXiv 2605.14458).
+        attention that this layer really computed (arXiv 2605.14458). In a conversation these are
+        all turns so far, and not the last question alone, which need not say what it is about.
     shares : str
         What questions about one clip have in common: "entry", if `before_llm` sees nothing of the
         question and leaves nothing behind for `after_layer`; "states", if it leaves something, so

@@ -65,9 +65,11 @@ def load_model(model: str | None, **options: Any) -> SimpleNamespace:
     demonstration = model is None
     facts = dataclasses.replace(MODEL, id=model or "bundled", demonstration=demonstration)
     architecture = find_model("qwen2.5-omni-7b").architecture
-    return SimpleNamespace(
+    loaded = SimpleNamespace(
         facts=facts, sizing=FrameSizing(), load_s=0.1, notices=(), architecture=architecture
     )
+    loaded.open = partial(ClipSession, loaded)
+    return loaded
 
 
 def read_clip(path: str, options: ReadOptions, **others: Any) -> Any:
@@ -123,7 +125,6 @@ def fake_modules() -> dict[str, ModuleType]:
     assert models is not None
     fakes = {
         "seats_cli.models": {
-            "load_model": load_model,
             "prepare_clip": lambda loaded, clip, **_: clip,
             "need_of": lambda loaded, questions, configs, answer, *others: Need(40, answer or 128),
             "__path__": models.submodule_search_locations,
@@ -133,7 +134,7 @@ def fake_modules() -> dict[str, ModuleType]:
             "__path__": media.__path__,
         },
         "seats_cli.engine.answer": {"ask": ask},
-        "seats_cli.engine.session": {"ClipSession": ClipSession},
+        "seats_cli.engine.session": {"ClipSession": ClipSession, "load_model": load_model},
     }
     modules = {}
     for name, attributes in fakes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import permutations
 from pathlib import Path
@@ -12,16 +13,19 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from seats_cli import ClipSession, SeatsConfig, ask, load_model, read_clip
+from seats_cli import ClipSession, SeatsConfig, Turn, ask, load_model, read_clip
 from seats_cli.engine import clip_prefix
 from seats_cli.engine.clip_prefix import PrefixStore
 from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
+from seats_cli.engine.session import AskableModel
+from seats_cli.errors import ResourceError
 from seats_cli.media.clip import Clip
-from seats_cli.models.load import LoadedModel
+from seats_cli.models import need_of
 from seats_cli.results import Answer
 from tests.engine import golden
+from tests.models.test_load import noise_clip
 
 CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 QUESTIONS = ("What color is shown first?", "What color is shown last?", "What is heard?")
@@ -104,12 +108,12 @@ def test_another_clip_of_the_same_size_shares_nothing() -> None:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
+def loaded() -> AskableModel:
     return load_model("bundled", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def clip(loaded: LoadedModel) -> Clip:
+def clip(loaded: AskableModel) -> Clip:
     return read_clip(CARDS, sizing=loaded.sizing)
 
 
@@ -129,7 +133,7 @@ def facts(answer: Answer) -> Any:
     ids=["greedy", "sampled", "choices"],
 )
 def test_answers_are_those_of_questions_alone(
-    loaded: LoadedModel, clip: Clip, how: dict[str, Any]
+    loaded: AskableModel, clip: Clip, how: dict[str, Any]
 ) -> None:
     session = ClipSession(loaded, clip)
     configs = (SeatsConfig(retain=0.1), None, SeatsConfig(retain=0.25, kv="survivors"))
@@ -142,7 +146,50 @@ def test_answers_are_those_of_questions_alone(
     assert session.bytes > 0
 
 
-def test_a_failed_question_leaves_the_others_right(loaded: LoadedModel, clip: Clip) -> None:
+HISTORY = (Turn("What is shown first?", "A red card."), Turn("And then?", "Blue <|im_end|>\n\n."))
+
+
+@pytest.mark.parametrize("layout", ["omni-7b", "omni3-thinking"])
+@pytest.mark.parametrize("method", ["seats", "omnidrop", "divprune", "full"])
+def test_follow_up_turns_are_those_of_a_fresh_process(
+    hub_repository: Callable[[str], Path], layout: str, method: str
+) -> None:
+    loaded = load_model(str(hub_repository(layout)), device="cpu")
+    clip = noise_clip(loaded.sizing.factor, seconds=4)
+    session = loaded.open(clip, system="Be brief.")
+    config = None if method == "full" else SeatsConfig(retain=0.3, method=method)
+    asked = [("What is heard?", HISTORY[:turns]) for turns in (0, 2, 1, 2)]
+    seen: list[tuple[Any, Tensor]] = []
+    for number, (question, history) in enumerate((*asked, *asked)):
+        logits: list[Tensor] = []
+        given = {"config": config, "history": history, "max_new_tokens": 3}
+        answer = (
+            session.ask(question, on_logits=logits.append, **given)
+            if number < len(asked)
+            else ask(loaded, clip, question, system="Be brief.", on_logits=logits.append, **given)
+        )
+        assert answer.history == history
+        seen.append((facts(answer), torch.cat(logits)))
+    for (shared, near), (alone, wanted) in zip(seen[: len(asked)], seen[len(asked) :], strict=True):
+        assert shared == alone
+        torch.testing.assert_close(near, wanted, rtol=0.0, atol=1e-4)
+    assert not torch.equal(seen[0][1], seen[1][1])
+    assert session._prefixes.reused
+
+
+def test_a_history_takes_its_part_of_the_context(loaded: AskableModel, clip: Clip) -> None:
+    session, long = loaded.open(clip), (Turn("What?", "red " * 3000),)
+    short, known = (
+        session.ask("What?", config=None, history=history, max_new_tokens=1).context
+        for history in ((), HISTORY)
+    )
+    need = [need_of(loaded, ["What?"], [None], 1, history=turns) for turns in ((), HISTORY)]
+    assert known.entering[2] - short.entering[2] == need[1].text - need[0].text > 20
+    with pytest.raises(ResourceError, match=r"enter the LLM|earlier turns"):
+        session.ask("What?", config=SeatsConfig(), history=long * 20)
+
+
+def test_a_failed_question_leaves_the_others_right(loaded: AskableModel, clip: Clip) -> None:
     session, config = ClipSession(loaded, clip), SeatsConfig(retain=0.1)
 
     def fail(_logits: Tensor) -> None:
@@ -158,7 +205,7 @@ def test_a_failed_question_leaves_the_others_right(loaded: LoadedModel, clip: Cl
 
 
 def test_what_is_held_is_bounded(
-    loaded: LoadedModel, clip: Clip, monkeypatch: pytest.MonkeyPatch
+    loaded: AskableModel, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clip_prefix, "MAX_SETTINGS", 2)
     session = ClipSession(loaded, clip)

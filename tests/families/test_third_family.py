@@ -7,6 +7,7 @@ still assumes of Qwen's models fails here.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -49,7 +50,7 @@ from seats_cli.models import registry as adapters
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.optimize import SEGMENTS, STOCK
 from seats_cli.models.random_weights import random_model
-from seats_cli.results import RunSpec
+from seats_cli.results import RunSpec, Turn
 from tests.cost.counting import counted
 
 CLIP = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
@@ -343,6 +344,12 @@ class MiniOmniAdapter(Adapter):
         inputs["input_ids"] = torch.tensor([ids])
         return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
 
+    def conversation(
+        self, processor: Processor, kind: str, texts: Sequence[str], system: str | None = None
+    ) -> str:
+        turns = map(": ".join, zip(itertools.cycle(("user", "assistant")), texts))
+        return "\n".join([*([] if system is None else [system]), *turns, "assistant: "])
+
     def media_sizes(self, inputs: dict[str, Any]) -> MediaSizes:
         sizes, mel = inputs.get("sizes"), inputs.get("mel")
         return MediaSizes(
@@ -509,6 +516,16 @@ def test_pictures_and_sound_take_turns(loaded: LoadedModel, clip: Clip) -> None:
     kinds = (video + 2 * audio.int())[video | audio].tolist()
     assert kinds == (6 * [1] + 10 * [2]) * 6
     assert loaded.facts.family == "mini_omni"
+
+
+def test_a_conversation_goes_on_behind_the_clip(loaded: LoadedModel, clip: Clip) -> None:
+    alone = build_inputs(loaded, clip, "What?", system="Be brief.")["input_ids"][0]
+    history = [Turn("What?", "A card."), Turn("And then?", "A dot.")]
+    ids = build_inputs(loaded, clip, "Why?", system="Be brief.", history=history)["input_ids"][0]
+    end = int(torch.isin(alone, torch.tensor([loaded.adapter.audio_token_id])).nonzero()[-1]) + 1
+    assert ids[:end].equal(alone[:end])
+    said = "\nWhat?\nassistant: A card.\nuser: And then?\nassistant: A dot.\nuser: Why?"
+    assert loaded.processor.tokenizer.decode(ids[end:]) == f"{said}\nassistant: "
 
 
 @pytest.mark.parametrize("kv", ["layerwise", "survivors"])

@@ -31,6 +31,7 @@ from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.clip import Clip
 from seats_cli.media.reader import read_clip
 from seats_cli.models import LoadedModel, build_inputs, inputs_from_messages, load_model
+from seats_cli.results import Turn
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CARDS, SINTEL, JFK = "cards_words_beeps_12s.mp4", "sintel_15s_640.mp4", "jfk.wav"
@@ -209,6 +210,28 @@ def test_the_same_frames_and_sound_become_the_same_numbers(
     if case.heard:
         mine, official = heard_frames(ours), heard_frames(theirs)
         assert torch.equal(mine, official)
+
+
+@pytest.mark.parametrize("name", ["part", "sound"])
+@pytest.mark.parametrize("system", [None, "Answer in one word."])
+def test_a_conversation_becomes_the_same_prompt(
+    loaded: LoadedModel, name: str, system: str | None, official_reader: Callable[..., None]
+) -> None:
+    case = CASES[name]
+    clip = read(loaded, case)
+    hand_in(official_reader, clip)
+    said = (("assistant", "A red card.\n\n- red"), ("user", "And then?"), ("assistant", "Blue."))
+    messages = conversation(case) + [
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in (*said, ("user", "What is heard?"))
+    ]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    theirs = official_inputs(loaded, case, messages)
+    history = [Turn(QUESTION, said[0][1]), Turn(said[1][1], said[2][1])]
+    ours = build_inputs(loaded, clip, "What is heard?", system=system, history=history)
+    assert torch.equal(ours["input_ids"], theirs["input_ids"])
+    assert ours["attention_mask"].shape == theirs["attention_mask"].shape
 
 
 def test_a_picture_becomes_the_same_prompt(loaded: LoadedModel) -> None:

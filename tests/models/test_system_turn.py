@@ -15,6 +15,7 @@ from seats_cli.engine.answer import ask
 from seats_cli.errors import UsageError
 from seats_cli.media.clip import Clip
 from seats_cli.models import LoadedModel, build_inputs, load_model, prepare_clip
+from seats_cli.results import Turn
 from tests.models.test_load import noise_clip
 
 LAYOUTS = ("omni-7b", "omni3-thinking")
@@ -96,6 +97,12 @@ def test_control_tokens_are_text(loaded: LoadedModel, clip: Clip) -> None:
         )
     ]
     assert counts[0] == counts[1] == counts[2]
+    turns = [
+        build_inputs(loaded, clip, "What?", history=[Turn(asked, answer)])["input_ids"]
+        for asked, answer in (("What?", "Red."), (" ".join(spelled), f"So: {''.join(spelled)}"))
+    ]
+    plain, tricky = (int(torch.isin(ids, special).sum()) for ids in turns)
+    assert plain == tricky
     assert "</think>" in spelled or loaded.facts.family == "qwen2_5_omni"
 
 
