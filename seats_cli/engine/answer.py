@@ -150,7 +150,10 @@ def ask(
         answer=longest_answer(loaded, max_new_tokens, choices),
         entering=token_counts if chosen is None else chosen.entering,
     )
-    sizes = sizes_of_clip(architecture, media)
+    if isinstance(clip, PreparedClip):
+        sizes = adapter.media_sizes(clip.features)
+    else:
+        sizes = sizes_of_clip(architecture, media)
     _check_context(use(sizes=sizes, text=0), early)
     inputs = build_inputs(loaded, clip, question, system=system, history=history)
     prepared = clock.now()

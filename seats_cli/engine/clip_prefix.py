@@ -10,12 +10,14 @@ is ever written to: a cache grows by making new tensors, and drops make new ones
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter, SideTensors
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.device import TokenIndex
@@ -25,6 +27,21 @@ from seats_cli.selection.method import Method
 MAX_SETTINGS = 4
 MAX_BYTES = 2 << 30
 _NOTHING = torch.zeros(0)
+
+
+NOT_SAVED = (
+    "The clip was indexed for some settings only, and this is another one: ask with one of those, "
+    "or index the clip again without `only`."
+)
+SettingKey: TypeAlias = tuple[type[Method], str]
+
+
+def setting_key(plan: PruningPlan, method: Method) -> SettingKey:
+    """What tells the prefix of one setting from that of another."""
+    settings = plan.to_dict()
+    if not method.draws:  # the seed is that of sampling alone
+        settings.pop("seed")
+    return type(method), repr(sorted(settings.items()))
 
 
 def first_cut(method: Method, plan: PruningPlan, num_layers: int) -> int:
@@ -38,8 +55,11 @@ def first_cut(method: Method, plan: PruningPlan, num_layers: int) -> int:
 class ClipPrefix:
     """States of the tokens in front of the question, for one setting."""
 
+    plan: PruningPlan
     ids: Tensor  # LongTensor (P,) on the CPU: the prompt up to the clip's last token, unpruned
-    sums: Tensor  # (P,): each token's embedding, summed: tells another clip of the same size
+    # (P,): each token's embedding, summed: tells another clip of the same size. None where there
+    # can be no other, because the states come from the clip's index.
+    sums: Tensor | None
     keep: Tensor  # BoolTensor (P,) on the CPU: which of them enter the LLM, p in all
     depth: int  # layers (from 1) whose keys and values are kept: up to the first cut
     keys: list[Tensor]  # of each, (1, kv_heads, p, head_dim)
@@ -57,7 +77,9 @@ class ClipPrefix:
 
     def fits(self, ids: Tensor, sums: Tensor) -> bool:
         """Whether it is of a prompt that begins with these ids and embeddings."""
-        return torch.equal(ids, self.ids) and torch.equal(sums, self.sums)
+        if not torch.equal(ids, self.ids):
+            return False
+        return self.sums is None or torch.equal(sums, self.sums)
 
     def keep_in(self, length: int) -> Tensor:
         """BoolTensor (S,): what enters of a prompt of that length; of the question, everything."""
@@ -73,6 +95,9 @@ class ClipPrefix:
 class PrefixStore:
     """The prefixes of one clip, the latest `MAX_SETTINGS` settings that fit into `MAX_BYTES`."""
 
+    # Gives a prefix that was saved, by its setting's key; None for a setting that was not.
+    saved: Callable[[SettingKey], ClipPrefix | None] | None = None
+    closed: bool = False  # whether nothing but saved settings can be worked out
     reused: bool = False  # whether the latest prompt found its prefix here
     _known: OrderedDict[Any, ClipPrefix] = field(default_factory=OrderedDict)
 
@@ -81,13 +106,21 @@ class PrefixStore:
         """What all of them hold."""
         return sum(prefix.bytes for prefix in self._known.values())
 
+    def prefixes(self) -> Iterator[tuple[SettingKey, ClipPrefix]]:
+        """Those that are held, the one that was used last at the end."""
+        yield from self._known.items()
+
     def find(
         self, plan: PruningPlan, method: Method, ids: Tensor, sums: Tensor
     ) -> ClipPrefix | None:
         """The prefix with these ids and embeddings under a plan, if it is here."""
         self.reused = False
-        key = _key(plan, method)
+        key = setting_key(plan, method)
         known = self._known.get(key)
+        if known is None and self.saved is not None:
+            known = self.saved(key)
+            if known is not None:
+                self.add(plan, method, known)
         if known is None or not known.fits(ids, sums):
             return None
         self._known.move_to_end(key)
@@ -96,7 +129,7 @@ class PrefixStore:
 
     def add(self, plan: PruningPlan, method: Method, prefix: ClipPrefix) -> None:
         """Keep a prefix, and forget the oldest ones where there are too many."""
-        self._known[_key(plan, method)] = prefix
+        self._known[setting_key(plan, method)] = prefix
         while len(self._known) > 1 and (len(self._known) > MAX_SETTINGS or self.bytes > MAX_BYTES):
             self._known.popitem(last=False)
 
@@ -168,6 +201,8 @@ class PrefixSharing:
         keep = keep[: len(self._ids)]
         if found is None or found.depth != self._depth or not found.keep.equal(keep):
             self._store.reused = False
+            if self._store.closed:
+                raise UsageError(NOT_SAVED)
             self._new = keep
             return places
         self._found = found
@@ -218,6 +253,7 @@ class PrefixSharing:
             count = int(keep.sum())
             layers = cache.layers[:number]
             prefix = ClipPrefix(
+                self._plan,
                 self._ids,
                 self._sums,
                 keep,
@@ -237,15 +273,18 @@ class PrefixSharing:
         self._ids, self._sums = _NOTHING, _NOTHING
 
 
-def _key(plan: PruningPlan, method: Method) -> Any:
-    return (type(method), repr(sorted(plan.to_dict().items())))
-
-
 def _joined(first: SideTensors, second: SideTensors) -> SideTensors:
     """Rows of the prefix's tokens, and those of the question's behind them."""
+    if [_row(part) for part in first.tensors] != [_row(part) for part in second.tensors]:
+        raise UsageError("The clip's index does not fit the model: index the clip again.")
     pairs = zip(first.tensors, second.tensors, strict=True)
     return SideTensors(tuple(torch.cat([one.to(two), two], dim=-2) for one, two in pairs))
 
 
 def _first(side: SideTensors, count: int) -> SideTensors:
     return SideTensors(tuple(part[..., :count, :].clone() for part in side.tensors))
+
+
+def _row(part: Tensor) -> tuple[int, ...]:
+    """The shape of a side tensor without its tokens."""
+    return (*part.shape[:-2], part.shape[-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from seats_cli.engine.encoder_stats import EncoderCall, EncoderStatistics
+from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import replace_forward
 
 
 @dataclass(frozen=True, eq=False)
-class _EncoderOutput:
+class Encoding:
     """One pass through an encoder: what went in, what came out, what was noted on the way."""
 
     arguments: Any
@@ -42,7 +43,23 @@ class EncoderCache:
     """
 
     def __init__(self) -> None:
-        self._outputs: dict[str, list[_EncoderOutput]] = {"video": [], "audio": []}
+        self._outputs: dict[str, list[Encoding]] = {"video": [], "audio": []}
+        self._closed = False
+
+    @classmethod
+    def closed(cls, video: Sequence[Encoding], audio: Sequence[Encoding]) -> EncoderCache:
+        """Of a clip that is no longer there: what is not among these encodings is refused.
+
+        Whatever goes into the encoders stands for the clip, so `arguments` are not looked at.
+        """
+        cache = cls()
+        cache._outputs = {"video": list(video), "audio": list(audio)}
+        cache._closed = True
+        return cache
+
+    def encodings(self, modality: str) -> Sequence[Encoding]:
+        """What is kept of "video" or "audio", in the order in which it was encoded."""
+        return self._outputs[modality]
 
     @property
     def bytes(self) -> int:
@@ -94,22 +111,39 @@ class EncoderCache:
                 if (
                     known.tolerance == tolerance
                     and window in (None, known.window)
-                    and _same((args, kwargs), known.arguments)
+                    and (self._closed or _same((args, kwargs), known.arguments))
                 ):
                     calls.extend(known.calls)
                     return copy(known.output)
+
+            if self._closed:
+                raise UsageError(_refusal(modality, window, tolerance))
 
             # 2. A new one: encoded, while the statistics' hooks note what belongs to it.
             before = len(calls)
             output = encode(*args, **kwargs)
             noted = tuple(calls[before:])
             self._outputs[modality].append(
-                _EncoderOutput((args, kwargs), output, noted, window, tolerance)
+                Encoding((args, kwargs), output, noted, window, tolerance)
             )
             # transformers writes into the object that it is given, though not into its tensors
             return copy(output)
 
         return forward
+
+
+def _refusal(modality: str, window: int | None, tolerance: float | None) -> str:
+    """Why a clip that is no longer there would have to be."""
+    if tolerance is not None:
+        return (
+            "Stage 0 compares pictures, which an indexed clip no longer has: leave "
+            "`still_tolerance` out, or ask the clip itself."
+        )
+    unit = "grids" if modality == "video" else "audio tokens"
+    return (
+        f"The clip was indexed without the statistics for windows of {window} {unit}: index it "
+        "again with this configuration, or ask the clip itself."
+    )
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -7,6 +7,7 @@ the wrong weights would answer. Here every such tensor is an error.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -121,6 +122,50 @@ def adapter_notices(folder: Path, name: str, used: Path | None) -> tuple[str, ..
         f"'{name}' also holds a LoRA adapter, which is not used: to use it, add "
         f'`adapter="{name}"`.',
     )
+
+
+# ----------------------------------------------------------- fingerprint
+
+_SAMPLES = 64  # values of each tensor
+_PROBE = "What is shown at 0:05, and what do they say? Пример, 例子."
+
+
+def fingerprint(adapter: Adapter, processor: Any) -> str:
+    """What tells a loaded model from any other, in a fraction of a second.
+
+    Of the weights as they run (adapters merged, quantized or not), names, shapes, precisions and
+    evenly spread values; of the tokenizer, its size, chat template and some tokens. Weights that
+    are not on a device count by name.
+
+    Returns
+    -------
+    str
+        32 hexadecimal digits, the same on every device.
+    """
+    digest = hashlib.sha256()
+    groups: dict[Any, list[torch.Tensor]] = {}
+    for name, value in adapter.stored_tensors():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        if value.device.type != "meta" and value.numel():
+            groups.setdefault((value.dtype, value.device), []).append(_samples(value.detach()))
+    for parts in groups.values():  # one copy to the host for each
+        digest.update(torch.cat(parts).view(torch.uint8).cpu().numpy().tobytes())
+    tokenizer = processor.tokenizer
+    template = getattr(processor, "chat_template", None) or ""
+    tokens = tokenizer.encode(_PROBE, add_special_tokens=False)
+    digest.update(f"{len(tokenizer)} {template} {tokens}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _samples(value: torch.Tensor) -> torch.Tensor:
+    """Evenly spread values of a tensor in any layout, without a copy of the tensor."""
+    count = min(_SAMPLES, value.numel())
+    flat = torch.arange(count, device=value.device) * (value.numel() // count)
+    index = []
+    for size in reversed(value.shape):
+        index.append(flat % size)
+        flat = flat // size
+    return value[tuple(reversed(index))] if index else value.reshape(1)
 
 
 # ------------------------------------------------------- value for value

@@ -158,6 +158,9 @@ class Method(ABC):
         that it is called for every question; "encoders", if its choice may depend on the
         question. With the first two, a `ClipSession` keeps the decoder's states up to the first
         drop.
+    draws : bool
+        Whether its choice depends on the plan's seed. If not, a session's states serve questions
+        that are sampled with any seed.
     entry_kind, layer_kind : str
         What the trace calls the method's stages before the LLM and inside it.
     """
@@ -166,6 +169,7 @@ class Method(ABC):
     needs_keys: bool = False
     query_tokens: ClassVar[Literal["last_text", "question"]] = "last_text"
     shares: ClassVar[Literal["entry", "states", "encoders"]] = "encoders"
+    draws: ClassVar[bool] = True
     entry_kind: ClassVar[str] = "entry"
     layer_kind: ClassVar[str] = "relevance"
 

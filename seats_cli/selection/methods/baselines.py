@@ -23,6 +23,7 @@ class Full(Method):
     """Keeps every token in every layer, whatever the budget says."""
 
     shares = "entry"
+    draws = False
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Everything enters."""

@@ -143,6 +143,7 @@ class OmniDrop(Method):
     """`omnidrop`. One budget for both modalities; late layers may hold no token of either."""
 
     shares = "states"
+    draws = False
 
     needs_importance = True
     query_tokens = "question"

@@ -197,6 +197,7 @@ class OmniZip(Method):
     """`omnizip`. Each modality meets its own target, half to even. Floor: one token of each."""
 
     shares = "entry"
+    draws = False
 
     entry_kind = "audio-guided"
     needs_importance = True

@@ -26,6 +26,7 @@ class Seats(Method):
     """Stages I and II; Stage III (the late block) needs no choice and belongs to the engine."""
 
     shares = "entry"
+    draws = False
 
     entry_kind = "diversity"
 
