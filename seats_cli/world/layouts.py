@@ -26,6 +26,26 @@ FRAME_SIZES: Mapping[tuple[int, int], float] = {
     (84, 84): 0.03,
     (56, 56): 0.02,
 }
+# Frames as the 7B reads them, 66 to 132 tokens of 28 pixels, and sizes in between.
+WIDE_FRAME_SIZES: Mapping[tuple[int, int], float] = {
+    (308, 336): 0.18,
+    (252, 392): 0.2,
+    (280, 364): 0.13,
+    (224, 392): 0.12,  # 16:9
+    (308, 308): 0.1,
+    (252, 336): 0.08,
+    (224, 336): 0.06,
+    (392, 224): 0.05,
+    (196, 336): 0.05,
+    (224, 252): 0.03,
+}
+MIDDLE_FRAME_SIZES: Mapping[tuple[int, int], float] = {
+    (168, 280): 0.3,
+    (168, 224): 0.3,
+    (196, 196): 0.2,
+    (140, 252): 0.1,
+    (252, 168): 0.1,
+}
 SAMPLED_FPS = 2.0
 MIN_FRAMES = 4  # the fewest that qwen-omni-utils takes from a file
 
@@ -137,4 +157,49 @@ def sample_layout(rng: np.random.Generator, mix: LayoutMix) -> Layout:
         size,
         video=tracks >= mix.audio_only,
         audio=not mix.audio_only <= tracks < mix.audio_only + mix.video_only,
+    )
+
+
+_WIDE_DURATIONS = (  # shares of ranges in seconds at level 0 and at level 1
+    ((2.0, 4.0), 0.16, 0.04),
+    ((4.0, 8.05), 0.60, 0.46),
+    ((8.05, 13.0), 0.20, 0.26),
+    ((13.0, 25.0), 0.04, 0.16),
+    ((25.0, 60.0), 0.0, 0.08),
+)
+_SMALL_SHARE, _MIDDLE_SHARE = 0.12, 0.2  # of the frame sizes at level 1; the others are wide
+
+
+def sample_wide_layout(
+    rng: np.random.Generator, level: float, *, max_tokens: int | None = None
+) -> Layout:
+    """Draw the layout of a scripted clip.
+
+    Parameters
+    ----------
+    level : float
+        Difficulty, from 0 (small frames and short clips) to 1 (mostly as the 7B reads them).
+    max_tokens : int, optional
+        Draw again while picture and sound are more tokens than that.
+    """
+    while True:
+        layout = _wide_layout(rng, level)
+        tokens = int(np.prod(layout.grid_thw)) // 4 + layout.audio_samples // 640
+        if max_tokens is None or tokens <= max_tokens:
+            return layout
+
+
+def _wide_layout(rng: np.random.Generator, level: float) -> Layout:
+    shares = {span: (1 - level) * easy + level * full for span, easy, full in _WIDE_DURATIONS}
+    duration = float(rng.uniform(*weighted_choice(rng, shares)))
+    if rng.random() < 0.4:
+        duration = float(max(2.0, round(duration)))
+    small = 1 - level * (1 - _SMALL_SHARE)
+    draw = rng.random()
+    sizes = FRAME_SIZES if draw < small else WIDE_FRAME_SIZES
+    if small <= draw < small + level * _MIDDLE_SHARE:
+        sizes = MIDDLE_FRAME_SIZES
+    tracks = rng.random()
+    return make_layout(
+        rng, duration, weighted_choice(rng, sizes), video=tracks >= 0.04, audio=tracks < 0.96
     )

@@ -167,6 +167,7 @@ _NOUNS = {
     "chirp": ("chirp",),
     "noise": ("noise",),
     "speech": ("speech", "voice"),
+    "music": ("music",),
 }
 
 
@@ -188,15 +189,20 @@ def sound_phrases(kind: str, beeps: int) -> SoundPhrases:
 
 
 def phrase_question(
-    rng: np.random.Generator, family: str, slots: Mapping[str, str], *, variants: bool = True
+    rng: np.random.Generator,
+    family: str,
+    slots: Mapping[str, str],
+    *,
+    variants: bool = True,
+    templates: Mapping[str, tuple[str, ...]] = TEMPLATES,
 ) -> str:
-    """Fill one of the family's templates.
+    """Fill one of the family's `templates`.
 
     With `variants`, a third is in British spelling and about one in eight is typed carelessly:
     lower case, upper case, no question mark.
     """
-    templates = TEMPLATES[family]
-    text = templates[int(rng.integers(len(templates)))].format(**slots)
+    forms = templates[family]
+    text = forms[int(rng.integers(len(forms)))].format(**slots)
     if rng.random() < 0.3:
         text = text.replace("color", "colour")
     if not variants:
