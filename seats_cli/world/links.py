@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from seats_cli.world.script import Heard, Script, Thing
+from seats_cli.world.script import Heard, Script, SpokenWord, Thing
 from seats_cli.world.truths import (
     Evidence,
     Main,
@@ -52,7 +52,9 @@ def _during(script: Script, sound: Heard) -> tuple[str, ...]:
 
 
 def _cue(sound: Heard) -> Evidence:
-    return listened(sound.start, sound.end, "cue")
+    """Where a sound is heard; of a word in a phrase, the word."""
+    start = sound.word_start if isinstance(sound, SpokenWord) else sound.start
+    return listened(start, sound.end, "cue")
 
 
 def _picture_nouns(shown: Sequence[Main]) -> tuple[str, ...]:
@@ -141,7 +143,7 @@ def _said_during(
     if len(script.words) < 2 or len(words) != 1 or not _is_inside(words[0], cue.start, cue.end):
         return
     rivals = [word.word for word in script.words]
-    evidence = [cue, listened(words[0].start, words[0].end)]
+    evidence = [cue, listened(words[0].word_start, words[0].end)]
     yield family, truth(words[0].word, evidence, rivals, names=names, **slots)
 
 
@@ -172,7 +174,7 @@ def _text_links(script: Script) -> Iterator[tuple[str, Truth]]:
             yield from _said_during(script, cue, "said_at_picture", [text.word], scene=scenes)
     if len(texts) == 1 and len(script.words) == 1 and not texts[0].word.isdigit():
         text, word = texts[0], script.words[0]
-        evidence = [seen(text, script), listened(word.start, word.end)]
+        evidence = [seen(text, script), listened(word.word_start, word.end)]
         yield "same_word", truth("yes" if text.word == word.word else "no", evidence, YES_NO)
 
 
@@ -245,7 +247,8 @@ _RARELY: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
         "motion": {"still": 0.5},
         "object_count": {"1": 0.1, "2": 0.25, "3": 0.45},
         "same_word": {"no": 0.45},
-        "sound_at_picture": {"silence": 0.15, "speech": 0.4},
+        "sound_at_picture": {"silence": 0.15, "speech": 0.25},
+        "pitch": {"low": 0.8},
         "sound_kind": {"silence": 0.35, "speech": 0.15},
         "spoken_count": {"1": 0.15, "2": 0.4, "3": 0.6},
     }

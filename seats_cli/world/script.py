@@ -126,14 +126,16 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class SpokenWord:
-    """A word of `voices.WORDS` that is said from `start` to `end` (seconds)."""
+    """A word of `voices.WORDS`, by itself or after a carrier phrase."""
 
     word: str
     voice: str
-    start: float
-    end: float  # as long as the voice takes; nominal before it is synthesised
+    start: float  # seconds, of all that is said
+    end: float
     amplitude: float  # peak, 0..1
     seed: int  # for the voice's variations
+    carrier: str = ""  # one of `voices.CARRIERS`, said before the word
+    word_start: float = 0.0  # seconds: where the word itself begins; it ends at `end`
 
     @property
     def kind(self) -> str:

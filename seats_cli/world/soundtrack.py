@@ -16,14 +16,15 @@ from seats_cli.world.script import Bed, Heard, Script, SpokenWord
 from seats_cli.world.sounds import MIN_LENGTH, Sound, sample_sound, synthesise
 from seats_cli.world.storylines import Picture
 from seats_cli.world.vocabulary import SAMPLE_RATE
-from seats_cli.world.voices import TRAINING_VOICES, WORDS, spoken
+from seats_cli.world.voices import NOUNS, NUMBERS, TRAINING_VOICES, WORDS, spoken, utterance
 
 FloatArray = npt.NDArray[np.float32]
 Span = tuple[float, float]
 
 MAX_WORDS: Final = 5  # in one clip
 _EDGE = 0.12  # seconds kept free between a sound and a change of picture
-_LONGEST_WORD = 1.0  # seconds that a word may take
+_LONGEST_WORD = 0.7  # seconds that a word may take
+_CARRIED = 0.3  # share of tracks, at level 1, in which words are said in a phrase
 _MUSIC_LENGTHS = (1.5, 5.0)  # seconds
 _KINDS = {"beeps": 0.34, "tone": 0.17, "chirp": 0.15, "noise": 0.17, "music": 0.17}
 _ABOVE_BED = 12.0  # at least so many times the bed's standard deviation is every sound's peak
@@ -31,18 +32,40 @@ _RAMP = 480  # samples over which music is faded in and out
 
 
 @lru_cache(maxsize=256)
-def _said(word: str, voice: str, seed: int) -> FloatArray:
+def _said(word: str, voice: str, seed: int, carrier: str) -> FloatArray:
     """A spoken word: drafting needs its length, painting its samples."""
-    return spoken(word, voice, np.random.default_rng(seed))
+    return spoken(word, voice, np.random.default_rng(seed), carrier=carrier)
 
 
-def _say(rng: np.random.Generator, word: str, voice: str, span: Span) -> SpokenWord:
-    """The word somewhere in the span (seconds), which is at least `_LONGEST_WORD` long."""
+def _carrier(rng: np.random.Generator, word: str) -> str:
+    """A phrase that the word can end."""
+    fitting = ["the word is"]
+    if word in NUMBERS:
+        fitting.append("the number is")
+    elif word in NOUNS:
+        fitting += ["I can see a", "this is the"]
+    return str(rng.choice(fitting))
+
+
+def say(
+    rng: np.random.Generator, word: str, voice: str, span: Span, *, carried: bool = False
+) -> SpokenWord:
+    """A word somewhere in a span (start and end in seconds).
+
+    With `carried`, after one of `voices.CARRIERS`, if the span is long enough.
+    """
     seed = int(rng.integers(2**31))
-    length = len(_said(word, voice, seed)) / SAMPLE_RATE
+    carrier = _carrier(rng, word) if carried else ""
+    length = len(_said(word, voice, seed, carrier)) / SAMPLE_RATE
+    if carrier and length > span[1] - span[0]:
+        carrier = ""
+        length = len(_said(word, voice, seed, carrier)) / SAMPLE_RATE
     start = float(rng.uniform(span[0], max(span[1] - length, span[0] + 1e-6)))
+    alone = len(utterance(word, voice))
+    phrase = len(utterance(carrier, voice)) if carrier else 0
     amplitude = float(10 ** rng.uniform(-0.9, -0.03))
-    return SpokenWord(word, voice, start, start + length, amplitude, seed)
+    word_start = start + length * phrase / (phrase + alone)
+    return SpokenWord(word, voice, start, start + length, amplitude, seed, carrier, word_start)
 
 
 def _sound(rng: np.random.Generator, kind: str, span: Span) -> Sound:
@@ -74,7 +97,11 @@ def _of_shots(picture: Picture | None, seconds: float) -> list[Span]:
 
 
 def _words(
-    rng: np.random.Generator, spans: Sequence[Span], voices: Sequence[str], taken: Sequence[str]
+    rng: np.random.Generator,
+    spans: Sequence[Span],
+    voices: Sequence[str],
+    taken: Sequence[str],
+    carried: bool = False,
 ) -> list[Heard]:
     """A different word in every span, mostly in one voice."""
     free = [word for word in WORDS if word not in taken]
@@ -82,7 +109,7 @@ def _words(
     voice = str(rng.choice(voices))
     several = rng.random() < 0.25
     return [
-        _say(rng, str(name), str(rng.choice(voices)) if several else voice, span)
+        say(rng, str(name), str(rng.choice(voices)) if several else voice, span, carried=carried)
         for name, span in zip(names, spans, strict=True)
     ]
 
@@ -142,14 +169,15 @@ def draw_heard(
         return ()
     shown = [thing.word for thing in picture.things if thing.word] if picture is not None else []
     spans = _spans(rng, picture, seconds, recipe)
+    carried = bool(rng.random() < _CARRIED * level)
     if recipe == "words" and len(shown) == 1 and shown[0] in WORDS and rng.random() < 0.6:
         # Half of the time the one word that is said is the one that is printed.
         span = spans[int(rng.integers(len(spans)))]
-        found: list[Heard] = _words(rng, [span], voices, shown)
+        found: list[Heard] = _words(rng, [span], voices, shown, carried)
         if rng.random() < 0.5:
-            found = [_say(rng, shown[0], str(rng.choice(voices)), span)]
+            found = [say(rng, shown[0], str(rng.choice(voices)), span, carried=carried)]
     elif recipe == "words":
-        found = _words(rng, spans, voices, ())
+        found = _words(rng, spans, voices, (), carried)
     elif recipe == "sounds" or len(spans) < 2:
         # Speech is a kind of sound too, and then one of several.
         count = int(rng.random() < 0.2)
@@ -251,7 +279,7 @@ def render_sound(script: Script) -> FloatArray:
     for sound in script.heard:
         first = int(sound.start * SAMPLE_RATE)
         if isinstance(sound, SpokenWord):
-            wave = _said(sound.word, sound.voice, sound.seed)
+            wave = _said(sound.word, sound.voice, sound.seed, sound.carrier)
         elif sound.kind == "music":
             tune = _faded(_music(sound.seed, int((sound.end - sound.start) * SAMPLE_RATE)))
             wave = tune / max(float(np.abs(tune).max()), 1e-6)

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from seats_cli.world.script import PLACES, Box, Script, Thing, is_beside
 from seats_cli.world.sounds import Sound
 from seats_cli.world.vocabulary import MAX_BEEPS, MOTIONS, PITCHES, SWEEPS, sound_phrases
+from seats_cli.world.voices import NUMBERS
 from seats_cli.world.wording import HEARD_KINDS, PLACE_PHRASES, YES_NO, plural, with_article
 
 _MOST_COUNTED: Final = 5
@@ -263,6 +264,8 @@ def _text_truths(script: Script) -> Iterator[tuple[str, Truth]]:
     numbers = [text for text in texts if text.word.isdigit()]
     for family, found in (("printed_word", words), ("printed_number", numbers)):
         rivals = [text.word for text in found]
+        if family == "printed_number" and any(text.word in NUMBERS for text in words):
+            continue  # "seven" is a number, too
         if len(found) == 1:
             yield family, _truth(rivals[0], [seen(found[0], script)], (), when=[""])
         elif found and are_in_turn(found):
@@ -287,14 +290,18 @@ def _speech_truths(script: Script) -> Iterator[tuple[str, Truth]]:
     if not words:
         return
     said = [word.word for word in words]
-    evidence = [listened(word.start, word.end) for word in words]
-    yield "spoken_count", _truth(str(len(words)), evidence, _numbers(_MOST_COUNTED))
+    evidence = [listened(word.word_start, word.end) for word in words]
+    nouns = [("word", "number") if word in NUMBERS else ("word",) for word in said]
     if len(words) == 1:
-        yield "spoken_word", _truth(said[0], evidence, (), when=[""])
-        return
-    yield "spoken_order", _truth(", ".join(said), evidence, ())
-    yield "spoken_word", _truth(said[0], evidence[:1], said, when=[" first"])
-    yield "spoken_word", _truth(said[-1], evidence[-1:], said, when=[" last"])
+        yield "spoken_word", _truth(said[0], evidence, (), when=[""], noun=nouns[0])
+    if any(word.carrier for word in words):
+        return  # which of the words in a phrase are counted?
+    yield "spoken_count", _truth(str(len(words)), evidence, _numbers(_MOST_COUNTED))
+    if len(words) > 1:
+        yield "spoken_order", _truth(", ".join(said), evidence, ())
+        for when, index in ((" first", 0), (" last", -1)):
+            found = [evidence[index]]
+            yield "spoken_word", _truth(said[index], found, said, when=[when], noun=("word",))
 
 
 def _sound_truths(script: Script) -> Iterator[tuple[str, Truth]]:
