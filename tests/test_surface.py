@@ -63,6 +63,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "ask-choices": (*ASK, "--choices", "red,green", "--json"),
     "ask-full": (*ASK, "--full", "--json"),
     "ask-skip-still": (*ASK, "--skip-still", "2", "--json"),
+    "batch": ("batch", "short.jsonl", "--device", "cpu", "--fps", "1", "--json"),
     "compare": (*COMPARE, "--retain", "25%,1%", "--method", "seats,fastv", "--json"),
     "compare-csv": (*COMPARE, "--retain", "25%", "--skip-still", "off,2", "--format", "csv"),
     "doctor": ("doctor", "--json"),
@@ -106,6 +107,8 @@ FAILURES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("show", CARDS, QUESTION)),
     (2, ("show", "--trace", "gone.json", "-o", "out")),
     (2, ("eval", "nowhere")),
+    (2, ("batch", "gone.jsonl")),
+    (2, ("batch", CARDS)),
     (3, ("ask", "gone.mp4", QUESTION)),
     (3, ("ask", "noise.mp4", QUESTION)),
     (3, ("ask", ".", QUESTION)),
@@ -119,8 +122,10 @@ FAILURES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (4, ("compare", CARDS, QUESTION, *GONE)),
     (4, ("show", CARDS, QUESTION, "-o", "out", *GONE)),
     (4, ("eval", "synthetic", "--limit", "1", *GONE)),
+    (4, ("batch", CARDS, "-q", QUESTION, *GONE)),
     (5, ("ask", CARDS, "why " * 5000, *SHORT, "--device", "cpu", "--quiet")),
     (6, ("eval", "broken.jsonl", "--device", "cpu", "--quiet", "--json")),
+    (6, ("batch", "broken.jsonl", "--device", "cpu", "--quiet", "--json")),
 )
 
 # A value of the right kind for every setting, none of them the default.

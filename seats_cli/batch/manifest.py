@@ -167,7 +167,7 @@ def manifest_of_files(names: Sequence[str], questions: Sequence[str | None]) -> 
         If there is no question, a folder cannot be read, or nothing to ask about was found.
     """
     if not questions:
-        raise UsageError("There is no question: give at least one with `ask`.")
+        raise UsageError("There is no question to ask about the files.")
     found: dict[str, None] = {}
     left: list[str] = []
     for name in names:

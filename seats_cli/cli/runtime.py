@@ -66,6 +66,35 @@ def note(number: int, _frame: FrameType | None) -> None:
     raise _pending[-1]
 
 
+@contextlib.contextmanager
+def finishing_first(sentence: str) -> Iterator[None]:
+    """Let a first Ctrl-C inside wait for `stop_if_interrupted`; a second one ends at once.
+
+    Parameters
+    ----------
+    sentence : str
+        Shown on stderr at the first; nothing if it is empty.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if _pending:
+            note(number, frame)
+        _pending.append(KeyboardInterrupt())
+        if sentence:  # not through stderr's buffer, which this may have interrupted
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{sentence}\n".encode())
+
+    waits = usual is note and threading.current_thread() is threading.main_thread()
+    if waits:
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        if waits:
+            signal.signal(signal.SIGINT, usual)
+
+
 EXIT_OK, EXIT_UNEXPECTED, EXIT_INTERRUPTED = 0, 1, 130
 
 _at_end: list[Callable[[], None]] = []

@@ -18,8 +18,8 @@ import torch
 from seats_cli.media import Clip, MediaFacts, read_clip
 from seats_cli.models import LoadedModel, adapter_for, build_inputs, load_model
 from seats_cli.models.optimize import use_for_encoders
-from seats_cli.training.batch import TrainingBatch, evaluation_batch
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
+from seats_cli.training.minibatch import TrainingBatch, evaluation_batch
 from seats_cli.world.clip_questions import CROSS_MODAL, FAMILIES, every_question
 from seats_cli.world.clips import TinyClip, make_clip, write_clip
 from seats_cli.world.layouts import FRAME_SIZES, file_layout, make_layout, weighted_choice

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from seats_cli.training.batch import TrainingBatch
 from seats_cli.training.dense import DenseHeads
 from seats_cli.training.forward import Thinker, Thinning, encode, packed_forward
 from seats_cli.training.hyperparameters import Hyperparameters
+from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.world.vocabulary import IGNORE
 
 

@@ -31,7 +31,6 @@ from torch.multiprocessing.spawn import spawn
 
 from seats_cli.models.optimize import use_for_encoders
 from seats_cli.models.registry import adapter_for
-from seats_cli.training.batch import TrainingBatch, training_batch
 from seats_cli.training.build import (
     build_config,
     build_model,
@@ -43,6 +42,7 @@ from seats_cli.training.dense import DenseHeads
 from seats_cli.training.forward import Thinker, Thinning
 from seats_cli.training.held_out import accuracy_by_family, macro, validation_batches
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
+from seats_cli.training.minibatch import TrainingBatch, training_batch
 from seats_cli.training.objective import (
     Figures,
     draw_thinning,

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from seats_cli.training.batch import training_batch
 from seats_cli.training.dense import attention_loss, end_to_word, word_to_sound
 from seats_cli.training.forward import Thinker, packed_mask
+from seats_cli.training.minibatch import training_batch
 from seats_cli.world.layouts import LayoutMix
 from seats_cli.world.vocabulary import COLORS, IGNORE, SHAPES, SOUND_KINDS
 
