@@ -138,7 +138,8 @@ def _spans(
     """Where something is heard: in shots (some of them left quiet) or side by side."""
     shots = _of_shots(picture, seconds)
     several = picture is not None and len(picture.shots) > 1
-    if several and shots and rng.random() < 0.85:
+    is_moment = picture is not None and picture.moment is not None
+    if several and shots and (is_moment or rng.random() < 0.85):
         quiet = rng.random() < 0.35 and len(shots) > 1
         keep = len(shots) - int(quiet)
         return [shots[index] for index in sorted(rng.permutation(len(shots))[:keep])]
