@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.engine.clip_prefix import PrefixStore
 from seats_cli.engine.encoder_cache import EncoderCache
+from seats_cli.engine.session_file import IndexSize, save_session
+from seats_cli.engine.session_reader import SavedIndex
+from seats_cli.errors import UsageError
 from seats_cli.models import load
 from seats_cli.models.inputs import prepare_clip
 from seats_cli.models.load import LoadedModel
 
 if TYPE_CHECKING:
-    from seats_cli.config import SeatsConfig
-    from seats_cli.media.clip import Clip
+    from seats_cli.media.clip import Clip, ReadOptions
     from seats_cli.results import Answer, Turn
 
 _P = ParamSpec("_P")
@@ -56,6 +61,34 @@ class ClipSession:
         self._prepared = prepare_clip(loaded, clip, system=system)
         self._encoders = EncoderCache()
         self._prefixes = PrefixStore()
+        self._index: SavedIndex | None = None  # the file that takes the place of the clip
+
+    @classmethod
+    def saved(
+        cls, loaded: LoadedModel, index: SavedIndex, *, system: str | None = None
+    ) -> ClipSession:
+        """A session from an index that `save` has written; the clip itself is not needed.
+
+        Parameters
+        ----------
+        system : str or None
+            None for that of the index, which can't have another one.
+
+        Raises
+        ------
+        UsageError
+            If the index was made with another model, or does not fit it.
+        """
+        session = cls.__new__(cls)
+        session._loaded, session._index = loaded, index
+        opened = index.open(loaded, system)
+        session._prepared, session._encoders, session._prefixes = opened
+        return session
+
+    @property
+    def clip(self) -> Clip:
+        """The clip; of an index, without frames and sound."""
+        return self._prepared.clip
 
     def ask(
         self,
@@ -71,6 +104,10 @@ class ClipSession:
         of a further question have no encoders in them. Earlier turns are part of the prompt only
         if `history` has them, so that questions do not change each other's answers unasked.
         """
+        if self._index is not None:
+            if "method" in how:
+                raise UsageError("An indexed clip takes methods by name: see `register_method`.")
+            self._index.check_setting(self._loaded, config, how.get("seed", 0))
         return ask(
             self._loaded,
             self._prepared,
@@ -80,6 +117,54 @@ class ClipSession:
             encoder_cache=self._encoders,
             prefixes=self._prefixes,
             **how,
+        )
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        only: bool = False,
+        file: str | os.PathLike[str] | None = None,
+        asked: ReadOptions | None = None,
+        read: ReadOptions | None = None,
+    ) -> IndexSize:
+        """Write an index, which answers in place of the clip with the same model.
+
+        In it are the encoders' outputs, and the states of the settings that questions have been
+        asked with (those that are still held, see `bytes`). With other settings, an index gives
+        the same answers as the clip, too. What Stage 0 has left out is not saved.
+
+        Parameters
+        ----------
+        path : path-like
+            A .seats file. It appears when it is complete, and replaces an earlier index only.
+        only : bool
+            Leave out what none of these settings needs; no others can be asked with then.
+        file : path-like, optional
+            The media file, if it isn't at `clip.facts.path`. Where it is found, its content is
+            noted, to warn when it has changed.
+        asked, read : ReadOptions, optional
+            How it was to be read, and was, for `--save-trace`.
+
+        Raises
+        ------
+        UsageError
+            If the file cannot be written, exists and is not an index, or there is nothing to save.
+        """
+        if self._index is not None:
+            raise UsageError(f"The clip is indexed already: copy {self._index.path}.")
+        if not only and not any(map(self._encoders.encodings, ("video", "audio"))):
+            self.ask(None, config=SeatsConfig(), max_new_tokens=1)
+        return save_session(
+            Path(path),
+            self._loaded,
+            self._prepared,
+            self._encoders,
+            self._prefixes,
+            only=only,
+            file=None if file is None else Path(file),
+            asked=asked,
+            read=read,
         )
 
     @property
@@ -92,8 +177,16 @@ class ClipSession:
 class AskableModel(LoadedModel):
     """A loaded model that clips can be opened with."""
 
-    def open(self, clip: Clip, *, system: str | None = None) -> ClipSession:
-        """A clip for any number of questions; parameters and errors are those of `ClipSession`."""
+    def open(
+        self, clip: Clip | str | os.PathLike[str], *, system: str | None = None
+    ) -> ClipSession:
+        """A clip for any number of questions; parameters and errors are those of `ClipSession`.
+
+        In place of a clip, the name of an index that `ClipSession.save` has written, with the
+        errors of `ClipSession.saved`.
+        """
+        if isinstance(clip, str | os.PathLike):
+            return ClipSession.saved(self, SavedIndex(Path(clip)), system=system)
         return ClipSession(self, clip, system=system)
 
 
