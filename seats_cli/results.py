@@ -105,7 +105,8 @@ class Cost:
     position). `selection_flops` is what choosing tokens adds to the prefill. Bytes are the KV
     cache right after the prefill, an estimate of the activations, and the process's or the
     device's peak. `encoder_flops` is what was executed, `full_encoder_flops` what encoding every
-    patch of every frame takes; they differ only with Stage 0.
+    patch of every frame takes; they differ only with Stage 0. `evidence_flops` is what reading
+    the evidence adds where Stage II has no scores to read it from.
     """
 
     prefill_flops: float
@@ -123,6 +124,7 @@ class Cost:
     full_activation_bytes: int = 0
     full_encoder_flops: float = 0.0
     still: ReuseFacts | None = None  # None without Stage 0
+    evidence_flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,25 @@ class Turn:
     answer: str
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """A moment of the clip that an answer rests on: a window with much of the relevance.
+
+    Relevance is the attention that the end of the prompt, where the answer begins, pays to each
+    audio-visual token that is still there at one layer: the scores of Stage II, or for runs
+    without them what the first drop layer of SEATS has computed. `share` is the relevance of all
+    tokens of one modality in the window, divided by that of all audio-visual tokens of the clip:
+    the windows of both modalities sum to 1. It says what the model looked at, not that it looked
+    at the right thing.
+    """
+
+    # Seconds from the start of the file, as in `MediaFacts`.
+    start_s: float
+    end_s: float
+    modality: str  # "video" or "audio"
+    share: float  # 0..1
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """A question answered about one clip, with everything that a report shows."""
@@ -184,6 +205,8 @@ class Answer:
     thinking: str = ""  # what the model reasoned before it answered
     sampling: Sampling = USUAL  # as used; `max_new_tokens` holds for both together
     history: tuple[Turn, ...] = ()  # earlier turns that were part of the prompt
+    # The moments it rests on, strongest first; empty without video and audio, and for a picture.
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def cut_off(self) -> bool:

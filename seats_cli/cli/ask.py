@@ -48,6 +48,9 @@ class AskOutput:
     as_map: Annotated[
         bool, output_option("--map", "Show in the terminal what was kept over time.")
     ] = False
+    evidence: Annotated[
+        bool, output_option("--evidence", "Print the moments of the clip that the answer rests on.")
+    ] = False
     quiet: opt.Quiet = False
     show_thinking: Annotated[
         bool,
@@ -143,7 +146,7 @@ def ask(
         files.add(answer, opened.clip, opened.read, loaded.sizing)
         answers.append(answer)
         if not output.as_json:
-            _show(answer, talk, streamed=streams)
+            _show(answer, talk, streamed=streams, evidence=output.evidence)
     if output.as_json:
         from seats_cli.report.documents import answer_document, answers_document
 
@@ -159,10 +162,15 @@ def _write_answer(thoughts: ThoughtStream, stream: AnswerStream, piece: str) -> 
     stream(piece)
 
 
-def _show(answer: Answer, talk: Talk, *, streamed: bool) -> None:
-    """Print what has not been streamed, the warnings and the report."""
+def _show(answer: Answer, talk: Talk, *, streamed: bool, evidence: bool) -> None:
+    """Print what has not been streamed, the evidence, the warnings and the report."""
     if not streamed:
         print_document(answer.text)
+    if evidence:
+        from seats_cli.report.phrases import evidence_lines
+
+        for line in evidence_lines(answer):
+            talk.console.print(line, soft_wrap=True)
     _remark(answer, talk)
     if not talk.quiet:
         from seats_cli.report.answer_table import print_report

@@ -13,6 +13,7 @@ from seats_cli.config import FULL, SeatsConfig
 from seats_cli.cost.context import ContextUse, context_use
 from seats_cli.cost.token_counts import token_counts
 from seats_cli.engine.accounting import account
+from seats_cli.engine.evidence import EvidenceReader
 from seats_cli.engine.generate import Stream, generate, opened_in, refuse_nan, score_choices
 from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.memory_stats import peak_gpu_bytes, peak_host_bytes
@@ -64,6 +65,7 @@ def ask(
     encoder_cache: EncoderCache | None = None,
     prefixes: PrefixStore | None = None,
     method: Callable[[PruningPlan], Method] | None = None,
+    evidence: bool = True,
 ) -> Answer:
     """Answer a question about a clip.
 
@@ -115,6 +117,8 @@ def ask(
         has both.
     method : callable, optional
         Makes the method from the plan, in place of the one that the configuration names.
+    evidence : bool
+        Whether to find the moments that the answer rests on; nothing else changes without.
 
     Raises
     ------
@@ -191,6 +195,10 @@ def ask(
     elif encoder_cache is not None:
         parts["encoder_cache"] = partial(encoder_cache.attach, adapter, None)
 
+    reader = EvidenceReader(adapter, running, None if run is None else run.method)
+    if evidence:
+        parts["evidence"] = lambda: hooked(reader.hooks())
+
     # 3. The answer.
     tokenizer = loaded.processor.tokenizer
     opened = opened_in(tokenizer, inputs["input_ids"])
@@ -255,6 +263,7 @@ def ask(
             peak_host_bytes=peak_host_bytes(),
             peak_gpu_bytes=peak_gpu_bytes(devices_of(loaded.model)),
             still=None if run is None else run.still,
+            evidence_flops=reader.flops(trace),
         ),
         seed=seed,
         choices=scores,
@@ -268,6 +277,7 @@ def ask(
         sampling=sampling,
         context=context,
         history=tuple(history),
+        evidence=reader.evidence(trace, media.facts, media.fps) if evidence else (),
     )
 
 

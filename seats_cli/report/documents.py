@@ -72,6 +72,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
             "finish_reason": answer.finish_reason,
             "answer_tokens": len(answer.token_ids),
             "choices": answer.choices,
+            "evidence": answer.evidence,
             "warnings": answer.warnings,
             **_subject(answer),
             **_request(answer),
