@@ -18,6 +18,7 @@ import numpy as np
 
 from seats_cli import __version__
 from seats_cli.config import FULL
+from seats_cli.cost.token_times import Evidence as Evidence
 from seats_cli.families.generation import USUAL, Sampling
 
 if TYPE_CHECKING:
@@ -159,25 +160,6 @@ class Turn:
 
     question: str  # "" where nothing was asked, as of captioners
     answer: str
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A moment of the clip that an answer rests on: a window with much of the relevance.
-
-    Relevance is the attention that the end of the prompt, where the answer begins, pays to each
-    audio-visual token that is still there at one layer: the scores of Stage II, or for runs
-    without them what the first drop layer of SEATS has computed. `share` is the relevance of all
-    tokens of one modality in the window, divided by that of all audio-visual tokens of the clip:
-    the windows of both modalities sum to 1. It says what the model looked at, not that it looked
-    at the right thing.
-    """
-
-    # Seconds from the start of the file, as in `MediaFacts`.
-    start_s: float
-    end_s: float
-    modality: str  # "video" or "audio"
-    share: float  # 0..1
 
 
 @dataclass(frozen=True, eq=False)

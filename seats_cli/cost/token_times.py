@@ -64,3 +64,22 @@ class TokenTimes:
     def audio(self, first: int, last: int) -> tuple[float, float]:
         """Where audio tokens `first` to `last` begin and end."""
         return first / self.audio_tokens_per_s, (last + 1) / self.audio_tokens_per_s
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A moment of the clip that an answer rests on: a window with much of the relevance.
+
+    Relevance is the attention that the end of the prompt, where the answer begins, pays to each
+    audio-visual token that is still there at one layer: the scores of Stage II, or for runs
+    without them what the first drop layer of SEATS has computed. `share` is the relevance of all
+    tokens of one modality in the window, divided by that of all audio-visual tokens of the clip:
+    the windows of both modalities sum to 1. It says what the model looked at, not that it looked
+    at the right thing.
+    """
+
+    # Seconds from the start of the file, as in `MediaFacts`.
+    start_s: float
+    end_s: float
+    modality: str  # "video" or "audio"
+    share: float  # 0..1
