@@ -210,6 +210,8 @@ def ask(
     token_ids: tuple[int, ...] = ()
     with torch.inference_mode(), installed(replace(swaps, parts={**swaps.parts, **parts})):
         torch.manual_seed(seed)  # here, where no other thread draws
+        if run is not None:
+            inputs = run.without_clip(inputs, clip)
         if choices:
             scores, token_ids, cut = score_choices(loaded, inputs, choices, stream, sampling)
             text, finish = max(scores, key=lambda score: score.probability).text, "stop"
@@ -261,7 +263,7 @@ def ask(
             decode_steps=max(len(token_ids) - 1, 0),
             bytes_per_value=loaded.model.dtype.itemsize,
             peak_host_bytes=peak_host_bytes(),
-            peak_gpu_bytes=peak_gpu_bytes(devices_of(loaded.model)),
+            peak_gpu_bytes=peak_gpu_bytes(clock.devices or devices_of(loaded.model)),
             still=None if run is None else run.still,
             evidence_flops=reader.flops(trace),
         ),

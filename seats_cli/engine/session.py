@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.engine.clip_prefix import PrefixStore
-from seats_cli.engine.encoder_cache import EncoderCache
+from seats_cli.engine.encoder_cache import EncoderCache, note_tensors
 from seats_cli.engine.session_file import IndexSize, save_session
 from seats_cli.engine.session_reader import SavedIndex
+from seats_cli.engine.timing import Clock
 from seats_cli.errors import UsageError
 from seats_cli.models import load
+from seats_cli.models.adapter import devices_of
 from seats_cli.models.inputs import prepare_clip
 from seats_cli.models.load import LoadedModel
 
@@ -24,16 +26,18 @@ if TYPE_CHECKING:
     from seats_cli.media.clip import Clip, ReadOptions
     from seats_cli.results import Answer, Turn
 
+MAX_BYTES = 4 << 30  # that a session keeps, unless told otherwise
+
 _P = ParamSpec("_P")
 
 
 class ClipSession:
     """Any number of questions about one clip, which is encoded once and prefilled once.
 
-    Kept are the encoders' outputs and, for the latest `MAX_SETTINGS` settings, what `ClipPrefix`
-    holds. Answers, kept indices and logits are those of asking each question alone, in any order
-    and with any history: nothing that is kept depends on a question or is ever cut. How much a
-    method lets questions share is its own `shares`.
+    Kept are the clip's features, the encoders' outputs and, for the latest settings, what
+    `ClipPrefix` holds. Answers, kept indices and logits are those of asking each question alone,
+    in any order and with any history: nothing that is kept depends on a question or is ever cut.
+    How much a method lets questions share is its own `shares`.
 
     Parameters
     ----------
@@ -42,11 +46,15 @@ class ClipSession:
         As `read_clip` gives it.
     system : str or None
         System turn of all questions, as for `ask`.
+    max_bytes : int
+        What may be kept (`bytes`). Beyond it, the settings that were not asked for the longest go
+        first, then encodings; features stay, without which nothing could be asked. Also at most
+        `MAX_SETTINGS` settings and `MAX_ENCODINGS` encodings are kept.
 
     Raises
     ------
     UsageError
-        If the clip holds neither picture nor sound.
+        If the clip holds neither picture nor sound, or `max_bytes` is negative.
 
     Examples
     --------
@@ -56,16 +64,32 @@ class ClipSession:
     >>> session.ask("And then?", config=SeatsConfig(retain=0.1), history=turns).text
     """
 
-    def __init__(self, loaded: LoadedModel, clip: Clip, *, system: str | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        clip: Clip,
+        *,
+        system: str | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        if max_bytes < 0:
+            raise UsageError("`max_bytes` must not be negative.")
         self._loaded = loaded
+        self._devices = devices_of(loaded.model)
         self._prepared = prepare_clip(loaded, clip, system=system)
         self._encoders = EncoderCache()
-        self._prefixes = PrefixStore()
+        self._prefixes = PrefixStore(self._prepared)
+        self._max_bytes = max_bytes
         self._index: SavedIndex | None = None  # the file that takes the place of the clip
 
     @classmethod
     def saved(
-        cls, loaded: LoadedModel, index: SavedIndex, *, system: str | None = None
+        cls,
+        loaded: LoadedModel,
+        index: SavedIndex,
+        *,
+        system: str | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> ClipSession:
         """A session from an index that `save` has written; the clip itself is not needed.
 
@@ -73,6 +97,8 @@ class ClipSession:
         ----------
         system : str or None
             None for that of the index, which can't have another one.
+        max_bytes : int
+            As for a clip; encodings of an index stay, too.
 
         Raises
         ------
@@ -80,7 +106,8 @@ class ClipSession:
             If the index was made with another model, or does not fit it.
         """
         session = cls.__new__(cls)
-        session._loaded, session._index = loaded, index
+        session._loaded, session._index, session._max_bytes = loaded, index, max_bytes
+        session._devices = devices_of(loaded.model)
         opened = index.open(loaded, system)
         session._prepared, session._encoders, session._prefixes = opened
         return session
@@ -102,22 +129,29 @@ class ClipSession:
 
         The unpruned model (`config=None`) shares everything in front of the question. The times
         of a further question have no encoders in them. Earlier turns are part of the prompt only
-        if `history` has them, so that questions do not change each other's answers unasked.
+        if `history` has them, so that questions do not change each other's answers unasked. A
+        warning tells where what it leaves is more than `max_bytes`.
         """
         if self._index is not None:
             if "method" in how:
                 raise UsageError("An indexed clip takes methods by name: see `register_method`.")
             self._index.check_setting(self._loaded, config, how.get("seed", 0))
-        return ask(
-            self._loaded,
-            self._prepared,
-            question,
-            config=config,
-            history=history,
-            encoder_cache=self._encoders,
-            prefixes=self._prefixes,
-            **how,
-        )
+        how.setdefault("clock", Clock(self._devices))
+        dropped = ""
+        try:
+            answer = ask(
+                self._loaded,
+                self._prepared,
+                question,
+                config=config,
+                history=history,
+                encoder_cache=self._encoders,
+                prefixes=self._prefixes,
+                **how,
+            )
+        finally:
+            dropped = self._trim()
+        return replace(answer, warnings=(*answer.warnings, dropped)) if dropped else answer
 
     def save(
         self,
@@ -169,8 +203,24 @@ class ClipSession:
 
     @property
     def bytes(self) -> int:
-        """What is held for further questions, without the clip itself."""
-        return self._encoders.bytes + self._prefixes.bytes
+        """What is held for further questions, without frames and sound: the clip itself."""
+        found = self._encoders.sizes()
+        note_tensors(self._prepared.features, found)
+        return sum(found.values()) + self._prefixes.bytes
+
+    def _trim(self) -> str:
+        """Keep no more than `max_bytes`; a sentence if not even the latest setting stays."""
+        settings = len(self._prefixes)
+        while self.bytes > self._max_bytes:
+            if not self._prefixes.forget() and not self._encoders.forget():
+                break
+        if not settings or len(self._prefixes):
+            return ""
+        work = "prefill the clip again" if self._encoders.bytes else "encode and prefill it again"
+        return (
+            f"What the session would keep of the clip is more than `max_bytes` ({self._max_bytes:,}"
+            f" bytes), so further questions {work}."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +228,11 @@ class AskableModel(LoadedModel):
     """A loaded model that clips can be opened with."""
 
     def open(
-        self, clip: Clip | str | os.PathLike[str], *, system: str | None = None
+        self,
+        clip: Clip | str | os.PathLike[str],
+        *,
+        system: str | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> ClipSession:
         """A clip for any number of questions; parameters and errors are those of `ClipSession`.
 
@@ -186,8 +240,9 @@ class AskableModel(LoadedModel):
         errors of `ClipSession.saved`.
         """
         if isinstance(clip, str | os.PathLike):
-            return ClipSession.saved(self, SavedIndex(Path(clip)), system=system)
-        return ClipSession(self, clip, system=system)
+            index = SavedIndex(Path(clip))
+            return ClipSession.saved(self, index, system=system, max_bytes=max_bytes)
+        return ClipSession(self, clip, system=system, max_bytes=max_bytes)
 
 
 def askable(loading: Callable[_P, LoadedModel]) -> Callable[_P, AskableModel]:
