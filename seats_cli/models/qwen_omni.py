@@ -407,8 +407,7 @@ class QwenOmni(Adapter):
 
     def side_layers(self, sides: dict[str, SideTensors]) -> int:
         """One for each level of DeepStack."""
-        deep = sides.get(_DEEPSTACK)
-        return 0 if deep is None else len(deep.tensors)
+        return len(sides[_DEEPSTACK].tensors) if _DEEPSTACK in sides else 0
 
     @abstractmethod
     def quick_positions(self, stock: Callable[..., Any]) -> Callable[..., Any]:
