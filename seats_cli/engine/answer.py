@@ -167,7 +167,7 @@ def ask(
     if max_new_tokens is None:
         sampling = _fitted(sampling, sum(context.entering), architecture.max_positions)
         context = replace(context, answer=longest_answer(loaded, sampling.max_new_tokens, choices))
-    _check_context(context, early)
+    _check_context(context, early, turns=bool(history))
 
     # 2. What this run swaps (`models.optimize.SWAPS`), pruned or not.
     decoding = Decoding(adapter, sampling.max_new_tokens)
@@ -320,11 +320,11 @@ def _check_choices(choices: Sequence[str]) -> None:
         raise UsageError("`choices` needs at least two different, non-empty options.")
 
 
-def _check_context(use: ContextUse, early: bool) -> None:
+def _check_context(use: ContextUse, early: bool, *, turns: bool = False) -> None:
     """Refuse what does not fit although tokens were dropped before the LLM, or without any clip."""
     alone = use.entering[2] + use.answer > use.limit
     if alone or (early and not use.fits):
-        raise ResourceError(use.refusal())
+        raise ResourceError(use.refusal(turns=turns))
 
 
 def _lm_head_hooks(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import wraps
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
+
+import torch
 
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
@@ -21,8 +24,11 @@ from seats_cli.models import load
 from seats_cli.models.adapter import devices_of
 from seats_cli.models.inputs import prepare_clip
 from seats_cli.models.load import LoadedModel
+from seats_cli.models.patching import hooked
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from seats_cli.media.clip import Clip, ReadOptions
     from seats_cli.results import Answer, Turn
 
@@ -123,14 +129,23 @@ class ClipSession:
         *,
         config: SeatsConfig | None,
         history: Sequence[Turn] = (),
+        on_layer: Callable[[], None] | None = None,
         **how: Any,
     ) -> Answer:
-        """Answer a question; parameters and errors are those of `seats_cli.ask`.
+        """Answer a question; other parameters and errors are those of `seats_cli.ask`.
 
         The unpruned model (`config=None`) shares everything in front of the question. The times
-        of a further question have no encoders in them. Earlier turns are part of the prompt only
-        if `history` has them, so that questions do not change each other's answers unasked. A
-        warning tells where what it leaves is more than `max_bytes`.
+        of a further question have no encoders in them. A warning tells where what it leaves is more
+        than `max_bytes`.
+
+        Parameters
+        ----------
+        history : sequence of Turn
+            Earlier turns are part of the prompt only if they are given here, so that questions do
+            not change each other's answers unasked.
+        on_layer : callable, optional
+            Is called before every layer of the encoders and the LLM. What it raises ends the
+            question there, which leaves the session and the model as they were.
         """
         if self._index is not None:
             if "method" in how:
@@ -139,16 +154,17 @@ class ClipSession:
         how.setdefault("clock", Clock(self._devices))
         dropped = ""
         try:
-            answer = ask(
-                self._loaded,
-                self._prepared,
-                question,
-                config=config,
-                history=history,
-                encoder_cache=self._encoders,
-                prefixes=self._prefixes,
-                **how,
-            )
+            with hooked(_before_layers(self._loaded.model, on_layer)):
+                answer = ask(
+                    self._loaded,
+                    self._prepared,
+                    question,
+                    config=config,
+                    history=history,
+                    encoder_cache=self._encoders,
+                    prefixes=self._prefixes,
+                    **how,
+                )
         finally:
             dropped = self._trim()
         return replace(answer, warnings=(*answer.warnings, dropped)) if dropped else answer
@@ -221,6 +237,17 @@ class ClipSession:
             f"What the session would keep of the clip is more than `max_bytes` ({self._max_bytes:,}"
             f" bytes), so further questions {work}."
         )
+
+
+def _before_layers(
+    model: torch.nn.Module, call: Callable[[], None] | None
+) -> Iterator[RemovableHandle]:
+    """Hooks that call something before every module of a list, which is what layers are."""
+    if call is None:
+        return
+    lists = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+    for layer in chain.from_iterable(lists):
+        yield layer.register_forward_pre_hook(lambda _module, _args: call())
 
 
 @dataclass(frozen=True, eq=False)

@@ -204,6 +204,32 @@ def test_a_failed_question_leaves_the_others_right(loaded: AskableModel, clip: C
     assert [facts(session.ask(question, config=config)) for question in QUESTIONS] == wanted
 
 
+def test_a_question_can_be_stopped_before_any_layer(loaded: AskableModel, clip: Clip) -> None:
+    given = {"config": SeatsConfig(retain=0.1), "max_new_tokens": 2}
+    wanted = [facts(ask(loaded, clip, question, **given)) for question in QUESTIONS[:2]]
+    calls: list[int] = []
+    loaded.open(clip).ask(QUESTIONS[0], on_layer=lambda: calls.append(1), **given)
+    layers = len(loaded.adapter.layers)
+    assert len(calls) > 2 * layers  # encoders, prefill, another token
+
+    def stop_after(count: int) -> Callable[[], None]:
+        left = iter(range(count))
+
+        def stop() -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        return stop
+
+    for count in (0, len(calls) // 3, len(calls) - layers - 2, len(calls) - 1):
+        session = loaded.open(clip)
+        with pytest.raises(KeyboardInterrupt):
+            session.ask(QUESTIONS[0], on_layer=stop_after(count), **given)
+        assert not any(part._forward_pre_hooks for part in loaded.model.modules())
+        assert facts(session.ask(QUESTIONS[1], **given)) == wanted[1]
+        assert facts(session.ask(QUESTIONS[0], **given)) == wanted[0]
+
+
 def tensors_of(features: dict[str, Any]) -> list[Tensor]:
     return [part for part in features.values() if isinstance(part, Tensor)]
 
