@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy, linear, rms_norm
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_pos_emb
 
 from seats_cli.world.layouts import Layout
+from seats_cli.world.lettering import letter_centers
 from seats_cli.world.script import PLACES, Script, SpokenWord, Thing
 from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import (
@@ -89,6 +90,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 CELL: Final = 28  # pixels: one LLM token covers 2x2 patches of 14 pixels
 PRINTS: Final = (*WORDS, *DIGITS)  # class numbers of printed texts, from 1
+LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"  # upper or lower case; from class 1
+_LETTERS_IN_A_CELL = 3  # that are labelled
 _COVERED = 0.2  # of a cell: from here on it shows the thing
 _TOUCHED = 0.03  # below, it does not; in between nobody knows
 TEXT_CLASS, ICON_CLASS, CARD_CLASS = (len(SHAPES) + 1 + index for index in range(3))
@@ -108,6 +111,8 @@ CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
         "shape": CARD_CLASS + 1,
         "motion": len(MOTIONS) + 1,
         "print": len(PRINTS) + 1,
+        # Letters in a cell from left to right: words are made of what can be learned cell by cell.
+        **{f"letter_{place}": len(LETTERS) + 1 for place in range(_LETTERS_IN_A_CELL)},
     },
     "audio": {
         "kind": len(HEARD_KINDS),
@@ -180,7 +185,38 @@ def _video_labels(script: Script) -> dict[str, IntArray]:
                 label = labels[name][index]
                 label[touched] = IGNORE
                 label[shown] = value if steady else IGNORE
+            if thing.kind == "text":
+                _spell(thing, before, layout, {n: labels[n][index] for n in labels}, touched)
     return {name: label.ravel() for name, label in labels.items()}
+
+
+def _spell(
+    thing: Thing, time: float, layout: Layout, labels: Mapping[str, IntArray], touched: BoolArray
+) -> None:
+    """Write the letters of a text into the labels (rows, columns) of one grid, in place.
+
+    A letter belongs to the cell that its middle is in; above and below, where a part of it may be,
+    nothing is asked.
+    """
+    names = [f"letter_{place}" for place in range(_LETTERS_IN_A_CELL)]
+    y, x = thing.center(time)
+    wide = thing.height * thing.aspect * min(layout.height, layout.width)
+    row = int(y * layout.height // CELL)
+    for name in names:
+        labels[name][touched] = IGNORE
+    if not 0 <= row < layout.height // CELL:
+        return
+    found: dict[int, list[int]] = {column: [] for column in np.flatnonzero(touched[row]).tolist()}
+    for letter, center in zip(
+        thing.text.lower(), letter_centers(thing.text, thing.font), strict=True
+    ):
+        column = int((x * layout.width + (center - 0.5) * wide) // CELL)
+        found.setdefault(column, []).append(LETTERS.index(letter) + 1)
+    for column, letters in found.items():
+        if not 0 <= column < layout.width // CELL:
+            continue
+        for place, name in enumerate(names):
+            labels[name][row, column] = letters[place] if place < len(letters) else 0
 
 
 def _look(thing: Thing) -> dict[str, int]:

@@ -33,8 +33,8 @@ from seats_cli.world.voices import TRAINING_VOICES, WORDS, spoken
 CELL: Final = 28  # pixels of a token
 _SECONDS: Final = 4.0  # of sound
 _SIZES = ((FRAME_SIZES, 0.25), (MIDDLE_FRAME_SIZES, 0.45), (WIDE_FRAME_SIZES, 0.3))
-_CELLS_PER_THING = 4.0  # so many cells of the frame for one thing, as far as they find a place
-_TEXT_SHARE = 0.55
+_CELLS_PER_THING = 2.5  # so many cells of the frame for one thing, as far as they find a place
+_TEXT_SHARE = 0.4
 _WORD_SHARE = 0.8
 _MOVING_SHARE = 0.25
 _TRIES = 24  # places looked at for a thing
@@ -80,9 +80,12 @@ def _things(canvas: Canvas) -> tuple[Thing, ...]:
     cells = canvas.height * canvas.width / CELL**2
     placed: list[Thing] = []
     boxes = np.zeros((0, 4))
-    for _ in range(max(1, round(cells / _CELLS_PER_THING))):
+    count = max(1, round(cells / _CELLS_PER_THING))
+    # Texts first: they need wide places.
+    texts = rng.binomial(count, _TEXT_SHARE)
+    for index in range(count):
         color = str(rng.choice(COLORS))
-        if rng.random() < _TEXT_SHARE:
+        if index < texts:
             named = color if rng.random() < 0.4 else None
             thing = canvas.text(canvas.word(), span, color=named)
         else:

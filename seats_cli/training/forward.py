@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.training.dense import attention_loss
+from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.world.vocabulary import IGNORE
 
 # A Qwen2_5OmniThinkerForConditionalGeneration; transformers is not followed by the type checker.

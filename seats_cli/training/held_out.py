@@ -22,11 +22,11 @@ import torch
 from seats_cli.media import Clip, MediaFacts, read_clip
 from seats_cli.models import LoadedModel, adapter_for, build_inputs, load_model
 from seats_cli.models.optimize import use_for_encoders
-from seats_cli.training.minibatch import TrainingBatch, evaluation_batch
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
-from seats_cli.world.clip_questions import every_question
+from seats_cli.training.minibatch import TrainingBatch, evaluation_batch
 from seats_cli.world.clip_questions import Question as FirstQuestion
-from seats_cli.world.clips import TinyClip, make_clip, write_clip
+from seats_cli.world.clip_questions import every_question
+from seats_cli.world.clips import TinyClip, make_clip, write_clip, write_mp4
 from seats_cli.world.layouts import (
     FRAME_SIZES,
     WIDE_FRAME_SIZES,
@@ -37,7 +37,7 @@ from seats_cli.world.layouts import (
 from seats_cli.world.lettering import HELD_OUT_FONTS
 from seats_cli.world.links import Question
 from seats_cli.world.links import every_question as every_scripted_question
-from seats_cli.world.painting import draft_script, render_script, write_script
+from seats_cli.world.painting import draft_script, paint_frames, render_script
 from seats_cli.world.script import ScriptedClip
 from seats_cli.world.vocabulary import IGNORE
 from seats_cli.world.voices import HELD_OUT_VOICES
@@ -173,10 +173,13 @@ def _questions(
 
 def _write(path: Path, clip: TinyClip | ScriptedClip, fps: float, scale: int) -> None:
     """Write a clip to a file, with frames up to `scale` times as large as the model sees them."""
-    if isinstance(clip, ScriptedClip):
-        write_script(path, clip.script, fps=fps, scale=min(scale, 2))
-    else:
+    if not isinstance(clip, ScriptedClip):
         write_clip(path, clip, fps=fps, scale=scale)
+        return
+    layout, scale = clip.layout, min(scale, 2)
+    times = np.arange(round(layout.duration * fps)) / fps
+    frames = paint_frames(clip.script, times, layout.height * scale, layout.width * scale)
+    write_mp4(path, frames, fps, clip.audio)
 
 
 def as_clip(tiny: TinyClip | ScriptedClip) -> Clip:

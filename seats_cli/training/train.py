@@ -34,7 +34,6 @@ from torch.multiprocessing.spawn import spawn
 from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.models.optimize import use_for_encoders
 from seats_cli.models.registry import adapter_for
-from seats_cli.training.minibatch import TrainingBatch, drill_batch, training_batch
 from seats_cli.training.build import (
     build_config,
     build_model,
@@ -47,6 +46,7 @@ from seats_cli.training.dense import DenseHeads
 from seats_cli.training.forward import Thinker, Thinning
 from seats_cli.training.held_out import accuracy_by_family, macro, validation_batches
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
+from seats_cli.training.minibatch import TrainingBatch, drill_batch, training_batch
 from seats_cli.training.objective import (
     Figures,
     Muon,

@@ -7,9 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from seats_cli.training.minibatch import assemble, drill_batch, training_batch
-from seats_cli.training.dense import CLASSES, PRINTS, attention_loss, dense_labels, evidence_tokens
+from seats_cli.training.dense import (
+    CLASSES,
+    LETTERS,
+    PRINTS,
+    attention_loss,
+    dense_labels,
+    evidence_tokens,
+)
 from seats_cli.training.forward import Thinker, _random_keep, _taught_attention, packed_mask
+from seats_cli.training.minibatch import assemble, drill_batch, training_batch
 from seats_cli.world.layouts import Layout
 from seats_cli.world.links import Question
 from seats_cli.world.painting import render_script
@@ -46,6 +53,13 @@ def test_labels_say_what_every_token_shows_and_plays() -> None:
     assert (video["color"][:2, :, 3:] == 0).all()
     assert (video["print"][2:, 1:3, 2:4] == PRINTS.index("dog") + 1).all()
     assert (video["print"][:2] == 0).all()
+    spelled = [
+        LETTERS[int(label) - 1]
+        for column in range(6)
+        for label in (video[f"letter_{place}"][3, 2, column] for place in range(3))
+        if label > 0
+    ]
+    assert spelled == ["d", "o", "g"]
     said = labels["audio"]["word"]
     assert (said[63:75] == WORDS.index("seven") + 1).all()
     assert (said[:62] == 0).all()

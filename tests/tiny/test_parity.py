@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from seats_cli.training.minibatch import TrainingBatch, assemble, evaluation_batch
 from seats_cli.training.build import MAX_PIXELS, MIN_PIXELS
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
+from seats_cli.training.minibatch import TrainingBatch, assemble, evaluation_batch
 from seats_cli.world.layouts import Layout, make_layout
 from seats_cli.world.links import Question, every_question
 from seats_cli.world.painting import draft_script, render_script

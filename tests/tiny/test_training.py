@@ -11,10 +11,10 @@ import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from seats_cli.models.optimize import SEGMENTS, encoder_attention
-from seats_cli.training.minibatch import drill_batch
 from seats_cli.training.build import export
 from seats_cli.training.forward import Thinker
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
+from seats_cli.training.minibatch import drill_batch
 from seats_cli.training.objective import split_parameters
 from seats_cli.training.train import Trainer
 
