@@ -16,8 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy, linear, rms_norm
+from torch.nn.functional import linear
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_pos_emb
 
 from seats_cli.world.layouts import Layout
@@ -100,7 +99,7 @@ _COUNTED = 5  # words so far; more count as as many
 
 # Number of classes of every label. Encoder labels come from one token's own surroundings; context
 # labels need what came before or the other modality, and are read in the middle of the LLM.
-_AT_PLACES = {
+AT_PLACES = {
     f"{place}_{name}": classes
     for place in PLACES
     for name, classes in (("color", len(COLORS) + 1), ("shape", len(SHAPES) + 1))
@@ -128,7 +127,7 @@ CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
         "screen_color": len(COLORS) + 1,
         "screen_shape": len(SHAPES) + 1,
         "screen_print": len(PRINTS) + 1,
-        **_AT_PLACES,
+        **AT_PLACES,
     },
 }
 
@@ -290,7 +289,7 @@ def _sounding(script: Script, times: npt.NDArray[np.float64]) -> dict[str, IntAr
 def _screen(script: Script, time: float) -> dict[str, int]:
     """What is on screen at a moment: the only one of its kind, and what is at each place."""
     seen: dict[str, int] = dict.fromkeys(
-        ("screen_color", "screen_shape", "screen_print", *_AT_PLACES), 0
+        ("screen_color", "screen_shape", "screen_print", *AT_PLACES), 0
     )
     shown = [thing for thing in script.things if thing.is_visible(time)]
     shapes = [thing for thing in shown if thing.kind == "shape"]
@@ -397,60 +396,3 @@ def evidence_tokens(script: Script, evidence: Sequence[Evidence]) -> tuple[BoolA
         )
         video[now] |= inside >= min(_COVERED, 0.9 * inside.max(initial=0.0))
     return video.ravel(), audio
-
-
-# Labels whose class 0 fills most of the clip: their accuracy is stated on the rest.
-_MOSTLY_ZERO = {("video", name) for name in CLASSES["video"]}
-_MOSTLY_ZERO |= {("audio", "kind"), ("audio", "word"), ("video_context", "word")}
-_MOSTLY_ZERO |= {("audio_context", name) for name in (*_AT_PLACES, "screen_print")}
-# Empty cells, cards and silence are many and easy; at full weight they drown the rest.
-_DULL_WEIGHT = 0.15
-
-
-def _class_weights(part: str, name: str, classes: int) -> torch.Tensor:
-    """Weights (classes,) of a label's classes in its loss."""
-    weights = torch.ones(classes)
-    if (part, name) in _MOSTLY_ZERO:
-        weights[0] = _DULL_WEIGHT
-    if (part, name) == ("video", "shape"):
-        weights[CARD_CLASS] = _DULL_WEIGHT
-    return weights
-
-
-class DenseHeads(nn.Module):
-    """One linear read-out per label, of hidden states of `width`."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.heads = nn.ModuleDict(
-            {
-                f"{part}_{name}": nn.Linear(width, classes)
-                for part, names in CLASSES.items()
-                for name, classes in names.items()
-            }
-        )
-
-    def forward(
-        self, part: str, hidden: torch.Tensor, labels: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Summed loss () and accuracies of one part of `CLASSES`.
-
-        `hidden` is (..., width), each of the int64 labels (...). The accuracies are named
-        "part.name" and left out where nothing is labelled.
-        """
-        states = rms_norm(hidden, hidden.shape[-1:])
-        loss = hidden.new_zeros(())
-        accuracy: dict[str, float] = {}
-        for name in CLASSES[part]:
-            truth = labels[name].flatten()
-            known = truth != IGNORE
-            if not bool(known.any()):
-                continue
-            scores = self.heads[f"{part}_{name}"](states.flatten(0, -2)[known])
-            weights = _class_weights(part, name, scores.shape[-1])
-            loss = loss + cross_entropy(scores, truth[known], weights)
-            counted = weights[truth[known]] == 1.0
-            if bool(counted.any()):
-                right = scores.argmax(-1)[counted] == truth[known][counted]
-                accuracy[f"{part}.{name}"] = right.float().mean().item()
-        return loss, accuracy

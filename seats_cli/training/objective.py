@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, rms_norm
 
-from seats_cli.training.dense import DenseHeads
+from seats_cli.training.dense import AT_PLACES, CARD_CLASS, CLASSES
 from seats_cli.training.forward import Thinker, Thinning, encode, packed_forward
 from seats_cli.training.hyperparameters import Hyperparameters
 from seats_cli.training.minibatch import TrainingBatch
@@ -99,6 +99,63 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(state["momentum"], momentum)
+
+
+# Labels whose class 0 fills most of the clip: their accuracy is stated on the rest.
+_MOSTLY_ZERO = {("video", name) for name in CLASSES["video"]}
+_MOSTLY_ZERO |= {("audio", "kind"), ("audio", "word"), ("video_context", "word")}
+_MOSTLY_ZERO |= {("audio_context", name) for name in (*AT_PLACES, "screen_print")}
+# Empty cells, cards and silence are many and easy; at full weight they drown the rest.
+_DULL_WEIGHT = 0.15
+
+
+def _class_weights(part: str, name: str, classes: int) -> torch.Tensor:
+    """Weights (classes,) of a label's classes in its loss."""
+    weights = torch.ones(classes)
+    if (part, name) in _MOSTLY_ZERO:
+        weights[0] = _DULL_WEIGHT
+    if (part, name) == ("video", "shape"):
+        weights[CARD_CLASS] = _DULL_WEIGHT
+    return weights
+
+
+class DenseHeads(nn.Module):
+    """One linear read-out per label, of hidden states of `width`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {
+                f"{part}_{name}": nn.Linear(width, classes)
+                for part, names in CLASSES.items()
+                for name, classes in names.items()
+            }
+        )
+
+    def forward(
+        self, part: str, hidden: torch.Tensor, labels: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Summed loss () and accuracies of one part of `CLASSES`.
+
+        `hidden` is (..., width), each of the int64 labels (...). The accuracies are named
+        "part.name" and left out where nothing is labelled.
+        """
+        states = rms_norm(hidden, hidden.shape[-1:])
+        loss = hidden.new_zeros(())
+        accuracy: dict[str, float] = {}
+        for name in CLASSES[part]:
+            truth = labels[name].flatten()
+            known = truth != IGNORE
+            if not bool(known.any()):
+                continue
+            scores = self.heads[f"{part}_{name}"](states.flatten(0, -2)[known])
+            weights = _class_weights(part, name, scores.shape[-1])
+            loss = loss + cross_entropy(scores, truth[known], weights)
+            counted = weights[truth[known]] == 1.0
+            if bool(counted.any()):
+                right = scores.argmax(-1)[counted] == truth[known][counted]
+                accuracy[f"{part}.{name}"] = right.float().mean().item()
+        return loss, accuracy
 
 
 Figures = dict[str, float]  # for the log, by name

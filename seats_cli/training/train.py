@@ -42,12 +42,12 @@ from seats_cli.training.build import (
     export,
     start_from,
 )
-from seats_cli.training.dense import DenseHeads
 from seats_cli.training.forward import Thinker, Thinning
 from seats_cli.training.held_out import accuracy_by_family, macro, validation_batches
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
 from seats_cli.training.minibatch import TrainingBatch, drill_batch, training_batch
 from seats_cli.training.objective import (
+    DenseHeads,
     Figures,
     Muon,
     draw_thinning,
