@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from seats_cli.batch.cluster import ClusterOptions, check_ray, is_address
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import (
     ProgressBar,
@@ -20,19 +21,21 @@ from seats_cli.cli.console import (
     print_document,
     stdout_is_unicode,
 )
-from seats_cli.cli.option_groups import grouped, with_flags
+from seats_cli.cli.defaults import SettingsCommand
+from seats_cli.cli.option_groups import grouped, was_typed, with_flags
 from seats_cli.cli.option_parsers import output_option, split_choices
 from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.question import given_question, may_ask_nothing
 from seats_cli.cli.runtime import finishing_first, stop_if_interrupted
-from seats_cli.cli.sources import PIPE, open_model
+from seats_cli.cli.sources import PIPE, open_model, open_outline
 from seats_cli.cli.to_config import build_config
+from seats_cli.config import ModelOptions
 from seats_cli.errors import UsageError
 from seats_cli.media.clip import ReadOptions
 
 if TYPE_CHECKING:
     from seats_cli.batch.group import BatchSettings, Result
-    from seats_cli.batch.local import BatchSummary
+    from seats_cli.batch.local import BatchSummary, Missing
     from seats_cli.batch.manifest import BatchQuestion, Key, Manifest
     from seats_cli.batch.results_file import ResultsFile, ResultState
 
@@ -77,6 +80,24 @@ class BatchOutput:
     debug: opt.Debug = False
 
 
+class BatchCommand(SettingsCommand):
+    """`seats batch`, whose `--ray` may stand without a value."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """Give `--ray` an empty value unless an address stands behind it."""
+        given = []
+        for number, word in enumerate(args):
+            if word == "--":
+                given += args[number:]
+                break
+            given.append(word)
+            if word == "--ray" and not any(map(is_address, args[number + 1 : number + 2])):
+                given.append("")
+        return super().make_context(info_name, given, parent=parent, **extra)
+
+
 @grouped
 def batch(
     context: typer.Context,
@@ -105,6 +126,7 @@ def batch(
     budget: opt.BudgetFlags,
     model: opt.ModelFlags,
     generation: opt.GenerationFlags,
+    cluster: opt.ClusterFlags,
     output: BatchOutput,
 ) -> None:
     """Answer questions about many clips: the model is loaded once, each clip is read once.
@@ -112,6 +134,7 @@ def batch(
     Every result is written at once; the summary goes to stdout at the end.
     """
     talk = Talk(quiet=output.quiet)
+    _check_cluster(cluster, context)
     config = build_config(budget, context)
     choices = split_choices(generation.choices)
     silent = no_question or (may_ask_nothing(model.model, None) and not texts)
@@ -129,7 +152,7 @@ def batch(
         talk.warning(warning)
 
     from seats_cli.batch.group import BatchSettings
-    from seats_cli.batch.local import Stopwatch, missing_of, model_facts, run_local
+    from seats_cli.batch.local import Stopwatch, missing_of
 
     answering = dataclasses.asdict(generation)
     del answering["choices"]
@@ -148,29 +171,95 @@ def batch(
         missing = missing_of(manifest, target.states)
         watch = Stopwatch()
         if missing:
-            loaded = open_model(model, talk)
-            target.check_model(model_facts(loaded))
+            where = _on_this_machine if cluster.ray is None else _on_cluster
+            ask_all = where(missing, settings, model, cluster, output, target, talk)
             if output.out is None:
                 talk.notice(f"Results go to {_out(output, sources)}.")
             watch = Stopwatch()
             total = len(manifest.questions)
             left = sum(len(questions) for _, questions in missing)
-            with (
-                ProgressBar(talk, total, total - left) as show,
-                finishing_first("" if output.quiet else _STOPPING),
-            ):
-                store = _storing(target.append, watch.note, show, talk)
-                run_local(
-                    loaded,
-                    missing,
-                    settings,
-                    store,
-                    read_ahead=output.read_ahead,
-                    check=stop_if_interrupted,
-                )
+            with ProgressBar(talk, total, total - left) as show:
+                ask_all(_storing(target.append, watch.note, show, talk))
         summary = watch.summary(manifest, target.states)
-    _show(summary, manifest, target, output, talk)
+    _show(summary, manifest, target, output, talk, on_cluster=cluster.ray is not None)
     summary.check()
+
+
+def _check_cluster(cluster: opt.ClusterFlags, context: typer.Context) -> None:
+    """Refuse options that contradict each other, and a cluster without Ray."""
+    if cluster.ray is not None:
+        check_ray()
+        if was_typed(context, "read_ahead"):
+            raise UsageError("--read-ahead is for one machine; --ray reads ahead on its own.")
+        return
+    for name in ("actors", "gpus_per_actor"):
+        if was_typed(context, name):
+            raise UsageError(with_flags(f"`{name}` needs `ray`."))
+
+
+_Ask = Callable[[Callable[["Result"], None]], None]  # asks everything; is given what stores results
+
+
+def _on_this_machine(
+    missing: Sequence[Missing],
+    settings: BatchSettings,
+    model: ModelOptions,
+    cluster: opt.ClusterFlags,
+    output: BatchOutput,
+    target: ResultsFile | _Stdout,
+    talk: Talk,
+) -> _Ask:
+    """Load the model, which is then to be asked."""
+    from seats_cli.batch.local import model_facts, run_local
+
+    loaded = open_model(model, talk)
+    target.check_model(model_facts(loaded))
+
+    def ask_all(store: Callable[[Result], None]) -> None:
+        with finishing_first("" if output.quiet else _STOPPING):
+            run_local(
+                loaded,
+                missing,
+                settings,
+                store,
+                read_ahead=output.read_ahead,
+                check=stop_if_interrupted,
+            )
+
+    return ask_all
+
+
+def _on_cluster(
+    missing: Sequence[Missing],
+    settings: BatchSettings,
+    model: ModelOptions,
+    cluster: opt.ClusterFlags,
+    output: BatchOutput,
+    target: ResultsFile | _Stdout,
+    talk: Talk,
+) -> _Ask:
+    """Read what of the model is needed here; the cluster loads it."""
+    from seats_cli.batch.pipeline import Observer, run_on_ray
+
+    outline = open_outline(model, talk)
+    options = ClusterOptions(cluster.ray or None, cluster.actors, cluster.gpus_per_actor)
+
+    def ask_all(store: Callable[[Result], None]) -> None:
+        # Ctrl-C ends it at once: the answer under way is another process's.
+        told = Observer(
+            store,
+            notice=lambda sentence: talk.notice(with_flags(sentence)),
+            check_model=target.check_model,
+            check=stop_if_interrupted,
+        )
+        plain = ModelOptions(**model.arguments())
+        try:
+            run_on_ray(missing, settings, plain, options, told, outline=outline)
+        except Exception:
+            stop_if_interrupted()  # Ray may have met a Ctrl-C with an error of its own
+            raise
+
+    return ask_all
 
 
 class _Stdout:
@@ -287,6 +376,8 @@ def _show(
     target: ResultsFile | _Stdout,
     output: BatchOutput,
     talk: Talk,
+    *,
+    on_cluster: bool,
 ) -> None:
     """The summary, on stdout unless the results are there."""
     path = None if isinstance(target, _Stdout) else str(target.path)
@@ -305,7 +396,7 @@ def _show(
             )
         )
         return
-    lines = [*_lines(summary)]
+    lines = [*_lines(summary, "with" if on_cluster else "without")]
     if path is None:
         for line in lines:
             talk.notice(line)
@@ -313,7 +404,7 @@ def _show(
     print_result(Text("\n".join([f"Results    {path}", *lines])))
 
 
-def _lines(summary: BatchSummary) -> Sequence[str]:
+def _lines(summary: BatchSummary, loading: str) -> Sequence[str]:
     earlier = summary.answered + summary.failed - summary.new_questions
     asked = f"Questions  {summary.answered:,} of {summary.questions:,} answered"
     if summary.failed:
@@ -329,7 +420,7 @@ def _lines(summary: BatchSummary) -> Sequence[str]:
     questions = summary.per_minute(summary.new_questions)
     if clips is not None and questions is not None:
         lines.append(
-            f"Time       {summary.elapsed_s:,.1f} s without loading: {clips:,.1f} clips and "
+            f"Time       {summary.elapsed_s:,.1f} s {loading} loading: {clips:,.1f} clips and "
             f"{questions:,.1f} questions per minute"
         )
     return lines

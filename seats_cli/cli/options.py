@@ -13,6 +13,7 @@ from typer.models import OptionInfo
 
 from seats_cli.cli.option_parsers import (
     budget_option,
+    cluster_option,
     input_option,
     model_option,
     output_option,
@@ -392,3 +393,29 @@ SweepQuiet = Annotated[
 Debug = Annotated[
     bool, output_option("--debug", "Show tracebacks and the libraries' own messages.")
 ]
+
+
+@dataclass(frozen=True)
+class ClusterFlags:
+    """Whether a Ray cluster does the work, and how."""
+
+    ray: Annotated[
+        str | None,
+        cluster_option(
+            "--ray [ADDRESS]",
+            "Run on a Ray cluster: HOST:PORT of its head, 'auto' or 'local'; without ADDRESS the "
+            "cluster that this machine is in, else a local one.",
+        ),
+    ] = None
+    actors: Annotated[
+        int | None,
+        cluster_option(
+            "--actors N", "Models on the cluster.", shown="as many as GPUs, else machines", min=1
+        ),
+    ] = None
+    gpus_per_actor: Annotated[
+        float,
+        cluster_option(
+            "--gpus-per-actor N", "0 runs the models on CPUs, 0.5 two on each GPU.", min=0
+        ),
+    ] = 1.0

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 
 
 PIPE = "-"
+_DEMONSTRATION = (
+    "This is the small bundled demonstration model, which knows simple shapes, colours "
+    "and sounds only (see seats doctor). For real answers use "
+    "--model Qwen/Qwen2.5-Omni-7B on a GPU."
+)
 _NAME_BYTES = 100  # of a URL's file name; file systems allow 255
 
 _folders: list[str] = []
@@ -189,13 +194,22 @@ def open_model(options: ModelOptions, talk: Talk) -> AskableModel:
     for notice in loaded.notices:
         talk.notice(with_flags(notice))
     if loaded.facts.demonstration:
-        talk.notice(
-            "This is the small bundled demonstration model, which knows simple shapes, colours "
-            "and sounds only (see seats doctor). For real answers use "
-            "--model Qwen/Qwen2.5-Omni-7B on a GPU."
-        )
+        talk.notice(_DEMONSTRATION)
         _spare_threads()
     return loaded
+
+
+def open_outline(options: ModelOptions, talk: Talk) -> LoadedModel:
+    """What `open_model` gives and says, but without the weights, for others to load."""
+    from seats_cli.models.load import outline_model
+
+    name = options.model or BUNDLED
+    with talk.progress(f"Reading the configuration of {name}"):
+        outline = outline_model(options.model, revision=options.revision, offline=options.offline)
+    runtime.resume_collection()
+    if outline.facts.demonstration:
+        talk.notice(_DEMONSTRATION)
+    return outline
 
 
 def open_silently(options: ModelOptions) -> AskableModel:
@@ -225,18 +239,15 @@ def fit_input(
     max_new_tokens: int | None,
     choices: Sequence[str] = (),
     system: str | None = None,
-    spare: int = 0,
 ) -> tuple[ReadOptions, tuple[str, ...]]:
     """What to read of a file so that the context holds it, and what that changes.
 
-    The latter are sentences for `read_input`, which shows them with the clip's own; `spare` are
-    tokens of text that are not known yet.
+    The latter are sentences for `read_input`, which shows them with the clip's own.
     """
     from seats_cli.cost.fit import fit_file
     from seats_cli.models import need_of
 
     need = need_of(loaded, questions, configs, max_new_tokens, choices, system)
-    need = replace(need, text=need.text + spare)
     return fit_file(file.path, read, loaded.sizing, loaded.architecture, need, source=file.header)
 
 
@@ -290,7 +301,6 @@ def open_clip(
     choices: Sequence[str] = (),
     system: str | None = None,
     several: bool = True,
-    spare: int = 0,
 ) -> OpenedClip:
     """Read a file so that the context holds it and open it for questions.
 
@@ -301,11 +311,9 @@ def open_clip(
     several : bool
         Whether there will be more than one question. For a single one nothing is kept: the copy of
         the clip's states would only take memory.
-    spare : int
-        Tokens to leave for the turns of a conversation.
     """
     fitted, notes = fit_input(
-        file, read, loaded, questions, [config], max_new_tokens, choices, system, spare
+        file, read, loaded, questions, [config], max_new_tokens, choices, system
     )
     clip, read_s = read_input(file, fitted, loaded.sizing, talk, notes)
     if several:

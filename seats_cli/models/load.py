@@ -181,6 +181,55 @@ def load_model(
     return replace(loaded, sampling=sampling, captions=captions)
 
 
+def outline_model(
+    model: str | None = None, *, revision: str | None = None, offline: bool = False
+) -> LoadedModel:
+    """A model without its weights: enough to build prompts and to size clips, not to answer.
+
+    Its parameters are on the meta device, so the size of a checkpoint does not matter; the weights
+    need not even be here.
+
+    Parameters
+    ----------
+    model, revision, offline
+        As for `load_model`.
+
+    Raises
+    ------
+    ModelError
+        As from `load_model`.
+    """
+    from transformers.initialization import no_init_weights
+
+    start = time.perf_counter()
+    found = find_folder(model or BUNDLED, revision, offline=offline)
+    folder, name = found.path, found.name
+    family = adapter_class(str(folder_config(found).get("model_type", "")))
+    model_class = family.model_class()
+    try:
+        processor = family.load_processor(folder)
+        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"), no_init_weights():
+            net = model_class._from_config(config, dtype=torch.float32).eval()
+    except Exception as error:  # as in `_read`
+        raise error if isinstance(error, ModelError) else _unreadable(name, error) from error
+    wrapped = family(net)
+    wrapped.check_processor(processor, name)
+    outline = ready(
+        wrapped,
+        processor,
+        STOCK,
+        start,
+        id=name,
+        revision=found.revision,
+        device="meta",
+        attention="sdpa",
+        demonstration=folder == BUNDLED_PATH,
+    )
+    sampling, captions = read_sampling(folder), is_captioner(name, folder)
+    return replace(outline, sampling=sampling, captions=captions)
+
+
 def ready(
     adapter: Adapter,
     processor: Any,
@@ -249,10 +298,7 @@ def _read(
     except Exception as error:  # the tokenizers library raises nothing more special
         if isinstance(error, ModelError) or shortage_on(error) is not None:
             raise
-        raise ModelError(
-            f"The checkpoint '{name}' cannot be read ({_first_sentence(error)}); "
-            "a missing or cut-off file is the usual cause: fetch it again."
-        ) from error
+        raise _unreadable(name, error) from error
     check_loaded(info, family, name)
     return processor, net
 
@@ -299,6 +345,13 @@ def speedups_for(attention: str, where: torch.device, dtype: torch.dtype) -> Spe
     """What `ask` swaps in a model that was loaded with an attention of `ATTENTION`."""
     encoders = best_for_encoders(where, dtype) if attention == "sdpa" else None
     return Speedups(encoders, is_nvidia(where) and attention != STOCK_SDPA)
+
+
+def _unreadable(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"The checkpoint '{name}' cannot be read ({_first_sentence(error)}); "
+        "a missing or cut-off file is the usual cause: fetch it again."
+    )
 
 
 def _first_sentence(error: Exception) -> str:
