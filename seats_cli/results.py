@@ -18,6 +18,7 @@ import numpy as np
 
 from seats_cli import __version__
 from seats_cli.config import FULL
+from seats_cli.cost.token_times import Evidence as Evidence
 from seats_cli.families.generation import USUAL, Sampling
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ class Cost:
     position). `selection_flops` is what choosing tokens adds to the prefill. Bytes are the KV
     cache right after the prefill, an estimate of the activations, and the process's or the
     device's peak. `encoder_flops` is what was executed, `full_encoder_flops` what encoding every
-    patch of every frame takes; they differ only with Stage 0.
+    patch of every frame takes; they differ only with Stage 0. `evidence_flops` is what reading
+    the evidence adds where Stage II has no scores to read it from.
     """
 
     prefill_flops: float
@@ -123,6 +125,7 @@ class Cost:
     full_activation_bytes: int = 0
     full_encoder_flops: float = 0.0
     still: ReuseFacts | None = None  # None without Stage 0
+    evidence_flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,8 @@ class Answer:
     thinking: str = ""  # what the model reasoned before it answered
     sampling: Sampling = USUAL  # as used; `max_new_tokens` holds for both together
     history: tuple[Turn, ...] = ()  # earlier turns that were part of the prompt
+    # The moments it rests on, strongest first; empty without video and audio, and for a picture.
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def cut_off(self) -> bool:

@@ -381,14 +381,20 @@ def check_layers(
         )
 
 
+def default_layers(architecture: Architecture) -> tuple[tuple[int, ...], int | None]:
+    """Drop layers and late layer of SEATS for a model: its own, else its family's."""
+    drop_layers, late_layer = architecture.drop_layers, architecture.late_layer
+    if not drop_layers and late_layer is None:
+        return family_of(architecture).default_layers(architecture.num_layers)
+    return drop_layers, late_layer
+
+
 def _resolve_layers(
     config: SeatsConfig, architecture: Architecture
 ) -> tuple[tuple[int, ...], int | None]:
     """Drop layers and late layer: the user's, else the model's that fit."""
     depth = architecture.num_layers
-    drop_layers, late_layer = architecture.drop_layers, architecture.late_layer
-    if not drop_layers and late_layer is None:
-        drop_layers, late_layer = family_of(architecture).default_layers(depth)
+    drop_layers, late_layer = default_layers(architecture)
     if config.late_layer is not None:
         late_layer = None if isinstance(config.late_layer, str) else config.late_layer
     if config.drop_layers is not None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +15,7 @@ from seats_cli.cli.option_groups import grouped, with_flags
 from seats_cli.cli.option_parsers import output_option, split_choices
 from seats_cli.cli.outputs import Outputs, print_json
 from seats_cli.cli.question import check_stdin_is_free, find_questions, may_ask_nothing
-from seats_cli.cli.sources import open_clip, open_input, open_model
+from seats_cli.cli.sources import OpenedClip, open_clip, open_input, open_model
 from seats_cli.cli.to_config import build_config
 from seats_cli.errors import UsageError
 
@@ -47,6 +46,9 @@ class AskOutput:
     ] = None
     as_map: Annotated[
         bool, output_option("--map", "Show in the terminal what was kept over time.")
+    ] = False
+    evidence: Annotated[
+        bool, output_option("--evidence", "Print the moments of the clip that the answer rests on.")
     ] = False
     quiet: opt.Quiet = False
     show_thinking: Annotated[
@@ -123,54 +125,103 @@ def ask(
     for text in questions:
         if several and not output.as_json:
             talk.notice(f"Question: {text}")
-        with talk.progress("Answering") as progress:
-            stream = AnswerStream(progress) if streams else None
-            thoughts = ThoughtStream(talk, progress, shown=output.show_thinking)
-            answer = opened.ask(
-                text,
-                config=config,
-                on_text=None if stream is None else partial(_write_answer, thoughts, stream),
-                on_thinking=thoughts,
-                read_s=opened.read_s,
-                **{**dataclasses.asdict(generation), "choices": choices},
-            )
-            thoughts.finish()
-            if stream is not None:
-                stream.finish(answer.text)
-        # The report is about the whole way from the file to the answer.
-        warnings = dict.fromkeys((*opened.clip.warnings, *map(with_flags, answer.warnings)))
-        answer = dataclasses.replace(answer, warnings=tuple(warnings))
+        answer = answer_aloud(
+            opened,
+            text,
+            talk,
+            streams=streams,
+            show_thinking=output.show_thinking,
+            config=config,
+            read_s=opened.read_s,
+            **{**dataclasses.asdict(generation), "choices": choices},
+        )
         files.add(answer, opened.clip, opened.read, loaded.sizing)
         answers.append(answer)
         if not output.as_json:
-            _show(answer, talk, streamed=streams)
+            _show(answer, talk, streamed=streams, evidence=output.evidence)
     if output.as_json:
         from seats_cli.report.documents import answer_document, answers_document
 
         print_json(answer_document(answers[0]) if len(answers) == 1 else answers_document(answers))
         for answer in answers:
-            _remark(answer, talk)
+            remark(answer, talk)
     files.write(talk)
 
 
-def _write_answer(thoughts: ThoughtStream, stream: AnswerStream, piece: str) -> None:
-    """One piece of the answer, below what was thought before it."""
-    thoughts.finish()
-    stream(piece)
+def answer_aloud(
+    opened: OpenedClip,
+    question: str | None,
+    talk: Talk,
+    *,
+    streams: bool,
+    show_thinking: bool,
+    check: Callable[[], None] | None = None,
+    **how: Any,
+) -> Answer:
+    """Ask, and write down what the model says while it says it.
+
+    Parameters
+    ----------
+    streams : bool
+        Whether the answer goes to stdout.
+    check : callable, optional
+        Is called on every piece of text; what it raises ends the answer there.
+    **how
+        What `ClipSession.ask` takes.
+    """
+    with talk.progress("Answering") as progress:
+        stream = AnswerStream(progress) if streams else None
+        thoughts = ThoughtStream(talk, progress, shown=show_thinking)
+
+        def think(piece: str) -> None:
+            if check is not None:
+                check()
+            thoughts(piece)
+
+        def say(piece: str) -> None:
+            if check is not None:
+                check()
+            if stream is not None:
+                thoughts.finish()
+                stream(piece)
+
+        try:
+            answer = opened.ask(
+                question,
+                on_text=None if stream is None and check is None else say,
+                on_thinking=think,
+                **how,
+            )
+        except BaseException:
+            thoughts.finish()
+            if stream is not None:
+                stream.break_off()
+            raise
+        thoughts.finish()
+        if stream is not None:
+            stream.finish(answer.text)
+    # The report is about the whole way from the file to the answer.
+    warnings = dict.fromkeys((*opened.clip.warnings, *map(with_flags, answer.warnings)))
+    return dataclasses.replace(answer, warnings=tuple(warnings))
 
 
-def _show(answer: Answer, talk: Talk, *, streamed: bool) -> None:
-    """Print what has not been streamed, the warnings and the report."""
+def _show(answer: Answer, talk: Talk, *, streamed: bool, evidence: bool) -> None:
+    """Print what has not been streamed, the evidence, the warnings and the report."""
     if not streamed:
         print_document(answer.text)
-    _remark(answer, talk)
+    if evidence:
+        from seats_cli.report.phrases import evidence_lines
+
+        for line in evidence_lines(answer):
+            talk.console.print(line, soft_wrap=True)
+    remark(answer, talk)
     if not talk.quiet:
         from seats_cli.report.answer_table import print_report
 
         print_report(answer, talk.console)
 
 
-def _remark(answer: Answer, talk: Talk) -> None:
+def remark(answer: Answer, talk: Talk) -> None:
     """What the user must know about this answer, on stderr."""
     for warning in answer.warnings:
         talk.warning(warning)

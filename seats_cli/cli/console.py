@@ -45,6 +45,10 @@ class Talk:
             self._warned.add(sentence)
             self._line(f"Warning: {sentence}", "yellow")
 
+    def error(self, sentence: str) -> None:
+        """Show a line, in a quiet run too."""
+        self._line(sentence, "red")
+
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Spinner]:
         """A spinner on a terminal, nothing elsewhere."""
@@ -152,6 +156,12 @@ class AnswerStream:
             self._write("\n")
         if self._failed is not None:
             raise OutputError(str(self._failed), text)
+
+    def break_off(self) -> None:
+        """End the line of an answer that will not be complete."""
+        self._progress.stop()
+        if self._last and not self._last.endswith("\n"):
+            self._write("\n")
 
     def _write(self, text: str) -> None:
         if self._failed is None:

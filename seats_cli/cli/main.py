@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from seats_cli import __version__
-from seats_cli.cli import batch, compare, plan, profile, runtime, show
+from seats_cli.cli import batch, chat, compare, plan, profile, runtime, show
 from seats_cli.cli import eval as evaluate
 from seats_cli.cli.ask import EPILOG, ask
 from seats_cli.cli.console import prepare_streams
@@ -31,6 +31,7 @@ app = typer.Typer(
     ),
 )
 app.command(cls=SettingsCommand, epilog=EPILOG)(ask)
+app.command(cls=SettingsCommand, epilog=chat.EPILOG)(chat.chat)
 app.command(cls=SettingsCommand, epilog=plan.EPILOG)(plan.plan)
 app.command(cls=SettingsCommand, epilog=profile.EPILOG)(profile.profile)
 app.command(cls=SettingsCommand, epilog=compare.EPILOG)(compare.compare)

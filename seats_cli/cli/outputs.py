@@ -99,11 +99,15 @@ class Outputs:
             write_page(self.records, self._clip, self.html, talk)
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """Print a document on stdout, in ASCII where stdout cannot carry more."""
+def print_json(document: dict[str, Any], *, indent: int | None = 2) -> None:
+    """Print a document on stdout, in ASCII where stdout cannot carry more.
+
+    Without `indent` it is one line, in ASCII too: some readers take U+2028 for the end of a line.
+    """
     from seats_cli.report.documents import dump_document
 
-    print_document(dump_document(document, ascii_only=not stdout_is_unicode()))
+    ascii_only = indent is None or not stdout_is_unicode()
+    print_document(dump_document(document, ascii_only=ascii_only, indent=indent))
 
 
 def check_trace(path: Path, option: str) -> None:

@@ -60,6 +60,47 @@ def stop_if_interrupted() -> None:
         raise _pending[0]
 
 
+class Stopped(KeyboardInterrupt):
+    """A Ctrl-C that waited for a place where it does no harm."""
+
+
+@contextlib.contextmanager
+def deferring_interrupts() -> Iterator[Callable[[], None]]:
+    """Let the first Ctrl-C inside wait; a second one ends the command at once.
+
+    Raised anywhere, it could leave a model half restored. What is yielded is to be called where
+    it can't: there it raises `Stopped`.
+    """
+    waiting: list[int] = []
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        if waiting:
+            note(number, frame)
+        waiting.append(number)
+
+    def check() -> None:
+        if waiting:
+            raise Stopped
+
+    before = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread() and before in (
+        note,
+        signal.default_int_handler,
+    )
+    if ours:
+        signal.signal(signal.SIGINT, wait)
+    try:
+        yield check
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+
+
+def forget_interrupts() -> None:
+    """Go on after a Ctrl-C that has been dealt with."""
+    _pending.clear()
+
+
 def note(number: int, _frame: FrameType | None) -> None:
     """A signal handler: ends the command, with 130 for Ctrl-C."""
     _pending.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))

@@ -239,15 +239,18 @@ def fit_input(
     max_new_tokens: int | None,
     choices: Sequence[str] = (),
     system: str | None = None,
+    spare: int = 0,
 ) -> tuple[ReadOptions, tuple[str, ...]]:
     """What to read of a file so that the context holds it, and what that changes.
 
-    The latter are sentences for `read_input`, which shows them with the clip's own.
+    The latter are sentences for `read_input`, which shows them with the clip's own; `spare` are
+    tokens of text that are not known yet.
     """
     from seats_cli.cost.fit import fit_file
     from seats_cli.models import need_of
 
     need = need_of(loaded, questions, configs, max_new_tokens, choices, system)
+    need = replace(need, text=need.text + spare)
     return fit_file(file.path, read, loaded.sizing, loaded.architecture, need, source=file.header)
 
 
@@ -301,6 +304,7 @@ def open_clip(
     choices: Sequence[str] = (),
     system: str | None = None,
     several: bool = True,
+    spare: int = 0,
 ) -> OpenedClip:
     """Read a file so that the context holds it and open it for questions.
 
@@ -311,9 +315,11 @@ def open_clip(
     several : bool
         Whether there will be more than one question. For a single one nothing is kept: the copy of
         the clip's states would only take memory.
+    spare : int
+        Tokens to leave for the turns of a conversation.
     """
     fitted, notes = fit_input(
-        file, read, loaded, questions, [config], max_new_tokens, choices, system
+        file, read, loaded, questions, [config], max_new_tokens, choices, system, spare
     )
     clip, read_s = read_input(file, fitted, loaded.sizing, talk, notes)
     if several:

@@ -21,6 +21,8 @@ Entering = Callable[[Architecture, MediaSizes], tuple[int, int]]
 
 REMEDY = "use `start`/`end`, a lower `retain`, `fps`, `max_frames` or `max_pixels`, or `max_audio`"
 
+DROP_TURNS = "drop earlier turns from `history`"
+
 
 @dataclass(frozen=True)
 class ContextUse:
@@ -47,10 +49,11 @@ class ContextUse:
         """Whether all positions are ones that the model was made for."""
         return self.largest_position + self.answer < self.limit
 
-    def refusal(self) -> str:
-        """Why the question cannot be answered, and what to do."""
+    def refusal(self, *, turns: bool = False) -> str:
+        """Why the question cannot be answered, and what to do; with `turns` of a history first."""
         video, audio, text = self.entering
         remedy = "shorten the question" if text > video + audio else REMEDY
+        remedy = f"{DROP_TURNS}, or {remedy}" if turns else remedy
         return (
             f"{video:,} video tokens and {audio:,} audio tokens enter the LLM with {text:,} of "
             f"text and up to {self.answer:,} of the answer, but the model's context holds "

@@ -44,6 +44,12 @@ def relevance_flops(architecture: Architecture, tokens: int, queries: int = 1) -
     return 2 * (projections + queries * tokens * query_width)
 
 
+def attention_flops(architecture: Architecture, tokens: int) -> int:
+    """One query of a layer and its scores against keys that are there already."""
+    width = architecture.num_heads * architecture.head_dim
+    return 2 * width * (architecture.hidden_size + tokens)
+
+
 def selection_flops(
     architecture: Architecture,
     sizes: MediaSizes,

@@ -29,6 +29,7 @@ def account(
     peak_host_bytes: int,
     peak_gpu_bytes: int | None,
     still: ReuseFacts | None = None,
+    evidence_flops: int = 0,
 ) -> Cost:
     """FLOPs and bytes of one answered question.
 
@@ -50,6 +51,8 @@ def account(
         Largest allocation on the GPUs together.
     still : ReuseFacts or None
         What Stage 0 left out.
+    evidence_flops : int
+        What reading the evidence took.
     """
     # What the trace says of each layer, not what the plan intended: rounding is in it.
     alive = [sum(counts) for counts in trace.alive_per_layer()]
@@ -75,6 +78,7 @@ def account(
         decode_flops=decode_flops(architecture, cached, decode_steps),
         activation_bytes=activation_bytes(architecture, alive, bytes_per_value),
         full_activation_bytes=activation_bytes(architecture, full, bytes_per_value),
+        evidence_flops=evidence_flops,
     )
 
 

@@ -13,6 +13,7 @@ from seats_cli.config import FULL, SeatsConfig
 from seats_cli.cost.context import ContextUse, context_use
 from seats_cli.cost.token_counts import token_counts
 from seats_cli.engine.accounting import account
+from seats_cli.engine.evidence import EvidenceReader
 from seats_cli.engine.generate import Stream, generate, opened_in, refuse_nan, score_choices
 from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.memory_stats import peak_gpu_bytes, peak_host_bytes
@@ -64,6 +65,7 @@ def ask(
     encoder_cache: EncoderCache | None = None,
     prefixes: PrefixStore | None = None,
     method: Callable[[PruningPlan], Method] | None = None,
+    evidence: bool = True,
 ) -> Answer:
     """Answer a question about a clip.
 
@@ -115,6 +117,8 @@ def ask(
         has both.
     method : callable, optional
         Makes the method from the plan, in place of the one that the configuration names.
+    evidence : bool
+        Whether to find the moments that the answer rests on; nothing else changes without.
 
     Raises
     ------
@@ -163,7 +167,7 @@ def ask(
     if max_new_tokens is None:
         sampling = _fitted(sampling, sum(context.entering), architecture.max_positions)
         context = replace(context, answer=longest_answer(loaded, sampling.max_new_tokens, choices))
-    _check_context(context, early)
+    _check_context(context, early, turns=bool(history))
 
     # 2. What this run swaps (`models.optimize.SWAPS`), pruned or not.
     decoding = Decoding(adapter, sampling.max_new_tokens)
@@ -191,6 +195,10 @@ def ask(
     elif encoder_cache is not None:
         parts["encoder_cache"] = partial(encoder_cache.attach, adapter, None)
 
+    reader = EvidenceReader(adapter, running, None if run is None else run.method)
+    if evidence:
+        parts["evidence"] = lambda: hooked(reader.hooks())
+
     # 3. The answer.
     tokenizer = loaded.processor.tokenizer
     opened = opened_in(tokenizer, inputs["input_ids"])
@@ -202,6 +210,8 @@ def ask(
     token_ids: tuple[int, ...] = ()
     with torch.inference_mode(), installed(replace(swaps, parts={**swaps.parts, **parts})):
         torch.manual_seed(seed)  # here, where no other thread draws
+        if run is not None:
+            inputs = run.without_clip(inputs, clip)
         if choices:
             scores, token_ids, cut = score_choices(loaded, inputs, choices, stream, sampling)
             text, finish = max(scores, key=lambda score: score.probability).text, "stop"
@@ -253,8 +263,9 @@ def ask(
             decode_steps=max(len(token_ids) - 1, 0),
             bytes_per_value=loaded.model.dtype.itemsize,
             peak_host_bytes=peak_host_bytes(),
-            peak_gpu_bytes=peak_gpu_bytes(devices_of(loaded.model)),
+            peak_gpu_bytes=peak_gpu_bytes(clock.devices or devices_of(loaded.model)),
             still=None if run is None else run.still,
+            evidence_flops=reader.flops(trace),
         ),
         seed=seed,
         choices=scores,
@@ -268,6 +279,7 @@ def ask(
         sampling=sampling,
         context=context,
         history=tuple(history),
+        evidence=reader.evidence(trace, media.facts, media.fps) if evidence else (),
     )
 
 
@@ -308,11 +320,11 @@ def _check_choices(choices: Sequence[str]) -> None:
         raise UsageError("`choices` needs at least two different, non-empty options.")
 
 
-def _check_context(use: ContextUse, early: bool) -> None:
+def _check_context(use: ContextUse, early: bool, *, turns: bool = False) -> None:
     """Refuse what does not fit although tokens were dropped before the LLM, or without any clip."""
     alone = use.entering[2] + use.answer > use.limit
     if alone or (early and not use.fits):
-        raise ResourceError(use.refusal())
+        raise ResourceError(use.refusal(turns=turns))
 
 
 def _lm_head_hooks(

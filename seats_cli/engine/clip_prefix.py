@@ -4,7 +4,8 @@ The clip stands before the question, and the decoder is causal: up to the first 
 tokens are dropped, keys, values and hidden states of everything in front of the question are the
 same for every question. A further one runs its own tokens through these layers, against the kept
 keys and values; from there on the states of both go through the rest together. Nothing that is kept
-is ever written to: a cache grows by making new tensors, and drops make new ones, too.
+is ever written to: a cache grows by making new tensors, and drops make new ones, too. In a session
+a further prompt comes without the clip's features: nothing of the encoders enters the LLM again.
 """
 
 from __future__ import annotations
@@ -23,9 +24,7 @@ from seats_cli.schedule import PruningPlan
 from seats_cli.selection.device import TokenIndex
 from seats_cli.selection.method import Method
 
-# Settings of one clip whose states are kept, and the bytes that they may take together.
-MAX_SETTINGS = 4
-MAX_BYTES = 2 << 30
+MAX_SETTINGS = 4  # settings of one clip whose states are kept
 _NOTHING = torch.zeros(0)
 
 
@@ -67,6 +66,7 @@ class ClipPrefix:
     entered: Tensor  # (1, p, D): states that enter layer `depth`
     left: Tensor  # (1, p, D): states that leave it, before any drop
     sides: dict[str, SideTensors]  # rows of the p tokens that the decoder works out for its layers
+    whole: bool = False  # whether nothing else of the clip enters the layers behind (DeepStack)
 
     @property
     def bytes(self) -> int:
@@ -75,11 +75,11 @@ class ClipPrefix:
         tensors += [part for side in self.sides.values() for part in side.tensors]
         return sum(part.nbytes for part in tensors)
 
-    def fits(self, ids: Tensor, sums: Tensor) -> bool:
-        """Whether it is of a prompt that begins with these ids and embeddings."""
+    def fits(self, ids: Tensor, sums: Tensor | None) -> bool:
+        """Whether it is of a prompt that begins with these ids and, unless None, embeddings."""
         if not torch.equal(ids, self.ids):
             return False
-        return self.sums is None or torch.equal(sums, self.sums)
+        return sums is None or self.sums is None or torch.equal(sums, self.sums)
 
     def keep_in(self, length: int) -> Tensor:
         """BoolTensor (S,): what enters of a prompt of that length; of the question, everything."""
@@ -87,14 +87,26 @@ class ClipPrefix:
 
     def fill(self, cache: Any) -> None:
         """Put keys and values into an empty cache; what is put in later leaves them alone."""
-        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
-            cache.update(keys, values, layer)
+        for number, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            # By the cache's own way nothing, which makes the layer, and then the tensors
+            # themselves: `update` would copy them, and again with the question's behind them.
+            cache.update(keys[:, :, :0], values[:, :, :0], number)
+            layer = cache.layers[number]
+            layer.keys, layer.values = keys, values
 
 
 @dataclass(eq=False)
 class PrefixStore:
-    """The prefixes of one clip, the latest `MAX_SETTINGS` settings that fit into `MAX_BYTES`."""
+    """The prefixes of one clip, of the latest `MAX_SETTINGS` settings.
 
+    Parameters
+    ----------
+    clip : object, optional
+        The prepared clip that all prompts are about: they need not prove it by its features, which
+        `PrefixSharing.without_clip` then leaves out of them.
+    """
+
+    clip: object | None = None
     # Gives a prefix that was saved, by its setting's key; None for a setting that was not.
     saved: Callable[[SettingKey], ClipPrefix | None] | None = None
     closed: bool = False  # whether nothing but saved settings can be worked out
@@ -106,14 +118,17 @@ class PrefixStore:
         """What all of them hold."""
         return sum(prefix.bytes for prefix in self._known.values())
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def prefixes(self) -> Iterator[tuple[SettingKey, ClipPrefix]]:
         """Those that are held, the one that was used last at the end."""
         yield from self._known.items()
 
     def find(
-        self, plan: PruningPlan, method: Method, ids: Tensor, sums: Tensor
+        self, plan: PruningPlan, method: Method, ids: Tensor, sums: Tensor | None
     ) -> ClipPrefix | None:
-        """The prefix with these ids and embeddings under a plan, if it is here."""
+        """The prefix with these ids and, unless None, embeddings under a plan, if it is here."""
         self.reused = False
         key = setting_key(plan, method)
         known = self._known.get(key)
@@ -128,10 +143,19 @@ class PrefixStore:
         return known
 
     def add(self, plan: PruningPlan, method: Method, prefix: ClipPrefix) -> None:
-        """Keep a prefix, and forget the oldest ones where there are too many."""
-        self._known[setting_key(plan, method)] = prefix
-        while len(self._known) > 1 and (len(self._known) > MAX_SETTINGS or self.bytes > MAX_BYTES):
+        """Keep a prefix, and forget the oldest one where there are too many."""
+        key = setting_key(plan, method)
+        self._known[key] = prefix
+        self._known.move_to_end(key)
+        while len(self._known) > MAX_SETTINGS:
             self._known.popitem(last=False)
+
+    def forget(self) -> bool:
+        """Give up the setting that was not asked for the longest; False if there is none."""
+        if self._known:
+            self._known.popitem(last=False)
+            return True
+        return False
 
 
 class PrefixSharing:
@@ -150,6 +174,7 @@ class PrefixSharing:
         self._adapter, self._plan, self._method = adapter, plan, method
         self._depth = 0  # layers that are shared; 0 in a prompt that shares nothing
         self._found: ClipPrefix | None = None
+        self._waiting: ClipPrefix | None = None  # for a prompt that comes without features
         self._ids, self._sums = _NOTHING, _NOTHING  # of the prefix under way
         self._new: Tensor | None = None  # keep mask of a prefix to be kept
         self._sides: tuple[str, ...] = ()  # names of what the decoder works out for its layers
@@ -158,6 +183,28 @@ class PrefixSharing:
     def resuming(self) -> bool:
         """Whether the states are those of the question alone at the moment."""
         return self._found is not None
+
+    def without_clip(self, inputs: dict[str, Any], clip: object) -> dict[str, Any]:
+        """The inputs of a prompt about `clip` without what only the encoders read.
+
+        Where no earlier question has left everything that it is for, they stay as they are.
+        """
+        store, method, plan = self._store, self._method, self._plan
+        if (
+            store is None
+            or store.clip is not clip
+            or method.shares != "entry"  # others look at the clip before the LLM
+            or plan.config.still_tolerance is not None  # Stage 0 reports what it sees of the pixels
+        ):
+            return inputs
+        ids = _clip_ids(self._adapter, inputs["input_ids"][0].cpu())
+        found = store.find(plan, method, ids, None)
+        depth = first_cut(method, plan, len(self._adapter.layers))
+        if found is None or not found.whole or found.depth != depth:
+            return inputs
+        self._waiting = found
+        unread = self._adapter.encoder_arguments
+        return {name: value for name, value in inputs.items() if name not in unread}
 
     def find(
         self, ids: Tensor, embeddings: Tensor, cache: Any, mask: Tensor | None
@@ -171,17 +218,18 @@ class PrefixSharing:
         mask : Tensor or None
             Of padding.
         """
+        waiting = self._waiting
         self.end()
         store = self._store
         # Without a cache there is nowhere to put it, and padding would shift its rows.
         if store is None or cache is None or not (mask is None or bool(mask.all())):
+            if waiting is not None:
+                raise UsageError("A prompt without its clip's features needs a cache, no padding.")
             return None
-        placeholders = (self._adapter.video_token_id, self._adapter.audio_token_id)
-        clip = torch.isin(ids, torch.tensor(placeholders)).nonzero()
-        if not len(clip):
-            return None
-        prefix = int(clip[-1]) + 1
-        self._ids, self._sums = ids[:prefix], embeddings[:prefix].float().sum(-1)
+        self._ids = _clip_ids(self._adapter, ids)
+        if waiting is not None or not len(self._ids):
+            return waiting
+        self._sums = embeddings[: len(self._ids)].float().sum(-1)
         return store.find(self._plan, self._method, self._ids, self._sums)
 
     def begin(
@@ -263,14 +311,22 @@ class PrefixSharing:
                 entered[:, :count].clone(),
                 hidden[:, :count].clone(),
                 {name: _first(sides[name], count) for name in self._sides},
+                self._adapter.side_layers(sides) <= number,
             )
             self._store.add(self._plan, self._method, prefix)
         return hidden, entered
 
     def end(self) -> None:
         """Forget the prompt under way."""
-        self._found, self._new, self._depth = None, None, 0
+        self._found, self._waiting, self._new, self._depth = None, None, None, 0
         self._ids, self._sums = _NOTHING, _NOTHING
+
+
+def _clip_ids(adapter: Adapter, ids: Tensor) -> Tensor:
+    """The part of a prompt (S,) up to the clip's last token; empty without a clip."""
+    placeholders = torch.tensor((adapter.video_token_id, adapter.audio_token_id))
+    places = torch.isin(ids, placeholders).nonzero()
+    return ids[: int(places[-1]) + 1] if len(places) else ids[:0]
 
 
 def _joined(first: SideTensors, second: SideTensors) -> SideTensors:

@@ -56,6 +56,9 @@ def graph_recorder(adapter: Adapter) -> GraphRecorder | None:
 
     It would on several devices, and where accelerate moves weights in and out.
     """
+    # The first weight tells of most machines that there is no GPU, without looking at all of them.
+    if next(adapter.language_model.parameters()).device.type != "cuda":
+        return None
     devices = devices_of(adapter.language_model)
     if [device.type for device in devices] != ["cuda"] or torch.version.cuda is None:
         return None

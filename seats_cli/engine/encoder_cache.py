@@ -16,6 +16,8 @@ from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import replace_forward
 
+MAX_ENCODINGS = 4  # of each encoder, for different window sizes and tolerances
+
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
@@ -64,11 +66,23 @@ class EncoderCache:
     @property
     def bytes(self) -> int:
         """What the kept encodings and their arguments hold, each tensor counted once."""
+        return sum(self.sizes().values())
+
+    def sizes(self) -> dict[int, int]:
+        """Bytes of every storage that is held, by its address."""
         found: dict[int, int] = {}
         for outputs in self._outputs.values():
             for known in outputs:
-                _note_tensors((known.arguments, known.output, known.calls), found)
-        return sum(found.values())
+                note_tensors((known.arguments, known.output, known.calls), found)
+        return found
+
+    def forget(self) -> bool:
+        """Give up an encoding that was not used for the longest; False if there is none to give."""
+        most = max(self._outputs.values(), key=len)
+        if most and not self._closed:  # what cannot be encoded again stays
+            del most[0]
+            return True
+        return False
 
     @contextmanager
     def attach(
@@ -107,13 +121,15 @@ class EncoderCache:
             # 1. An equal call: its output, and what was noted on the way. The numbers of Stage I
             # depend on the size of its windows, and what Stage 0 left out on its tolerance. Tensors
             # are compared last, because that waits for the device.
-            for known in self._outputs[modality]:
+            outputs = self._outputs[modality]
+            for number, known in enumerate(outputs):
                 if (
                     known.tolerance == tolerance
                     and window in (None, known.window)
                     and (self._closed or _same((args, kwargs), known.arguments))
                 ):
                     calls.extend(known.calls)
+                    outputs.append(outputs.pop(number))  # the latest used is the last to go
                     return copy(known.output)
 
             if self._closed:
@@ -123,9 +139,8 @@ class EncoderCache:
             before = len(calls)
             output = encode(*args, **kwargs)
             noted = tuple(calls[before:])
-            self._outputs[modality].append(
-                Encoding((args, kwargs), output, noted, window, tolerance)
-            )
+            outputs.append(Encoding((args, kwargs), output, noted, window, tolerance))
+            del outputs[:-MAX_ENCODINGS]
             # transformers writes into the object that it is given, though not into its tensors
             return copy(output)
 
@@ -159,16 +174,16 @@ def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def _note_tensors(value: Any, found: dict[int, int]) -> None:
-    """Bytes of every tensor in nested containers, by its storage."""
+def note_tensors(value: Any, found: dict[int, int]) -> None:
+    """Note the bytes of every tensor in nested containers, by its storage's address."""
     if isinstance(value, torch.Tensor):
         storage = value.untyped_storage()
         found[storage.data_ptr()] = storage.nbytes()
     elif isinstance(value, dict):
         for part in value.values():
-            _note_tensors(part, found)
+            note_tensors(part, found)
     elif isinstance(value, tuple | list):
         for part in value:
-            _note_tensors(part, found)
+            note_tensors(part, found)
     elif isinstance(value, EncoderCall):
-        _note_tensors((value.importance, value.keys), found)
+        note_tensors((value.importance, value.keys), found)

@@ -161,7 +161,7 @@ class PrunedPrefill:
         # Arguments of `SelectionTrace.add`; counting tokens waits until the decoder has finished.
         self._stages: list[tuple[str, int, Tensor, Tensor | None, str]] = []
         self._continuations = Continuations(adapter)
-        self._sharing = PrefixSharing(prefixes, adapter, plan, method)
+        self.sharing = PrefixSharing(prefixes, adapter, plan, method)
 
     # ---------------------------------------------------------------- hooks
 
@@ -207,7 +207,7 @@ class PrunedPrefill:
         if self._alive is None:
             return
         self._alive = self._entered = None
-        self._sharing.end()
+        self.sharing.end()
         assert self.trace is not None
         for stage in self._stages:
             self.trace.add(*stage)
@@ -235,8 +235,8 @@ class PrunedPrefill:
                 return args, {**kwargs, "attention_mask": mask}
             if number == 1:
                 # The decoder has worked out the rotary factors once for all its layers.
-                alive.sides |= self._sharing.side_tensors(self._adapter.layer_side_tensors(kwargs))
-            if self._question or self._sharing.needs_entered(number):
+                alive.sides |= self.sharing.side_tensors(self._adapter.layer_side_tensors(kwargs))
+            if self._question or self.sharing.needs_entered(number):
                 self._entered = hidden
             if not alive.thinned:  # what the decoder passes still fits
                 return None
@@ -267,14 +267,14 @@ class PrunedPrefill:
             # 1. What the decoder would add behind this layer (DeepStack) comes before any drop:
             #    its rows are those of the tokens that the layer has seen.
             hidden = output[0] if isinstance(output, tuple) else output
-            resuming = self._sharing.resuming
+            resuming = self.sharing.resuming
             if not resuming:  # of a further question, only text comes through these layers
                 hidden = self._adapter.after_layer(hidden, number, alive.sides)
             # 2. Behind the layers that questions about a clip share, both go on together.
-            hidden, self._entered = self._sharing.leave(
+            hidden, self._entered = self.sharing.leave(
                 number, hidden, self._entered, alive.sides, self._cache
             )
-            if resuming and not self._sharing.resuming:
+            if resuming and not self.sharing.resuming:
                 alive.thinned = alive.joined = True
             # 3. Stage II: the method ranks the tokens alive.
             if self._method.drops_after(number):
@@ -304,7 +304,7 @@ class PrunedPrefill:
                 "turn, with an EncoderCache where they are about the same clip."
             )
         ids, padding = ids[0].cpu(), kwargs.get("attention_mask")
-        found = self._sharing.find(ids, embeddings[0], self._cache, padding)
+        found = self.sharing.find(ids, embeddings[0], self._cache, padding)
         video, audio = ids == self._adapter.video_token_id, ids == self._adapter.audio_token_id
         self.trace = SelectionTrace(len(self._adapter.layers), video, audio)
         self._stages = []
@@ -335,7 +335,7 @@ class PrunedPrefill:
         label = self._method.stage_label(0)
         self._stages.append((self._method.entry_kind, 0, self._alive.index, None, label))
         # 5. What an earlier question about the clip has left need not go in again.
-        places = self._sharing.begin(found, keep, places, self._cache)
+        places = self.sharing.begin(found, keep, places, self._cache)
         return {
             **kwargs,
             "inputs_embeds": embeddings.index_select(1, places.on(embeddings.device)),
@@ -343,7 +343,7 @@ class PrunedPrefill:
                 positions.index_select(-1, places.on(positions.device))
             ),
             # Behind tokens in the cache, the rows of a mask would have to cover those, too.
-            **({"attention_mask": None} if self._sharing.resuming else {}),
+            **({"attention_mask": None} if self.sharing.resuming else {}),
         }
 
     def _prompt_tokens(self, embeddings: Tensor, video: Tensor, audio: Tensor) -> PromptTokens:

@@ -271,6 +271,7 @@ def _run(
             min_new_tokens=new_tokens,
             seed=seed,
             clock=watch,
+            evidence=False,  # what is measured is the model's work
         )
     except (UsageError, ResourceError) as error:
         if subject.setting.config is None:

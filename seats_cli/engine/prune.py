@@ -66,6 +66,10 @@ class PrunedRun:
         if active is not None:
             active.__exit__(*error)
 
+    def without_clip(self, inputs: dict[str, Any], clip: object) -> dict[str, Any]:
+        """Inputs without what only encoders read, where `prefixes` have all that it is for."""
+        return self._prefill.sharing.without_clip(inputs, clip)
+
     @property
     def trace(self) -> SelectionTrace:
         """Stages of the latest prefill.

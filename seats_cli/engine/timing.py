@@ -129,6 +129,11 @@ class Clock:
         self._latest: Any = None
 
     @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """What it was made for."""
+        return self._devices
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Seconds of each stage so far, 0 for one that never ran; waits for the device."""
         if self._spans:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice, permutations
 
@@ -211,7 +211,10 @@ class SyntheticClip:
             choices=choices,
             family=family,
             kind=self.kind,
-            meta={"duration_s": draft.layout.duration},
+            meta={
+                "duration_s": draft.layout.duration,
+                "moment": None if question.moment is None else asdict(question.moment),
+            },
         )
 
 

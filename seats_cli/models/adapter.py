@@ -106,6 +106,8 @@ class Adapter(ABC):
     unused_weights: ClassVar[tuple[str, ...]] = ()  # parts of names that checkpoints may lack
     # How its tensors' names begin in checkpoints of a larger model around it.
     weights_prefix: ClassVar[str] = ""
+    # Arguments of a prompt that only the encoders read.
+    encoder_arguments: ClassVar[tuple[str, ...]] = ()
     # For `load_model(quantize=...)`: modules that keep their precision, in every version of
     # transformers, and, where quantizing does not pay, why and what to do instead.
     unquantized_modules: ClassVar[tuple[str, ...]] = ()
@@ -358,6 +360,10 @@ class Adapter(ABC):
     ) -> tuple[dict[str, Any], dict[str, SideTensors]]:
         """The decoder's arguments in a prefill, and what of them the engine is to carry instead."""
         return arguments, {}
+
+    def side_layers(self, sides: dict[str, SideTensors]) -> int:
+        """How many layers, from the first, `after_layer` adds something to with these."""
+        return 0
 
     def layer_side_tensors(self, arguments: dict[str, Any]) -> dict[str, SideTensors]:
         """What the first layer's arguments hold for each of its tokens."""

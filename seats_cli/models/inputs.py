@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from seats_cli.config import SeatsConfig
-from seats_cli.cost.context import Entering, Need, seats_entering
+from seats_cli.cost.context import DROP_TURNS, Entering, Need, seats_entering
 from seats_cli.cost.token_counts import MediaSizes, token_counts
 from seats_cli.errors import ConfigError, SeatsError, UsageError
 from seats_cli.families.base import MIN_SAMPLES
@@ -129,7 +129,7 @@ def build_inputs(
     talk = [text_tokens(tokenizer, text) for text in said]
     limit = loaded.architecture.max_positions
     check_length(len(asked), limit)
-    check_length(len(asked) + sum(map(len, talk)), limit, "drop earlier turns from `history`")
+    check_length(len(asked) + sum(map(len, talk)), limit, DROP_TURNS)
     if not isinstance(clip, PreparedClip):
         clip = prepare_clip(loaded, clip, system=system)
     elif system is not None:

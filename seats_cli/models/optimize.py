@@ -344,6 +344,12 @@ SWAPS = (
         pruned_only=True,
     ),
     Swap(
+        "evidence",
+        target="a hook on one layer of the text model",
+        why="What the question attends to there says which moments the answer rests on.",
+        place="Behind the pruned prefill, so that it sees what the layer was really given.",
+    ),
+    Swap(
         "decoding",
         target="`forward` of the text model",
         why="On a GPU, one recorded step takes less than half of the time of an eager one.",

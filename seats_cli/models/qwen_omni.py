@@ -48,6 +48,7 @@ class QwenOmni(Adapter):
     token_suffix: ClassVar[str]  # of placeholder ids in configs
     slow_positions: ClassVar[str]  # method of transformers that interleaves them token by token
     unused_weights = ("audio_bos_eos_token",)
+    encoder_arguments = ("pixel_values_videos", "input_features")
     weights_prefix = "thinker."
     # transformers 5.17 keeps the encoders on the thinker, later versions in `.model`.
     unquantized_modules = ("model.visual", "model.audio_tower", "visual", "audio_tower", "lm_head")
@@ -403,6 +404,10 @@ class QwenOmni(Adapter):
         where = on_device(deep.places, hidden.device)
         hidden[0, where] += deep.tensors[number - 1].to(hidden.device, hidden.dtype)
         return hidden
+
+    def side_layers(self, sides: dict[str, SideTensors]) -> int:
+        """One for each level of DeepStack."""
+        return len(sides[_DEEPSTACK].tensors) if _DEEPSTACK in sides else 0
 
     @abstractmethod
     def quick_positions(self, stock: Callable[..., Any]) -> Callable[..., Any]:

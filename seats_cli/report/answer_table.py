@@ -55,6 +55,17 @@ def print_report(answer: Answer, console: Console) -> None:
     console.print(report(answer))
 
 
+def summary(answer: Answer) -> str:
+    """What an answer took, in one line."""
+    kept = answer.trace.average_retention()[2]
+    share = "" if kept is None else f"kept {format_percent(kept)} of picture and sound, "
+    if answer.plan is None or answer.plan.config.method == FULL:
+        share = "unpruned, "
+    first, total = answer.timing.first_token_s, answer.timing.total_s
+    line = f"{share}first token after {format_seconds(first)}, {format_seconds(total)} in all."
+    return line[0].upper() + line[1:]
+
+
 def report(answer: Answer) -> RenderableType:
     """The whole report as one Rich renderable."""
     parts: list[RenderableType] = [facts(_run_facts(answer))]

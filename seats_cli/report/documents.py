@@ -54,9 +54,14 @@ def document(content: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def dump_document(content: Mapping[str, Any], *, ascii_only: bool = False) -> str:
-    """The document as indented JSON text; NaN is an error here, `jsonable` has removed it."""
-    return json.dumps(content, indent=2, ensure_ascii=ascii_only, allow_nan=False)
+def dump_document(
+    content: Mapping[str, Any], *, ascii_only: bool = False, indent: int | None = 2
+) -> str:
+    """The document as JSON text, on one line without `indent`.
+
+    NaN is an error here, `jsonable` has removed it.
+    """
+    return json.dumps(content, indent=indent, ensure_ascii=ascii_only, allow_nan=False)
 
 
 def answer_document(answer: Answer) -> dict[str, Any]:
@@ -72,6 +77,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
             "finish_reason": answer.finish_reason,
             "answer_tokens": len(answer.token_ids),
             "choices": answer.choices,
+            "evidence": answer.evidence,
             "warnings": answer.warnings,
             **_subject(answer),
             **_request(answer),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import MediaFacts
-    from seats_cli.results import ModelFacts
+    from seats_cli.results import Answer, Evidence, ModelFacts
 
 NOT_AVAILABLE = "n/a"
 
@@ -69,6 +69,15 @@ def format_ratio(part: float | None, whole: float | None) -> str:
     if not _usable(part) or not _usable(whole) or whole == 0:
         return NOT_AVAILABLE
     return format_percent(part / whole)
+
+
+def format_time(seconds: float) -> str:
+    """A time in a clip, to a tenth of a second: `0:05.0`, `1:02:05.0`; rounded half to even."""
+    tenths = round(10 * seconds)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
+    return f"{clock}:{rest // 10:02d}.{rest % 10}"
 
 
 def _three_digits(value: float) -> str:
@@ -154,3 +163,19 @@ def kept_phrase(kept: int, offered: int) -> str:
 def cost_row(label: str, full: float, pruned: float, show: Callable[[float], str]) -> Sequence[str]:
     """Cells of a cost: unpruned, pruned, and the ratio of the two."""
     return label, show(full), show(pruned), format_ratio(pruned, full)
+
+
+SENSES = {"video": "picture", "audio": "sound"}
+
+
+def evidence_phrase(moment: Evidence) -> str:
+    """A moment that an answer rests on: "0:05.0 to 0:06.0 (sound, 41 %)"."""
+    span = f"{format_time(moment.start_s)} to {format_time(moment.end_s)}"
+    return f"{span} ({SENSES[moment.modality]}, {100 * moment.share:.0f} %)"
+
+
+def evidence_lines(answer: Answer) -> list[str]:
+    """The moments that an answer rests on, strongest first, or a line that says there are none."""
+    if not answer.evidence:
+        return ["No moments: the clip has no time, or no token of it was left."]
+    return [evidence_phrase(moment) for moment in answer.evidence]

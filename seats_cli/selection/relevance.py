@@ -19,6 +19,8 @@ from seats_cli.selection.allocation import (
 from seats_cli.selection.topk import keep_highest_in_runs
 from seats_cli.selection.windows import Runs, contiguous_runs, pair_windows
 
+_MAX_SCORES = 1 << 27  # of several queries, held at once (float32: 512 MiB)
+
 
 @torch.no_grad()
 def last_query_relevance(query: Tensor, key: Tensor) -> Tensor:
@@ -65,9 +67,16 @@ def question_relevance(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
     index : LongTensor, shape (q,)
         Position of each query in the sequence: it sees itself and what is before it.
     """
-    # A token of the question does not see the ones behind it, as in the layer itself.
-    later = torch.arange(key.shape[1], device=key.device) > index.unsqueeze(1)
-    return _scores(query, key).masked_fill(later, -torch.inf).softmax(-1).mean((0, 1, 2))
+    # Some queries at a time: a conversation has thousands of them.
+    queries, heads, _ = query.shape
+    at_once = max(1, _MAX_SCORES // (heads * key.shape[1]))
+    places = torch.arange(key.shape[1], device=key.device)
+    parts = []
+    for some, at in zip(torch.split(query, at_once), torch.split(index, at_once), strict=True):
+        # A token of the question does not see the ones behind it, as in the layer itself.
+        scores = _scores(some, key).masked_fill(places > at.unsqueeze(1), -torch.inf)
+        parts.append(scores.softmax(-1).mean((0, 1, 2)) * (len(some) / queries))
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 def _scores(query: Tensor, key: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from seats_cli.config import DEFAULT_RETAIN, SEATS
 from seats_cli.cost.token_counts import tokens_to_keep
+from seats_cli.cost.token_times import Grid, TokenTimes
 from seats_cli.results import jsonable, versions
 from seats_cli.selection.relevance import allocate, window_means
 from seats_cli.selection.windows import Runs, contiguous_runs, fixed_windows
@@ -23,7 +24,6 @@ from seats_cli.show.record import (
     AUDIO,
     TEXT,
     VIDEO,
-    Grid,
     Part,
     RecordedStage,
     RunRecord,
@@ -63,7 +63,8 @@ def record_of(
     trace, plan = answer.trace, answer.plan
     modality = torch.full((trace.length,), TEXT)
     modality[trace.video_mask], modality[trace.audio_mask] = VIDEO, AUDIO
-    grid = _grid(answer)
+    times = TokenTimes.of_clip(answer.media, answer.architecture, answer.effective_fps)
+    grid = times.grid if trace.offered[0] else None
     config = None if answer.config is None else jsonable(answer.config.to_dict())
     return RunRecord(
         label=label or _label(answer),
@@ -90,7 +91,7 @@ def record_of(
             for number, stage in enumerate(trace.stages)
         ),
         grid=grid,
-        audio_tokens_per_s=answer.architecture.audio.tokens_per_second,
+        audio_tokens_per_s=times.audio_tokens_per_s,
         pixel_shape=min(max(pixel_shape, 0.1), 10.0),
         warnings=answer.warnings,
         versions=versions(),
@@ -225,18 +226,6 @@ def _parts(
         )
         for w in range(count)
     ]
-
-
-def _grid(answer: Answer) -> Grid | None:
-    """The grid into which the vision encoder divides the clip's frames."""
-    media, vision, fps = answer.media, answer.architecture.vision, answer.effective_fps
-    if not (answer.trace.offered[0] and media.height and media.width and fps):
-        return None
-    side = vision.patch_size * vision.merge_size
-    frames = vision.temporal_patch_size
-    return Grid(
-        media.frames_used // frames, media.height // side, media.width // side, frames, frames / fps
-    )
 
 
 def _label(answer: Answer) -> str:

@@ -14,7 +14,7 @@ TRACE_EXTENSIONS = (".json", ".safetensors")
 
 
 MARK = "seats show"  # part of every page, picture and film
-_MARKS = (MARK.encode(), b"seats-trace")
+_MARKS = (MARK.encode(), b"seats-trace", b"seats-conversation")
 _LOOK = 1 << 16  # bytes at either end of a file that may hold a mark
 
 

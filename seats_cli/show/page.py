@@ -183,7 +183,7 @@ def _frames(record: RunRecord, depth: Depth) -> list[dict[str, Any]]:
     lived = depth.lived[record.modality == VIDEO].reshape(grid.grids, grid.rows, grid.columns)
     frames = []
     for number, patches in enumerate(lived):
-        start, end = number * grid.seconds, (number + 1) * grid.seconds
+        start, end = record.times.video(number * grid.size, (number + 1) * grid.size - 1)
         time = f"{start:.3g} to {end:.3g} s"
         counts = _count_by_level(patches, depth)
         frames.append(
@@ -272,7 +272,7 @@ def _stage_table(record: RunRecord, stage: RecordedStage) -> dict[str, Any]:
 def _cells(record: RunRecord, part: Part | None, name: str, most: float) -> dict[str, Any] | None:
     if part is None:
         return None
-    seconds = record.video_seconds if name == "video" else record.audio_seconds
+    seconds = record.times.video if name == "video" else record.times.audio
     start, end = seconds(part.first, part.last)
     relevance = part.mean_relevance
     return {

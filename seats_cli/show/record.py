@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 # Imported at run time, because the reader of saved records fits values to these types.
+from seats_cli.cost.token_times import Grid, TokenTimes
 from seats_cli.families.base import Architecture, FrameSizing
 from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.results import ModelFacts
@@ -54,25 +55,6 @@ class RecordedStage:
     kept: Ints
     scores: npt.NDArray[np.float32] | None = None
     windows: tuple[Window, ...] = ()
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The video tokens: `grids` temporal grids of `rows` times `columns`.
-
-    A temporal grid consists of `frames` frames and covers `seconds`.
-    """
-
-    grids: int
-    rows: int
-    columns: int
-    frames: int
-    seconds: float
-
-    @property
-    def size(self) -> int:
-        """Tokens of one temporal grid."""
-        return self.rows * self.columns
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -134,12 +116,7 @@ class RunRecord:
             alive.append((int(counts[VIDEO]), int(counts[AUDIO]), int(counts[TEXT])))
         return alive
 
-    def video_seconds(self, first: int, last: int) -> tuple[float, float]:
-        """Seconds of the clip that video tokens `first` to `last` cover."""
-        assert self.grid is not None
-        size, seconds = self.grid.size, self.grid.seconds
-        return first // size * seconds, (last // size + 1) * seconds
-
-    def audio_seconds(self, first: int, last: int) -> tuple[float, float]:
-        """Seconds of the clip that audio tokens `first` to `last` cover."""
-        return first / self.audio_tokens_per_s, (last + 1) / self.audio_tokens_per_s
+    @property
+    def times(self) -> TokenTimes:
+        """When its tokens are, in seconds from `media.start_s`."""
+        return TokenTimes(self.grid, self.audio_tokens_per_s)

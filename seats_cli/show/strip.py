@@ -80,12 +80,9 @@ def strip(record: RunRecord, width: int, *, unicode: bool) -> list[str]:
 
 def _row(record: RunRecord, name: str, code: int) -> _Row:
     share = record.layers_lived()[record.modality == code] / record.num_layers
-    order = np.arange(len(share))
-    if code == VIDEO and record.grid is not None:
-        start = order // record.grid.size * record.grid.seconds
-        return _Row(name, start, start + record.grid.seconds, share)
-    rate = max(record.audio_tokens_per_s, 1e-9)
-    return _Row(name, order / rate, (order + 1) / rate, share)
+    seconds = record.times.video if code == VIDEO else record.times.audio
+    spans = np.array([seconds(at, at) for at in range(len(share))]).reshape(-1, 2)
+    return _Row(name, spans[:, 0], spans[:, 1], share)
 
 
 def _marks(means: Floats, top: float, marks: str) -> str:

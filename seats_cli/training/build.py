@@ -29,10 +29,11 @@ from transformers import (
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from seats_cli.world.vocabulary import AUDIO_TOKENS_PER_SECOND, SAMPLE_RATE, corpus
+from seats_cli.world.vocabulary import AUDIO_TOKENS_PER_SECOND, SAMPLE_RATE
+from seats_cli.world.wording import corpus_of_scripts
 
 MIN_PIXELS = 56 * 56  # per frame
-MAX_PIXELS = 112 * 112
+MAX_PIXELS = 308 * 336  # 132 tokens a grid, as the 7B reads a wide film
 PATCH_SIZE = 14
 MERGE_SIZE = 2
 TEMPORAL_PATCH_SIZE = 2
@@ -97,12 +98,12 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
-        vocab_size=1024 - len(SPECIAL_TOKENS),  # an upper bound: the templates give about 600
+        vocab_size=2048 - len(SPECIAL_TOKENS),  # an upper bound: the templates give about 1000
         min_frequency=2,
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    bpe.train_from_iterator(corpus(np.random.default_rng(0)), trainer)
+    bpe.train_from_iterator(corpus_of_scripts(np.random.default_rng(0)), trainer)
     trained = json.loads(bpe.to_str())["model"]
     tokenizer = Qwen2Tokenizer(
         vocab=trained["vocab"],
@@ -119,7 +120,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2_5OmniProcessor:
-    """The processor with the model's sizes: frames of 56*56 to 112*112 pixels, 128 mels."""
+    """The processor with the model's sizes: frames of 56*56 to 308*336 pixels, 128 mels."""
     size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     patches = {
         "patch_size": PATCH_SIZE,
@@ -160,7 +161,7 @@ def build_config(
         "num_hidden_layers": layers,
         "num_attention_heads": width // 32,
         "num_key_value_heads": max(1, width // 64),
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": 16384,
         "initializer_range": spread,
         "rope_parameters": {
             "rope_type": "default",
@@ -225,6 +226,35 @@ def build_model(config: Qwen2_5OmniThinkerConfig) -> Qwen2_5OmniThinkerForCondit
     model.generation_config.eos_token_id = config.eos_token_id
     model.generation_config.pad_token_id = config.pad_token_id
     return model
+
+
+@torch.no_grad()
+def start_from(model: Any, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
+    """Give a model the weights of a saved one of the same shape, whose tokenizer may differ.
+
+    Tokens that both know keep their rows of the embedding. A token that is new gets the mean of the
+    rows that it was spelled with before.
+    """
+    old: Any = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32
+    )
+    spelling = Qwen2Tokenizer.from_pretrained(folder)
+    known = spelling.get_vocab()
+    rows = old.model.language_model.embed_tokens.weight
+    weights = old.state_dict()
+    table = model.model.language_model.embed_tokens.weight
+    fresh = table.clone()
+    for token, index in tokenizer.get_vocab().items():
+        if token in known:
+            fresh[index] = rows[known[token]]
+            continue
+        pieces = spelling.encode(tokenizer.decode([index]))
+        if pieces:
+            fresh[index] = rows[pieces].mean(dim=0)
+    for name in list(weights):
+        if weights[name].shape == rows.shape and ("embed_tokens" in name or "lm_head" in name):
+            weights[name] = fresh
+    model.load_state_dict(weights)
 
 
 def export(model: Any, processor: Qwen2_5OmniProcessor, folder: Path) -> None:

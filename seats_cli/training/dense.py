@@ -1,37 +1,40 @@
 """Supervision beside the answers: dense labels with throw-away heads, and taught attention.
 
-To answer "What is heard while the red one is shown?" the word "red" must find the sound tokens
-heard while red was on screen, and the end of the question must find that word. These matches are
-slow to form from the answers alone: a thousand steps after everything else was learned the family
-was still at chance. So the attention of one head for each hop is a loss of its own in training.
+Answers alone are too little to learn from on a CPU: a clip of a few thousand tokens gives eight
+words. So every token has labels of what is seen or heard there (read from the encoders), and of
+what goes on at its moment in the other modality (read in the middle of the LLM: "which word is
+said while the red square is on the left?" is answered by a sound token that knows what is on the
+left). And since questions state where their answer is to be found (`Question.evidence`), one head
+in each of two layers is taught to look there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy, linear, rms_norm
+from torch.nn.functional import linear
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_pos_emb
 
-from seats_cli.world.clips import TinyClip
-from seats_cli.world.drawing import shape_coverage
+from seats_cli.world.layouts import Layout
+from seats_cli.world.lettering import letter_centers
+from seats_cli.world.script import PLACES, Script, SpokenWord, Thing
+from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import (
     AUDIO_TOKENS_PER_SECOND,
     COLORS,
     IGNORE,
     MAX_BEEPS,
-    MAX_SEGMENTS,
     MOTIONS,
     PITCHES,
     SHAPES,
-    SOUND_KINDS,
     SWEEPS,
 )
+from seats_cli.world.voices import WORDS
+from seats_cli.world.wording import DIGITS, HEARD_KINDS
 
 
 def attention_loss(
@@ -81,68 +84,51 @@ def attention_loss(
     return loss
 
 
-Hop = tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def word_to_sound(segment: torch.Tensor, lookup: torch.Tensor) -> Hop:
-    """`asking` and `right` of the first hop: from a picture's name to the sound during it.
-
-    Parameters
-    ----------
-    segment : int64 tensor, shape (B, P)
-        Segment on screen at each sound token, `IGNORE` at other tokens.
-    lookup : int64 tensor, shape (B, Q)
-        Segment that a question token names, `IGNORE` at other tokens.
-    """
-    rows, places = (lookup != IGNORE).nonzero(as_tuple=True)
-    right = segment[rows] == lookup[rows, places][:, None]
-    nothing = torch.zeros(len(rows), lookup.shape[1], dtype=torch.bool)
-    return (rows, places + segment.shape[1]), torch.cat([right, nothing], dim=1)
-
-
-def end_to_word(
-    prefix_length: int, lookup: torch.Tensor, number: torch.Tensor, target: torch.Tensor
-) -> Hop:
-    """`asking` and `right` of the second hop: from the end of a question to the picture's name.
-
-    Parameters
-    ----------
-    lookup, number, target : int64 tensors, shape (B, Q)
-        As in `TrainingBatch`.
-    """
-    rows, places = (lookup != IGNORE).nonzero(as_tuple=True)
-    mine = number[rows] == number[rows, places][:, None]
-    ends = ((target[rows] != IGNORE) & mine).int().argmax(dim=1)  # the first answer token
-    right = torch.zeros(len(rows), prefix_length + lookup.shape[1], dtype=torch.bool)
-    right[torch.arange(len(rows)), prefix_length + places] = True
-    return (rows, prefix_length + ends), right
-
-
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
-CELL = 28  # pixels: one LLM token covers 2x2 patches of 14 pixels
-_COVERED = 0.06  # a cell with less of the shape counts as empty
+CELL: Final = 28  # pixels: one LLM token covers 2x2 patches of 14 pixels
+PRINTS: Final = (*WORDS, *DIGITS)  # class numbers of printed texts, from 1
+LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"  # upper or lower case; from class 1
+_LETTERS_IN_A_CELL = 3  # that are labelled
+_COVERED = 0.2  # of a cell: from here on it shows the thing
+_TOUCHED = 0.03  # below, it does not; in between nobody knows
+TEXT_CLASS, ICON_CLASS, CARD_CLASS = (len(SHAPES) + 1 + index for index in range(3))
+_SHOTS = 4
+_COUNTED = 5  # words so far; more count as as many
 
 # Number of classes of every label. Encoder labels come from one token's own surroundings; context
 # labels need what came before or the other modality, and are read in the middle of the LLM.
-CARD_CLASS = len(SHAPES) + 1  # "shape" of a cell of a card
-VIDEO_CLASSES = {"color": len(COLORS) + 1, "shape": CARD_CLASS + 1, "motion": len(MOTIONS) + 1}
-AUDIO_CLASSES = {"kind": len(SOUND_KINDS), "pitch": len(PITCHES), "sweep": len(SWEEPS)}
-VIDEO_CONTEXT_CLASSES = {"segment": MAX_SEGMENTS, "screen_color": len(COLORS)}
-AUDIO_CONTEXT_CLASSES = {
-    "segment": MAX_SEGMENTS,
-    "screen_color": len(COLORS),
-    "screen_shape": len(SHAPES),
-    "beeps": MAX_BEEPS + 1,
-    "segment_kind": len(SOUND_KINDS),
+AT_PLACES = {
+    f"{place}_{name}": classes
+    for place in PLACES
+    for name, classes in (("color", len(COLORS) + 1), ("shape", len(SHAPES) + 1))
 }
-
-
-CLASSES: Mapping[str, Mapping[str, int]] = {
-    "video": VIDEO_CLASSES,
-    "audio": AUDIO_CLASSES,
-    "video_context": VIDEO_CONTEXT_CLASSES,
-    "audio_context": AUDIO_CONTEXT_CLASSES,
+CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
+    "video": {
+        "color": len(COLORS) + 1,
+        "shape": CARD_CLASS + 1,
+        "motion": len(MOTIONS) + 1,
+        "print": len(PRINTS) + 1,
+        # Letters in a cell from left to right: words are made of what can be learned cell by cell.
+        **{f"letter_{place}": len(LETTERS) + 1 for place in range(_LETTERS_IN_A_CELL)},
+    },
+    "audio": {
+        "kind": len(HEARD_KINDS),
+        "pitch": len(PITCHES),
+        "sweep": len(SWEEPS),
+        "word": len(WORDS) + 1,
+    },
+    "video_context": {"shot": _SHOTS, "kind": len(HEARD_KINDS), "word": len(WORDS) + 1},
+    "audio_context": {
+        "shot": _SHOTS,
+        "beeps": MAX_BEEPS + 1,
+        "words": _COUNTED + 1,
+        "screen_color": len(COLORS) + 1,
+        "screen_shape": len(SHAPES) + 1,
+        "screen_print": len(PRINTS) + 1,
+        **AT_PLACES,
+    },
 }
 
 
@@ -152,177 +138,261 @@ def audio_token_count(samples: int) -> int:
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
-def _screen_labels(clip: TinyClip, segments: IntArray) -> dict[str, IntArray]:
-    """Labels of what is on screen by segment index (n,): `IGNORE` stays, cards have no shape."""
-    assert clip.scene is not None
-    shown = clip.scene.segments
-    colors = np.array([COLORS.index(segment.color) for segment in shown])
-    shapes = np.array(
-        [SHAPES.index(segment.shape) if segment.shape else IGNORE for segment in shown]
-    )
-    known = segments != IGNORE
-    safe = np.where(known, segments, 0)
-    return {
-        "segment": segments,
-        "screen_color": np.where(known, colors[safe], IGNORE),
-        "screen_shape": np.where(known, shapes[safe], IGNORE),
-    }
+def print_class(word: str) -> int:
+    """Class number of a printed word or digit."""
+    return PRINTS.index(word) + 1
 
 
-def _video_labels(clip: TinyClip) -> tuple[dict[str, IntArray], dict[str, IntArray]]:
-    scene, layout = clip.scene, clip.layout
-    if scene is None:
-        empty = np.zeros(0, dtype=np.int64)
-        return dict.fromkeys(VIDEO_CLASSES, empty), dict.fromkeys(VIDEO_CONTEXT_CLASSES, empty)
-    times = np.array(layout.frame_times)
-    grids, rows, columns = len(times) // 2, layout.height // CELL, layout.width // CELL
-    index = np.array([scene.segment_index(float(time)) for time in times]).reshape(grids, 2)
-    pixels = shape_coverage(scene, times, layout.height, layout.width)
-    covered = pixels.reshape(grids, 2, rows, CELL, columns, CELL).mean(axis=(1, 3, 5)) > _COVERED
-
-    changes = index[:, 0] != index[:, 1]
-    segment = np.where(changes, IGNORE, index[:, 1]).astype(np.int64)
-    screen = _screen_labels(clip, segment)
-    mixed = changes[:, None, None] & covered
-    color = np.where(covered, screen["screen_color"][:, None, None] + 1, 0)
-    if scene.style == "card":
-        shape = np.full(covered.shape, CARD_CLASS)
-        motion = np.zeros(covered.shape)
-    else:
-        shape = np.where(covered, screen["screen_shape"][:, None, None] + 1, 0)
-        motion = np.where(covered, MOTIONS.index(scene.motion) + 1, 0)
-    labels = {
-        "color": np.where(mixed, IGNORE, color),
-        "shape": np.where(mixed, IGNORE, shape),
-        "motion": motion,
-    }
-    # "Pictures so far" is known from the second frame even where the picture changes in between.
-    so_far = {"segment": index[:, 1], "screen_color": screen["screen_color"]}
-    per_cell = {name: np.repeat(value, rows * columns) for name, value in so_far.items()}
-    return {name: value.astype(np.int64).ravel() for name, value in labels.items()}, per_cell
+def _overlap(low: float, high: float, cells: int) -> npt.NDArray[np.float64]:
+    """Share of each of `cells` cells in a row that lies between two pixels."""
+    edges = np.arange(cells + 1) * CELL
+    inside = np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1])
+    return np.asarray(np.clip(inside, 0, CELL) / CELL)
 
 
-def _segment_at(clip: TinyClip, times: np.ndarray) -> IntArray:
-    """Segment on screen at the given times; `IGNORE` where the sampled frames leave it open."""
-    assert clip.scene is not None
-    frame_times = np.array(clip.layout.frame_times)
-    shown = np.array([clip.scene.segment_index(float(time)) for time in frame_times])
-    after = np.searchsorted(frame_times, times)
-    before = np.clip(after - 1, 0, len(shown) - 1)
-    after = np.clip(after, 0, len(shown) - 1)
-    sure = (shown[before] == shown[after]) & (times <= clip.layout.duration + 0.2)
-    return np.where(sure, shown[before], IGNORE).astype(np.int64)
+def _covering(thing: Thing, time: float, layout: Layout) -> npt.NDArray[np.float64]:
+    """Share of every cell (rows, columns) that a thing's box takes at `time`."""
+    rows, columns = layout.height // CELL, layout.width // CELL
+    box = thing.box(time, layout.height, layout.width)
+    if box is None:
+        return np.zeros((rows, columns))
+    return np.outer(_overlap(box[0], box[2], rows), _overlap(box[1], box[3], columns))
 
 
-def _kind_in_segment(clip: TinyClip, times: np.ndarray, kind: IntArray) -> IntArray:
-    """Latest kind of sound since the picture last changed, "silence" (0) if there was none yet."""
-    assert clip.scene is not None
-    segment = np.array([clip.scene.segment_index(float(time)) for time in times], dtype=np.int64)
-    sounding = np.where(kind > 0, np.arange(len(kind)), -1)
-    latest = np.maximum.accumulate(sounding)
-    same = (latest >= 0) & (segment[latest] == segment)
-    return np.where(same, kind[latest], 0)
+def _video_labels(script: Script) -> dict[str, IntArray]:
+    """Labels of the cells, grid by grid and row by row."""
+    layout = script.layout
+    times = np.array(layout.frame_times).reshape(-1, 2)
+    shape = (len(times), layout.height // CELL, layout.width // CELL)
+    labels = {name: np.zeros(shape, dtype=np.int64) for name in CLASSES["video"]}
+    for index, (before, after) in enumerate(times.tolist()):
+        shots = script.shot_index(before), script.shot_index(after)
+        backdrops = [script.backdrops[shot] for shot in shots]
+        if backdrops[0].color is not None or backdrops[1].color is not None:
+            same = shots[0] == shots[1]
+            card = COLORS.index(str(backdrops[0].color)) + 1 if same else IGNORE
+            labels["color"][index] = card
+            labels["shape"][index] = CARD_CLASS if same else IGNORE
+        for thing in script.things:
+            if not (thing.is_visible(before) or thing.is_visible(after)):
+                continue
+            first, second = (_covering(thing, time, layout) for time in (before, after))
+            steady = thing.is_visible(before) == thing.is_visible(after)
+            mean = (first + second) / 2
+            shown, touched = mean >= _COVERED, mean > _TOUCHED
+            for name, value in _look(thing).items():
+                label = labels[name][index]
+                label[touched] = IGNORE
+                label[shown] = value if steady else IGNORE
+            if thing.kind == "text":
+                _spell(thing, before, layout, {n: labels[n][index] for n in labels}, touched)
+    return {name: label.ravel() for name, label in labels.items()}
 
 
-def _audio_labels(clip: TinyClip) -> tuple[dict[str, IntArray], dict[str, IntArray]]:
-    count = audio_token_count(clip.layout.audio_samples) if clip.audio is not None else 0
-    times = (np.arange(count) + 0.5) / AUDIO_TOKENS_PER_SECOND
-    kind = np.zeros(count, dtype=np.int64)
-    pitch, sweep = np.full(count, IGNORE), np.full(count, IGNORE)
-    beeps = np.zeros(count, dtype=np.int64)
-    for sound in clip.sounds:
-        for start, end in sound.beeps or ((sound.start, sound.end),):
+def _spell(
+    thing: Thing, time: float, layout: Layout, labels: Mapping[str, IntArray], touched: BoolArray
+) -> None:
+    """Write the letters of a text into the labels (rows, columns) of one grid, in place.
+
+    A letter belongs to the cell that its middle is in; above and below, where a part of it may be,
+    nothing is asked.
+    """
+    names = [f"letter_{place}" for place in range(_LETTERS_IN_A_CELL)]
+    y, x = thing.center(time)
+    wide = thing.height * thing.aspect * min(layout.height, layout.width)
+    row = int(y * layout.height // CELL)
+    for name in names:
+        labels[name][touched] = IGNORE
+    if not 0 <= row < layout.height // CELL:
+        return
+    found: dict[int, list[int]] = {column: [] for column in np.flatnonzero(touched[row]).tolist()}
+    for letter, center in zip(
+        thing.text.lower(), letter_centers(thing.text, thing.font), strict=True
+    ):
+        column = int((x * layout.width + (center - 0.5) * wide) // CELL)
+        found.setdefault(column, []).append(LETTERS.index(letter) + 1)
+    for column, letters in found.items():
+        if not 0 <= column < layout.width // CELL:
+            continue
+        for place, name in enumerate(names):
+            labels[name][row, column] = letters[place] if place < len(letters) else 0
+
+
+def _look(thing: Thing) -> dict[str, int]:
+    """Class numbers of a thing."""
+    motion = MOTIONS.index(thing.motion) + 1
+    if thing.kind == "text":
+        # White and black ink have no label: on a card they are not its colour either.
+        color = IGNORE if thing.color is None else COLORS.index(thing.color) + 1
+        word = print_class(thing.word)
+        return {"color": color, "shape": TEXT_CLASS, "motion": motion, "print": word}
+    if thing.kind == "icon":
+        return {"color": IGNORE, "shape": ICON_CLASS, "motion": motion, "print": 0}
+    color, shape = COLORS.index(str(thing.color)) + 1, SHAPES.index(str(thing.shape)) + 1
+    return {"color": color, "shape": shape, "motion": motion, "print": 0}
+
+
+def token_times(script: Script) -> npt.NDArray[np.float64]:
+    """Middle of every audio token, in seconds."""
+    samples = script.layout.audio_samples
+    return (np.arange(audio_token_count(samples) if samples else 0) + 0.5) / AUDIO_TOKENS_PER_SECOND
+
+
+def _audio_labels(script: Script) -> dict[str, IntArray]:
+    """Labels of the audio tokens."""
+    times = token_times(script)
+    background = HEARD_KINDS.index("music") if script.bed.kind == "music" else 0
+    kind = np.full(len(times), background)
+    word = np.zeros(len(times), dtype=np.int64)
+    pitch, sweep = np.full(len(times), IGNORE), np.full(len(times), IGNORE)
+    for sound in script.heard:
+        beeps = () if isinstance(sound, SpokenWord) else sound.beeps
+        for start, end in beeps or ((sound.start, sound.end),):
             now = (times >= start) & (times < max(end, start + 1 / AUDIO_TOKENS_PER_SECOND))
-            kind[now] = SOUND_KINDS.index(sound.kind)
-            if sound.pitch is not None:
-                pitch[now] = PITCHES.index(sound.pitch)
-            if sound.sweep is not None:
-                sweep[now] = SWEEPS.index(sound.sweep)
-        for _, end in sound.beeps:
-            beeps += times >= end
-    context = {"beeps": beeps}
-    if clip.scene is not None:
-        segment = _segment_at(clip, times)
-        heard = _kind_in_segment(clip, times, kind)
-        context |= _screen_labels(clip, segment)
-        context["segment_kind"] = np.where(segment == IGNORE, IGNORE, heard)
-    nothing = np.full(count, IGNORE, dtype=np.int64)
-    context = {name: context.get(name, nothing) for name in AUDIO_CONTEXT_CLASSES}
-    return {"kind": kind, "pitch": pitch, "sweep": sweep}, context
+            kind[now] = HEARD_KINDS.index(sound.kind)
+            if isinstance(sound, SpokenWord):
+                word[now] = WORDS.index(sound.word) + 1
+                # Its beginning alone does not tell one word from another, and the tower hears two
+                # seconds at a time: a piece that is cut off by their border says nothing.
+                word[now & _is_cut_off(times, sound)] = IGNORE
+            else:
+                pitch[now] = PITCHES.index(sound.pitch) if sound.pitch else IGNORE
+                sweep[now] = SWEEPS.index(sound.sweep) if sound.sweep else IGNORE
+    if script.bed.kind == "noise" and script.bed.is_audible:
+        kind[kind == 0] = IGNORE
+    return {"kind": kind, "pitch": pitch, "sweep": sweep, "word": word}
 
 
-def dense_labels(clip: TinyClip) -> dict[str, dict[str, IntArray]]:
+_TOWER_SECONDS = 2.0  # stretch of sound that the audio tower hears at a time
+
+
+def _is_cut_off(times: npt.NDArray[np.float64], sound: SpokenWord) -> BoolArray:
+    """Tokens in whose stretch less than three fifths of the word are heard."""
+    low = times // _TOWER_SECONDS * _TOWER_SECONDS
+    heard = np.minimum(sound.end, low + _TOWER_SECONDS) - np.maximum(sound.start, low)
+    return np.asarray(heard < 0.6 * (sound.end - sound.start))
+
+
+def _sounding(script: Script, times: npt.NDArray[np.float64]) -> dict[str, IntArray]:
+    """What is heard at moments of the picture, with the tokens of a grid sharing its moment."""
+    kind, word = np.zeros(len(times), dtype=np.int64), np.zeros(len(times), dtype=np.int64)
+    for sound in script.heard:
+        now = (times >= sound.start - 0.5) & (times < sound.end + 0.5)
+        sure = (times >= sound.start) & (times < sound.end)
+        word_class = WORDS.index(sound.word) + 1 if isinstance(sound, SpokenWord) else 0
+        for label, value in ((kind, HEARD_KINDS.index(sound.kind)), (word, word_class)):
+            label[now & (label == 0)] = IGNORE
+            label[sure] = value
+    return {"kind": kind, "word": word}
+
+
+def _screen(script: Script, time: float) -> dict[str, int]:
+    """What is on screen at a moment: the only one of its kind, and what is at each place."""
+    seen: dict[str, int] = dict.fromkeys(
+        ("screen_color", "screen_shape", "screen_print", *AT_PLACES), 0
+    )
+    shown = [thing for thing in script.things if thing.is_visible(time)]
+    shapes = [thing for thing in shown if thing.kind == "shape"]
+    texts = [thing for thing in shown if thing.kind == "text"]
+    card = script.backdrops[script.shot_index(time)].color
+    if card is not None:
+        seen["screen_color"] = COLORS.index(card) + 1
+    elif len(shapes) == 1:
+        seen["screen_color"] = COLORS.index(str(shapes[0].color)) + 1
+    elif shapes:
+        seen["screen_color"] = IGNORE
+    if shapes:
+        alone = len(shapes) == 1
+        seen["screen_shape"] = SHAPES.index(str(shapes[0].shape)) + 1 if alone else IGNORE
+    if texts:
+        seen["screen_print"] = print_class(texts[0].word) if len(texts) == 1 else IGNORE
+    for thing in shapes:
+        if thing.place is not None:
+            seen[f"{thing.place}_color"] = COLORS.index(str(thing.color)) + 1
+            seen[f"{thing.place}_shape"] = SHAPES.index(str(thing.shape)) + 1
+    return seen
+
+
+def _video_context(script: Script) -> dict[str, IntArray]:
+    layout = script.layout
+    times = np.array(layout.frame_times).reshape(-1, 2)
+    cells = (layout.height // CELL) * (layout.width // CELL)
+    shots = np.array([[script.shot_index(time) for time in pair] for pair in times.tolist()])
+    labels = {"shot": shots[:, 1], **_sounding(script, times.mean(axis=1))}
+    if not layout.audio_samples:
+        labels["kind"] = labels["word"] = np.full(len(times), IGNORE)
+    return {name: np.repeat(label, cells).astype(np.int64) for name, label in labels.items()}
+
+
+def _audio_context(script: Script) -> dict[str, IntArray]:
+    times = token_times(script)
+    labels = {name: np.full(len(times), IGNORE) for name in CLASSES["audio_context"]}
+    beeps, words = np.zeros(len(times), dtype=np.int64), np.zeros(len(times), dtype=np.int64)
+    for sound in script.heard:
+        if isinstance(sound, SpokenWord):
+            words += times >= sound.end
+        else:
+            for _, end in sound.beeps:
+                beeps += times >= end
+    labels["beeps"] = np.minimum(beeps, MAX_BEEPS)
+    labels["words"] = np.minimum(words, _COUNTED)
+    if script.shots:
+        frame_times = np.array(script.layout.frame_times)
+        shots = np.array([script.shot_index(time) for time in frame_times.tolist()])
+        after = np.searchsorted(frame_times, times)
+        before = np.clip(after - 1, 0, len(shots) - 1)
+        after = np.clip(after, 0, len(shots) - 1)
+        # Between two frames that show different shots nobody can tell which one it is.
+        sure = (shots[before] == shots[after]) & (times <= script.layout.duration + 0.2)
+        labels["shot"] = np.where(sure, shots[before], IGNORE)
+        for shot, (start, end) in enumerate(script.shots):
+            now = labels["shot"] == shot
+            for name, value in _screen(script, (start + end) / 2).items():
+                labels[name][now] = value
+    return {name: label.astype(np.int64) for name, label in labels.items()}
+
+
+def dense_labels(script: Script) -> dict[str, dict[str, IntArray]]:
     """Labels of a clip by part and name, as in `CLASSES`.
 
     Arrays of shape (video tokens,), grid by grid and row by row, or (audio tokens,); `IGNORE` = no
     loss.
     """
-    video, video_context = _video_labels(clip)
-    audio, audio_context = _audio_labels(clip)
+    empty = np.zeros(0, dtype=np.int64)
+    video, video_context = (
+        (_video_labels(script), _video_context(script))
+        if script.shots
+        else (dict.fromkeys(CLASSES[part], empty) for part in ("video", "video_context"))
+    )
+    audio, audio_context = _audio_labels(script), _audio_context(script)
     return dict(zip(CLASSES, (video, audio, video_context, audio_context), strict=True))
 
 
-# Labels whose class 0 fills most of the clip: their accuracy is stated on the rest.
-_MOSTLY_ZERO = {("video", name) for name in VIDEO_CLASSES} | {("audio", "kind")}
-# Empty cells, cards and silence are many and easy; at full weight they drown the shapes.
-_DULL_WEIGHT = 0.15
+def evidence_tokens(script: Script, evidence: Sequence[Evidence]) -> tuple[BoolArray, BoolArray]:
+    """Which video tokens and which audio tokens the answer is read from.
 
-
-def _class_weights(part: str, name: str, classes: int) -> torch.Tensor:
-    """Weights (classes,) of a label's classes in its loss."""
-    weights = torch.ones(classes)
-    if (part, name) in _MOSTLY_ZERO:
-        weights[0] = _DULL_WEIGHT
-    if (part, name) == ("video", "shape"):
-        weights[CARD_CLASS] = _DULL_WEIGHT
-    return weights
-
-
-class DenseHeads(nn.Module):
-    """One linear read-out per label, of hidden states of `width`."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.heads = nn.ModuleDict(
-            {
-                f"{part}_{name}": nn.Linear(width, classes)
-                for part, names in CLASSES.items()
-                for name, classes in names.items()
-            }
+    Returns
+    -------
+    pair of bool arrays, shapes (video tokens,) and (audio tokens,)
+        Every token that shows or plays a part of the evidence of role "answer".
+    """
+    layout = script.layout
+    rows, columns = layout.height // CELL, layout.width // CELL
+    times = np.array(layout.frame_times).reshape(-1, 2)
+    video = np.zeros((len(times), rows, columns), dtype=np.bool_)
+    heard_at = token_times(script)
+    audio = np.zeros(len(heard_at), dtype=np.bool_)
+    for part in evidence:
+        if part.role != "answer":
+            continue
+        if part.modality == "audio":
+            audio |= (heard_at >= part.start) & (heard_at < part.end)
+            continue
+        now = np.asarray((times >= part.start) & (times < part.end)).all(axis=1)
+        y0, x0, y1, x1 = part.box or (0.0, 0.0, 1.0, 1.0)
+        inside = np.outer(
+            _overlap(y0 * layout.height, y1 * layout.height, rows),
+            _overlap(x0 * layout.width, x1 * layout.width, columns),
         )
-
-    def forward(
-        self, part: str, hidden: torch.Tensor, labels: Mapping[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Summed loss () and accuracies of one part of `CLASSES`.
-
-        `hidden` is (..., width), each of the int64 labels (...). The accuracies are named
-        "part.name" and left out where nothing is labelled.
-        """
-        states = rms_norm(hidden, hidden.shape[-1:])
-        loss = hidden.new_zeros(())
-        accuracy: dict[str, float] = {}
-        for name in CLASSES[part]:
-            truth = labels[name].flatten()
-            known = truth != IGNORE
-            if not bool(known.any()):
-                continue
-            scores = self.heads[f"{part}_{name}"](states.flatten(0, -2)[known])
-            weights = _class_weights(part, name, scores.shape[-1])
-            loss = loss + cross_entropy(scores, truth[known], weights)
-            counted = weights[truth[known]] == 1.0
-            if bool(counted.any()):
-                right = scores.argmax(-1)[counted] == truth[known][counted]
-                accuracy[f"{part}.{name}"] = right.float().mean().item()
-        return loss, accuracy
-
-    def named_sound(self, states: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-        """Loss of reading, at words that name a picture, the sound heard during it.
-
-        The read-out is that of the sound tokens themselves ("segment_kind"): the word is to fetch
-        what they hold, as it is. `states` is (names, width), `kinds` int64 (names,).
-        """
-        if not len(kinds):
-            return states.new_zeros(())
-        normed = rms_norm(states, states.shape[-1:])
-        return cross_entropy(self.heads["audio_context_segment_kind"](normed), kinds)
+        video[now] |= inside >= min(_COVERED, 0.9 * inside.max(initial=0.0))
+    return video.ravel(), audio

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from seats_cli.training.dense import attention_loss, end_to_word, word_to_sound
+from seats_cli.training.dense import attention_loss
 from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.world.vocabulary import IGNORE
 
@@ -15,6 +15,9 @@ from seats_cli.world.vocabulary import IGNORE
 Thinker: TypeAlias = Any
 
 _LOOKUP_LAYERS = 2  # layers from the middle in which a word fetches what it names
+# The heads that are taught to look: a name at what it stands for, a question's end at the names and
+# at the evidence. The first two of four share keys, and so do the last two.
+_NAME_HEAD, _END_NAME_HEAD, _END_EVIDENCE_HEAD = 0, -1, 1
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Thinning:
 
     video_drop: float = 0.0  # share of tokens left out at random before the LLM, 0..1
     audio_drop: float = 0.0
+    keep_evidence: bool = False  # leave out none of the tokens that answers are read from
     cut_layer: int | None = None  # layers from this index (0-based) on see no video or audio
 
 
@@ -36,9 +40,6 @@ class PackedOutput:
     labels: dict[str, dict[str, torch.Tensor]]  # its context labels (B, P), `IGNORE` elsewhere
     logits: torch.Tensor  # (answer tokens, vocabulary), in the order of `target[target != IGNORE]`
     lookup: torch.Tensor  # (): loss of the taught heads (`attention_loss`), 0 in eval mode
-    # (k * names, width): states of the words that name a picture, some layers later, in the order
-    # of `lookup[lookup != IGNORE]`; in training mode also of the ends of their questions (k = 2).
-    named: torch.Tensor
 
 
 def encode(model: Thinker, batch: TrainingBatch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -94,12 +95,46 @@ def packed_mask(number: torch.Tensor) -> torch.Tensor:
     return (past & visible)[:, None]
 
 
-def _random_keep(ids: torch.Tensor, token: int, drop: float, size: int) -> torch.Tensor:
-    """Sorted places of a random share of the tokens with this id, (B, kept)."""
+def _random_keep(ids: torch.Tensor, token: int, drop: float, wanted: torch.Tensor) -> torch.Tensor:
+    """Sorted places of a random share of the tokens with this id, (B, kept).
+
+    `wanted`, bool (B, P), are kept before others, and all of them if that is not too many.
+    """
     places = (ids == token).nonzero()[:, 0]
+    needed = wanted[:, places]
     count = max(min(2, len(places)), round(len(places) * (1 - drop)))
-    order = torch.rand(size, len(places)).argsort(dim=1)[:, :count]
+    most = int(needed.sum(dim=1).max()) if len(places) else 0
+    count = min(max(count, most), len(places))
+    order = (torch.rand(needed.shape) - needed.float()).argsort(dim=1)[:, :count]
     return places[order]
+
+
+def _taught_attention(
+    batch: TrainingBatch, kept: torch.Tensor
+) -> dict[str, tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    """`asking` and `right` of `attention_loss` by hop; `kept` (B, p) is left of the prefix."""
+    length, asked = kept.shape[1], batch.question_ids.shape[1]
+    evidence = batch.evidence.gather(2, kept[:, None].expand(-1, batch.evidence.shape[1], -1))
+    index = (batch.question_number - 1).clamp(min=0)
+    of_token = evidence.gather(1, index[..., None].expand(-1, -1, length))  # (B, Q, p)
+    no_question = torch.zeros(batch.size, asked, asked, dtype=torch.bool)
+    answered = batch.target != IGNORE
+    # The last token of the question: the first that is followed by a part of the answer.
+    before = torch.cat([torch.zeros_like(answered[:, :1]), answered[:, :-1]], dim=1)
+    ends = answered & ~before
+    same = batch.question_number[:, :, None] == batch.question_number[:, None]
+    names = same & batch.named.bool()[:, None]
+    found = torch.cat([of_token, no_question], dim=2)
+    named = torch.cat([torch.zeros_like(of_token), names], dim=2)
+    hops = {}
+    for name, asking, right in (
+        ("name", batch.named.bool(), found),
+        ("end_name", ends, named),
+        ("end_evidence", ends, found),
+    ):
+        rows, places = asking.nonzero(as_tuple=True)
+        hops[name] = ((rows, places + length), right[rows, places])
+    return hops
 
 
 def packed_forward(
@@ -122,11 +157,12 @@ def packed_forward(
 
     # 2. What thinning leaves of it; survivors keep their positions, as in a pruned prefill.
     is_text = (ids != config.video_token_id) & (ids != config.audio_token_id)
+    wanted = batch.evidence.any(dim=1) & thinning.keep_evidence
     kept = torch.cat(
         [
             is_text.nonzero()[:, 0].expand(size, -1),
-            _random_keep(ids, config.video_token_id, thinning.video_drop, size),
-            _random_keep(ids, config.audio_token_id, thinning.audio_drop, size),
+            _random_keep(ids, config.video_token_id, thinning.video_drop, wanted),
+            _random_keep(ids, config.audio_token_id, thinning.audio_drop, wanted),
         ],
         dim=1,
     ).sort(dim=1)[0]
@@ -149,26 +185,25 @@ def packed_forward(
     states = _run_layers(language, states, positions, mask, range(middle_layer))
     middle = states[:, :prefix_length]
 
-    # 5. Two layers in which a named picture's word fetches its sound, and hands it on.
+    # 5. Layers in which a name fetches what it stands for, and the question's end the answer.
     cut = layer_count if thinning.cut_layer is None else thinning.cut_layer
     read = min(middle_layer + _LOOKUP_LAYERS, cut)
     before = states
     states = _run_layers(language, states, positions, mask, range(middle_layer, read))
-    named = states[:, prefix_length:][batch.lookup != IGNORE]
     lookup = states.new_zeros(())
     if model.training and read < cut:
         rotary = language.rotary_emb(states, positions)
-        segment = labels["audio_context"]["segment"]
-        first = word_to_sound(segment, batch.lookup)
-        second = end_to_word(prefix_length, batch.lookup, batch.question_number, batch.target)
-        layers = language.layers
-        lookup = attention_loss(layers[middle_layer], before, rotary, mask, *first, head=0)
-        last = config.text_config.num_attention_heads - 1
-        lookup = lookup + attention_loss(layers[read], states, rotary, mask, *second, head=last)
-        states = _run_layers(language, states, positions, mask, range(read, read + 1))
-        read += 1
-        # What the word fetched is to arrive at the end of the question as well.
-        named = torch.cat([named, states[second[0]]])
+        hops = _taught_attention(batch, kept)
+        heads = config.text_config.num_attention_heads
+        for hop, layer, seen, head in (
+            ("name", middle_layer, before, _NAME_HEAD),
+            ("end_name", read, states, _END_NAME_HEAD),
+            ("end_evidence", read, states, _END_EVIDENCE_HEAD),
+        ):
+            asking, right = hops[hop]
+            lookup = lookup + attention_loss(
+                language.layers[layer], seen, rotary, mask, asking, right, head % heads
+            )
 
     # 6. The rest; from `cut` on without the clip, as in the late block.
     states = _run_layers(language, states, positions, mask, range(read, cut))
@@ -184,7 +219,7 @@ def packed_forward(
         states = _run_layers(language, states, positions, mask, range(cut, layer_count))
     answers = states[:, prefix_length:][batch.target != IGNORE]
     logits = model.lm_head(language.norm(answers))
-    return PackedOutput(video, audio, middle, labels, logits, lookup, named)
+    return PackedOutput(video, audio, middle, labels, logits, lookup)
 
 
 def _prefix_labels(

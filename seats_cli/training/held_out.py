@@ -1,4 +1,8 @@
-"""Held-out accuracy of the bundled model: greedy through `generate`, and fast on packed batches."""
+"""Held-out accuracy of the bundled model: greedy through `generate`, and fast on packed batches.
+
+The first world is that of the model that is shipped; `--second` asks about scripted clips, said and
+printed in voices and fonts that no model has been trained on.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +24,41 @@ from seats_cli.models import LoadedModel, adapter_for, build_inputs, load_model
 from seats_cli.models.optimize import use_for_encoders
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
 from seats_cli.training.minibatch import TrainingBatch, evaluation_batch
-from seats_cli.world.clip_questions import CROSS_MODAL, FAMILIES, every_question
-from seats_cli.world.clips import TinyClip, make_clip, write_clip
-from seats_cli.world.layouts import FRAME_SIZES, file_layout, make_layout, weighted_choice
+from seats_cli.world.clip_questions import Question as FirstQuestion
+from seats_cli.world.clip_questions import every_question
+from seats_cli.world.clips import TinyClip, make_clip, write_clip, write_mp4
+from seats_cli.world.layouts import (
+    FRAME_SIZES,
+    WIDE_FRAME_SIZES,
+    file_layout,
+    make_layout,
+    weighted_choice,
+)
+from seats_cli.world.lettering import HELD_OUT_FONTS
+from seats_cli.world.links import Question
+from seats_cli.world.links import every_question as every_scripted_question
+from seats_cli.world.painting import draft_script, paint_frames, render_script
+from seats_cli.world.script import ScriptedClip
 from seats_cli.world.vocabulary import IGNORE
+from seats_cli.world.voices import HELD_OUT_VOICES
+from seats_cli.world.wording import FAMILIES, LINKED_FAMILIES
 
 PACKED_SEED = 900_001  # training seeds are small numbers
-_SIZES = ((84, 140), (112, 112), (84, 112), (140, 84))
+_SIZES = ((252, 392), (168, 224), (224, 336), (112, 112), (308, 336), (168, 280))
 
 
-def validation_batches(processor: Any, *, clips: int = 12, count: int = 8) -> list[TrainingBatch]:
-    """Held-out batches of 4 to 8 s clips in the usual frame sizes."""
+def validation_batches(processor: Any, *, clips: int = 4, count: int = 12) -> list[TrainingBatch]:
+    """Held-out batches of 4 to 8 s clips, with voices and fonts that training does not have."""
     batches = []
     for index in range(count):
         rng = np.random.default_rng([PACKED_SEED, index])
         duration = 4.0 + index % 5 if index % 2 == 0 else float(rng.uniform(4, 8))
         layout = make_layout(rng, duration, _SIZES[index % len(_SIZES)])
-        batches.append(evaluation_batch(rng, processor, layout, clips))
+        batches.append(
+            evaluation_batch(
+                rng, processor, layout, clips, voices=HELD_OUT_VOICES, fonts=HELD_OUT_FONTS
+            )
+        )
     return batches
 
 
@@ -67,8 +89,9 @@ def _by_family(right: Counter[str], asked: Counter[str]) -> dict[str, tuple[int,
     return {family: (right[family], asked[family]) for family in FAMILIES if asked[family]}
 
 
-def macro(table: Mapping[str, tuple[int, int]], families: Sequence[str] = FAMILIES) -> float:
+def macro(table: Mapping[str, tuple[int, int]], families: Sequence[str] | None = None) -> float:
     """Mean accuracy (right / asked) over those of the families that were asked."""
+    families = tuple(table) if families is None else families
     shares = [table[family][0] / table[family][1] for family in families if family in table]
     return sum(shares) / len(shares) if shares else float("nan")
 
@@ -91,7 +114,7 @@ class Report:
         return {
             "schema_version": 1,
             "macro_accuracy": macro(table),
-            "cross_modal_macro_accuracy": macro(table, CROSS_MODAL),
+            "cross_modal_macro_accuracy": macro(table, LINKED_FAMILIES),
             "families": {
                 family: {"accuracy": right / asked, "n": asked}
                 for family, (right, asked) in table.items()
@@ -106,11 +129,11 @@ class Report:
         for family, (right, asked) in table.items():
             lines.append(f"{family:<18} {right / asked:8.3f} {asked:4d}")
         lines.append(f"{'macro':<18} {macro(table):8.3f} {sum(self.asked.values()):4d}")
-        lines.append(f"{'cross-modal macro':<18} {macro(table, CROSS_MODAL):8.3f}")
+        lines.append(f"{'cross-modal macro':<18} {macro(table, LINKED_FAMILIES):8.3f}")
         return "\n".join(lines)
 
 
-HeldOutClip = tuple[np.random.Generator, TinyClip, float]
+HeldOutClip = tuple[np.random.Generator, TinyClip | ScriptedClip, float]
 
 
 def held_out_clips(
@@ -126,7 +149,40 @@ def held_out_clips(
         yield rng, make_clip(rng, layout), rate
 
 
-def as_clip(tiny: TinyClip) -> Clip:
+def held_out_scripts(
+    count: int, *, shortest: float = 4.0, longest: float = 8.0, seed: int = HELD_OUT_SEED
+) -> Iterator[HeldOutClip]:
+    """Clips of the second world, wide frames only, as `held_out_clips` gives those of the first."""
+    for index in range(count):
+        rng = np.random.default_rng([seed, 2, index])
+        rate = float(rng.choice(_SOURCE_RATES))
+        duration = round(float(rng.uniform(shortest, longest)) * rate) / rate
+        size = weighted_choice(rng, WIDE_FRAME_SIZES)
+        layout = file_layout(duration, size, rate, audio_seconds=duration)
+        voices, fonts = HELD_OUT_VOICES, HELD_OUT_FONTS
+        yield rng, render_script(draft_script(rng, layout, 1.0, voices=voices, fonts=fonts)), rate
+
+
+def _questions(
+    rng: np.random.Generator, clip: TinyClip | ScriptedClip
+) -> Sequence[FirstQuestion | Question]:
+    if isinstance(clip, ScriptedClip):
+        return every_scripted_question(rng, clip.script)
+    return every_question(rng, clip)
+
+
+def _write(path: Path, clip: TinyClip | ScriptedClip, fps: float, scale: int) -> None:
+    """Write a clip to a file, with frames up to `scale` times as large as the model sees them."""
+    if not isinstance(clip, ScriptedClip):
+        write_clip(path, clip, fps=fps, scale=scale)
+        return
+    layout, scale = clip.layout, min(scale, 2)
+    times = np.arange(round(layout.duration * fps)) / fps
+    frames = paint_frames(clip.script, times, layout.height * scale, layout.width * scale)
+    write_mp4(path, frames, fps, clip.audio)
+
+
+def as_clip(tiny: TinyClip | ScriptedClip) -> Clip:
     """A generated clip as if it had been read from a file without loss."""
     return Clip(
         frames=tiny.frames,
@@ -155,9 +211,9 @@ def evaluate(loaded: LoadedModel, clips: Iterable[HeldOutClip], *, mp4: bool = F
             clip = as_clip(tiny)
             if mp4:
                 path = Path(folder) / "clip.mp4"
-                write_clip(path, tiny, fps=rate, scale=int(rng.choice([2, 3, 4])))
+                _write(path, tiny, rate, int(rng.choice([2, 3, 4])))
                 clip = read_clip(path, sizing=loaded.sizing)
-            for question in every_question(rng, tiny):
+            for question in _questions(rng, tiny):
                 given = answer(loaded, clip, question.text)
                 report.asked[question.family] += 1
                 if given == question.answer:
@@ -174,6 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="folder of the model")
+    parser.add_argument("--second", action="store_true", help="clips of the second world")
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--mp4", action="store_true", help="through real files")
     parser.add_argument("--shortest", type=float, default=4.0, help="seconds")
@@ -184,7 +241,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    clips = held_out_clips(
+    draw = held_out_scripts if options.second else held_out_clips
+    clips = draw(
         options.clips, shortest=options.shortest, longest=options.longest, seed=options.seed
     )
     report = evaluate(load_model(options.model), clips, mp4=options.mp4)

@@ -1,72 +1,82 @@
-"""Everything that decides what a training run does.
-
-The defaults include the lessons of the shipped model's run; its model card says how that one
-differed.
-"""
+"""Everything that decides what a training run does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from seats_cli.world.layouts import LayoutMix
-
 # How often a family is asked, relative to the others that a clip allows.
 FAMILY_WEIGHTS: Mapping[str, float] = {
-    "color": 0.5,
-    "shape": 1.2,
-    "motion": 1.5,
-    "sound_kind": 0.6,
-    "pitch": 0.8,
+    "color": 0.4,
+    "first_color": 0.5,
+    "last_color": 0.5,
+    "color_count": 0.7,
+    "color_order": 0.7,
+    "sound_kind": 0.5,
     "sweep": 0.5,
-    "beep_count": 1.8,
-    "first_color": 0.6,
-    "last_color": 0.6,
-    "color_count": 1.2,
-    "color_order": 1.2,
-    "color_at_sound": 3.0,
-    "shape_at_sound": 5.0,
-    "sound_at_picture": 7.0,
+    "is_there": 0.7,
+    "beep_count": 1.4,
+    "spoken_order": 1.5,
+    "printed_order": 1.5,
+    "said_while_place": 4.0,
+    "said_at_picture": 4.0,
+    "color_when_said": 3.0,
+    "print_when_said": 4.0,
+    "print_at_sound": 3.0,
+    "place_when_said": 4.0,
+    "same_word": 3.0,
+    "color_at_sound": 2.0,
+    "shape_at_sound": 3.0,
+    "sound_at_picture": 3.0,
 }
-SHORT_CLIPS = LayoutMix(durations=((2.0, 4.0, 0.35), (4.0, 6.05, 0.65)), video_only=0.03)
 
 
 @dataclass(frozen=True)
 class Phase:
     """One stage of training."""
 
-    name: str  # "encoders" (they and their heads only) or "joint" (everything)
-    steps: int  # length of the learning-rate schedule
-    minutes: float  # the schedule also ends after this much wall clock
-    muon_rate: float  # peak learning rates
+    name: str  # "encoders" (they and their heads only, on drills) or "joint" (everything)
+    steps: int
+    muon_rate: float  # highest learning rates
     adam_rate: float
-    batch_seconds: float  # seconds of clips per step, over all workers
-    questions: int  # per clip
-    mix: LayoutMix  # durations and tracks
-    warmup_steps: int = 60
-    final_rate: float = 0.03  # of the peak, at the end of the cosine
+    batch_tokens: int  # video and audio tokens per step, over all workers
+    questions: int = 1  # per clip
+    drill_share: float = 0.0  # of the steps are drills of the encoders
+    warmup_steps: int = 100
+    # The rate is constant until the last part of the phase, where it falls to `final_rate` in a
+    # line: a run may then be prolonged, or ended early, without a schedule in mind.
+    decay_share: float = 0.25
+    final_rate: float = 0.03  # of the highest
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
     """A whole run."""
 
-    seed: int = 1
+    seed: int = 2
     phases: tuple[Phase, ...] = (
-        Phase("encoders", 450, 12.0, 0.02, 2e-3, 80.0, 1, SHORT_CLIPS),
-        Phase("joint", 2600, 120.0, 0.01, 1.5e-3, 96.0, 8, LayoutMix()),
+        Phase("encoders", 1500, 0.015, 2e-3, 1600),
+        Phase("joint", 12000, 0.01, 1.5e-3, 4000, questions=8, drill_share=0.2),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
-    # Weights in the joint loss: the throw-away heads, and teaching a word that names a picture to
-    # fetch its sound (`dense.attention_loss`).
-    encoder_head_weight: float = 0.4
-    context_head_weight: float = 0.3
-    lookup_weight: float = 0.4
+    # Weights in the joint loss: the throw-away heads, and the taught attention.
+    encoder_head_weight: float = 0.3
+    context_head_weight: float = 0.15
+    lookup_weight: float = 0.2
     middle_layer: int = 5  # LLM layers before the context heads are applied
-    thin_from: float = 0.6  # share of the joint phase after which drops have full strength
-    max_video_drop: float = 0.85  # upper ends of the uniform random drops
+    # Difficulty of the clips (`world.painting.draft_script`): it rises from `first_level` to 1 in
+    # this share of the joint phase.
+    first_level: float = 0.4
+    level_share: float = 0.25
+    thin_from: float = 0.5  # share of the joint phase after which drops have full strength
+    whole_share: float = 0.35  # of the steps see all tokens
+    max_video_drop: float = 0.9  # upper ends of the uniform random drops
     max_audio_drop: float = 0.65
-    cut_layers: tuple[int, ...] = (8, 9, 10, 12)  # 0-based, from which on the clip may be hidden
+    careless_share: float = 0.4  # of the drops, at full strength, may take evidence too
+    cut_share: float = 0.4  # of the steps, at full strength, hide the clip from the late layers
+    cut_layers: tuple[int, ...] = (8, 9, 10, 12)  # 0-based, from which on it may be hidden
+    check_batches: int = 12  # of held-out clips, measured every few hundred steps
+    check_clips: int = 4  # in each of them
     width: int = 128
     layers: int = 14
     mlp: int = 320

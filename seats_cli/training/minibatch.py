@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,15 @@ import torch
 from transformers import Qwen2_5OmniProcessor
 
 from seats_cli.training.build import SECONDS_PER_CHUNK, SYSTEM_PROMPT
-from seats_cli.training.dense import CLASSES, audio_token_count, dense_labels
-from seats_cli.world.clip_questions import Question, every_question, sample_questions
-from seats_cli.world.clips import TinyClip, make_clip
-from seats_cli.world.layouts import Layout, LayoutMix, sample_layout
-from seats_cli.world.vocabulary import AUDIO_TOKENS_PER_SECOND, IGNORE, SOUND_KINDS
+from seats_cli.training.dense import CLASSES, audio_token_count, dense_labels, evidence_tokens
+from seats_cli.training.drills import drill_layout, drill_script
+from seats_cli.world.layouts import Layout, sample_wide_layout
+from seats_cli.world.lettering import TRAINING_FONTS
+from seats_cli.world.links import Question, every_question, sample_questions
+from seats_cli.world.painting import draft_script, render_script
+from seats_cli.world.script import ScriptedClip
+from seats_cli.world.vocabulary import AUDIO_TOKENS_PER_SECOND, IGNORE
+from seats_cli.world.voices import TRAINING_VOICES
 
 _OTHER_SYSTEM_PROMPT = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
@@ -36,14 +41,14 @@ class TrainingBatch:
     pixel_values: torch.Tensor | None  # float32 (B * patches, 1176)
     mel: torch.Tensor | None  # float32 (B, 128, frames)
     prefix_ids: torch.Tensor  # int64 (P,): everything up to the question; the same for all clips
-    question_ids: torch.Tensor  # int64 (B, Q), as are the next five: questions with answers
+    question_ids: torch.Tensor  # int64 (B, Q), as are the next four: questions with answers
     question_number: torch.Tensor  # running number from 1; -1 is padding
     position: torch.Tensor  # counted from the end of the prefix
     target: torch.Tensor  # next token, `IGNORE` outside of the answers
-    # At words that name a picture: the index of its segment, and the kind of sound that was heard
-    # during it; `IGNORE` elsewhere.
-    lookup: torch.Tensor
-    lookup_kind: torch.Tensor
+    named: torch.Tensor  # 1 at words that say what is to be looked up, else 0
+    # bool (B, most questions, P): where in the prefix the answer to each question is read; all
+    # False where that is nowhere in particular.
+    evidence: torch.Tensor
     labels: dict[
         str, dict[str, torch.Tensor]
     ]  # by part and name as in `CLASSES`, int64 (B, tokens)
@@ -104,13 +109,16 @@ def prefix_text(layout: Layout, processor: Qwen2_5OmniProcessor, system: str) ->
     return f"{opening}{processor.vision_bos_token}{content}{processor.vision_eos_token}"
 
 
-def _name_tokens(tokenizer: Any, question: Question, asked: list[int]) -> list[int]:
-    """Index of the picture at the token that names it, `IGNORE` at all others."""
-    line = [IGNORE] * len(asked)
+def _name_tokens(tokenizer: Any, question: Question, asked: Sequence[int]) -> list[int]:
+    """1 at the tokens of the words that a question names, 0 at all others."""
+    line = [0] * len(asked)
     for name in question.names:
-        token = tokenizer.encode(f" {name}")
-        if question.picture is not None and len(token) == 1 and token[0] in asked:
-            line[asked.index(token[0])] = question.picture
+        word = tokenizer.encode(f" {name}")
+        for start in range(len(asked) - len(word) + 1):
+            if list(asked[start : start + len(word)]) == word:
+                # The last token of a word has seen the whole word.
+                line[start + len(word) - 1] = 1
+                break
     return line
 
 
@@ -120,8 +128,7 @@ _PADDING = {
     "question_number": -1,
     "position": 0,
     "target": IGNORE,
-    "lookup": IGNORE,
-    "lookup_kind": IGNORE,
+    "named": 0,
 }
 
 
@@ -137,16 +144,12 @@ def _packed(
         for number, question in enumerate(questions, start=1):
             asked = tokenizer.encode(question.text) + closing
             answer = [*tokenizer.encode(question.answer), end]
-            named = _name_tokens(tokenizer, question, asked) + [IGNORE] * (len(answer) - 1)
+            named = _name_tokens(tokenizer, question, asked) + [0] * (len(answer) - 1)
             packed["question_ids"][row] += asked + answer[:-1]
             packed["question_number"][row] += [number] * len(named)
             packed["position"][row] += range(len(named))
             packed["target"][row] += [IGNORE] * (len(asked) - 1) + answer
-            packed["lookup"][row] += named
-            packed["lookup_kind"][row] += [
-                IGNORE if picture == IGNORE else SOUND_KINDS.index(question.answer)
-                for picture in named
-            ]
+            packed["named"][row] += named
     longest = max(map(len, packed["question_ids"]))
     return {
         name: torch.tensor([line + [fill] * (longest - len(line)) for line in packed[name]])
@@ -154,8 +157,30 @@ def _packed(
     }
 
 
+_EVERYWHERE = 0.5  # of a modality's tokens: evidence that is as wide as this points nowhere
+
+
+def _evidence(
+    clips: Sequence[ScriptedClip],
+    rows: Sequence[Sequence[Question]],
+    processor: Qwen2_5OmniProcessor,
+    prefix: torch.Tensor,
+) -> torch.Tensor:
+    """The field of `TrainingBatch`."""
+    token = processor.tokenizer.convert_tokens_to_ids
+    places = [prefix == token(name) for name in (processor.video_token, processor.audio_token)]
+    evidence = torch.zeros(len(rows), max(map(len, rows)), len(prefix), dtype=torch.bool)
+    for row, (clip, questions) in enumerate(zip(clips, rows, strict=True)):
+        for number, question in enumerate(questions):
+            found = evidence_tokens(clip.script, question.evidence)
+            for place, tokens in zip(places, found, strict=True):
+                if len(tokens) and tokens.mean() <= _EVERYWHERE:
+                    evidence[row, number, place] = torch.from_numpy(tokens)
+    return evidence
+
+
 def assemble(
-    clips: Sequence[TinyClip],
+    clips: Sequence[ScriptedClip],
     rows: Sequence[Sequence[Question]],
     processor: Qwen2_5OmniProcessor,
     *,
@@ -165,7 +190,7 @@ def assemble(
     layout = clips[0].layout
     frames = [clip.frames for clip in clips if clip.frames is not None]
     audio = [clip.audio for clip in clips if clip.audio is not None]
-    truths = [dense_labels(clip) for clip in clips]
+    truths = [dense_labels(clip.script) for clip in clips]
     labels = {
         part: {
             name: torch.from_numpy(np.stack([truth[part][name] for truth in truths]))
@@ -173,12 +198,14 @@ def assemble(
         }
         for part, names in CLASSES.items()
     }
+    prefix = torch.tensor(processor.tokenizer.encode(prefix_text(layout, processor, system)))
     return TrainingBatch(
         layout=layout,
         pixel_values=patches_of(np.stack(frames), processor) if frames else None,
         mel=mel_of(np.stack(audio), processor) if audio else None,
-        prefix_ids=torch.tensor(processor.tokenizer.encode(prefix_text(layout, processor, system))),
+        prefix_ids=prefix,
         **_packed(processor, rows),
+        evidence=_evidence(clips, rows, processor, prefix),
         labels=labels,
         questions=[list(row) for row in rows],
     )
@@ -188,23 +215,65 @@ def training_batch(
     rng: np.random.Generator,
     processor: Qwen2_5OmniProcessor,
     *,
-    seconds: float,
+    tokens: int,
     questions: int,
-    weights: Mapping[str, float],
-    mix: LayoutMix,
+    level: float,
+    weights: Mapping[str, float] = MappingProxyType({}),
 ) -> TrainingBatch:
-    """A batch of about `seconds` of clips (3 to 24 of them), `questions` about each."""
-    layout = sample_layout(rng, mix)
-    count = int(np.clip(round(seconds / layout.duration), 3, 24))
-    clips = [make_clip(rng, layout) for _ in range(count)]
-    rows = [sample_questions(rng, clip, questions, weights) for clip in clips]
+    """A batch of clips with about `tokens` of picture and sound, `questions` about each.
+
+    Clips have at most half of the tokens each, so that there are two or more (at most 16).
+    """
+    layout = sample_wide_layout(rng, level, max_tokens=tokens // 2)
+    count = int(np.clip(round(tokens / token_count(layout)), 2, 16))
+    clips = [render_script(draft_script(rng, layout, level)) for _ in range(count)]
+    rows = [sample_questions(rng, clip.script, questions, weights) for clip in clips]
     system = _OTHER_SYSTEM_PROMPT if rng.random() < 0.08 else SYSTEM_PROMPT
     return assemble(clips, rows, processor, system=system)
 
 
+def token_count(layout: Layout) -> int:
+    """Video and audio tokens of a clip."""
+    grids, rows, columns = layout.grid_thw
+    sound = audio_token_count(layout.audio_samples) if layout.audio_samples else 0
+    return grids * rows * columns // 4 + sound
+
+
+_DRILL_CLIPS = (4, 24)  # fewest and most of a batch
+
+
+def drill_batch(
+    rng: np.random.Generator,
+    processor: Qwen2_5OmniProcessor,
+    *,
+    tokens: int,
+    voices: Sequence[str] = TRAINING_VOICES,
+    fonts: Sequence[str] = TRAINING_FONTS,
+) -> TrainingBatch:
+    """A batch of drills, about which nothing is asked but one question each as a filler."""
+    layout = drill_layout(rng)
+    count = int(np.clip(round(tokens / token_count(layout)), *_DRILL_CLIPS))
+    scripts = [drill_script(rng, layout, voices=voices, fonts=fonts) for _ in range(count)]
+    clips = [render_script(script) for script in scripts]
+    return assemble(clips, [[_FILLER]] * count, processor)
+
+
+_FILLER = Question("sound_kind", "What is heard?", "silence", ())
+
+
 def evaluation_batch(
-    rng: np.random.Generator, processor: Qwen2_5OmniProcessor, layout: Layout, clips: int
+    rng: np.random.Generator,
+    processor: Qwen2_5OmniProcessor,
+    layout: Layout,
+    clips: int,
+    *,
+    level: float = 1.0,
+    voices: Sequence[str] = TRAINING_VOICES,
+    fonts: Sequence[str] = TRAINING_FONTS,
 ) -> TrainingBatch:
     """A batch with one question of every family that each clip allows."""
-    drawn = [make_clip(rng, layout) for _ in range(clips)]
-    return assemble(drawn, [every_question(rng, clip) for clip in drawn], processor)
+    scripts = [draft_script(rng, layout, level, voices=voices, fonts=fonts) for _ in range(clips)]
+    rows = [every_question(rng, script) for script in scripts]
+    asked = [(script, row) for script, row in zip(scripts, rows, strict=True) if row]
+    drawn = [render_script(script) for script, _ in asked]
+    return assemble(drawn, [row for _, row in asked], processor)

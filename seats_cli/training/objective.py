@@ -1,15 +1,16 @@
-"""What a training step minimises, and which optimiser trains which parameters."""
+"""What a training step minimises, and how its parameters are updated."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, rms_norm
 
-from seats_cli.training.dense import DenseHeads
+from seats_cli.training.dense import AT_PLACES, CARD_CLASS, CLASSES
 from seats_cli.training.forward import Thinker, Thinning, encode, packed_forward
 from seats_cli.training.hyperparameters import Hyperparameters
 from seats_cli.training.minibatch import TrainingBatch
@@ -31,27 +32,152 @@ def split_parameters(
     return matrices, rest
 
 
-Figures = dict[str, float]  # for the log, by name
+_QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the iteration, as published with Muon
+_ITERATIONS = 5
 
-_THINNED_SHARE = 0.65  # of the steps, at full strength
-_CUT_SHARE = 0.65  # of the thinned steps also hide the clip from the late layers
-_CUT_ONLY_SHARE = 0.3  # of the thinned steps drop nothing before the LLM
+
+def orthogonalised(updates: torch.Tensor) -> torch.Tensor:
+    """Matrices (k, rows, columns) with their singular values brought near 1, in float32."""
+    tall = updates.shape[1] > updates.shape[2]
+    matrices = updates.transpose(1, 2) if tall else updates
+    norms = matrices.flatten(1).norm(dim=1)
+    matrices = matrices / (norms[:, None, None] + 1e-7)
+    first, third, fifth = _QUINTIC
+    for _ in range(_ITERATIONS):
+        square = matrices @ matrices.mT
+        matrices = first * matrices + (third * square + fifth * square @ square) @ matrices
+    result: torch.Tensor = matrices.transpose(1, 2) if tall else matrices
+    return result
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon in float32, with matrices of one shape updated together.
+
+    torch's own casts to bfloat16, which a CPU without such units multiplies 25 times as slowly: a
+    step of the optimiser then took longer than the forward and backward pass.
+
+    Parameters
+    ----------
+    params : iterable of nn.Parameter
+        Matrices.
+    lr : float
+        Learning rate; weights decay by `lr * weight_decay` per step.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        *,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in by_shape.items():
+                updates = orthogonalised(
+                    torch.stack([self._direction(p, group["momentum"]) for p in parameters])
+                )
+                rate = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update, alpha=-rate)
+
+    def _direction(self, parameter: nn.Parameter, momentum: float) -> torch.Tensor:
+        """Gradient with Nesterov momentum."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(state["momentum"], momentum)
+
+
+# Labels whose class 0 fills most of the clip: their accuracy is stated on the rest.
+_MOSTLY_ZERO = {("video", name) for name in CLASSES["video"]}
+_MOSTLY_ZERO |= {("audio", "kind"), ("audio", "word"), ("video_context", "word")}
+_MOSTLY_ZERO |= {("audio_context", name) for name in (*AT_PLACES, "screen_print")}
+# Empty cells, cards and silence are many and easy; at full weight they drown the rest.
+_DULL_WEIGHT = 0.15
+
+
+def _class_weights(part: str, name: str, classes: int) -> torch.Tensor:
+    """Weights (classes,) of a label's classes in its loss."""
+    weights = torch.ones(classes)
+    if (part, name) in _MOSTLY_ZERO:
+        weights[0] = _DULL_WEIGHT
+    if (part, name) == ("video", "shape"):
+        weights[CARD_CLASS] = _DULL_WEIGHT
+    return weights
+
+
+class DenseHeads(nn.Module):
+    """One linear read-out per label, of hidden states of `width`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {
+                f"{part}_{name}": nn.Linear(width, classes)
+                for part, names in CLASSES.items()
+                for name, classes in names.items()
+            }
+        )
+
+    def forward(
+        self, part: str, hidden: torch.Tensor, labels: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Summed loss () and accuracies of one part of `CLASSES`.
+
+        `hidden` is (..., width), each of the int64 labels (...). The accuracies are named
+        "part.name" and left out where nothing is labelled.
+        """
+        states = rms_norm(hidden, hidden.shape[-1:])
+        loss = hidden.new_zeros(())
+        accuracy: dict[str, float] = {}
+        for name in CLASSES[part]:
+            truth = labels[name].flatten()
+            known = truth != IGNORE
+            if not bool(known.any()):
+                continue
+            scores = self.heads[f"{part}_{name}"](states.flatten(0, -2)[known])
+            weights = _class_weights(part, name, scores.shape[-1])
+            loss = loss + cross_entropy(scores, truth[known], weights)
+            counted = weights[truth[known]] == 1.0
+            if bool(counted.any()):
+                right = scores.argmax(-1)[counted] == truth[known][counted]
+                accuracy[f"{part}.{name}"] = right.float().mean().item()
+        return loss, accuracy
+
+
+Figures = dict[str, float]  # for the log, by name
 
 
 def draw_thinning(rng: np.random.Generator, progress: float, settings: Hyperparameters) -> Thinning:
-    """Drops of one step: rare and mild at first, usual from `thin_from` on.
+    """Drops of one step.
 
-    `progress` is the share of the joint phase that is done.
+    Most steps leave out tokens that no answer is read from: that makes them cheap, and the model
+    used to gaps. `settings.whole_share` of the steps see all. Late layers that do not see the clip,
+    and drops that take evidence as well, come in with `progress`, the share of the phase done.
     """
-    strength = min(1.0, progress / settings.thin_from) ** 2
-    if rng.random() > _THINNED_SHARE * strength:
-        return Thinning()
-    cut = int(rng.choice(settings.cut_layers)) if rng.random() < _CUT_SHARE else None
-    if rng.random() < _CUT_ONLY_SHARE:
+    strength = min(1.0, progress / settings.thin_from)
+    cut = None
+    if rng.random() < settings.cut_share * strength:
+        cut = int(rng.choice(settings.cut_layers))
+    if rng.random() < settings.whole_share:
         return Thinning(cut_layer=cut)
     return Thinning(
-        video_drop=float(rng.uniform(0, settings.max_video_drop)) * strength,
+        video_drop=float(rng.uniform(0.2, settings.max_video_drop)),
         audio_drop=float(rng.uniform(0, settings.max_audio_drop)) * strength,
+        keep_evidence=rng.random() > settings.careless_share * strength,
         cut_layer=cut,
     )
 
@@ -72,23 +198,20 @@ def joint_loss(
     thinning: Thinning,
     settings: Hyperparameters,
 ) -> tuple[torch.Tensor, Figures]:
-    """Answers, encoder heads, context heads and the taught lookup, weighted."""
+    """Answers, encoder heads, context heads and the taught attention, weighted."""
     output = packed_forward(model, batch, thinning=thinning, middle_layer=settings.middle_layer)
     answers = cross_entropy(output.logits, batch.target[batch.target != IGNORE])
     states = {"video": output.video, "audio": output.audio}
     encoders, figures = _head_losses(heads, states, batch.labels)
     middle = dict.fromkeys(output.labels, output.middle)
     context, context_figures = _head_losses(heads, middle, output.labels)
-    kinds = batch.lookup_kind[batch.lookup != IGNORE]
-    kinds = kinds.repeat(len(output.named) // max(1, len(kinds)))
-    named = heads.named_sound(output.named, kinds)
     loss = (
         answers
         + settings.encoder_head_weight * encoders
         + settings.context_head_weight * context
-        + settings.lookup_weight * (output.lookup + named)
+        + settings.lookup_weight * output.lookup
     )
-    parts = {"answer": answers.item(), "lookup": output.lookup.item(), "named": named.item()}
+    parts = {"answer": answers.item(), "lookup": output.lookup.item()}
     return loss, {**parts, **figures, **context_figures}
 
 

@@ -1,8 +1,11 @@
-"""Train the bundled model from scratch on generated clips.
+"""Train the second bundled model on generated clips, from the weights of the first.
 
 One command runs both phases, resumes where it was stopped, and exports the result:
 
-    python -m seats_cli.training.train --out runs/tiny --export seats_cli/models/bundled
+    python -m seats_cli.training.train --out runs/second --export runs/second/model
+
+The state is written every two minutes, in one piece: the run may be killed at any time. While the
+file that `--pause` names exists, it waits.
 
 Training is data-parallel in single-threaded processes, one per core: two threads of one process
 wait for each other in every small operation; processes meet once per step.
@@ -14,11 +17,10 @@ import argparse
 import dataclasses
 import json
 import logging
-import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
+from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.models.optimize import use_for_encoders
 from seats_cli.models.registry import adapter_for
 from seats_cli.training.build import (
@@ -37,20 +40,24 @@ from seats_cli.training.build import (
     build_processor,
     build_tokenizer,
     export,
+    start_from,
 )
-from seats_cli.training.dense import DenseHeads
 from seats_cli.training.forward import Thinker, Thinning
 from seats_cli.training.held_out import accuracy_by_family, macro, validation_batches
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
-from seats_cli.training.minibatch import TrainingBatch, training_batch
+from seats_cli.training.minibatch import TrainingBatch, drill_batch, training_batch
 from seats_cli.training.objective import (
+    DenseHeads,
     Figures,
+    Muon,
     draw_thinning,
     encoder_loss,
     joint_loss,
     split_parameters,
 )
-from seats_cli.world.clip_questions import FAMILIES
+from seats_cli.world.lettering import HELD_OUT_FONTS
+from seats_cli.world.voices import HELD_OUT_VOICES
+from seats_cli.world.wording import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -119,18 +126,40 @@ def run_workers(
 
 log = logging.getLogger(__name__)
 
-_SAVE_EVERY = 100  # steps
-_LOG_EVERY = 25
+_SAVE_EVERY = 120.0  # seconds
+_LOG_EVERY = 25  # steps
 _CHECK_EVERY = 250
+_DRILL_CHECKS = 6  # batches
+_CHECK_SEED = 900_002  # training seeds are small numbers
 _STATEFUL = ("model", "heads", "muon", "adam")  # attributes of a trainer in its saved state
 _GRADIENT_LIMIT = 1e3  # Muon ignores the scale of gradients; this only stops explosions
 
 
 class Trainer:
-    """State of a run: model, heads, optimisers and where in the schedule it is."""
+    """State of a run: model, heads, optimisers and where in the schedule it is.
+
+    Parameters
+    ----------
+    settings : Hyperparameters
+        What decides the result.
+    out : Path
+        Folder of the run.
+    workers : WorkerGroup, optional
+        This process among others; alone by default.
+    start : Path, optional
+        Folder of a model of the same shape to start from; fresh weights by default.
+    pause : Path, optional
+        While this file exists, no step is begun.
+    """
 
     def __init__(
-        self, settings: Hyperparameters, out: Path, workers: WorkerGroup | None = None
+        self,
+        settings: Hyperparameters,
+        out: Path,
+        workers: WorkerGroup | None = None,
+        *,
+        start: Path | None = None,
+        pause: Path | None = None,
     ) -> None:
         self.settings = settings
         self.out = out
@@ -145,11 +174,15 @@ class Trainer:
             encoder_layers=settings.encoder_layers,
         )
         self.model: Thinker = build_model(config).train()
+        if start is not None:
+            start_from(self.model, self.processor.tokenizer, start)
+        self.pause = pause
         self.adapter = adapter_for(self.model)
         self.heads = DenseHeads(settings.width)
         self.phase_index = 0
         self.step = 0
         self.elapsed = 0.0  # seconds spent in the current phase, over all restarts
+        self._saved_at = time.monotonic()
         self._start_phase()
         # From here on workers draw different numbers.
         torch.manual_seed(settings.seed + self.workers.rank)
@@ -165,7 +198,7 @@ class Trainer:
             modules.append(self.model.model.language_model)
         matrices, rest = split_parameters(modules)
         self.parameters = [*matrices, *rest, *self.heads.parameters()]
-        self.muon = torch.optim.Muon(matrices, self.phase.muon_rate, weight_decay=0.01)
+        self.muon = Muon(matrices, self.phase.muon_rate)
         self.adam = torch.optim.AdamW(
             [*rest, *self.heads.parameters()],
             self.phase.adam_rate,
@@ -175,23 +208,27 @@ class Trainer:
         )
 
     def progress(self) -> float:
-        """Share of the phase that is done, by steps or by time, whichever is further."""
-        by_time = self.elapsed / (60 * self.phase.minutes)
-        return min(1.0, max(self.step / self.phase.steps, by_time))
+        """Share of the phase's steps that is done."""
+        return min(1.0, self.step / self.phase.steps)
+
+    @property
+    def level(self) -> float:
+        """Difficulty of the clips at this step."""
+        least = self.settings.first_level
+        return min(1.0, least + (1 - least) * self.progress() / self.settings.level_share)
 
     def _set_rates(self) -> None:
-        cosine = 0.5 * (1 + math.cos(math.pi * self.progress()))
-        least = self.phase.final_rate
-        scale = min(1.0, (self.step + 1) / self.phase.warmup_steps)
-        scale *= least + (1 - least) * cosine
-        rates = ((self.muon, self.phase.muon_rate), (self.adam, self.phase.adam_rate))
-        for optimiser, rate in rates:
+        phase = self.phase
+        left = (1 - self.progress()) / phase.decay_share
+        scale = phase.final_rate + (1 - phase.final_rate) * min(1.0, left)
+        scale *= min(1.0, (self.step + 1) / phase.warmup_steps)
+        for optimiser, rate in ((self.muon, phase.muon_rate), (self.adam, phase.adam_rate)):
             for group in optimiser.param_groups:
                 group["lr"] = rate * scale
 
     def loss(self, batch: TrainingBatch) -> tuple[torch.Tensor, Figures]:
         """Loss of a batch in the current phase, with figures for the log."""
-        if self.phase.name == "encoders":
+        if self._is_drill(self.step):
             return encoder_loss(self.model, self.heads, batch)
         rng = np.random.default_rng([self.settings.seed, 7, self.step, self.workers.rank])
         thinning = draw_thinning(rng, self.progress(), self.settings)
@@ -206,7 +243,7 @@ class Trainer:
         self.workers.average_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, _GRADIENT_LIMIT)
         if torch.isfinite(norm):
-            self.muon.step()  # type: ignore[no-untyped-call]
+            self.muon.step()
             self.adam.step()
         else:
             log.warning("step %d skipped: the gradient is not finite", self.step)
@@ -215,7 +252,8 @@ class Trainer:
         return figures
 
     def save(self) -> None:
-        """Write the state so that an interruption costs at most `_SAVE_EVERY` steps."""
+        """Write the state, in a way that leaves the last one whole if this is interrupted."""
+        self._saved_at = time.monotonic()
         if self.workers.rank > 0:
             return
         state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
@@ -237,49 +275,91 @@ class Trainer:
         self.step, self.elapsed = state["step"], state["elapsed"]
         log.info("resumed %s at step %d", self.phase.name, self.step)
 
+    def _is_drill(self, step: int) -> bool:
+        """Whether a step trains the encoders alone; the same for all workers."""
+        share = 1.0 if self.phase.name == "encoders" else self.phase.drill_share
+        return int((step + 1) * share) > int(step * share)
+
     def _batches(self) -> Iterator[TrainingBatch]:
         """This worker's batches from the current step on, each from its own seed."""
+        tokens = self.phase.batch_tokens // self.workers.size
         for step in range(self.step, self.phase.steps):
             seed = [self.settings.seed, self.phase_index, step, self.workers.rank]
+            rng = np.random.default_rng(seed)
+            while self.pause is not None and self.pause.exists():
+                time.sleep(2.0)
+            if self._is_drill(step):
+                yield drill_batch(rng, self.processor, tokens=tokens)
+                continue
             yield training_batch(
-                np.random.default_rng(seed),
+                rng,
                 self.processor,
-                seconds=self.phase.batch_seconds / self.workers.size,
+                tokens=tokens,
                 questions=self.phase.questions,
+                level=self.level,
                 weights=self.settings.weights,
-                mix=self.phase.mix,
             )
 
     def run_phase(self) -> None:
         """Train to the end of the current phase."""
         smooth: dict[str, float] = {}
-        checks = validation_batches(self.processor) if self.phase.name == "joint" else []
+        joint = self.phase.name == "joint"
+        clips, count = self.settings.check_clips, self.settings.check_batches
+        checks = validation_batches(self.processor, clips=clips, count=count) if joint else []
         checks = checks[self.workers.rank :: self.workers.size]
         before, started = self.elapsed, time.monotonic()
         for batch in self._batches():
             for name, value in self.update(batch).items():
                 smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
             self.step += 1
-            self.elapsed = self.workers.agree(before + time.monotonic() - started)
+            self.elapsed = before + time.monotonic() - started
             if self.step % _LOG_EVERY == 0:
-                figures = " ".join(f"{name} {value:.3f}" for name, value in smooth.items())
-                log.info("%s %d %.0fs %s", self.phase.name, self.step, self.elapsed, figures)
-            if checks and self.step % _CHECK_EVERY == 0:
-                self._check(checks)
-            if self.step % _SAVE_EVERY == 0:
+                self._note("training", smooth)
+            if self.step % _CHECK_EVERY == 0 or self.step == self.phase.steps:
+                self._check_drills()
+                if checks:
+                    self._check(checks)
+            if time.monotonic() - self._saved_at > _SAVE_EVERY:
                 self.save()
-            if self.progress() >= 1.0:
-                break
+
+    def _note(self, what: str, figures: Mapping[str, float]) -> None:
+        """Add a line to `log.jsonl`, and show it."""
+        if self.workers.rank > 0:
+            return
+        rounded = {name: round(value, 4) for name, value in figures.items()}
+        place = {"phase": self.phase.name, "step": self.step, "seconds": round(self.elapsed)}
+        line = json.dumps({"what": what, **place, **rounded})
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
+        log.info("%s", line)
+
+    @torch.no_grad()
+    def _check_drills(self) -> None:
+        """Accuracy of the encoders' heads with voices and fonts that are held out."""
+        if self.workers.rank > 0:
+            return
+        seen: dict[str, list[float]] = {}
+        for index in range(_DRILL_CHECKS):
+            rng = np.random.default_rng([_CHECK_SEED, index])
+            batch = drill_batch(
+                rng, self.processor, tokens=600, voices=HELD_OUT_VOICES, fonts=HELD_OUT_FONTS
+            )
+            with use_for_encoders(self.adapter):
+                figures = encoder_loss(self.model, self.heads, batch)[1]
+            for name, value in figures.items():
+                seen.setdefault(name, []).append(value)
+        self._note("drills", {name: float(np.mean(values)) for name, values in seen.items()})
 
     def _check(self, checks: list[TrainingBatch]) -> None:
         cut = self.settings.cut_layers[-2]
-        for title, layer in (("full", None), (f"cut{cut}", cut)):
-            table = accuracy_by_family(self.model, checks, Thinning(cut_layer=layer))
+        for title, layer in (("held-out", None), (f"held-out, cut at {cut}", cut)):
+            table = accuracy_by_family(self.model.eval(), checks, Thinning(cut_layer=layer))
+            self.model.train()
             counts = torch.tensor([table.get(family, (0, 0)) for family in FAMILIES])
             totals = self.workers.total(counts).tolist()
             table = {family: (a, n) for family, (a, n) in zip(FAMILIES, totals, strict=True) if n}
-            figures = " ".join(f"{name} {right / n:.2f}" for name, (right, n) in table.items())
-            log.info("held-out %s %d macro %.3f %s", title, self.step, macro(table), figures)
+            shares = {name: right / asked for name, (right, asked) in table.items()}
+            self._note(title, {"macro": macro(table), **shares})
 
     def run(self) -> None:
         """Train all remaining phases."""
@@ -294,30 +374,14 @@ class Trainer:
             self.save()
 
 
-def _settings(joint_minutes: float | None) -> Hyperparameters:
-    """The shipped settings, with another wall-clock limit of the joint phase if given (minutes)."""
-    settings = Hyperparameters()
-    if joint_minutes is None:
-        return settings
-    encoders, joint = settings.phases
-    joint = dataclasses.replace(joint, minutes=joint_minutes)
-    return dataclasses.replace(settings, phases=(encoders, joint))
-
-
 def _train(workers: WorkerGroup, options: argparse.Namespace) -> None:
     """The work of one process."""
     first = workers.rank == 0
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if first:
-        handlers.append(logging.FileHandler(options.out / "log.txt"))
-    logging.basicConfig(
-        level=logging.INFO if first else logging.ERROR,
-        format="%(asctime)s %(message)s",
-        handlers=handlers,
-    )
+    level = logging.INFO if first else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s")
     torch.set_flush_denormal(True)
-    settings = _settings(options.joint_minutes)
-    trainer = Trainer(settings, options.out, workers)
+    settings = Hyperparameters()
+    trainer = Trainer(settings, options.out, workers, start=options.start, pause=options.pause)
     if first:
         effective = json.dumps(dataclasses.asdict(settings), indent=1)
         (options.out / "settings.json").write_text(effective + "\n")
@@ -333,9 +397,12 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run (resumable)")
-    parser.add_argument("--export", type=Path, help="write the finished model here")
+    parser.add_argument("--export", type=Path, help="write the finished model to this folder")
     parser.add_argument("--workers", type=int, default=2, help="processes, one per core")
-    parser.add_argument("--joint-minutes", type=float, help="wall clock of the joint phase")
+    parser.add_argument(
+        "--start", type=Path, default=BUNDLED_PATH, help="model whose weights to start from"
+    )
+    parser.add_argument("--pause", type=Path, help="wait while this file exists")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     run_workers(options.workers, options.out, _train, options)

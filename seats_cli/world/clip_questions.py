@@ -33,6 +33,16 @@ _PARTIAL = 0.4  # with a shorter overlap of a sound and a picture, no answer is 
 
 
 @dataclass(frozen=True)
+class Moment:
+    """The one stretch of a clip that decides a question."""
+
+    # Seconds from the start of the clip.
+    start: float
+    end: float
+    modalities: tuple[str, ...]  # of "video" and "audio": in which of them it is seen or heard
+
+
+@dataclass(frozen=True)
 class Question:
     """A question in words with its only right answer.
 
@@ -44,6 +54,7 @@ class Question:
     answer: str
     picture: int | None = None
     names: tuple[str, ...] = ()
+    moment: Moment | None = None  # None where the whole clip answers, or several parts of it
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,15 @@ class Fact:
     slots: Mapping[str, tuple[str, ...]]
     picture: int | None = None
     names: tuple[str, ...] = ()
+    moment: Moment | None = None
+
+
+def _seen(segment: SceneSegment) -> Moment:
+    return Moment(segment.start, segment.end, ("video",))
+
+
+def _heard(sound: Sound) -> Moment:
+    return Moment(sound.start, sound.end, ("audio",))
 
 
 def _is_inside(start: float, end: float, segment: SceneSegment) -> bool:
@@ -94,8 +114,9 @@ def _picture_facts(clip: Draft) -> dict[str, list[Fact]]:
         facts["color"] = [Fact(colors[0], slots)]
     else:
         facts["color_order"] = [Fact(", ".join(colors), slots)]
-    facts["first_color"] = [Fact(colors[0], slots)]
-    facts["last_color"] = [Fact(colors[-1], slots)]
+    first, last = (_seen(scene.segments[at]) for at in (0, -1))
+    facts["first_color"] = [Fact(colors[0], slots, moment=first)]
+    facts["last_color"] = [Fact(colors[-1], slots, moment=last)]
     if scene.style == "object":
         facts["motion"] = [Fact(scene.motion, slots)]
         if len(shapes) == 1:
@@ -108,7 +129,9 @@ def _sound_facts(clip: Draft) -> dict[str, list[Fact]]:
         return {"sound_kind": [Fact("silence", {})]}
     facts: dict[str, list[Fact]] = {}
     if len(clip.sounds) <= 1:
-        facts["sound_kind"] = [Fact(clip.sounds[0].kind if clip.sounds else "silence", {})]
+        only = clip.sounds[0] if clip.sounds else None
+        kind, moment = ("silence", None) if only is None else (only.kind, _heard(only))
+        facts["sound_kind"] = [Fact(kind, {}, moment=moment)]
     beeps = 0
     for sound in clip.sounds:
         beeps += len(sound.beeps)
@@ -116,10 +139,13 @@ def _sound_facts(clip: Draft) -> dict[str, list[Fact]]:
         alone = len(clip.sounds) == 1
         nouns = (*phrases.singular, "sound") if alone else phrases.singular
         if sound.pitch is not None:
-            facts.setdefault("pitch", []).append(Fact(sound.pitch, {"sound": nouns}))
+            fact = Fact(sound.pitch, {"sound": nouns}, moment=_heard(sound))
+            facts.setdefault("pitch", []).append(fact)
         if sound.sweep is not None:
-            facts["sweep"] = [Fact(sound.sweep, {"sound": nouns})]
-    facts["beep_count"] = [Fact(str(beeps), {})]
+            facts["sweep"] = [Fact(sound.sweep, {"sound": nouns}, moment=_heard(sound))]
+    # All beeps of a clip are one sound: kinds do not repeat.
+    beeping = next((_heard(sound) for sound in clip.sounds if sound.beeps), None)
+    facts["beep_count"] = [Fact(str(beeps), {}, moment=beeping)]
     return facts
 
 
@@ -142,9 +168,11 @@ def _cross_facts(clip: Draft) -> dict[str, list[Fact]]:
             "during": (*phrases.during, "during the sound") if alone else phrases.during,
             "object": things,
         }
-        facts.setdefault("color_at_sound", []).append(Fact(home.color, slots))
+        when = Moment(sound.start, sound.end, ("video", "audio"))
+        facts.setdefault("color_at_sound", []).append(Fact(home.color, slots, moment=when))
         if shapes_differ and home.shape is not None:
-            facts.setdefault("shape_at_sound", []).append(Fact(home.shape, slots))
+            fact = Fact(home.shape, slots, moment=when)
+            facts.setdefault("shape_at_sound", []).append(fact)
     for index, segment in enumerate(segments):
         kind = _heard_during(segment, clip.sounds)
         if kind is None:
@@ -158,7 +186,9 @@ def _cross_facts(clip: Draft) -> dict[str, list[Fact]]:
                 scenes = (*scenes, f"{segment.shape}")
         slots = {"scene": scenes, "color": (segment.color,)}
         names = tuple(name for name in (segment.color, segment.shape) if name)
-        facts.setdefault("sound_at_picture", []).append(Fact(kind, slots, index, names))
+        when = Moment(segment.start, segment.end, ("video", "audio"))
+        fact = Fact(kind, slots, index, names, when)
+        facts.setdefault("sound_at_picture", []).append(fact)
     return facts
 
 
@@ -180,7 +210,7 @@ def ask(
     fact = fitting[int(rng.integers(len(fitting)))]
     slots = {name: str(rng.choice(choices)) for name, choices in fact.slots.items()}
     text = phrase_question(rng, family, slots, variants=variants)
-    return Question(family, text, fact.answer, fact.picture, fact.names)
+    return Question(family, text, fact.answer, fact.picture, fact.names, fact.moment)
 
 
 def sample_questions(

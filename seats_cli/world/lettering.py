@@ -128,27 +128,41 @@ def printed(text: str, font: str, height: int) -> npt.NDArray[np.uint8]:
     KeyError
         If a character or the font is not in the atlas.
     """
+    crop, _ = _set_line(text, font)
+    scale = height / _atlas()[1]["fonts"][font]["cap"]
+    size = (max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale)))
+    # Pillow's bicubic takes the whole area of a pixel when it shrinks, so thin strokes stay.
+    mask = np.array(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
+    mask.setflags(write=False)
+    return mask
+
+
+def letter_centers(text: str, font: str) -> tuple[float, ...]:
+    """Where in `printed(text, font, ...)` the middle of every letter is: shares of its width."""
+    return _set_line(text, font)[1]
+
+
+@lru_cache(maxsize=4096)
+def _set_line(text: str, font: str) -> tuple[npt.NDArray[np.uint8], tuple[float, ...]]:
+    """A word at the atlas's size, cropped to the ink, and the middles of its letters (0..1)."""
     atlas, facts = _atlas()
     places = facts["fonts"][font]
     glyphs = [places["glyphs"][character] for character in text]
     rows = atlas[places["top"] : places["top"] + facts["row"]]
     margin = facts["row"]
     line = np.zeros((facts["row"], int(sum(glyph[3] for glyph in glyphs)) + 2 * margin), np.uint8)
-    pen = float(margin)
+    pen, middles = float(margin), []
     for left, width, origin, advance in glyphs:
         start = round(pen) - origin
         part = line[:, start : start + width]
         np.maximum(part, rows[:, left : left + width], out=part)
+        middles.append(pen + advance / 2)
         pen += advance
     inked = line > INK
     columns, lines = np.flatnonzero(inked.any(axis=0)), np.flatnonzero(inked.any(axis=1))
-    crop = line[lines[0] : lines[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = height / places["cap"]
-    size = (max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale)))
-    # Pillow's bicubic takes the whole area of a pixel when it shrinks, so thin strokes stay.
-    mask = np.array(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
-    mask.setflags(write=False)
-    return mask
+    low, high = int(columns[0]), int(columns[-1]) + 1
+    centers = tuple(float(np.clip((x - low) / (high - low), 0, 1)) for x in middles)
+    return line[lines[0] : lines[-1] + 1, low:high], centers
 
 
 @lru_cache(maxsize=1)

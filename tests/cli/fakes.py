@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import io
 import sys
+import time
 import wave
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -90,6 +91,13 @@ def ask(loaded: Any, clip: Any, question: str, **options: Any) -> Any:
     trouble = _trouble(question)
     if trouble is not None:
         raise trouble
+    if question in ("prefill", "endless talk"):  # until something stops it
+        for _ in range(600):
+            if question == "prefill":
+                options["on_layer"]()
+            else:
+                options["on_text"]("on ")
+            time.sleep(0.05)
     choices = CHOICES if options["choices"] else ()
     thinking = "It is a card." if question == "think" else ""
     if thinking:
@@ -107,6 +115,7 @@ def ask(loaded: Any, clip: Any, question: str, **options: Any) -> Any:
         choices=choices,
         finish_reason="length" if question == "endless" else "stop",
         warnings=(*WARNINGS, "The model guessed."),
+        history=tuple(options.get("history", ())),
     )
 
 

@@ -20,7 +20,7 @@ from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
 from seats_cli.engine.session import AskableModel
-from seats_cli.errors import ResourceError
+from seats_cli.errors import ResourceError, UsageError
 from seats_cli.media.clip import Clip
 from seats_cli.models import need_of
 from seats_cli.results import Answer
@@ -204,7 +204,37 @@ def test_a_failed_question_leaves_the_others_right(loaded: AskableModel, clip: C
     assert [facts(session.ask(question, config=config)) for question in QUESTIONS] == wanted
 
 
-def test_what_is_held_is_bounded(
+def test_a_question_can_be_stopped_before_any_layer(loaded: AskableModel, clip: Clip) -> None:
+    given = {"config": SeatsConfig(retain=0.1), "max_new_tokens": 2}
+    wanted = [facts(ask(loaded, clip, question, **given)) for question in QUESTIONS[:2]]
+    calls: list[int] = []
+    loaded.open(clip).ask(QUESTIONS[0], on_layer=lambda: calls.append(1), **given)
+    layers = len(loaded.adapter.layers)
+    assert len(calls) > 2 * layers  # encoders, prefill, another token
+
+    def stop_after(count: int) -> Callable[[], None]:
+        left = iter(range(count))
+
+        def stop() -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        return stop
+
+    for count in (0, len(calls) // 3, len(calls) - layers - 2, len(calls) - 1):
+        session = loaded.open(clip)
+        with pytest.raises(KeyboardInterrupt):
+            session.ask(QUESTIONS[0], on_layer=stop_after(count), **given)
+        assert not any(part._forward_pre_hooks for part in loaded.model.modules())
+        assert facts(session.ask(QUESTIONS[1], **given)) == wanted[1]
+        assert facts(session.ask(QUESTIONS[0], **given)) == wanted[0]
+
+
+def tensors_of(features: dict[str, Any]) -> list[Tensor]:
+    return [part for part in features.values() if isinstance(part, Tensor)]
+
+
+def test_settings_are_bounded_by_number(
     loaded: AskableModel, clip: Clip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clip_prefix, "MAX_SETTINGS", 2)
@@ -212,8 +242,57 @@ def test_what_is_held_is_bounded(
     held = []
     for share in (0.1, 0.15, 0.25, 0.35):
         session.ask(QUESTIONS[0], config=SeatsConfig(retain=share), max_new_tokens=1)
-        held.append(len(session._prefixes._known))
+        held.append(len(session._prefixes))
     assert held == [1, 2, 2, 2]
-    monkeypatch.setattr(clip_prefix, "MAX_BYTES", 1)
-    session.ask(QUESTIONS[0], config=None, max_new_tokens=1)
-    assert len(session._prefixes._known) == 1
+
+
+def test_what_is_held_is_bounded(loaded: AskableModel, clip: Clip) -> None:
+    """The latest settings stay; one that is larger alone is answered, and said to be forgotten."""
+    few, many = SeatsConfig(retain=0.1), SeatsConfig(retain=0.35)
+
+    def asked(session: ClipSession, *configs: SeatsConfig | None) -> list[Answer]:
+        return [
+            session.ask(text, config=config, max_new_tokens=3)
+            for text, config in zip(QUESTIONS, configs, strict=False)
+        ]
+
+    free = ClipSession(loaded, clip)
+    features = free.bytes
+    assert features >= sum(part.nbytes for part in tensors_of(free._prepared.features))
+    sizes = []
+    for config in (few, many, None):
+        asked(free, config)
+        sizes.append(free.bytes)
+    assert features < sizes[0] < sizes[1] < sizes[2]
+    # 1. Room for all but the oldest.
+    session = ClipSession(loaded, clip, max_bytes=sizes[2] - 1)
+    asked(session, few, many, None)
+    assert session.bytes < sizes[2]
+    assert [prefix.plan.config.retain for _, prefix in session._prefixes.prefixes()] == [0.35, None]
+    # 2. Room for the features and encodings, and for less than any setting.
+    while session._prefixes.forget():
+        pass
+    encoded = session.bytes
+    session = ClipSession(loaded, clip, max_bytes=encoded)
+    answers = asked(session, few, few)
+    assert not len(session._prefixes)
+    assert session.bytes == encoded > features
+    assert all("prefill the clip again" in answer.warnings[-1] for answer in answers)
+    # 3. None.
+    session = ClipSession(loaded, clip, max_bytes=0)
+    poor = asked(session, few, few)
+    assert session.bytes == features
+    assert all("encode and prefill it again" in answer.warnings[-1] for answer in poor)
+    alone = [ask(loaded, clip, text, config=few, max_new_tokens=3) for text in QUESTIONS[:2]]
+    assert list(map(facts, alone)) == list(map(facts, answers)) == list(map(facts, poor))
+    assert not any(answer.warnings for answer in alone)
+    with pytest.raises(UsageError, match="max_bytes"):
+        ClipSession(loaded, clip, max_bytes=-1)
+
+
+def test_encodings_are_bounded_by_number(loaded: AskableModel, clip: Clip) -> None:
+    session = ClipSession(loaded, clip)
+    for window in (1, 2, 3, 4, 5, 1):
+        session.ask(QUESTIONS[0], config=SeatsConfig(video_window=window), max_new_tokens=1)
+    kept = [known.window for known in session._encoders.encodings("video")]
+    assert kept == [3, 4, 5, 1]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seats_cli.errors import ConfigError
+from seats_cli.selection import relevance
 from seats_cli.selection.methods.omnidrop import (
     drop_counts,
     entry_fractions,
@@ -75,8 +76,12 @@ def test_far_windows_survive_among_the_least_important() -> None:
     assert keep_after_drop(scores, torch.zeros(6), 1, 3).tolist() == [True, False] + [True] * 4
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 8])
 @pytest.mark.parametrize("asking", [1, 3])
-def test_question_attention_is_causal(asking: int) -> None:
+def test_question_attention_is_causal(
+    asking: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relevance, "_MAX_SCORES", at_once * 4 * 9)
     generator = torch.Generator().manual_seed(asking)
     query = torch.randn(asking, 4, 8, generator=generator)
     key = torch.randn(2, 9, 8, generator=generator)

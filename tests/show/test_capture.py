@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seats_cli.config import ALLOCATIONS, SeatsConfig
+from seats_cli.cost.token_times import Grid
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.diversity import select_diverse_in_windows
 from seats_cli.selection.relevance import select_by_relevance
 from seats_cli.selection.trace import SelectionTrace
 from seats_cli.show.capture import stage_windows
-from seats_cli.show.record import Grid
 
 
 def _prompt(chunks: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,8 +100,8 @@ def test_a_real_run_has_windows_at_every_stage_but_the_late_block(cards):
             assert sum(part.kept for part in parts) == total
             assert all(part.budget == part.kept for part in parts)
             assert all((part.mean_relevance is None) == (stage.after_layer == 0) for part in parts)
-    assert record.video_seconds(0, 29) == (0.0, 2.0)
-    assert record.audio_seconds(0, 49) == (0.0, 2.0)
+    assert record.times.video(0, 29) == (0.0, 2.0)
+    assert record.times.audio(0, 49) == (0.0, 2.0)
 
 
 def test_other_methods_have_windows_without_budgets(ask):

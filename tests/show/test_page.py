@@ -168,7 +168,7 @@ def test_odd_clips(ask, tmp_path, kind):
 
 def test_a_minute_of_large_frames_stays_below_five_megabytes(cards):
     """Noise, which compresses worst, at the largest size of a frame."""
-    from seats_cli.show.record import Grid
+    from seats_cli.cost.token_times import Grid
 
     generator = np.random.default_rng(0)
     frame = generator.integers(0, 256, (616, 980, 3)).astype(np.uint8)
@@ -221,6 +221,6 @@ def test_both_families_from_the_run_to_the_page(tmp_path, family):
     record = record_of(answer, ReadOptions(), loaded.sizing)
     assert record.offered[1] == pytest.approx(4 * record.audio_tokens_per_s, abs=1)
     assert record.grid.columns * loaded.sizing.factor == clip.frames.shape[2]
-    assert sum(record.video_seconds(0, record.offered[0] - 1)) == pytest.approx(4.0)
+    assert sum(record.times.video(0, record.offered[0] - 1)) == pytest.approx(4.0)
     save_record(record, tmp_path / "trace.json")
     assert render_page([load_record(tmp_path / "trace.json")], clip) == render_page([record], clip)

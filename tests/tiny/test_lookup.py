@@ -1,4 +1,4 @@
-"""The taught hops: from a picture's name to its sound, from a question's end to the name."""
+"""Labels of tokens, and the taught hops: to the evidence of answers and to names in questions."""
 
 from __future__ import annotations
 
@@ -7,24 +7,141 @@ from typing import Any
 import numpy as np
 import torch
 
-from seats_cli.training.dense import attention_loss, end_to_word, word_to_sound
-from seats_cli.training.forward import Thinker, packed_mask
-from seats_cli.training.minibatch import training_batch
-from seats_cli.world.layouts import LayoutMix
-from seats_cli.world.vocabulary import COLORS, IGNORE, SHAPES, SOUND_KINDS
+from seats_cli.training.dense import (
+    CLASSES,
+    LETTERS,
+    PRINTS,
+    attention_loss,
+    dense_labels,
+    evidence_tokens,
+)
+from seats_cli.training.forward import Thinker, _random_keep, _taught_attention, packed_mask
+from seats_cli.training.minibatch import assemble, drill_batch, training_batch
+from seats_cli.world.layouts import Layout
+from seats_cli.world.links import Question
+from seats_cli.world.painting import render_script
+from seats_cli.world.script import Backdrop, Script, SpokenWord, Thing
+from seats_cli.world.truths import Evidence
+from seats_cli.world.vocabulary import COLORS, IGNORE, SHAPES
+from seats_cli.world.voices import WORDS
 
 
-def test_hops_point_at_the_right_tokens() -> None:
-    segment = torch.tensor([[IGNORE, 0, 0, 1, IGNORE]])
-    lookup = torch.tensor([[IGNORE, 1, IGNORE, IGNORE]])
-    number = torch.tensor([[1, 1, 1, 1]])
-    target = torch.tensor([[IGNORE, IGNORE, 7, 8]])
-    (rows, places), right = word_to_sound(segment, lookup)
-    assert (rows.tolist(), places.tolist()) == ([0], [6])
-    assert right[0].nonzero().flatten().tolist() == [3]
-    (rows, places), right = end_to_word(5, lookup, number, target)
-    assert (rows.tolist(), places.tolist()) == ([0], [7])
-    assert right[0].nonzero().flatten().tolist() == [6]
+def two_shots() -> Script:
+    """A red square on the left for 2 s, then the word DOG for 2 s; "seven" is said at 2.5 s."""
+    times = tuple(0.5 * index for index in range(8))
+    layout = Layout(4.0, times, 112, 168, 64_000, 2.0)
+    square = Thing(
+        "shape", 0, 2, 0.5, 1 / 6, 0.25, color="red", rgb=(255.0, 0.0, 0.0), shape="square"
+    )
+    word = Thing("text", 2, 4, 0.5, 0.5, 0.2, 3.0, text="DOG", word="dog", font="lato-bold")
+    return Script(
+        layout=layout,
+        plot="test",
+        shots=((0.0, 2.0), (2.0, 4.0)),
+        backdrops=(Backdrop("plain", (40.0, 40.0, 40.0)),) * 2,
+        things=(square, word),
+        heard=(SpokenWord("seven", "us", 2.5, 3.0, 0.5, 1),),
+    )
+
+
+def test_labels_say_what_every_token_shows_and_plays() -> None:
+    labels = dense_labels(two_shots())
+    video = {name: label.reshape(4, 4, 6) for name, label in labels["video"].items()}
+    red, square = COLORS.index("red") + 1, SHAPES.index("square") + 1
+    assert (video["color"][:2, 1:3, :2] == red).all()
+    assert (video["shape"][:2, 1:3, :2] == square).all()
+    assert (video["color"][:2, :, 3:] == 0).all()
+    assert (video["print"][2:, 1:3, 2:4] == PRINTS.index("dog") + 1).all()
+    assert (video["print"][:2] == 0).all()
+    spelled = [
+        LETTERS[int(label) - 1]
+        for column in range(6)
+        for label in (video[f"letter_{place}"][3, 2, column] for place in range(3))
+        if label > 0
+    ]
+    assert spelled == ["d", "o", "g"]
+    said = labels["audio"]["word"]
+    assert (said[63:75] == WORDS.index("seven") + 1).all()
+    assert (said[:62] == 0).all()
+    assert labels["audio_context"]["left_color"][10] == red
+    assert labels["audio_context"]["screen_print"][70] == PRINTS.index("dog") + 1
+    assert labels["audio_context"]["words"].tolist() == [0] * 75 + [1] * 25
+    # The word is heard in the third grid (2 to 2.5 s) and goes on; it is not in the first.
+    context = labels["video_context"]["word"].reshape(4, 24)
+    assert (context[0] == 0).all()
+    assert set(context[2:].ravel().tolist()) <= {IGNORE, WORDS.index("seven") + 1}
+
+
+def test_every_label_is_a_class_and_belongs_to_a_token(processor: Any) -> None:
+    rng = np.random.default_rng(4)
+    for batch in (
+        training_batch(rng, processor, tokens=900, questions=6, level=1.0),
+        drill_batch(rng, processor, tokens=300),
+    ):
+        for part, names in CLASSES.items():
+            token = processor.video_token if "video" in part else processor.audio_token
+            count = int(
+                (batch.prefix_ids == processor.tokenizer.convert_tokens_to_ids(token)).sum()
+            )
+            for name, classes in names.items():
+                label = batch.labels[part][name]
+                assert label.shape == (batch.size, count)
+                assert ((label == IGNORE) | ((label >= 0) & (label < classes))).all(), name
+
+
+def test_evidence_is_where_the_answer_is_read() -> None:
+    script = two_shots()
+    box = (0.375, 1 / 12, 0.625, 0.25)
+    video, audio = evidence_tokens(script, [Evidence("answer", "video", 0.0, 2.0, box)])
+    assert not audio.any()
+    grids = video.reshape(4, 4, 6)
+    assert grids[:2, 1:3, :2].all()
+    assert grids.sum() == 8
+    video, audio = evidence_tokens(script, [Evidence("answer", "audio", 2.5, 3.0)])
+    assert not video.any()
+    assert audio.nonzero()[0].tolist() == list(range(62, 75))
+    cue = Evidence("cue", "audio", 2.5, 3.0)
+    assert not any(part.any() for part in evidence_tokens(script, [cue]))
+
+
+def test_hops_point_at_evidence_and_names_of_their_own_question(processor: Any) -> None:
+    clip = render_script(two_shots())
+    heard = Evidence("answer", "audio", 2.5, 3.0)
+    seen = Evidence("answer", "video", 0.0, 2.0, (0.375, 1 / 12, 0.625, 0.25))
+    questions = [
+        Question("place", "Where is the red square?", "left", (seen,), ("red", "square")),
+        Question("spoken_word", "Which word is said?", "seven", (heard,)),
+    ]
+    batch = assemble([clip], [questions], processor)
+    length = len(batch.prefix_ids)
+    kept = torch.arange(length)[None]
+    hops = _taught_attention(batch, kept)
+    decode = processor.tokenizer.decode
+
+    (rows, places), right = hops["name"]
+    assert rows.tolist() == [0, 0]
+    named = [decode([int(batch.question_ids[0, place - length])]) for place in places]
+    assert [name.strip() for name in named] == ["red", "square"]
+    video = processor.tokenizer.convert_tokens_to_ids(processor.video_token)
+    assert all((batch.prefix_ids[line[:length]] == video).all() for line in right)
+    assert right.sum(dim=1).tolist() == [8, 8]
+
+    (rows, ends), right = hops["end_name"]
+    assert [decode([int(batch.target[0, end - length])]) for end in ends] == ["left", "seven"]
+    assert right[0].nonzero().flatten().tolist() == places.tolist()
+    assert not right[1].any()
+    right = hops["end_evidence"][1]
+    assert right.sum(dim=1).tolist() == [8, 13]
+
+    # What is dropped is not pointed at, and evidence stays where it is wanted.
+    wanted = batch.evidence.any(dim=1)
+    left = _random_keep(batch.prefix_ids, video, 0.9, wanted)
+    assert left.shape == (1, 10)
+    assert set(wanted.nonzero()[:, 1].tolist()) & set(left[0].tolist()) == set(
+        (wanted[0] & (batch.prefix_ids == video)).nonzero().flatten().tolist()
+    )
+    right = _taught_attention(batch, left[:, :4])["end_evidence"][1]
+    assert right.shape[1] == 4 + batch.question_ids.shape[1]
 
 
 def test_loss_is_that_of_the_models_own_attention(micro_model: Thinker) -> None:
@@ -49,20 +166,3 @@ def test_loss_is_that_of_the_models_own_attention(micro_model: Thinker) -> None:
         language.config._attn_implementation = before
         expected = -weights[0, head, 7, 2:4].sum().log()
         torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_named_words_are_found_in_the_questions(processor: Any) -> None:
-    mix = LayoutMix(durations=((4.0, 6.0, 1.0),), video_only=0.0, audio_only=0.0)
-    batch = training_batch(
-        np.random.default_rng(2),
-        processor,
-        seconds=30,
-        questions=8,
-        weights={"sound_at_picture": 20.0},
-        mix=mix,
-    )
-    words = [processor.tokenizer.decode([i]) for i in batch.question_ids[batch.lookup != IGNORE]]
-    assert words
-    assert all(word.strip() in (*COLORS, *SHAPES) for word in words)
-    kinds = batch.lookup_kind[batch.lookup != IGNORE]
-    assert all(0 <= kind < len(SOUND_KINDS) for kind in kinds.tolist())

@@ -11,13 +11,15 @@ import torch
 from seats_cli.training.build import MAX_PIXELS, MIN_PIXELS
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
 from seats_cli.training.minibatch import TrainingBatch, assemble, evaluation_batch
-from seats_cli.world.clip_questions import Question, every_question
-from seats_cli.world.clips import TinyClip, make_clip
 from seats_cli.world.layouts import Layout, make_layout
+from seats_cli.world.links import Question, every_question
+from seats_cli.world.painting import draft_script, render_script
+from seats_cli.world.script import ScriptedClip
 from seats_cli.world.vocabulary import IGNORE
 
 CASES = {
     "even": (4.0, (84, 140), True, True),
+    "as wide as the 7B reads": (2.0, (308, 336), True, True),
     "odd duration": (5.7, (112, 84), True, True),
     "coarse sampling": (3.9, (56, 168), True, True),
     "video only": (3.0, (84, 112), True, False),
@@ -25,7 +27,7 @@ CASES = {
 }
 
 
-def stock_inputs(processor: Any, clip: TinyClip, question: str) -> dict[str, Any]:
+def stock_inputs(processor: Any, clip: ScriptedClip, question: str) -> dict[str, Any]:
     """Inputs of one question through the real chat template and processor."""
     kinds = ["video"] if clip.frames is not None else ["audio"]
     content = [{"type": kind, kind: "clip"} for kind in kinds]
@@ -53,12 +55,13 @@ def stock_inputs(processor: Any, clip: TinyClip, question: str) -> dict[str, Any
     )
 
 
-def make_case(processor: Any, name: str) -> tuple[TinyClip, list[Question], TrainingBatch]:
+def make_case(processor: Any, name: str) -> tuple[ScriptedClip, list[Question], TrainingBatch]:
     duration, size, video, audio = CASES[name]
     rng = np.random.default_rng(len(name))
     layout: Layout = make_layout(rng, duration, size, video=video, audio=audio)
-    clip = make_clip(rng, layout)
-    questions = every_question(rng, clip)[:3]
+    clip = render_script(draft_script(rng, layout, 1.0))
+    questions = every_question(rng, clip.script)[:3]
+    assert questions
     return clip, questions, assemble([clip], [questions], processor)
 
 

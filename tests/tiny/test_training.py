@@ -14,20 +14,21 @@ from seats_cli.models.optimize import SEGMENTS, encoder_attention
 from seats_cli.training.build import export
 from seats_cli.training.forward import Thinker
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
-from seats_cli.training.minibatch import training_batch
+from seats_cli.training.minibatch import drill_batch
 from seats_cli.training.objective import split_parameters
 from seats_cli.training.train import Trainer
-from seats_cli.world.layouts import LayoutMix
 
 
 def micro_run() -> Hyperparameters:
     """A run of a few seconds."""
-    short = LayoutMix(durations=((2.0, 3.0, 1.0),), video_only=0.0, audio_only=0.0)
     return Hyperparameters(
         phases=(
-            Phase("encoders", 2, 1.0, 0.02, 2e-3, 8.0, 1, short, warmup_steps=1),
-            Phase("joint", 2, 1.0, 0.01, 1.5e-3, 8.0, 3, short, warmup_steps=1),
+            Phase("encoders", 2, 0.02, 2e-3, 400, warmup_steps=1),
+            Phase("joint", 4, 0.01, 1.5e-3, 400, questions=3, drill_share=0.5, warmup_steps=1),
         ),
+        first_level=0.0,
+        check_batches=2,
+        check_clips=1,
         width=64,
         layers=4,
         mlp=96,
@@ -47,16 +48,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 def test_a_run_ends_with_finite_weights(finished: Trainer) -> None:
     assert finished.phase.name == "joint"
-    assert finished.step == 2
+    assert finished.step == 4
     assert all(bool(parameter.isfinite().all()) for parameter in finished.model.parameters())
 
 
 def test_repeated_steps_lower_the_loss(processor: Any, tmp_path: Path) -> None:
     settings = micro_run()
     trainer = Trainer(settings, tmp_path)
-    mix = settings.phases[0].mix
-    rng = np.random.default_rng(0)
-    batch = training_batch(rng, processor, seconds=8, questions=2, weights={}, mix=mix)
+    batch = drill_batch(np.random.default_rng(0), processor, tokens=400)
     seen: set[str] = set()
     block = trainer.model.model.visual.blocks[0]
     block.register_forward_hook(lambda *_: seen.update(encoder_attention(trainer.adapter)))
@@ -81,7 +80,7 @@ def test_exported_folder_loads(finished: Trainer, tmp_path: Path) -> None:
     model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
         tmp_path, dtype=torch.float32
     )
-    assert model.config.seats["max_pixels"] == 112 * 112
+    assert model.config.seats["max_pixels"] == 308 * 336
     weights = (model.model.visual.patch_embed.proj.weight, finished.model.model.visual)
     torch.testing.assert_close(weights[0], weights[1].patch_embed.proj.weight, atol=1e-3, rtol=1e-3)
 

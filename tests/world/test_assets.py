@@ -12,6 +12,7 @@ from seats_cli.world.lettering import (
     ICONS,
     TRAINING_FONTS,
     icon,
+    letter_centers,
     printed,
 )
 from seats_cli.world.voices import (
@@ -65,6 +66,18 @@ def test_words_are_printed_at_the_height_that_was_asked_for(font: str) -> None:
     assert word.max() > 200
     # Cropped to the ink on all four sides.
     assert min(word[0].max(), word[-1].max(), word[:, 0].max(), word[:, -1].max()) > 0
+
+
+@pytest.mark.parametrize("font", ["dejavu-mono", "lato-bold", "garamond-bold"])
+def test_letters_are_where_they_are_said_to_be(font: str) -> None:
+    centers = letter_centers("HIH", font)
+    assert centers[1] == pytest.approx(0.5, abs=0.03)
+    assert centers[0] == pytest.approx(1 - centers[2], abs=0.03)
+    # The I is a stroke in the middle, between the strokes of two H.
+    mask = printed("HIH", font, 40)
+    ink = mask.astype(float).sum(axis=0)
+    near = ink[round(centers[1] * len(ink)) - 3 : round(centers[1] * len(ink)) + 3]
+    assert near.max() > 0.8 * ink.max()
 
 
 def test_every_word_can_be_printed_and_no_two_look_alike() -> None:
