@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ You are a helpful assistant.<|im_end|>
 {% endif %}"""
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE trained on the questions' words; every byte is a token: any text encodes."""
+@lru_cache(maxsize=1)
+def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a byte-level BPE that is trained on the questions' words."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -105,9 +107,15 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     bpe.train_from_iterator(corpus_of_scripts(np.random.default_rng(0)), trainer)
     trained = json.loads(bpe.to_str())["model"]
+    return trained["vocab"], [(first, second) for first, second in trained["merges"]]
+
+
+def build_tokenizer() -> Qwen2Tokenizer:
+    """The tokenizer of the questions' words; every byte is a token, so any text encodes."""
+    vocabulary, merges = _vocabulary()
     tokenizer = Qwen2Tokenizer(
-        vocab=trained["vocab"],
-        merges=[tuple(merge) for merge in trained["merges"]],
+        vocab=dict(vocabulary),
+        merges=list(merges),
         unk_token=None,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",

@@ -30,6 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing.spawn import spawn
+from transformers import Qwen2Tokenizer
 
 from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.models.optimize import use_for_encoders
@@ -165,7 +166,7 @@ class Trainer:
         self.out = out
         self.workers = workers or WorkerGroup()
         torch.manual_seed(settings.seed)
-        self.processor = build_processor(build_tokenizer())
+        self.processor = build_processor(self._tokenizer())
         config = build_config(
             self.processor.tokenizer,
             width=settings.width,
@@ -186,6 +187,18 @@ class Trainer:
         self._start_phase()
         # From here on workers draw different numbers.
         torch.manual_seed(settings.seed + self.workers.rank)
+
+    def _tokenizer(self) -> Qwen2Tokenizer:
+        """That of the run: weights mean nothing with another, which a new wording would give."""
+        folder = self.out / "tokenizer"
+        if folder.exists():
+            return Qwen2Tokenizer.from_pretrained(folder)
+        tokenizer = build_tokenizer()
+        if self.workers.rank == 0:
+            unfinished = self.out / "tokenizer.part"
+            tokenizer.save_pretrained(unfinished)
+            unfinished.replace(folder)
+        return tokenizer
 
     @property
     def phase(self) -> Phase:

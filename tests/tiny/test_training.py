@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
+from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.models.optimize import SEGMENTS, encoder_attention
-from seats_cli.training.build import export
+from seats_cli.training import train
+from seats_cli.training.build import build_config, build_model, export, start_from
 from seats_cli.training.forward import Thinker
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
 from seats_cli.training.minibatch import drill_batch
-from seats_cli.training.objective import split_parameters
+from seats_cli.training.objective import Muon, orthogonalised, split_parameters
 from seats_cli.training.train import Trainer
 
 
@@ -75,6 +79,20 @@ def test_resuming_restores_the_state(finished: Trainer) -> None:
     assert again.muon.state_dict()["state"].keys() == finished.muon.state_dict()["state"].keys()
 
 
+def test_a_resumed_run_keeps_its_tokenizer_when_the_wording_has_changed(
+    finished: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def new_wording() -> Qwen2Tokenizer:
+        raise AssertionError("the tokenizer of the run is there")
+
+    monkeypatch.setattr(train, "build_tokenizer", new_wording)
+    again = Trainer(finished.settings, finished.out)
+    text = "Which word is said while the red square is on the left? <|VIDEO|> banana"
+    first, second = (run.processor.tokenizer for run in (finished, again))
+    assert first.encode(text) == second.encode(text)
+    assert first.get_vocab() == second.get_vocab()
+
+
 def test_exported_folder_loads(finished: Trainer, tmp_path: Path) -> None:
     export(finished.model, finished.processor, tmp_path)
     model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
@@ -94,3 +112,70 @@ def test_every_trained_parameter_has_one_optimiser(micro_model: Thinker) -> None
         name for name, parameter in micro_model.named_parameters() if id(parameter) not in ids
     ]
     assert left_out == ["model.audio_tower.audio_bos_eos_token.weight"]
+
+
+def test_words_that_both_tokenizers_know_keep_their_embedding(processor: Any) -> None:
+    torch.manual_seed(3)
+    model = build_model(build_config(processor.tokenizer))
+    start_from(model, processor.tokenizer, BUNDLED_PATH)
+    old = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        BUNDLED_PATH, dtype=torch.float32
+    )
+    spelling = Qwen2Tokenizer.from_pretrained(BUNDLED_PATH)
+    rows, before = (thinker.model.language_model.embed_tokens.weight for thinker in (model, old))
+    for word in (" red", "<|im_end|>", "<|VIDEO|>", "beeps"):
+        (new_id,), (old_id,) = processor.tokenizer.encode(word), spelling.encode(word)
+        assert torch.equal(rows[new_id], before[old_id])
+    (new_id,), pieces = processor.tokenizer.encode(" banana"), spelling.encode(" banana")
+    assert len(pieces) > 1
+    torch.testing.assert_close(rows[new_id], before[pieces].mean(dim=0))
+    assert torch.equal(model.lm_head.weight, rows)
+    assert torch.equal(
+        model.model.language_model.layers[3].mlp.up_proj.weight,
+        old.model.language_model.layers[3].mlp.up_proj.weight,
+    )
+
+
+@pytest.mark.parametrize("shape", [(12, 8), (8, 12), (8, 8)])
+def test_muon_is_that_of_torch_but_for_rounding(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(shape)
+    ours, theirs = (torch.nn.Parameter(weight.clone()) for _ in range(2))
+    pair = Muon([ours], 0.1), torch.optim.Muon([theirs], 0.1, weight_decay=0.01)
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        for parameter, optimiser in zip((ours, theirs), pair, strict=True):
+            parameter.grad = gradient.clone()
+            optimiser.step()  # type: ignore[no-untyped-call]
+    moved = (ours - weight).norm()
+    assert (ours - theirs).norm() < 0.03 * moved  # bfloat16 there
+    spread = torch.linalg.svdvals(orthogonalised(torch.randn(4, 16, 8)))
+    assert ((spread > 0.6) & (spread < 1.3)).all()
+
+
+def test_drills_come_in_their_share_and_at_the_same_steps_for_all(finished: Trainer) -> None:
+    assert [finished._is_drill(step) for step in range(6)] == [False, True] * 3
+
+
+def test_no_step_begins_while_the_pause_file_is_there(tmp_path: Path) -> None:
+    pause = tmp_path / "pause"
+    pause.touch()
+    trainer = Trainer(micro_run(), tmp_path, pause=pause)
+    waiter = threading.Thread(target=lambda: next(iter(trainer._batches())))
+    waiter.start()
+    waiter.join(1.0)
+    assert waiter.is_alive()
+    pause.unlink()
+    waiter.join(30.0)
+    assert not waiter.is_alive()
+
+
+def test_rates_rise_stay_and_fall(finished: Trainer) -> None:
+    long = dataclasses.replace(finished.phase, steps=1000, warmup_steps=100, decay_share=0.25)
+    trainer = Trainer(dataclasses.replace(finished.settings, phases=(long,)), finished.out)
+    rates = []
+    for step in (0, 99, 700, 875, 1000):
+        trainer.step = step
+        trainer._set_rates()
+        rates.append(trainer.muon.param_groups[0]["lr"] / long.muon_rate)
+    assert rates == pytest.approx([0.01, 1.0, 1.0, 0.515, 0.03])
