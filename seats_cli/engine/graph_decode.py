@@ -65,8 +65,9 @@ class Decoding:
         self._max_new_tokens = max_new_tokens
         self._recorder = recorder or graph_recorder(adapter)
         language = adapter.language_model
-        trouble = _unfit.get(language, "") or why_not_recordable(language)
-        self._trouble = "" if self._recorder is None else trouble
+        self._trouble = ""
+        if self._recorder is not None:
+            self._trouble = _unfit.get(language, "") or why_not_recordable(language)
         self._seen = 0  # tokens since the prefill
         self._run: StaticRun | None = None
         self._recorded: Recorded | None = None

@@ -36,8 +36,10 @@ def text_tokens(tokenizer: Any, text: str) -> list[int]:
     `split_special_tokens` spares added tokens that are not "special" (Qwen3's "<think>"), so their
     spelling is cut behind its first character.
     """
-    spelled = "|".join(map(re.escape, tokenizer.get_added_vocab()))
-    cuts = [match.start() + 1 for match in re.finditer(f"(?={spelled})", text)] if spelled else []
+    cuts = []
+    if added := [word for word in tokenizer.get_added_vocab() if word in text]:
+        spelled = "|".join(map(re.escape, added))
+        cuts = [match.start() + 1 for match in re.finditer(f"(?={spelled})", text)]
     return [
         int(token)
         for start, end in pairwise([0, *cuts, len(text)])

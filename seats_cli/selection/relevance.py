@@ -108,9 +108,8 @@ def window_means(scores: Tensor, runs: Runs, windows: int) -> Tensor:
     # In float64 the order in which a device adds makes no difference to a budget.
     sums = torch.zeros(windows, dtype=torch.float64, device=scores.device)
     sums.index_add_(0, runs.index, scores[runs.positions].double())
-    sizes = torch.ones(windows, dtype=torch.float64)
-    sizes[: len(runs.sizes)] = torch.tensor(runs.sizes, dtype=torch.float64)
-    return sums.cpu() / sizes
+    sizes = [*runs.sizes, *[1] * (windows - len(runs.sizes))]
+    return sums.cpu() / torch.tensor(sizes, dtype=torch.float64)
 
 
 @torch.no_grad()
@@ -227,12 +226,17 @@ def select_by_relevance(
         temperature=temperature,
         allocation=allocation,
     )
-    # Text stays; a modality's windows are ranked together, in one sort.
+    # Text stays; all windows of both modalities are ranked together, in one sort.
     kept = ~(video_mask | audio_mask)
-    finite = _finite(scores)
-    for modality, runs in enumerate((allocated.video, allocated.audio)):
-        budgets = [window[modality] for window in allocated.budgets[: len(runs.sizes)]]
-        kept[runs.positions] = keep_highest_in_runs(
-            finite[runs.positions], runs.index, runs.sizes, budgets
-        )
+    video, audio, windows = allocated.video, allocated.audio, allocated.budgets
+    positions = torch.cat([video.positions, audio.positions])
+    kept[positions] = keep_highest_in_runs(
+        _finite(scores)[positions],
+        torch.cat([video.index, audio.index + len(video.sizes)]),
+        [*video.sizes, *audio.sizes],
+        [
+            *(window[0] for window in windows[: len(video.sizes)]),
+            *(window[1] for window in windows[: len(audio.sizes)]),
+        ],
+    )
     return kept

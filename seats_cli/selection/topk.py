@@ -6,6 +6,7 @@ Every `keep_*` returns a BoolTensor with one entry for each token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -34,8 +35,9 @@ def keep_highest_in_runs(
     order = scores.argsort(descending=True, stable=True)
     order = order[run_of[order].argsort(stable=True)]
     # Sorted by run, position i holds a token of run `run_of[i]`, as before the sort.
-    limits = torch.tensor([0, *sizes], device=scores.device).cumsum(0)[:-1]
-    limits = limits + torch.tensor(list(budgets), device=scores.device)
+    starts = accumulate(sizes, initial=0)
+    ends = [start + budget for start, budget in zip(starts, budgets, strict=False)]
+    limits = torch.tensor(ends, dtype=torch.long, device=scores.device)
     kept = torch.empty_like(run_of, dtype=torch.bool)
     kept[order] = torch.arange(len(run_of), device=scores.device) < limits[run_of]
     return kept
