@@ -221,6 +221,8 @@ class PrefixSharing:
         waiting = self._waiting
         self.end()
         store = self._store
+        if store is not None and waiting is None:
+            store.reused = False
         # Without a cache there is nowhere to put it, and padding would shift its rows.
         if store is None or cache is None or not (mask is None or bool(mask.all())):
             if waiting is not None:
