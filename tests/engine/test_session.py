@@ -29,6 +29,7 @@ from tests.models.test_load import noise_clip
 
 CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 QUESTIONS = ("What color is shown first?", "What color is shown last?", "What is heard?")
+HISTORY = (Turn("What is shown first?", "A red card."), Turn("And then?", "Blue <|im_end|>\n\n."))
 METHODS = ("seats", "full", "random", "divprune", "omnizip", "fastv", "omnidrop", "dycoke")
 
 
@@ -128,9 +129,9 @@ def facts(answer: Answer) -> Any:
     [
         {},
         {"temperature": 0.9, "top_p": 0.9, "seed": 3},
-        {"choices": ("red", "blue", "dark green")},
+        {"choices": ("red", "blue", "dark green"), "history": HISTORY},
     ],
-    ids=["greedy", "sampled", "choices"],
+    ids=["greedy", "sampled", "choices in a conversation"],
 )
 def test_answers_are_those_of_questions_alone(
     loaded: AskableModel, clip: Clip, how: dict[str, Any]
@@ -146,18 +147,18 @@ def test_answers_are_those_of_questions_alone(
     assert session.bytes > 0
 
 
-HISTORY = (Turn("What is shown first?", "A red card."), Turn("And then?", "Blue <|im_end|>\n\n."))
-
-
 @pytest.mark.parametrize("layout", ["omni-7b", "omni3-thinking"])
-@pytest.mark.parametrize("method", ["seats", "omnidrop", "divprune", "full"])
+@pytest.mark.parametrize(
+    ("method", "kv"),
+    [("seats", "layerwise"), ("seats", "survivors"), ("omnidrop", "layerwise"), ("full", "")],
+)
 def test_follow_up_turns_are_those_of_a_fresh_process(
-    hub_repository: Callable[[str], Path], layout: str, method: str
+    hub_repository: Callable[[str], Path], layout: str, method: str, kv: str
 ) -> None:
     loaded = load_model(str(hub_repository(layout)), device="cpu")
     clip = noise_clip(loaded.sizing.factor, seconds=4)
     session = loaded.open(clip, system="Be brief.")
-    config = None if method == "full" else SeatsConfig(retain=0.3, method=method)
+    config = None if method == "full" else SeatsConfig(retain=0.3, method=method, kv=kv)
     asked = [("What is heard?", HISTORY[:turns]) for turns in (0, 2, 1, 2)]
     seen: list[tuple[Any, Tensor]] = []
     for number, (question, history) in enumerate((*asked, *asked)):
