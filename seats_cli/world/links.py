@@ -10,13 +10,14 @@ from typing import Final
 
 import numpy as np
 
-from seats_cli.world.script import Heard, Script, SpokenWord, Thing
+from seats_cli.world.script import Heard, Script, SpokenWord
 from seats_cli.world.truths import (
     Evidence,
     Main,
     Truth,
     Truths,
     are_in_turn,
+    hopping,
     listened,
     mains,
     seen,
@@ -180,15 +181,8 @@ def _text_links(script: Script) -> Iterator[tuple[str, Truth]]:
 
 def _place_links(script: Script) -> Iterator[tuple[str, Truth]]:
     """Where something is when a word is said, and what is said when it is there."""
-    shots: dict[str, list[Thing]] = {}
-    for shape in script.shapes:
-        shots.setdefault(shape.name, []).append(shape)
-    for name, things in shots.items():
-        places = {thing.place for thing in things}
-        if not are_in_turn(things) or len(things) != len(script.shots):
-            continue
-        if len(places) < 2 or None in places:
-            continue
+    for things in hopping(script):
+        name, places = things[0].name, {thing.place for thing in things}
         keys = [things[0].color, things[0].shape]
         for word in script.words:
             homes = [thing for thing in things if _is_inside(word, thing.start, thing.end)]

@@ -18,7 +18,6 @@ from seats_cli.world.sounds import Sound
 Rgb = tuple[float, float, float]
 Box = tuple[float, float, float, float]  # y0, x0, y1, x1: pixels or fractions of the frame
 
-PLACES: Final[tuple[str, ...]] = ("left", "right", "top", "bottom")
 PLATE_MARGIN: Final = 0.3  # of a text's height: what its plate shows around it
 _OFF_CENTER = 0.17  # fraction of the side from which on a place has a name
 _ALONG = 0.13  # and how far it may be off the middle of the other side

@@ -16,8 +16,9 @@ import numpy as np
 from seats_cli.world.canvas import DARK, LIGHT, LIGHT_COLORS, ROOMY_SIDE, Canvas
 from seats_cli.world.layouts import Layout, weighted_choice
 from seats_cli.world.lettering import TRAINING_FONTS
-from seats_cli.world.script import PLACES, Backdrop, Thing
+from seats_cli.world.script import Backdrop, Thing
 from seats_cli.world.vocabulary import COLORS, MOTIONS, SHAPES
+from seats_cli.world.wording import PLACE_NAMES
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _compass(canvas: Canvas) -> Picture:
     """Something on the left, on the right, at the top, at the bottom; shapes or words."""
     rng = canvas.rng
     span = canvas.whole()[0]
-    places = canvas.pick(PLACES, int(rng.integers(2, 5)))
+    places = canvas.pick(PLACE_NAMES, int(rng.integers(2, 5)))
     with_words = rng.random() < 0.45
     colors, shapes = canvas.pick(COLORS, 4), canvas.pick(SHAPES, 4)
     things: list[Thing] = []
@@ -166,15 +167,15 @@ def _hops(canvas: Canvas) -> Picture:
     span = canvas.whole()[0]
     things = [canvas.shape(*look, span) for look in zip(colors, shapes, strict=True)]
     shown: list[Thing] = []
-    usual = canvas.pick(PLACES, count)
+    usual = canvas.pick(PLACE_NAMES, count)
     for index, (start, end) in enumerate(shots):
-        places = canvas.pick(PLACES, count)
+        places = canvas.pick(PLACE_NAMES, count)
         if moment is not None and index != moment:
             places = usual
         elif moment is not None:
-            free = [place for place in PLACES if place != usual[0]]
+            free = [place for place in PLACE_NAMES if place != usual[0]]
             places = [str(rng.choice(free))]
-            places += canvas.pick([place for place in PLACES if place != places[0]], count - 1)
+            places += canvas.pick([place for place in PLACE_NAMES if place != places[0]], count - 1)
         here: list[Thing] = []
         for thing, place in zip(things, places, strict=True):
             moved = canvas.at_place(replace(thing, start=start, end=end), place)

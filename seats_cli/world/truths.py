@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from itertools import compress, pairwise
 from typing import Final, Literal
 
-from seats_cli.world.script import PLACES, Box, Script, Thing, is_beside
+from seats_cli.world.script import Box, Script, Thing, is_beside
 from seats_cli.world.sounds import Sound
 from seats_cli.world.vocabulary import MAX_BEEPS, MOTIONS, PITCHES, SWEEPS, sound_phrases
 from seats_cli.world.voices import NUMBERS
-from seats_cli.world.wording import HEARD_KINDS, PLACE_PHRASES, YES_NO, plural, with_article
+from seats_cli.world.wording import (
+    HEARD_KINDS,
+    PLACE_NAMES,
+    PLACE_PHRASES,
+    YES_NO,
+    plural,
+    with_article,
+)
 
 _MOST_COUNTED: Final = 5
 _NOUNS = ("object", "shape")
@@ -202,13 +209,13 @@ def _place_truths(script: Script, things: Sequence[Thing]) -> Iterator[tuple[str
     names = Counter(thing.name for thing in things)
     colors = [thing.color for thing in things if thing.kind == "shape"]
     forms = [thing.shape for thing in things if thing.kind == "shape"]
-    words = [thing.word for thing in things if thing.kind == "text"]
+    words = [thing.word for thing in things if not thing.word.isdigit()]
     for thing in things:
         evidence = [seen(thing, script)]
         place = thing.place
         keys = [thing.color, thing.shape] if thing.kind == "shape" else [thing.word]
         if place is not None and names[thing.name] == 1:
-            yield "place", _truth(place, evidence, PLACES, names=keys, thing=[thing.name])
+            yield "place", _truth(place, evidence, PLACE_NAMES, names=keys, thing=[thing.name])
         rest = [other for other in things if other is not thing]
         if place is None or any(is_beside(place, other.y, other.x) for other in rest):
             continue
@@ -251,6 +258,31 @@ def _motion_truths(script: Script, shapes: Sequence[Thing]) -> Iterator[tuple[st
                     thing.motion, [seen(thing, script)], MOTIONS, names=keys, thing=[thing.name]
                 ),
             )
+
+
+def hopping(script: Script) -> list[list[Thing]]:
+    """Shapes that are shown in every shot, at two or more places that have names, by look."""
+    shown: dict[str, list[Thing]] = {}
+    for shape in script.shapes:
+        shown.setdefault(shape.name, []).append(shape)
+    found = []
+    for things in shown.values():
+        places = {thing.place for thing in things}
+        in_turn = len(things) == len(script.shots) and are_in_turn(things)
+        if in_turn and len(places) > 1 and None not in places:
+            found.append(things)
+    return found
+
+
+def _hop_truths(script: Script) -> Iterator[tuple[str, Truth]]:
+    """Where something is at first and in the end."""
+    for things in hopping(script):
+        places = [thing.place for thing in things]
+        keys, name = [things[0].color, things[0].shape], things[0].name
+        for time, thing in (("at the start", things[0]), ("at the end", things[-1])):
+            evidence = [seen(thing, script)]
+            slots = {"thing": [name], "time": [time]}
+            yield "place_in_time", _truth(str(thing.place), evidence, places, names=keys, **slots)
 
 
 def are_in_turn(things: Sequence[Thing]) -> bool:
@@ -332,6 +364,7 @@ def single_truths(script: Script) -> Iterator[tuple[str, Truth]]:
     if script.shots:
         yield from _main_truths(script)
         yield from _text_truths(script)
+        yield from _hop_truths(script)
         lasting = [
             thing
             for thing in script.things

@@ -30,7 +30,7 @@ COUNTS: Final[tuple[str, ...]] = ("0", "1", "2", "3", "4", "5")
 
 # What a question names, as slots: {thing} "red square", "number 7"; {a_thing} "an orange ring";
 # {place} "on the left"; {shape}, {color}, {group} "red shapes"; {word}; {when} "first", "last" or
-# nothing; {during} "when the beeps sound"; {scene} "red card"; {object} "object".
+# nothing; {time} "at the start"; {during} "when the beeps sound"; {scene} "red card"; {object}.
 _NEW_TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "place": (
@@ -38,6 +38,11 @@ _NEW_TEMPLATES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             "Where do you see the {thing}?",
             "On which side is the {thing}?",
             "In which part of the picture is the {thing}?",
+        ),
+        "place_in_time": (
+            "Where is the {thing} {time}?",
+            "Where do you see the {thing} {time}?",
+            "On which side is the {thing} {time}?",
         ),
         "color_at_place": (
             "What color is the {object} {place}?",
@@ -187,6 +192,7 @@ LINKED_FAMILIES: Final[tuple[str, ...]] = (
     "place_when_said",
     "same_word",
 )
+PLACE_NAMES: Final[tuple[str, ...]] = ("left", "right", "top", "bottom")
 PLACE_PHRASES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "left": ("on the left", "on the left side"),
@@ -230,6 +236,7 @@ def _fillings(rng: np.random.Generator) -> dict[str, str]:
         "shape": shape,
         "color": color,
         "group": group,
+        "time": str(rng.choice(["at the start", "at the end"])),
         "when": str(rng.choice(["", " first", " last"])),
         "word": word,
         "print": str(rng.choice(["word", "number"])),
@@ -249,7 +256,7 @@ _ANSWERS: Final[tuple[tuple[str, ...], ...]] = (
     SWEEPS,
     DIGITS,
     YES_NO,
-    ("left", "right", "top", "bottom"),
+    PLACE_NAMES,
     WORDS,
 )
 
@@ -265,6 +272,25 @@ def corpus_of_scripts(rng: np.random.Generator, lines: int = 6000) -> list[str]:
             text.append("assistant\n" + listed)
         text += ["assistant\n" + str(rng.choice(words)) for words in _ANSWERS]
     return text
+
+
+def answers_of(family: str) -> tuple[str, ...]:
+    """All answers that a family of questions has; for lists, what they are made of."""
+    if family in ("motion", "direction"):
+        return MOTIONS
+    if family.endswith("_count"):
+        return COUNTS[1:]
+    if "color" in family and family != "shape_of_color":
+        return COLORS
+    if family.startswith("shape"):
+        return SHAPES
+    if family.startswith("sound"):
+        return HEARD_KINDS
+    if family.startswith("place"):
+        return PLACE_NAMES
+    if family in ("is_there", "same_word"):
+        return YES_NO
+    return {"pitch": PITCHES, "sweep": SWEEPS, "printed_number": DIGITS}.get(family, WORDS)
 
 
 def lexicon() -> tuple[str, ...]:
@@ -283,5 +309,5 @@ def lexicon() -> tuple[str, ...]:
     words |= {word for phrase in phrases for word in phrase.split()}
     words |= {plural(shape) for shape in SHAPES}
     words |= {"object", "thing", "shape", "shapes", "picture", "screen", "image", "card", "one"}
-    words |= {"sound", "word", "number", "a", "an"}
+    words |= {"start", "end", "first", "last", "sound", "word", "number", "a", "an"}
     return tuple(sorted(words | set(NUMBERS)))

@@ -15,12 +15,19 @@ from seats_cli.world.links import (
     truths_of,
 )
 from seats_cli.world.painting import draft_script, paint_frames, render_script
-from seats_cli.world.script import PLACES, Script, Thing, place_of
+from seats_cli.world.script import Script, Thing, place_of
 from seats_cli.world.soundtrack import render_sound
 from seats_cli.world.storylines import PLOTS
 from seats_cli.world.vocabulary import COLORS
 from seats_cli.world.voices import WORDS
-from seats_cli.world.wording import FAMILIES, LINKED_FAMILIES, corpus_of_scripts, lexicon
+from seats_cli.world.wording import (
+    FAMILIES,
+    LINKED_FAMILIES,
+    PLACE_NAMES,
+    answers_of,
+    corpus_of_scripts,
+    lexicon,
+)
 
 WIDE = file_layout(8.0, (308, 336), 25.0, audio_seconds=8.0)
 
@@ -148,7 +155,7 @@ def test_shapes_are_painted_where_the_script_says() -> None:
 
 def test_places_have_names_away_from_the_middle_and_the_corners() -> None:
     assert [place_of(0.5, 0.2), place_of(0.5, 0.8), place_of(0.2, 0.5), place_of(0.8, 0.5)] == [
-        *PLACES
+        *PLACE_NAMES
     ]
     assert place_of(0.5, 0.5) is None
     assert place_of(0.1, 0.1) is None
@@ -216,3 +223,12 @@ def test_the_corpus_has_every_family() -> None:
     lines = corpus_of_scripts(np.random.default_rng(8), 2 * len(FAMILIES))
     assert any("said while" in line or "is said when" in line for line in lines)
     assert len(lines) > 10 * len(FAMILIES)
+
+
+def test_answers_are_of_their_family(asked: dict[str, list[tuple[Script, Question]]]) -> None:
+    for family, pairs in asked.items():
+        known = {*answers_of(family), *(answers_of("printed_number") if "print" in family else ())}
+        for _, question in pairs:
+            assert set(question.answer.split(", ")) <= known, (family, question)
+            assert set(question.rivals) <= known
+            assert question.answer not in question.rivals
