@@ -43,7 +43,8 @@ class QuestionFlags:
         int | None,
         input_option(
             "--limit N",
-            "Only the first N questions (synthetic: N in all, 1,200 by default).",
+            "Only the first N questions; of a generated set, N in all (synthetic: 1,200, "
+            "scripted: 1,500 by default).",
             min=1,
         ),
     ] = None
@@ -51,8 +52,8 @@ class QuestionFlags:
         int | None,
         input_option(
             "--set-seed N",
-            "Another synthetic set, for example to choose settings on.",
-            shown="2026",
+            "Another generated set, for example to choose settings on.",
+            shown="the set's",
             min=0,
         ),
     ] = None
@@ -113,8 +114,8 @@ def evaluate(
         typer.Argument(
             metavar="QUESTIONS",
             help=(
-                "'synthetic' (bundled), a .jsonl file, or a benchmark with --root: daily-omni, "
-                "worldsense, omnivideobench, video-mme, lvomnibench."
+                "'synthetic' or 'scripted' (generated), a .jsonl file, or a benchmark with "
+                "--root: daily-omni, worldsense, omnivideobench, video-mme, lvomnibench."
             ),
         ),
     ],
@@ -166,7 +167,7 @@ def evaluate(
     specs = [] if find_layers else build_specs(context, sweep, output.seed, variant or ())
     fields = ("fps", "max_frames", "max_new_tokens", "system")
     # What is not to be changed is not changed by settings either.
-    fixed = questions == "synthetic" or as_published
+    fixed = questions in ("synthetic", "scripted") or as_published
     taken = [name for name in fields if not fixed or was_typed(context, name)]
     replaced = {name: getattr(chosen, name) for name in taken}
     from seats_cli.evaluate.run import Host, Job, check_errors, run_job

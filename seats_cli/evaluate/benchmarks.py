@@ -60,7 +60,14 @@ from typing import Any
 
 from seats_cli.errors import UsageError
 from seats_cli.evaluate.annotations import Row, find_file, find_folder, read_annotations, video_file
-from seats_cli.evaluate.generated import DEFAULT_COUNT, DEFAULT_SEED, synthetic_set
+from seats_cli.evaluate.generated import (
+    DEFAULT_COUNT,
+    DEFAULT_SEED,
+    SCRIPTED_COUNT,
+    SCRIPTED_SEED,
+    scripted_set,
+    synthetic_set,
+)
 from seats_cli.evaluate.jsonl import read_jsonl
 from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet
 
@@ -301,10 +308,22 @@ def read_benchmark(name: str, root: str | Path) -> QuestionSet:
 
 # ------------------------------------------------ sets by what the user calls them
 
-SYNTHETIC = "synthetic"
+
+@dataclass(frozen=True)
+class GeneratedSet:
+    """A set whose clips are made, and that has no end."""
+
+    make: Callable[..., QuestionSet]  # of a number of questions and a `seed`
+    count: int  # of questions, by default
+    seed: int
 
 
-# Questions of the synthetic set that are searched for each one of a requested kind.
+GENERATED_SETS: Mapping[str, GeneratedSet] = {
+    "synthetic": GeneratedSet(synthetic_set, DEFAULT_COUNT, DEFAULT_SEED),
+    "scripted": GeneratedSet(scripted_set, SCRIPTED_COUNT, SCRIPTED_SEED),
+}
+
+# Questions of a generated set that are searched for each one of a requested kind.
 _SEARCHED = 50
 
 
@@ -321,13 +340,14 @@ def question_set(
     Parameters
     ----------
     name : str
-        "synthetic", the name of a benchmark, or the path of a JSON lines file.
+        "synthetic" or another generated set, the name of a benchmark, or the path of a JSON lines
+        file.
     root : Path, optional
         Folder of a benchmark's annotations and videos.
     limit : int, optional
-        At most so many questions, the first ones; of the synthetic set, which has no end, so many.
+        At most so many questions, the first ones; of a generated set, which has no end, so many.
     set_seed : int, optional
-        Of the synthetic set.
+        Of a generated set.
     only : sequence of str
         Families of questions or kinds of clips; all by default.
 
@@ -336,22 +356,23 @@ def question_set(
     UsageError
         There is no such set, it cannot be read, or it has no such family or kind.
     """
-    if set_seed is not None and name != SYNTHETIC:
-        raise UsageError("`set_seed` is for the synthetic set only.")
+    if set_seed is not None and name not in GENERATED_SETS:
+        raise UsageError("`set_seed` is for generated sets only.")
     if root is not None:
         found = read_benchmark(name, root)
     elif name in BENCHMARKS:
         raise UsageError(f"{name} needs `root`, the folder with its annotations and videos.")
-    elif name == SYNTHETIC:
-        limit = DEFAULT_COUNT if limit is None else limit
+    elif name in GENERATED_SETS:
+        generated = GENERATED_SETS[name]
+        limit = generated.count if limit is None else limit
         count = limit * _SEARCHED if only else limit
-        found = synthetic_set(count, seed=DEFAULT_SEED if set_seed is None else set_seed)
+        found = generated.make(count, seed=generated.seed if set_seed is None else set_seed)
     elif Path(name).suffix.lower() in (".jsonl", ".json"):
         found = read_jsonl(name)
     else:
         raise UsageError(
-            f"There is no question set '{name}': give {SYNTHETIC}, a .jsonl file, or one of "
-            f"{', '.join(BENCHMARKS)}."
+            f"There is no question set '{name}': give {', '.join(GENERATED_SETS)}, a .jsonl file, "
+            f"or one of {', '.join(BENCHMARKS)}."
         )
     return _of_kind(found, only).limited(limit)
 

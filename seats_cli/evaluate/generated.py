@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import islice, permutations
+from itertools import islice
 
 import numpy as np
 
 from seats_cli.errors import UsageError
-from seats_cli.evaluate.questions import LETTERS, EvalProtocol, Item, QuestionSet
+from seats_cli.evaluate.questions import (
+    EvalProtocol,
+    Item,
+    QuestionSet,
+    in_random_order,
+    mixed_options,
+    other_orders,
+)
 from seats_cli.media import Clip, FrameSizing, MediaFacts
 from seats_cli.media.frame_sampling import frame_size
+from seats_cli.world import links
 from seats_cli.world.clip_questions import CROSS_MODAL, Fact, ask, facts_of
-from seats_cli.world.clips import Draft, draft_clip, draft_moment, render_clip
-from seats_cli.world.layouts import FRAME_SIZES, file_layout, weighted_choice
+from seats_cli.world.clips import Draft, TinyClip, draft_clip, draft_moment, render_clip
+from seats_cli.world.layouts import (
+    FRAME_SIZES,
+    WIDE_FRAME_SIZES,
+    Layout,
+    file_layout,
+    weighted_choice,
+)
+from seats_cli.world.lettering import HELD_OUT_FONTS, TRAINING_FONTS
+from seats_cli.world.painting import draft_script, render_script
+from seats_cli.world.script import Script, ScriptedClip
+from seats_cli.world.truths import Truth
 from seats_cli.world.vocabulary import (
     COLORS,
     MAX_BEEPS,
@@ -26,8 +45,8 @@ from seats_cli.world.vocabulary import (
     SOUND_KINDS,
     SWEEPS,
 )
-
-OPTIONS = 4  # or fewer where a family has fewer answers
+from seats_cli.world.voices import HELD_OUT_VOICES, TRAINING_VOICES, WORDS
+from seats_cli.world.wording import DIGITS, LINKED_FAMILIES, answers_of
 
 
 def shuffled_options(
@@ -44,51 +63,31 @@ def shuffled_options(
     draft : Draft
         What is seen and heard in the clip is what a careless answer would confuse it with.
     """
-    wrong: list[str] = []
-    for option in _candidates(rng, family, answer, draft):
-        if option != answer and option not in wrong:
-            wrong.append(option)
-        if len(wrong) == OPTIONS - 1:
-            break
-    options = [answer, *wrong]
-    options = [options[index] for index in rng.permutation(len(options))]
-    return LETTERS[options.index(answer)], tuple(options)
+    return mixed_options(rng, answer, _candidates(rng, family, answer, draft))
 
 
 def _candidates(rng: np.random.Generator, family: str, answer: str, draft: Draft) -> Iterator[str]:
     """Answers of the family, those that the clip suggests first; may repeat or be right."""
     segments = draft.scene.segments if draft.scene is not None else ()
     if family == "color_order":
-        yield from _orders(rng, answer)
+        yield from other_orders(rng, answer, COLORS)
     elif family in ("color", "first_color", "last_color", "color_at_sound"):
-        yield from _mixed(rng, [segment.color for segment in segments])
-        yield from _mixed(rng, COLORS)
+        yield from in_random_order(rng, [segment.color for segment in segments])
+        yield from in_random_order(rng, COLORS)
     elif family in ("shape", "shape_at_sound"):
-        yield from _mixed(rng, [segment.shape for segment in segments if segment.shape])
-        yield from _mixed(rng, SHAPES)
+        yield from in_random_order(rng, [segment.shape for segment in segments if segment.shape])
+        yield from in_random_order(rng, SHAPES)
     elif family in ("sound_kind", "sound_at_picture"):
-        yield from _mixed(rng, ["silence", *(sound.kind for sound in draft.sounds)])
-        yield from _mixed(rng, SOUND_KINDS)
+        yield from in_random_order(rng, ["silence", *(sound.kind for sound in draft.sounds)])
+        yield from in_random_order(rng, SOUND_KINDS)
     elif family in ("beep_count", "color_count"):
         most = MAX_BEEPS if family == "beep_count" else MAX_SEGMENTS
         numbers = sorted(range(1, most + 1), key=lambda number: abs(number - int(answer)))
         yield from map(str, numbers)
     else:
-        yield from _mixed(rng, {"motion": MOTIONS, "pitch": PITCHES, "sweep": SWEEPS}[family])
-
-
-def _orders(rng: np.random.Generator, answer: str) -> Iterator[str]:
-    """The same colours in another order, then with another colour in place of one of them."""
-    colors = answer.split(", ")
-    yield from _mixed(rng, [", ".join(order) for order in permutations(colors)])
-    absent = [color for color in COLORS if color not in colors]
-    for color in _mixed(rng, absent):
-        place = int(rng.integers(len(colors)))
-        yield ", ".join([*colors[:place], color, *colors[place + 1 :]])
-
-
-def _mixed(rng: np.random.Generator, values: Sequence[str]) -> list[str]:
-    return [values[index] for index in rng.permutation(len(values))]
+        yield from in_random_order(
+            rng, {"motion": MOTIONS, "pitch": PITCHES, "sweep": SWEEPS}[family]
+        )
 
 
 DEFAULT_SEED = 2026
@@ -96,13 +95,13 @@ DEFAULT_COUNT = 1200
 QUESTIONS_PER_CLIP = 3
 # Kinds of clips in turn, and their shortest and longest duration in seconds.
 _TURNS = ("short", "medium", "moment", "short", "long", "medium", "short", "moment", "medium")
+# The power skews lengths to the shortest.
 _DURATIONS = {
-    "short": (4.0, 8.0),
-    "medium": (8.0, 20.0),
-    "long": (20.0, 60.0),
-    "moment": (20.0, 60.0),
+    "short": (4.0, 8.0, 1.0),
+    "medium": (8.0, 20.0, 1.0),
+    "long": (20.0, 60.0, 2.0),
+    "moment": (20.0, 60.0, 2.0),
 }
-_LENGTH_SKEW = {"long": 2.0, "moment": 2.0}  # most of them nearer to the shortest
 _SOURCE_RATES = (12.0, 15.0, 25.0)  # frames per second of the files that the clips stand for
 _WEIGHTS: Mapping[str, float] = {
     "color_order": 2.5,
@@ -139,12 +138,7 @@ class SyntheticClip:
     def _drawn(self) -> tuple[Draft, int | None, np.random.Generator]:
         """What the clip is about, which segment is the moment, and the chance left for more."""
         rng = np.random.default_rng([self.seed, self.index])
-        rate = float(rng.choice(_SOURCE_RATES))
-        low, high = _DURATIONS[self.kind]
-        share = float(rng.random()) ** _LENGTH_SKEW.get(self.kind, 1.0)
-        duration = round((low + share * (high - low)) * rate) / rate
-        size = weighted_choice(rng, FRAME_SIZES)
-        layout = file_layout(duration, size, rate, audio_seconds=duration)
+        layout = _layout(rng, _DURATIONS[self.kind], FRAME_SIZES)
         if self.kind == "moment":
             return *draft_moment(rng, layout), rng
         return draft_clip(rng, layout, multi_share=0.9), None, rng
@@ -156,28 +150,12 @@ class SyntheticClip:
 
     def open(self, sizing: FrameSizing) -> Clip:
         """Draw the frames, as large as a file of this shape would be read, and the sound."""
-        draft, layout = self.draft, self.draft.layout
-        count = len(layout.frame_times)
-        height, width = frame_size(layout.height, layout.width, count, sizing)
-        tiny = render_clip(replace(draft, layout=replace(layout, height=height, width=width)))
-        facts = MediaFacts(
-            path=self.key,
-            container="generated",
-            duration_s=layout.duration,
-            start_s=0.0,
-            end_s=layout.duration,
-            source_width=layout.width,
-            source_height=layout.height,
-            frames_used=count,
-            width=width,
-            height=height,
-            audio_tracks=1,
-            audio_track=0,
-            audio_used_s=layout.duration,
-        )
-        return Clip(
-            tiny.frames, np.array(layout.frame_times), layout.effective_fps, tiny.audio, facts
-        )
+        draft = self.draft
+
+        def render(layout: Layout) -> TinyClip:
+            return render_clip(replace(draft, layout=layout))
+
+        return _clip(self.key, draft.layout, sizing, render)
 
     def items(self) -> tuple[Item, ...]:
         """The clip's questions, `QUESTIONS_PER_CLIP` of different families."""
@@ -218,6 +196,55 @@ class SyntheticClip:
         )
 
 
+def _layout(
+    rng: np.random.Generator,
+    durations: tuple[float, float, float],
+    sizes: Mapping[tuple[int, int], float],
+) -> Layout:
+    """Draw how a file is sampled: shortest and longest duration in seconds and power, sizes."""
+    rate = float(rng.choice(_SOURCE_RATES))
+    low, high, power = durations
+    duration = round((low + float(rng.random()) ** power * (high - low)) * rate) / rate
+    size = weighted_choice(rng, sizes)
+    return file_layout(duration, size, rate, audio_seconds=duration)
+
+
+def _clip(
+    key: str,
+    layout: Layout,
+    sizing: FrameSizing,
+    render: Callable[[Layout], TinyClip | ScriptedClip],
+) -> Clip:
+    """Make a clip with frames as large as a file of the layout's shape would be read."""
+    count = len(layout.frame_times)
+    height, width = frame_size(layout.height, layout.width, count, sizing)
+    made = render(replace(layout, height=height, width=width))
+    facts = MediaFacts(
+        path=key,
+        container="generated",
+        duration_s=layout.duration,
+        start_s=0.0,
+        end_s=layout.duration,
+        source_width=layout.width,
+        source_height=layout.height,
+        frames_used=count,
+        width=width,
+        height=height,
+        audio_tracks=1,
+        audio_track=0,
+        audio_used_s=layout.duration,
+    )
+    times = np.array(layout.frame_times)
+    return Clip(made.frames, times, layout.effective_fps, made.audio, facts)
+
+
+def _check(count: int, seed: int) -> None:
+    if count < 1:
+        raise UsageError(f"A question set needs at least 1 question, not {count}.")
+    if seed < 0:
+        raise UsageError(f"The seed of a generated set must not be negative, got {seed}.")
+
+
 def synthetic_set(count: int = DEFAULT_COUNT, *, seed: int = DEFAULT_SEED) -> QuestionSet:
     """The bundled set.
 
@@ -233,10 +260,7 @@ def synthetic_set(count: int = DEFAULT_COUNT, *, seed: int = DEFAULT_SEED) -> Qu
     UsageError
         If there would be no question or the seed is negative.
     """
-    if count < 1:
-        raise UsageError(f"A question set needs at least 1 question, not {count}.")
-    if seed < 0:
-        raise UsageError(f"The seed of the synthetic set must not be negative, got {seed}.")
+    _check(count, seed)
     items = tuple(islice(_endless(seed), count))
     return QuestionSet(
         "synthetic", items, EvalProtocol(choice_style="likelihood", max_new_tokens=16)
@@ -269,3 +293,148 @@ def _copy(rng: np.random.Generator) -> np.random.Generator:
     again = np.random.default_rng()
     again.bit_generator.state = rng.bit_generator.state
     return again
+
+
+# ---------------------------------------------- the second set: scripted clips
+
+SCRIPTED_SEED = 3026  # no training run draws from it
+SCRIPTED_COUNT = 1500
+_SCRIPTED_DURATIONS = {
+    "short": (4.0, 8.0, 1.0),
+    "medium": (8.0, 16.0, 1.0),
+    "long": (16.0, 60.0, 2.5),
+    "moment": (12.0, 60.0, 2.5),
+}
+_PLOT_SHARES: Mapping[str, float] = {
+    "cards": 0.1,
+    "single": 0.07,
+    "scatter": 0.2,
+    "compass": 0.14,
+    "mover": 0.13,
+    "texts": 0.18,
+    "hops": 0.18,
+}
+# Of long quiet clips in which one short shot decides.
+_MOMENT_SHARES: Mapping[str, float] = {"cards": 0.3, "texts": 0.4, "hops": 0.3}
+_HELD_OUT = 0.5  # share of clips whose voices and fonts no training clip has
+# How often a family is asked, relative to the others that a clip allows: seldom where one glance
+# or one sound is enough.
+_SCRIPTED_WEIGHTS: Mapping[str, float] = {
+    **dict.fromkeys(("color", "shape", "motion", "pitch", "sweep"), 0.4),
+    **dict.fromkeys(("first_color", "last_color", "color_count", "sound_kind"), 0.5),
+    **dict.fromkeys(("color_of_shape", "shape_of_color", "place", "is_there"), 0.5),
+    **dict.fromkeys(("spoken_word", "printed_word", "place_in_time"), 0.5),
+    **dict.fromkeys(LINKED_FAMILIES, 2.0),
+    **dict.fromkeys(("printed_order", "spoken_count", "moving_color", "direction"), 1.5),
+    **dict.fromkeys(("object_count", "word_at_place", "said_while_place", "same_word"), 5.0),
+    **dict.fromkeys(("sound_at_picture", "shape_at_sound"), 5.0),
+}
+
+
+@dataclass(frozen=True)
+class ScriptedClipMaker:
+    """Clip number `index` of the second set with the given seed."""
+
+    seed: int
+    index: int
+
+    @property
+    def key(self) -> str:
+        """Names the clip."""
+        return f"scripted-{self.seed}/{self.index:05d}"
+
+    @property
+    def kind(self) -> str:
+        """One of "short", "medium", "long" and "moment"."""
+        return _TURNS[self.index % len(_TURNS)]
+
+    @cached_property
+    def _drawn(self) -> tuple[Script, np.random.Generator]:
+        """The script, and the chance left for its questions."""
+        rng = np.random.default_rng([2, self.seed, self.index])
+        layout = _layout(rng, _SCRIPTED_DURATIONS[self.kind], WIDE_FRAME_SIZES)
+        held_out, is_moment = bool(rng.random() < _HELD_OUT), self.kind == "moment"
+        script = draft_script(
+            rng,
+            layout,
+            1.0,
+            plot=weighted_choice(rng, _MOMENT_SHARES if is_moment else _PLOT_SHARES),
+            moment=is_moment,
+            voices=HELD_OUT_VOICES if held_out else TRAINING_VOICES,
+            fonts=HELD_OUT_FONTS if held_out else TRAINING_FONTS,
+        )
+        return script, rng
+
+    @property
+    def script(self) -> Script:
+        """What the clip shows and plays."""
+        return self._drawn[0]
+
+    def open(self, sizing: FrameSizing) -> Clip:
+        """Paint the frames, as large as a file of this shape would be read, and the sound."""
+        script = self.script
+
+        def render(layout: Layout) -> ScriptedClip:
+            return render_script(replace(script, layout=layout))
+
+        return _clip(self.key, script.layout, sizing, render)
+
+    def items(self) -> tuple[Item, ...]:
+        """The clip's questions, up to `QUESTIONS_PER_CLIP` of different families."""
+        script, rng = self._drawn
+        rng = _copy(rng)
+        truths = links.thinned(rng, links.truths_of(script))
+        families = sorted(truths)
+        shares = np.array([_SCRIPTED_WEIGHTS.get(family, 1.0) for family in families])
+        count = min(QUESTIONS_PER_CLIP, len(families))
+        chosen = rng.choice(len(families), size=count, replace=False, p=shares / shares.sum())
+        return tuple(
+            self._item(rng, families[index], truths[families[index]], place)
+            for place, index in enumerate(chosen)
+        )
+
+    def _item(
+        self, rng: np.random.Generator, family: str, truths: Sequence[Truth], place: int
+    ) -> Item:
+        question = links.ask(rng, family, truths, variants=False)
+        answer, choices = question.answer, tuple[str, ...]()
+        if (self.index + place) % _WITH_OPTIONS == 0:
+            answer, choices = mixed_options(rng, answer, _rivals(rng, question))
+        return Item(
+            id=f"scripted-{self.seed}-{self.index * QUESTIONS_PER_CLIP + place:05d}",
+            media=self,
+            question=question.text,
+            answer=answer,
+            choices=choices,
+            family=family,
+            kind=self.kind,
+            meta={
+                "duration_s": self.script.layout.duration,
+                "moment": None if question.moment is None else asdict(question.moment),
+                "evidence": [asdict(part) for part in question.evidence],
+            },
+        )
+
+
+def _rivals(rng: np.random.Generator, question: links.Question) -> Iterator[str]:
+    """Wrong answers, those that the clip suggests first; may repeat or be right."""
+    if question.family.endswith("_order"):
+        yield from other_orders(rng, question.answer, answers_of(question.family))
+        return
+    yield from in_random_order(rng, question.rivals)
+    names = answers_of(question.family)
+    yield from in_random_order(
+        rng, DIGITS if question.answer in DIGITS and names is WORDS else names
+    )
+
+
+def scripted_set(count: int = SCRIPTED_COUNT, *, seed: int = SCRIPTED_SEED) -> QuestionSet:
+    """The second set: small things, printed and spoken words, frames as the 7B reads them.
+
+    Parameters and errors as of `synthetic_set`.
+    """
+    _check(count, seed)
+    makers = (ScriptedClipMaker(seed, index) for index in itertools.count())
+    items = islice((item for maker in makers for item in maker.items()), count)
+    protocol = EvalProtocol(choice_style="likelihood", max_new_tokens=24)
+    return QuestionSet("scripted", tuple(items), protocol)

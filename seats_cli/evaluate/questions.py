@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, permutations
 from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from seats_cli.cost.context import Need
 from seats_cli.cost.fit import fit_file
@@ -158,6 +160,43 @@ class QuestionSet:
     def limited(self, count: int | None) -> QuestionSet:
         """The first `count` items."""
         return self if count is None else replace(self, items=self.items[:count])
+
+
+OPTIONS = 4  # of a question, or fewer where a family has fewer answers
+
+
+def other_orders(rng: np.random.Generator, answer: str, names: Sequence[str]) -> Iterator[str]:
+    """Wrong lists: the names in another order, then with another one in place of one of them."""
+    listed = answer.split(", ")
+    yield from in_random_order(rng, [", ".join(order) for order in permutations(listed)])
+    absent = [name for name in names if name not in listed]
+    for name in in_random_order(rng, absent):
+        place = int(rng.integers(len(listed)))
+        yield ", ".join([*listed[:place], name, *listed[place + 1 :]])
+
+
+def in_random_order(rng: np.random.Generator, values: Sequence[str]) -> list[str]:
+    """The values, shuffled."""
+    return [values[index] for index in rng.permutation(len(values))]
+
+
+def mixed_options(
+    rng: np.random.Generator, answer: str, candidates: Iterable[str]
+) -> tuple[str, tuple[str, ...]]:
+    """Letter of the answer, and all options in random order.
+
+    Wrong options are the first candidates that differ from it and from each other, `OPTIONS` in
+    all at most.
+    """
+    wrong: list[str] = []
+    for option in candidates:
+        if option != answer and option not in wrong:
+            wrong.append(option)
+        if len(wrong) == OPTIONS - 1:
+            break
+    options = [answer, *wrong]
+    options = [options[index] for index in rng.permutation(len(options))]
+    return LETTERS[options.index(answer)], tuple(options)
 
 
 def open_clip(

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from seats_cli.world.clip_questions import Moment
 from seats_cli.world.script import Heard, Script, SpokenWord
 from seats_cli.world.truths import (
     Evidence,
@@ -232,25 +233,56 @@ class Question:
     names: tuple[str, ...] = ()  # as in `Truth`
     rivals: tuple[str, ...] = ()
 
+    @property
+    def moment(self) -> Moment | None:
+        """The one stretch of the clip that decides it; None where several parts do."""
+        start = max((part.start for part in self.evidence), default=0.0)
+        end = min((part.end for part in self.evidence), default=0.0)
+        modalities = sorted({part.modality for part in self.evidence}, reverse=True)
+        return Moment(start, end, tuple(modalities)) if end > start else None
 
-# Answers that most clips have are asked for seldom, so that no answer is a good guess.
-_RARELY: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
+
+# Answers that are true of many clips are taken for a question with these probabilities, so that no
+# answer is a good guess (fitted to the scripts of level 1).
+_KEPT: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
     {
-        "color_count": {"1": 0.6, "3": 0.65},
-        "direction": {"still": 0.25},
-        "motion": {"still": 0.5},
-        "object_count": {"1": 0.1, "2": 0.25, "3": 0.45},
-        "same_word": {"no": 0.45},
-        "sound_at_picture": {"silence": 0.15, "speech": 0.25},
-        "pitch": {"low": 0.8},
-        "sound_kind": {"silence": 0.35, "speech": 0.15},
-        "spoken_count": {"1": 0.15, "2": 0.4, "3": 0.6},
+        "color_count": {"1": 0.5, "3": 0.66},
+        "direction": {"still": 0.3},
+        "motion": {"still": 0.55},
+        "object_count": {"1": 0.05, "2": 0.13, "3": 0.34, "4": 0.7},
+        "pitch": {"low": 0.82},
+        "same_word": {"no": 0.35},
+        "sound_at_picture": {
+            "beeps": 0.47,
+            "noise": 0.66,
+            "silence": 0.1,
+            "speech": 0.07,
+            "tone": 0.84,
+        },
+        "sound_kind": {
+            "beeps": 0.35,
+            "chirp": 0.68,
+            "noise": 0.71,
+            "silence": 0.12,
+            "speech": 0.03,
+            "tone": 0.62,
+        },
+        "spoken_count": {"1": 0.15, "2": 0.3, "3": 0.4, "4": 0.6},
     }
 )
 
 
-def _weight(family: str, fact: Truth) -> float:
-    return _RARELY.get(family, {}).get(fact.answer, 1.0)
+def thinned(rng: np.random.Generator, truths: Truths) -> Truths:
+    """The truths that may be asked this time: usual answers are often left out."""
+    found: Truths = {}
+    for family, facts in truths.items():
+        shares = _KEPT.get(family, {})
+        answers = sorted({fact.answer for fact in facts})
+        out = {answer for answer in answers if rng.random() >= shares.get(answer, 1.0)}
+        kept = [fact for fact in facts if fact.answer not in out]
+        if kept:
+            found[family] = kept
+    return found or truths
 
 
 def ask(
@@ -258,21 +290,12 @@ def ask(
 ) -> Question:
     """Put one of a family's truths into words; `variants` as in `vocabulary.phrase_question`."""
     # Answers first, so that none wins by being true of most things.
-    answers = {fact.answer: _weight(family, fact) for fact in facts}
-    shares = np.array(list(answers.values()))
-    answer = list(answers)[rng.choice(len(shares), p=shares / shares.sum())]
+    answer = str(rng.choice(sorted({fact.answer for fact in facts})))
     fitting = [fact for fact in facts if fact.answer == answer]
     fact = fitting[int(rng.integers(len(fitting)))]
     slots = {name: str(rng.choice(choices)) for name, choices in fact.slots.items()}
     text = word_question(rng, family, slots, variants=variants)
     return Question(family, text, fact.answer, fact.evidence, fact.names, fact.rivals)
-
-
-def share_of(
-    family: str, facts: Truths, weights: Mapping[str, float] = MappingProxyType({})
-) -> float:
-    """How often to ask a family, relative to the clip's others."""
-    return weights.get(family, 1.0) * max(_weight(family, fact) for fact in facts[family])
 
 
 def sample_questions(
@@ -282,16 +305,16 @@ def sample_questions(
     weights: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Question]:
     """Draw questions about a script, families in proportion to `weights` (1 if not named)."""
-    facts = truths_of(script)
+    facts = thinned(rng, truths_of(script))
     families = list(facts)
-    shares = np.array([share_of(family, facts, weights) for family in families])
+    shares = np.array([weights.get(family, 1.0) for family in families])
     chosen = rng.choice(len(families), size=count, p=shares / shares.sum())
     return [ask(rng, families[index], facts[families[index]]) for index in chosen]
 
 
 def every_question(rng: np.random.Generator, script: Script) -> list[Question]:
-    """One question of every family that the script allows (for evaluation)."""
-    facts = truths_of(script)
+    """One question of nearly every family that the script allows, thinned (for evaluation)."""
+    facts = thinned(rng, truths_of(script))
     return [
         ask(rng, family, facts[family], variants=False) for family in FAMILIES if family in facts
     ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from seats_cli.world.clips import write_mp4
 from seats_cli.world.drawing import shape_distance
 from seats_cli.world.layouts import Layout
 from seats_cli.world.lettering import TRAINING_FONTS, icon, printed
@@ -112,6 +114,18 @@ def render_script(script: Script) -> ScriptedClip:
     if layout.audio_samples:
         audio = render_sound(script)
     return ScriptedClip(script, frames, audio)
+
+
+def write_script(path: str | Path, script: Script, *, fps: float = 12.0, scale: int = 2) -> None:
+    """Write a script with a picture to an mp4 file, `scale` times as large as the model reads it.
+
+    `path` ends in .mp4; `fps` is in frames per second.
+    """
+    layout = script.layout
+    times = np.arange(round(layout.duration * fps)) / fps
+    frames = paint_frames(script, times, layout.height * scale, layout.width * scale)
+    audio = render_sound(script) if layout.audio_samples else None
+    write_mp4(path, frames, fps, audio)
 
 
 def paint_frames(

@@ -39,7 +39,7 @@ def _scripts(count: int, *, seed: int = 0, level: float = 1.0) -> list[Script]:
 
 @pytest.fixture(scope="module")
 def scripts() -> list[Script]:
-    return _scripts(500)
+    return _scripts(400)
 
 
 @pytest.fixture(scope="module")
