@@ -21,7 +21,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_
 
 from seats_cli.world.layouts import Layout
 from seats_cli.world.lettering import letter_centers
-from seats_cli.world.script import PLACES, Script, SpokenWord, Thing
+from seats_cli.world.script import Script, SpokenWord, Thing
 from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import (
     AUDIO_TOKENS_PER_SECOND,
@@ -34,7 +34,7 @@ from seats_cli.world.vocabulary import (
     SWEEPS,
 )
 from seats_cli.world.voices import WORDS
-from seats_cli.world.wording import DIGITS, HEARD_KINDS
+from seats_cli.world.wording import DIGITS, HEARD_KINDS, PLACE_NAMES
 
 
 def attention_loss(
@@ -101,7 +101,7 @@ _COUNTED = 5  # words so far; more count as as many
 # labels need what came before or the other modality, and are read in the middle of the LLM.
 AT_PLACES = {
     f"{place}_{name}": classes
-    for place in PLACES
+    for place in PLACE_NAMES
     for name, classes in (("color", len(COLORS) + 1), ("shape", len(SHAPES) + 1))
 }
 CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
