@@ -23,6 +23,7 @@ from seats_cli.batch.manifest import BatchQuestion, ClipGroup, Key, Manifest
 from seats_cli.errors import BatchError
 from seats_cli.results import jsonable
 from seats_cli.schedule import PruningPlan
+from seats_cli.selection.methods import method_for
 
 if TYPE_CHECKING:
     from seats_cli.batch.results_file import ResultState
@@ -54,6 +55,18 @@ def model_facts(loaded: LoadedModel) -> dict[str, Any]:
     return plain
 
 
+def check_budget(loaded: LoadedModel, settings: BatchSettings) -> None:
+    """Refuse what no question could be asked with, before anything is stored.
+
+    Raises
+    ------
+    ConfigError
+        If the model cannot be pruned so.
+    """
+    if settings.config is not None:
+        method_for(PruningPlan.resolve(settings.config, loaded.architecture))
+
+
 def run_local(
     loaded: LoadedModel,
     missing: Iterable[Missing],
@@ -74,13 +87,7 @@ def run_local(
     check : callable
         Called after each result and while a clip is waited for; raises to end the run.
 
-    Raises
-    ------
-    ConfigError
-        If the model cannot be pruned so; nothing has been asked then.
     """
-    if settings.config is not None:
-        PruningPlan.resolve(settings.config, loaded.architecture)
     with _Reader(loaded, settings, read_ahead, check) as reader:
         for (group, questions), clip in reader.clips(missing):
             for result in answer_group(loaded, group, settings, clip, questions):

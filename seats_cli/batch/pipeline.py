@@ -236,7 +236,7 @@ class _Answering:
     def __init__(
         self, settings: BatchSettings, model: ModelOptions, folder: str, attempts: Any
     ) -> None:
-        from seats_cli.batch.local import model_facts
+        from seats_cli.batch.local import check_budget, model_facts
         from seats_cli.models import load_model
 
         self._settings, self._attempts = settings, attempts
@@ -245,6 +245,7 @@ class _Answering:
             os.chdir(folder)
         try:
             self._loaded = load_model(**model.arguments())
+            check_budget(self._loaded, settings)
         except Exception as error:  # not raised here, where Ray would begin anew
             self._says["refusal"] = json.dumps(_refusal_of(error))
             return

@@ -210,9 +210,10 @@ def _on_this_machine(
     talk: Talk,
 ) -> _Ask:
     """Load the model, which is then to be asked."""
-    from seats_cli.batch.local import model_facts, run_local
+    from seats_cli.batch.local import check_budget, model_facts, run_local
 
     loaded = open_model(model, talk)
+    check_budget(loaded, settings)
     target.check_model(model_facts(loaded))
 
     def ask_all(store: Callable[[Result], None]) -> None:
