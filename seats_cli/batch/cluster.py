@@ -222,11 +222,14 @@ def _check_address(address: str) -> None:
         why = f"what listens there has not answered as one for {_JOIN_S} s"
         raise UsageError(_unreachable(address, why)) from None
     if joined.returncode:
-        raise UsageError(_unreachable(address, joined.stdout))
+        why = joined.stdout.strip().rstrip(".")
+        raise UsageError(
+            _unreachable(address, f"{why} (one that wants a token needs RAY_AUTH_MODE=token here)")
+        )
 
 
 def _unreachable(address: str, why: str) -> str:
-    reason = " ".join(why.split()).rstrip(".")[:300]
+    reason = " ".join(why.split()).rstrip(".")[:400]
     return f"The Ray cluster {address} cannot be joined" + (f": {reason}." if reason else ".")
 
 

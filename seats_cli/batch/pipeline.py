@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # Times that a clip may take the process that reads it, or that asks about it, down with it.
 MAX_ATTEMPTS = 3
+_READER_CPUS = 1
 _BLOCKS = 1000  # at most, in which the work is handed to Ray; each is an object in its store
 
 
@@ -167,14 +168,16 @@ def _pipeline(
             "architecture": outline.architecture,
             "attempts": attempts,
         },
-        num_cpus=1,
+        num_cpus=_READER_CPUS,
     )
     results = clips.map_batches(
         _Answering,
         fn_constructor_args=(settings, model, os.getcwd(), attempts),
         batch_size=1,
         batch_format="numpy",
-        num_cpus=pool.cpus,
+        # What asks for the same as the readers would be fused with them: each actor would read its
+        # clips itself, and wait for them.
+        num_cpus=pool.cpus if pool.cpus != _READER_CPUS else 0.99,
         num_gpus=pool.gpus or None,
         compute=data.ActorPoolStrategy(size=pool.actors),
     )
