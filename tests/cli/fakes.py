@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from seats_cli import errors
-from seats_cli.cost.context import Need
+from seats_cli.cost.context import DROP_TURNS, Need
 from seats_cli.families.generation import Sampling
 from seats_cli.media.clip import ReadOptions
 from tests.report.sample import CHOICES, FACTS, MODEL, sample_answer
@@ -49,6 +49,7 @@ def _trouble(name: str) -> BaseException | None:
         "host oom": MemoryError(),
         "cpu oom": RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
         "long": errors.ResourceError("The clip has 63,000 tokens and the model holds 32,768."),
+        "full": errors.ResourceError(f"The model holds 32,768: {DROP_TURNS}, or ask less."),
         "ctrl-c": KeyboardInterrupt(),
         "closed": BrokenPipeError(errno.EPIPE, "Broken pipe"),
     }

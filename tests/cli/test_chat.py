@@ -129,6 +129,12 @@ def test_settings_hold_from_the_next_question_on(run, clip):
     assert kept("/full", flags=["--skip-still", "2"]).method == "full"
 
 
+def test_a_full_context_names_what_empties_it(run, clip):
+    result = talk(run, clip, "What?", "full", "/clear", "Who?")
+    assert "Error: The model holds 32,768: /clear the earlier turns, or ask less." in result.stderr
+    assert result.stdout == "a red card\n\na red card\n"
+
+
 def test_commands_show_on_stderr(run, clip):
     result = talk(run, clip, "What?", "/report", "/evidence", "/help", "/clear", "Who?")
     assert result.stdout == 2 * "a red card\n"
@@ -287,7 +293,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_chat(tmp_path):
             terminal.type(b"\x03")
             terminal.until(b"Stopped; the question and this answer are forgotten.")
             terminal.until(b"> ")
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 15  # of 30
         terminal.type(b"not what I m")
         terminal.until(b"not what I m")
         terminal.type(b"\x03")  # clears the line
