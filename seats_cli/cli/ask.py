@@ -15,7 +15,7 @@ from seats_cli.cli.option_groups import grouped, with_flags
 from seats_cli.cli.option_parsers import output_option, split_choices
 from seats_cli.cli.outputs import Outputs, print_json
 from seats_cli.cli.question import check_stdin_is_free, find_questions, may_ask_nothing
-from seats_cli.cli.sources import OpenedClip, open_clip, open_input, open_model
+from seats_cli.cli.sources import OpenedClip, open_clip, open_model, open_source
 from seats_cli.cli.to_config import build_config
 from seats_cli.errors import UsageError
 
@@ -64,7 +64,7 @@ class AskOutput:
 @grouped
 def ask(
     context: typer.Context,
-    video: opt.Video,
+    video: opt.AskedVideo,
     question: opt.Question = None,
     also: Annotated[
         list[str] | None,
@@ -100,7 +100,10 @@ def ask(
         raise UsageError("--no-question asks nothing: leave QUESTION and --also out.")
     if not silent:
         check_stdin_is_free(video, question)
-    file = open_input(video, talk, allow_local_urls=allow_local_urls, offline=model.offline)
+    file = open_source(
+        video, talk, read, context, allow_local_urls=allow_local_urls, offline=model.offline
+    )
+    files.check_source(file)
     questions: Sequence[str | None] = [None]
     if not silent:
         questions = find_questions(question, also or (), talk)

@@ -48,6 +48,15 @@ _VIDEO = typer.Argument(
 )
 Video = Annotated[str, _VIDEO]
 OptionalVideo = Annotated[str | None, _VIDEO]
+# Where an indexed clip will do.
+AskedVideo = Annotated[
+    str,
+    typer.Argument(
+        metavar="VIDEO",
+        help="Video, sound or picture: a file, an http(s) URL, or '-' for stdin; or an index "
+        "(.seats).",
+    ),
+]
 Question = Annotated[
     str | None,
     typer.Argument(

@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from seats_cli.cli.console import Talk, print_document, stdout_is_unicode
 from seats_cli.cli.option_groups import FLAGS, was_typed
 from seats_cli.cli.options import BudgetFlags, GenerationFlags, ModelFlags, ReadFlags
-from seats_cli.cli.sources import PIPE
+from seats_cli.cli.sources import PIPE, IndexInput, InputFile
 from seats_cli.errors import UsageError
 from seats_cli.show.files import TRACE_EXTENSIONS, check_target, replacing
 
@@ -81,6 +81,25 @@ class Outputs:
                 raise UsageError("--save-trace keeps one question; ask the others without it.")
         if html is not None:
             check_target(html, "--html")
+
+    def check_source(self, file: InputFile | IndexInput) -> None:
+        """Refuse what an index can't be made into.
+
+        Raises
+        ------
+        UsageError
+        """
+        if not isinstance(file, IndexInput):
+            return
+        if self.html is not None:
+            raise UsageError(
+                "--html draws pictures, which an indexed clip no longer has: keep the selection by "
+                "--save-trace FILE.json, and draw it with seats show --trace FILE.json VIDEO."
+            )
+        if (self.trace is not None or self.strip) and file.index.facts.read is None:
+            raise UsageError(
+                f"{file.name} does not say how its clip was read, so nothing is drawn."
+            )
 
     def add(self, answer: Answer, clip: Clip, read: ReadOptions, sizing: FrameSizing) -> None:
         """Note an answer, if anything is to be written of it."""

@@ -110,6 +110,7 @@ class PrefixStore:
     # Gives a prefix that was saved, by its setting's key; None for a setting that was not.
     saved: Callable[[SettingKey], ClipPrefix | None] | None = None
     closed: bool = False  # whether nothing but saved settings can be worked out
+    keep_all: bool = False  # whether nothing is given up, because it is to be saved
     reused: bool = False  # whether the latest prompt found its prefix here
     _known: OrderedDict[Any, ClipPrefix] = field(default_factory=OrderedDict)
 
@@ -147,7 +148,7 @@ class PrefixStore:
         key = setting_key(plan, method)
         self._known[key] = prefix
         self._known.move_to_end(key)
-        while len(self._known) > MAX_SETTINGS:
+        while len(self._known) > MAX_SETTINGS and not self.keep_all:
             self._known.popitem(last=False)
 
     def forget(self) -> bool:

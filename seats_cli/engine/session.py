@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from seats_cli.media.clip import Clip, ReadOptions
-    from seats_cli.results import Answer, Turn
+    from seats_cli.results import Answer, ModelFacts, Turn
 
 MAX_BYTES = 4 << 30  # that a session keeps, unless told otherwise
 
@@ -169,6 +169,19 @@ class ClipSession:
             dropped = self._trim()
         return replace(answer, warnings=(*answer.warnings, dropped)) if dropped else answer
 
+    @property
+    def model(self) -> ModelFacts:
+        """The model that is asked."""
+        return self._loaded.facts
+
+    def prefill(self, config: SeatsConfig | None) -> None:
+        """Work out what questions with a setting share, without a question, to be saved.
+
+        From then on no setting is given up for another one.
+        """
+        self._prefixes.keep_all = True
+        self.ask(None, config=config, max_new_tokens=1)
+
     def save(
         self,
         path: str | os.PathLike[str],
@@ -204,7 +217,7 @@ class ClipSession:
         if self._index is not None:
             raise UsageError(f"The clip is indexed already: copy {self._index.path}.")
         if not only and not any(map(self._encoders.encodings, ("video", "audio"))):
-            self.ask(None, config=SeatsConfig(), max_new_tokens=1)
+            self.prefill(SeatsConfig())
         return save_session(
             Path(path),
             self._loaded,
@@ -226,6 +239,8 @@ class ClipSession:
 
     def _trim(self) -> str:
         """Keep no more than `max_bytes`; a sentence if not even the latest setting stays."""
+        if self._prefixes.keep_all:
+            return ""
         settings = len(self._prefixes)
         while self.bytes > self._max_bytes:
             if not self._prefixes.forget() and not self._encoders.forget():

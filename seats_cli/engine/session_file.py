@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from seats_cli import __version__
-from seats_cli.config import SeatsConfig
 from seats_cli.engine.clip_prefix import ClipPrefix, PrefixStore, setting_key
 from seats_cli.engine.encoder_cache import EncoderCache, Encoding
 from seats_cli.engine.strict_document import MisfitError
@@ -182,8 +181,7 @@ class IndexSize:
 
     bytes: int
     encoder_bytes: int
-    setting_bytes: tuple[int, ...]  # of each setting, in the order of `settings`
-    settings: tuple[SeatsConfig, ...]
+    setting_bytes: tuple[int, ...]  # of each setting, in the order in which they were asked with
 
 
 def save_session(
@@ -276,7 +274,6 @@ def save_session(
         written,
         0 if entry_only else sum(part.nbytes for part in outputs.values()),
         tuple(sizes),
-        tuple(SeatsConfig.from_dict(setting.config) for setting in settings),
     )
 
 

@@ -179,7 +179,13 @@ class SavedIndex:
             sizes = loaded.adapter.media_sizes(prepared.features)
             self._check_prompt(loaded, prepared, sizes)
             encoders = self._encoders(loaded, sizes)
-            prefixes = PrefixStore(saved=self._prefixes(loaded), closed=facts.only)
+            # On the CPU, what is held are parts of the file, which take no memory of their own.
+            prefixes = PrefixStore(
+                prepared,
+                saved=self._prefixes(loaded),
+                closed=facts.only,
+                keep_all=now.device == "cpu",
+            )
         return prepared, encoders, prefixes
 
     def _warnings(self, now: IndexedModel) -> Iterator[str]:
@@ -376,7 +382,7 @@ class SavedIndex:
             for name, few in setting.sides.items()
             if 0 < few <= len(self._names)
         }
-        return ClipPrefix(plan, ids, None, keep, setting.depth, keys, values, entered, left, sides)
+        return ClipPrefix(plan, ids, None, keep, setting.depth, keys, values, entered, left, sides, whole)
 
     def _side(self, name: str, dtype: torch.dtype, count: int) -> Tensor:
         part = self._any(name, dtype)

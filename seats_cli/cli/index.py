@@ -1,0 +1,189 @@
+"""`seats index`: a clip read, encoded and prefilled once, as a file that answers questions."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seats_cli.cli import options as opt
+from seats_cli.cli.console import Talk, calm_libraries
+from seats_cli.cli.option_groups import grouped, was_typed
+from seats_cli.cli.option_parsers import budget_option, output_option
+from seats_cli.cli.outputs import print_json
+from seats_cli.cli.sources import fit_input, open_input, open_model, read_input
+from seats_cli.cli.to_config import build_specs
+from seats_cli.config import FULL
+from seats_cli.errors import UsageError
+from seats_cli.show.files import check_writable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seats_cli.engine.session import ClipSession
+    from seats_cli.engine.session_file import IndexSize
+    from seats_cli.results import RunSpec
+
+EPILOG = (
+    "Examples: seats index talk.mp4 -o talk.seats, then seats ask talk.seats "
+    '"What is shown first?"; seats index talk.mp4 -o talk.seats --retain 10%,25% --full. '
+    "Other settings can still be asked with: they take the clip's prefill, not its encoders."
+)
+# Room in the context for questions that are not known yet: about as many tokens.
+_QUESTION = "word " * 256
+
+
+@dataclass(frozen=True)
+class IndexBudget:
+    """The settings that are prefilled at once: each method with each budget, and no pruning."""
+
+    retain: Annotated[
+        str | None,
+        budget_option(
+            "--retain SHARE,...",
+            "Shares of audio and video tokens to prefill for, each one setting: 25%,10%.",
+            shown="25%",
+        ),
+    ] = None
+    method: Annotated[
+        str | None,
+        budget_option(
+            "--method --methods NAME,...",
+            "Selection methods, or 'all': seats,random,fastv.",
+            shown="seats",
+        ),
+    ] = None
+    full: Annotated[
+        bool, budget_option("--full", "Also prefill without pruning; alone, nothing else.")
+    ] = False
+    kv: opt.KvPolicy = None
+    allocation: opt.AllocationPolicy = None
+    config_file: opt.ConfigFile = None
+
+
+@dataclass(frozen=True)
+class IndexOutput:
+    """Where the index goes."""
+
+    out: Annotated[Path, output_option("--out -o FILE", "The index to write, a .seats file.")]
+    only: Annotated[
+        bool,
+        output_option(
+            "--only",
+            "Leave out what these settings do not need; no others can be asked with then.",
+        ),
+    ] = False
+    as_json: opt.Json = False
+    quiet: opt.SweepQuiet = False
+    debug: opt.Debug = False
+
+
+@grouped
+def index(
+    context: typer.Context,
+    video: opt.Video,
+    *,
+    system: opt.System = None,
+    read: opt.ReadFlags,
+    allow_local_urls: opt.AllowLocalUrls = False,
+    budget: IndexBudget,
+    model: opt.ModelFlags,
+    output: IndexOutput,
+) -> None:
+    """Write a file that answers questions about a clip in place of it, exactly and at once.
+
+    It holds what all questions share: the encoders' outputs and, for each setting, the prefill up
+    to the first drop. It works with the model and the precision that it was made with.
+    """
+    talk = Talk(quiet=output.quiet)
+    specs = _settings(budget, context)
+    configs = [spec.config for spec in specs]
+    if output.out.suffix.lower() != ".seats":
+        raise UsageError(f"--out {output.out} must end in .seats.")
+    check_writable(output.out, "--out")
+    file = open_input(video, talk, allow_local_urls=allow_local_urls, offline=model.offline)
+    calm_libraries(debug=output.debug, quiet=output.quiet)
+
+    from seats_cli.engine.session_file import check_index_target
+
+    check_index_target(output.out)
+    loaded = open_model(model, talk)
+    began = time.perf_counter()
+    fitted, notes = fit_input(file, read, loaded, [_QUESTION], configs, None, (), system)
+    clip, _ = read_input(file, fitted, loaded.sizing, talk, notes)
+    session = loaded.open(clip, system=system)
+    for number, config in enumerate(configs, start=1):
+        with talk.progress(f"Reading through the clip, setting {number} of {len(configs)}"):
+            session.prefill(config)
+    existed = output.out.exists()
+    with talk.progress(f"Writing {output.out.name}"):
+        size = session.save(output.out, only=output.only, file=file.path, asked=read, read=fitted)
+    seconds = time.perf_counter() - began
+    if output.as_json:
+        print_json(_document(output.out, specs, size, session, seconds))
+    talk.notice(f"{'Replaced' if existed else 'Wrote'} {output.out}: {_described(specs, size)}.")
+
+
+def _settings(budget: IndexBudget, context: typer.Context) -> list[RunSpec]:
+    """What is to be prefilled."""
+    from seats_cli.results import RunSpec
+
+    unpruned = [RunSpec(FULL, None)] if budget.full else []
+    named = ("retain", "method", "kv", "allocation", "config_file")
+    if unpruned and not any(was_typed(context, name) for name in named):
+        return unpruned
+    sweep = opt.SweepFlags(
+        retain=budget.retain,
+        method=budget.method,
+        kv=budget.kv,
+        allocation=budget.allocation,
+        config_file=budget.config_file,
+    )
+    specs = [spec for spec in build_specs(context, sweep, 0) if spec.method != FULL]
+    if any(spec.config is not None and spec.config.still_tolerance is not None for spec in specs):
+        raise UsageError(
+            "An index answers without pictures, so Stage 0 cannot compare them: leave "
+            "still_tolerance out of --config."
+        )
+    return [*specs, *unpruned]
+
+
+def _document(
+    path: Path, specs: Sequence[RunSpec], size: IndexSize, session: ClipSession, seconds: float
+) -> dict[str, Any]:
+    """What `--json` prints."""
+    from seats_cli.report.documents import document
+
+    return document(
+        {
+            "kind": "index",
+            "index": {
+                "path": str(path),
+                "bytes": size.bytes,
+                "encoder_bytes": size.encoder_bytes,
+                "settings": [
+                    {
+                        "label": spec.label,
+                        "config": None if spec.config is None else spec.config.to_dict(),
+                        "bytes": held,
+                    }
+                    for spec, held in zip(specs, size.setting_bytes, strict=True)
+                ],
+            },
+            "media": session.clip.facts,
+            "model": session.model,
+            "timing": {"total_s": seconds},
+            "warnings": session.clip.warnings,
+        }
+    )
+
+
+def _described(specs: Sequence[RunSpec], size: IndexSize) -> str:
+    """Its size, and what takes it."""
+    parts = [("encoders", size.encoder_bytes)] if size.encoder_bytes else []
+    parts += zip((spec.label for spec in specs), size.setting_bytes, strict=True)
+    listed = ", ".join(f"{name} {held / 1e6:,.1f} MB" for name, held in parts)
+    return f"{size.bytes / 1e6:,.1f} MB ({listed})"
