@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -14,7 +15,15 @@ from seats_cli.cli.console import Talk, calm_libraries
 from seats_cli.cli.option_groups import grouped, was_typed
 from seats_cli.cli.option_parsers import budget_option, output_option
 from seats_cli.cli.outputs import print_json
-from seats_cli.cli.sources import fit_input, open_input, open_model, read_input
+from seats_cli.cli.sources import (
+    INDEX_SUFFIX,
+    PIPE,
+    fit_input,
+    is_index,
+    open_input,
+    open_model,
+    read_input,
+)
 from seats_cli.cli.to_config import build_specs
 from seats_cli.config import FULL
 from seats_cli.errors import UsageError
@@ -68,7 +77,10 @@ class IndexBudget:
 class IndexOutput:
     """Where the index goes."""
 
-    out: Annotated[Path, output_option("--out -o FILE", "The index to write, a .seats file.")]
+    out: Annotated[
+        Path | None,
+        output_option("--out -o FILE", "The index to write.", shown="<name of VIDEO>.seats"),
+    ] = None
     only: Annotated[
         bool,
         output_option(
@@ -101,15 +113,13 @@ def index(
     talk = Talk(quiet=output.quiet)
     specs = _settings(budget, context)
     configs = [spec.config for spec in specs]
-    if output.out.suffix.lower() != ".seats":
-        raise UsageError(f"--out {output.out} must end in .seats.")
-    check_writable(output.out, "--out")
+    out = _target(output.out, video)
     file = open_input(video, talk, allow_local_urls=allow_local_urls, offline=model.offline)
     calm_libraries(debug=output.debug, quiet=output.quiet)
 
     from seats_cli.engine.session_file import check_index_target
 
-    check_index_target(output.out)
+    check_index_target(out)
     loaded = open_model(model, talk)
     began = time.perf_counter()
     fitted, notes = fit_input(file, read, loaded, [_QUESTION], configs, None, (), system)
@@ -118,13 +128,28 @@ def index(
     for number, config in enumerate(configs, start=1):
         with talk.progress(f"Reading through the clip, setting {number} of {len(configs)}"):
             session.prefill(config)
-    existed = output.out.exists()
-    with talk.progress(f"Writing {output.out.name}"):
-        size = session.save(output.out, only=output.only, file=file.path, asked=read, read=fitted)
+    existed = out.exists()
+    with talk.progress(f"Writing {out.name}"):
+        size = session.save(out, only=output.only, file=file.path, asked=read, read=fitted)
     seconds = time.perf_counter() - began
     if output.as_json:
-        print_json(_document(output.out, specs, size, session, seconds))
-    talk.notice(f"{'Replaced' if existed else 'Wrote'} {output.out}: {_described(specs, size)}.")
+        print_json(_document(out, specs, size, session, seconds))
+    talk.notice(f"{'Replaced' if existed else 'Wrote'} {out}: {_described(specs, size)}.")
+
+
+def _target(out: Path | None, video: str) -> Path:
+    """The file to write, which is named like the clip unless the user has named it."""
+    from seats_cli.media.fetch import is_url
+
+    if out is None:
+        name = Path(urlsplit(video).path if is_url(video) else video).stem
+        if video == PIPE or not name:
+            raise UsageError("A clip from a pipe has no name: name its index by --out FILE.seats.")
+        out = Path(f"{name}{INDEX_SUFFIX}")
+    if not is_index(out.name):
+        raise UsageError(f"--out {out} must end in {INDEX_SUFFIX}.")
+    check_writable(out, "--out")
+    return out
 
 
 def _settings(budget: IndexBudget, context: typer.Context) -> list[RunSpec]:

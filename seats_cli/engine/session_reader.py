@@ -375,14 +375,16 @@ class SavedIndex:
         entered = left[:, :0]
         if method.query_tokens == "question":
             entered = self.tensor(f"{at}.entered", dtype, states).to(places[-1])
-        sides = {
-            name: SideTensors(
-                tuple(self._side(f"{at}.{name}.{one}", dtype, count) for one in range(few))
-            )
-            for name, few in setting.sides.items()
-            if 0 < few <= len(self._names)
-        }
-        return ClipPrefix(plan, ids, None, keep, setting.depth, keys, values, entered, left, sides, whole)
+        sides = {}
+        for name, few in setting.sides.items():
+            if not 0 < few <= len(self._names):
+                raise MisfitError("it needs an impossible number of tensors")
+            parts = (self._side(f"{at}.{name}.{one}", dtype, count) for one in range(few))
+            sides[name] = SideTensors(tuple(parts))
+        whole = setting.depth >= shape.deepstack_layers
+        return ClipPrefix(
+            plan, ids, None, keep, setting.depth, keys, values, entered, left, sides, whole
+        )
 
     def _side(self, name: str, dtype: torch.dtype, count: int) -> Tensor:
         part = self._any(name, dtype)
