@@ -454,7 +454,7 @@ def _files(folder: Path) -> set[Path]:
 
 def _read(path: Path) -> Tree:
     """What is in a file that a command wrote; nothing about pictures and texts."""
-    text = path.read_text(encoding="utf-8") if path.suffix not in (".png", ".mp4") else ""
+    text = path.read_text(encoding="utf-8") if path.suffix not in (".png", ".mp4", ".seats") else ""
     if path.suffix == ".json":
         return tree(json.loads(text))
     if path.suffix == ".jsonl":

@@ -30,7 +30,7 @@ from seats_cli.cli.option_parsers import output_option, parse_ratio, split_choic
 from seats_cli.cli.outputs import print_json, print_strip, record_answer
 from seats_cli.cli.question import MAX_CHARACTERS, is_text
 from seats_cli.cli.runtime import Stopped, deferring_interrupts, explain, forget_interrupts
-from seats_cli.cli.sources import PIPE, OpenedClip, open_clip, open_input, open_model
+from seats_cli.cli.sources import PIPE, OpenedClip, open_clip, open_model, open_source
 from seats_cli.cli.to_config import DEFAULT_PRESET, build_config
 from seats_cli.config import DEFAULT_RETAIN, FULL, SeatsConfig
 from seats_cli.cost.context import DROP_TURNS
@@ -79,7 +79,10 @@ def chat(
     context: typer.Context,
     video: Annotated[
         str,
-        typer.Argument(metavar="VIDEO", help="Video, sound or picture: a file or an http(s) URL."),
+        typer.Argument(
+            metavar="VIDEO",
+            help="Video, sound or picture: a file or an http(s) URL; or an index (.seats).",
+        ),
     ],
     *,
     system: opt.System = None,
@@ -101,7 +104,9 @@ def chat(
     lines = Lines(talk)
     if video == PIPE:
         raise UsageError("The questions come from stdin, so the video must be a file or a URL.")
-    file = open_input(video, talk, allow_local_urls=allow_local_urls, offline=model.offline)
+    file = open_source(
+        video, talk, read, context, allow_local_urls=allow_local_urls, offline=model.offline
+    )
     calm_libraries(debug=output.debug, quiet=output.quiet)
     loaded = open_model(model, talk)
     if loaded.facts.demonstration and not output.no_history:
@@ -400,7 +405,7 @@ class Chat:
         return self.answer
 
     def _clip(self) -> ClipFacts:
-        return ClipFacts.of(self.opened.clip.facts, self.path)
+        return ClipFacts.of(self.opened.clip.facts, self.path, self.opened.content_sha256)
 
 
 # What each needs behind it, what it does, and how.

@@ -34,8 +34,16 @@ class ClipFacts:
     end_s: float | None
 
     @classmethod
-    def of(cls, facts: MediaFacts, path: str) -> ClipFacts:
-        """The facts of a clip that was read from a file of this machine."""
+    def of(cls, facts: MediaFacts, path: str, content: str | None = None) -> ClipFacts:
+        """The facts of a clip that was read from a file of this machine.
+
+        Parameters
+        ----------
+        content : str or None
+            `content_sha256`, where the file is an index of the clip.
+        """
+        if content is not None:
+            return cls(facts.path, content, facts.duration_s, facts.start_s, facts.end_s)
         digest = hashlib.sha256()
         with open(path, "rb") as file:
             while piece := file.read(_PIECE):

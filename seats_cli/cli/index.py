@@ -41,8 +41,7 @@ EPILOG = (
     '"What is shown first?"; seats index talk.mp4 -o talk.seats --retain 10%,25% --full. '
     "Other settings can still be asked with: they take the clip's prefill, not its encoders."
 )
-# Room in the context for questions that are not known yet: about as many tokens.
-_QUESTION = "word " * 256
+_SPARE = 512  # tokens that the clip leaves in the context for questions that are not known yet
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def index(
     check_index_target(out)
     loaded = open_model(model, talk)
     began = time.perf_counter()
-    fitted, notes = fit_input(file, read, loaded, [_QUESTION], configs, None, (), system)
+    fitted, notes = fit_input(file, read, loaded, (), configs, None, (), system, _SPARE)
     clip, _ = read_input(file, fitted, loaded.sizing, talk, notes)
     session = loaded.open(clip, system=system)
     for number, config in enumerate(configs, start=1):

@@ -350,6 +350,7 @@ class OpenedClip:
     read: ReadOptions  # as the context has it
     read_s: float  # seconds that reading took
     ask: Callable[..., Answer]  # a question and what else `ClipSession.ask` takes
+    content_sha256: str | None = None  # of the media file behind an index, where it is known
 
 
 def open_clip(
@@ -402,8 +403,9 @@ def _open_index(
     session = ClipSession.saved(loaded, file.index, system=system)
     for warning in session.clip.warnings:
         talk.warning(warning)
-    read = file.index.facts.read or ReadOptions()
-    return OpenedClip(session.clip, read, time.perf_counter() - began, session.ask)
+    facts, read_s = file.index.facts, time.perf_counter() - began
+    content = None if facts.file is None else facts.file.sha256
+    return OpenedClip(session.clip, facts.read or ReadOptions(), read_s, session.ask, content)
 
 
 def check_synthetic(video: str | None, synthetic: float | None, context: typer.Context) -> None:

@@ -81,7 +81,7 @@ class IndexedModel:
         """How another one differs from this, as the end of a sentence, with the remedy."""
         again = "index the clip again"
         if self.fingerprint != other.fingerprint:
-            for name in ("id", "adapter", "quantization", "revision"):
+            for name in ("id", "adapter", "quantization", "dtype", "revision"):
                 was, now = getattr(self, name), getattr(other, name)
                 if was != now:
                     name = "model" if name == "id" else name
@@ -89,10 +89,9 @@ class IndexedModel:
                     remedy = f"ask with `{setting}={was}`" if was else f"leave out `{setting}`"
                     return f"with {name} {was or 'none'}, not {now or 'none'}: {remedy}, or {again}"
             return f"with other weights, or another tokenizer, of {self.id}: {again}"
-        for name in ("dtype", "attention"):
-            was, now = getattr(self, name), getattr(other, name)
-            if was != now:
-                return f"with {name} {was}, not {now}: ask with `{name}={was}`, or {again}"
+        if self.attention != other.attention:
+            was, now = self.attention, other.attention
+            return f"with attention {was}, not {now}: ask with `attention={was}`, or {again}"
         return None
 
 
