@@ -11,11 +11,12 @@ import typer
 
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import AnswerStream, Talk, ThoughtStream, calm_libraries, print_document
+from seats_cli.cli.index import open_asked, open_source
 from seats_cli.cli.option_groups import grouped, with_flags
 from seats_cli.cli.option_parsers import output_option, split_choices
 from seats_cli.cli.outputs import Outputs, print_json
 from seats_cli.cli.question import check_stdin_is_free, find_questions, may_ask_nothing
-from seats_cli.cli.sources import OpenedClip, open_clip, open_model, open_source
+from seats_cli.cli.sources import OpenedClip, open_model
 from seats_cli.cli.to_config import build_config
 from seats_cli.errors import UsageError
 
@@ -111,7 +112,7 @@ def ask(
 
     several = len(questions) > 1
     loaded = open_model(model, talk)
-    opened = open_clip(
+    opened = open_asked(
         file,
         read,
         loaded,

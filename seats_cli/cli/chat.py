@@ -25,12 +25,13 @@ from seats_cli.cli.conversation import (
     load_conversation,
     save_conversation,
 )
+from seats_cli.cli.index import open_asked, open_source
 from seats_cli.cli.option_groups import grouped
 from seats_cli.cli.option_parsers import output_option, parse_ratio, split_choices
 from seats_cli.cli.outputs import print_json, print_strip, record_answer
 from seats_cli.cli.question import MAX_CHARACTERS, is_text
 from seats_cli.cli.runtime import Stopped, deferring_interrupts, explain, forget_interrupts
-from seats_cli.cli.sources import PIPE, OpenedClip, open_clip, open_model, open_source
+from seats_cli.cli.sources import PIPE, OpenedClip, open_model
 from seats_cli.cli.to_config import DEFAULT_PRESET, build_config
 from seats_cli.config import DEFAULT_RETAIN, FULL, SeatsConfig
 from seats_cli.cost.context import DROP_TURNS
@@ -111,7 +112,7 @@ def chat(
     loaded = open_model(model, talk)
     if loaded.facts.demonstration and not output.no_history:
         talk.notice("It has not learned conversations: --no-history asks each question by itself.")
-    opened = open_clip(
+    opened = open_asked(
         file,
         read,
         loaded,

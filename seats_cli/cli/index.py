@@ -1,9 +1,12 @@
-"""`seats index`: a clip read, encoded and prefilled once, as a file that answers questions."""
+"""`seats index`: a clip read, encoded and prefilled once, as a file that answers questions.
+
+And what other commands open such a file with.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -12,14 +15,19 @@ import typer
 
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import Talk, calm_libraries
-from seats_cli.cli.option_groups import grouped, was_typed
+from seats_cli.cli.option_groups import FLAGS, grouped, was_typed
 from seats_cli.cli.option_parsers import budget_option, output_option
 from seats_cli.cli.outputs import print_json
 from seats_cli.cli.sources import (
     INDEX_SUFFIX,
     PIPE,
+    IndexInput,
+    InputFile,
+    OpenedClip,
     fit_input,
     is_index,
+    local_path,
+    open_clip,
     open_input,
     open_model,
     read_input,
@@ -27,12 +35,13 @@ from seats_cli.cli.sources import (
 from seats_cli.cli.to_config import build_specs
 from seats_cli.config import FULL
 from seats_cli.errors import UsageError
+from seats_cli.media.clip import ReadOptions
 from seats_cli.show.files import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seats_cli.engine.session import ClipSession
+    from seats_cli.engine.session import AskableModel, ClipSession
     from seats_cli.engine.session_file import IndexSize
     from seats_cli.results import RunSpec
 
@@ -211,3 +220,68 @@ def _described(specs: Sequence[RunSpec], size: IndexSize) -> str:
     parts += zip((spec.label for spec in specs), size.setting_bytes, strict=True)
     listed = ", ".join(f"{name} {held / 1e6:,.1f} MB" for name, held in parts)
     return f"{size.bytes / 1e6:,.1f} MB ({listed})"
+
+
+# ------------------------------------------------------ in place of a clip
+
+
+def open_source(
+    name: str,
+    talk: Talk,
+    read: ReadOptions,
+    context: typer.Context,
+    *,
+    allow_local_urls: bool = False,
+    offline: bool = False,
+) -> InputFile | IndexInput:
+    """A media file, as `open_input`, or an index that takes the place of one.
+
+    Raises
+    ------
+    MediaError
+        As `open_input`.
+    UsageError
+        As `open_input`; if an index cannot be used; or if it was read in another way than was
+        typed.
+    """
+    path = local_path(name, talk, allow_local_urls=allow_local_urls, offline=offline)
+    if not is_index(path):
+        from seats_cli.media.probe import probe
+
+        return InputFile(name, path, probe(path))
+    from seats_cli.engine.session_reader import SavedIndex
+
+    index = SavedIndex(Path(path))
+    for part in fields(ReadOptions):
+        asked = index.facts.asked
+        if was_typed(context, part.name) and (
+            asked is None or getattr(asked, part.name) != getattr(read, part.name)
+        ):
+            raise UsageError(
+                f"{name} has read its clip already, with other settings than {FLAGS[part.name]} "
+                "asks for: leave it out, or index the clip again."
+            )
+    return IndexInput(name, path, index)
+
+
+def open_asked(
+    file: InputFile | IndexInput,
+    read: ReadOptions,
+    loaded: AskableModel,
+    talk: Talk,
+    *,
+    system: str | None,
+    **how: Any,
+) -> OpenedClip:
+    """A clip as `open_clip` opens it, which has the other parameters, or an index of one."""
+    if isinstance(file, InputFile):
+        return open_clip(file, read, loaded, talk, system=system, **how)
+    from seats_cli.engine.session import ClipSession
+
+    began = time.perf_counter()
+    session = ClipSession.saved(loaded, file.index, system=system)
+    for warning in session.clip.warnings:
+        talk.warning(warning)
+    facts, read_s = file.index.facts, time.perf_counter() - began
+    content = None if facts.file is None else facts.file.sha256
+    return OpenedClip(session.clip, facts.read or ReadOptions(), read_s, session.ask, content)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
@@ -21,7 +21,7 @@ import typer
 
 from seats_cli.cli import runtime
 from seats_cli.cli.console import Spinner, Talk, calm_libraries
-from seats_cli.cli.option_groups import FLAGS, was_typed, with_flags
+from seats_cli.cli.option_groups import was_typed, with_flags
 from seats_cli.cli.options import AnyModelFlags
 from seats_cli.cli.runtime import at_end, note, stop_if_interrupted
 from seats_cli.config import ModelOptions
@@ -94,45 +94,6 @@ def open_input(
             "give the clip itself."
         )
     return InputFile(name, path, probe(path))
-
-
-def open_source(
-    name: str,
-    talk: Talk,
-    read: ReadOptions,
-    context: typer.Context,
-    *,
-    allow_local_urls: bool = False,
-    offline: bool = False,
-) -> InputFile | IndexInput:
-    """A media file, as `open_input`, or an index that takes the place of one.
-
-    Raises
-    ------
-    MediaError
-        As `open_input`.
-    UsageError
-        As `open_input`; if an index cannot be used; or if it was read in another way than was
-        typed.
-    """
-    path = local_path(name, talk, allow_local_urls=allow_local_urls, offline=offline)
-    if not is_index(path):
-        from seats_cli.media.probe import probe
-
-        return InputFile(name, path, probe(path))
-    from seats_cli.engine.session_reader import SavedIndex
-
-    index = SavedIndex(Path(path))
-    for part in fields(ReadOptions):
-        asked = index.facts.asked
-        if was_typed(context, part.name) and (
-            asked is None or getattr(asked, part.name) != getattr(read, part.name)
-        ):
-            raise UsageError(
-                f"{name} has read its clip already, with other settings than {FLAGS[part.name]} "
-                "asks for: leave it out, or index the clip again."
-            )
-    return IndexInput(name, path, index)
 
 
 def is_index(path: str) -> bool:
@@ -354,7 +315,7 @@ class OpenedClip:
 
 
 def open_clip(
-    file: InputFile | IndexInput,
+    file: InputFile,
     read: ReadOptions,
     loaded: AskableModel,
     talk: Talk,
@@ -379,8 +340,6 @@ def open_clip(
     spare : int
         Tokens to leave for the turns of a conversation.
     """
-    if isinstance(file, IndexInput):
-        return _open_index(file, loaded, talk, system)
     fitted, notes = fit_input(
         file, read, loaded, questions, [config], max_new_tokens, choices, system, spare
     )
@@ -391,21 +350,6 @@ def open_clip(
     from seats_cli.engine.answer import ask
 
     return OpenedClip(clip, fitted, read_s, partial(ask, loaded, clip, system=system))
-
-
-def _open_index(
-    file: IndexInput, loaded: AskableModel, talk: Talk, system: str | None
-) -> OpenedClip:
-    """An indexed clip, with the warnings of reading it."""
-    from seats_cli.engine.session import ClipSession
-
-    began = time.perf_counter()
-    session = ClipSession.saved(loaded, file.index, system=system)
-    for warning in session.clip.warnings:
-        talk.warning(warning)
-    facts, read_s = file.index.facts, time.perf_counter() - began
-    content = None if facts.file is None else facts.file.sha256
-    return OpenedClip(session.clip, facts.read or ReadOptions(), read_s, session.ask, content)
 
 
 def check_synthetic(video: str | None, synthetic: float | None, context: typer.Context) -> None:
