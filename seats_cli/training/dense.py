@@ -251,6 +251,7 @@ def _audio_labels(script: Script) -> dict[str, IntArray]:
             now = (times >= start) & (times < max(end, start + 1 / AUDIO_TOKENS_PER_SECOND))
             kind[now] = HEARD_KINDS.index(sound.kind)
             if isinstance(sound, SpokenWord):
+                now &= times >= sound.word_start  # not the phrase before it
                 word[now] = WORDS.index(sound.word) + 1
                 # Its beginning alone does not tell one word from another, and the tower hears two
                 # seconds at a time: a piece that is cut off by their border says nothing.
@@ -269,20 +270,21 @@ _TOWER_SECONDS = 2.0  # stretch of sound that the audio tower hears at a time
 def _is_cut_off(times: npt.NDArray[np.float64], sound: SpokenWord) -> BoolArray:
     """Tokens in whose stretch less than three fifths of the word are heard."""
     low = times // _TOWER_SECONDS * _TOWER_SECONDS
-    heard = np.minimum(sound.end, low + _TOWER_SECONDS) - np.maximum(sound.start, low)
-    return np.asarray(heard < 0.6 * (sound.end - sound.start))
+    heard = np.minimum(sound.end, low + _TOWER_SECONDS) - np.maximum(sound.word_start, low)
+    return np.asarray(heard < 0.6 * (sound.end - sound.word_start))
 
 
 def _sounding(script: Script, times: npt.NDArray[np.float64]) -> dict[str, IntArray]:
     """What is heard at moments of the picture, with the tokens of a grid sharing its moment."""
     kind, word = np.zeros(len(times), dtype=np.int64), np.zeros(len(times), dtype=np.int64)
     for sound in script.heard:
-        now = (times >= sound.start - 0.5) & (times < sound.end + 0.5)
-        sure = (times >= sound.start) & (times < sound.end)
-        word_class = WORDS.index(sound.word) + 1 if isinstance(sound, SpokenWord) else 0
-        for label, value in ((kind, HEARD_KINDS.index(sound.kind)), (word, word_class)):
-            label[now & (label == 0)] = IGNORE
-            label[sure] = value
+        labels = [(kind, HEARD_KINDS.index(sound.kind), sound.start)]
+        if isinstance(sound, SpokenWord):
+            labels.append((word, WORDS.index(sound.word) + 1, sound.word_start))
+        for label, value, start in labels:
+            near = (times >= start - 0.5) & (times < sound.end + 0.5)
+            label[near & (label == 0)] = IGNORE
+            label[(times >= start) & (times < sound.end)] = value
     return {"kind": kind, "word": word}
 
 

@@ -24,11 +24,11 @@ from seats_cli.world.layouts import (
     weighted_choice,
 )
 from seats_cli.world.lettering import TRAINING_FONTS
-from seats_cli.world.script import Heard, Script, SpokenWord, Thing
+from seats_cli.world.script import Heard, Script, Thing
 from seats_cli.world.sounds import MIN_LENGTH, sample_sound
-from seats_cli.world.soundtrack import draw_bed, over_bed
+from seats_cli.world.soundtrack import draw_bed, over_bed, say
 from seats_cli.world.vocabulary import COLORS, MOTIONS, SAMPLE_RATE, SHAPES
-from seats_cli.world.voices import TRAINING_VOICES, WORDS, spoken
+from seats_cli.world.voices import TRAINING_VOICES, WORDS
 
 CELL: Final = 28  # pixels of a token
 _SECONDS: Final = 4.0  # of sound
@@ -37,6 +37,7 @@ _CELLS_PER_THING = 2.5  # so many cells of the frame for one thing, as far as th
 _TEXT_SHARE = 0.4
 _WORD_SHARE = 0.8
 _MOVING_SHARE = 0.25
+_CARRIED_SHARE = 0.15  # of the words follow a phrase
 _TRIES = 24  # places looked at for a thing
 _APART = 3.0  # pixels between two things
 
@@ -132,14 +133,10 @@ def _heard(rng: np.random.Generator, voices: Sequence[str]) -> tuple[Heard, ...]
     time = float(rng.uniform(0.0, 0.5))
     while time < _SECONDS - 0.5:
         if rng.random() < _WORD_SHARE:
-            word, voice, seed = (
-                str(rng.choice(WORDS)),
-                str(rng.choice(voices)),
-                int(rng.integers(2**31)),
-            )
-            end = time + len(spoken(word, voice, np.random.default_rng(seed))) / SAMPLE_RATE
-            amplitude = float(10 ** rng.uniform(-0.9, -0.03))
-            found.append(SpokenWord(word, voice, time, end, amplitude, seed))
+            word, voice = str(rng.choice(WORDS)), str(rng.choice(voices))
+            carried = rng.random() < _CARRIED_SHARE
+            span = (time, min(time + 1.9, _SECONDS) if carried else time)
+            found.append(say(rng, word, voice, span, carried=carried))
         else:
             kind = str(rng.choice(kinds))
             end = min(time + max(MIN_LENGTH[kind] + 0.01, float(rng.uniform(0.4, 1.2))), _SECONDS)

@@ -24,6 +24,7 @@ from seats_cli.world.script import Backdrop, Script, SpokenWord, Thing
 from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import COLORS, IGNORE, SHAPES
 from seats_cli.world.voices import WORDS
+from seats_cli.world.wording import HEARD_KINDS
 
 
 def two_shots() -> Script:
@@ -40,7 +41,7 @@ def two_shots() -> Script:
         shots=((0.0, 2.0), (2.0, 4.0)),
         backdrops=(Backdrop("plain", (40.0, 40.0, 40.0)),) * 2,
         things=(square, word),
-        heard=(SpokenWord("seven", "us", 2.5, 3.0, 0.5, 1),),
+        heard=(SpokenWord("seven", "us", 2.0, 3.0, 0.5, 1, "the number is", word_start=2.5),),
     )
 
 
@@ -63,6 +64,7 @@ def test_labels_say_what_every_token_shows_and_plays() -> None:
     said = labels["audio"]["word"]
     assert (said[63:75] == WORDS.index("seven") + 1).all()
     assert (said[:62] == 0).all()
+    assert (labels["audio"]["kind"][50:75] == HEARD_KINDS.index("speech")).all()
     assert labels["audio_context"]["left_color"][10] == red
     assert labels["audio_context"]["screen_print"][70] == PRINTS.index("dog") + 1
     assert labels["audio_context"]["words"].tolist() == [0] * 75 + [1] * 25
