@@ -135,7 +135,7 @@ def read_group(
         start = settings.read.start if first.start_s is None else first.start_s
         end = settings.read.end if first.end_s is None else first.end_s
         options = replace(settings.read, start=start, end=end)
-        with _local_copy(group.path, settings) as path:
+        with _local_copy(group.path, settings, report) as path:
             options, notes = fit_file(path, options, sizing, architecture, need)
             clip = read_clip(path, options, sizing=sizing, on_progress=report)
     except Exception as error:
@@ -312,8 +312,14 @@ def failure(error: Exception) -> dict[str, str]:
 
 
 @contextmanager
-def _local_copy(path: str, settings: BatchSettings) -> Iterator[str]:
+def _local_copy(
+    path: str, settings: BatchSettings, on_progress: Callable[[str, float], None]
+) -> Iterator[str]:
     """The file, fetched for the time of the block if it is a URL."""
+
+    def received(done: int, total: int | None) -> None:
+        on_progress("fetched", done / total if total else 0.0)
+
     if not is_url(path):
         yield path
         return
@@ -322,5 +328,10 @@ def _local_copy(path: str, settings: BatchSettings) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="seats-") as folder:
         target = Path(folder) / "download"
         with target.open("wb") as file:
-            download(path, file, allow_local_urls=settings.allow_local_urls)
+            download(
+                path,
+                file,
+                allow_local_urls=settings.allow_local_urls,
+                on_progress=received,
+            )
         yield str(target)

@@ -27,7 +27,7 @@ from seats_cli.cli.option_parsers import output_option, split_choices
 from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.question import given_question, may_ask_nothing
 from seats_cli.cli.runtime import finishing_first, stop_if_interrupted
-from seats_cli.cli.sources import PIPE, open_model, open_outline
+from seats_cli.cli.sources import PIPE, end_on_sigterm, open_model, open_outline
 from seats_cli.cli.to_config import build_config
 from seats_cli.config import ModelOptions
 from seats_cli.errors import UsageError
@@ -217,6 +217,7 @@ def _on_this_machine(
     target.check_model(model_facts(loaded))
 
     def ask_all(store: Callable[[Result], None]) -> None:
+        end_on_sigterm()
         with finishing_first("" if output.quiet else _STOPPING):
             run_local(
                 loaded,

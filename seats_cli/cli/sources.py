@@ -155,14 +155,14 @@ def remove_fetched() -> None:
 def _temporary(name: str) -> Path:
     """A path in a new folder that is removed when the command ends, however it ends."""
     at_end(remove_fetched)
-    _end_on_sigterm()
+    end_on_sigterm()
     folder = Path(tempfile.gettempdir()) / f"seats-{secrets.token_hex(8)}"
     _folders.append(str(folder))  # before it exists: a signal may come right after
     folder.mkdir(mode=0o700)
     return folder / name
 
 
-def _end_on_sigterm() -> None:
+def end_on_sigterm() -> None:
     """Let SIGTERM unwind the stack, so that no temporary file stays behind."""
     if (
         threading.current_thread() is threading.main_thread()

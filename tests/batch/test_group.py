@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -180,7 +180,9 @@ def test_urls_are_fetched_for_the_time_of_their_group(loaded: LoadedModel, tmp_p
     assert refused["error"]["kind"] == "usage"
 
 
-def test_reading_stops_when_it_is_told_to(loaded: LoadedModel) -> None:
+def test_reading_stops_when_it_is_told_to(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop = threading.Event()
     stop.set()
 
@@ -191,10 +193,15 @@ def test_reading_stops_when_it_is_told_to(loaded: LoadedModel) -> None:
         if stop.is_set():
             raise StoppedError
 
-    group = group_of(WORDS[0])
-    need = group_need(loaded, group, SETTINGS)
-    with pytest.raises(StoppedError):
-        read_group(group, SETTINGS, loaded.sizing, loaded.architecture, need, progress)
+    def fetch(*_: object, on_progress: Callable[[int, None], None], **__: object) -> None:
+        on_progress(1, None)
+
+    monkeypatch.setattr("seats_cli.batch.group.download", fetch)
+    for path in (CARDS, "http://host/clip.mp4"):
+        group = group_of(WORDS[0], path=path)
+        need = group_need(loaded, group, SETTINGS)
+        with pytest.raises(StoppedError):
+            read_group(group, SETTINGS, loaded.sizing, loaded.architecture, need, progress)
 
 
 def test_settings_are_plain(loaded: LoadedModel) -> None:
