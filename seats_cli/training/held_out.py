@@ -11,8 +11,8 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,8 +203,31 @@ def answer(loaded: LoadedModel, clip: Clip, question: str) -> str:
     return str(loaded.processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
 
 
-def evaluate(loaded: LoadedModel, clips: Iterable[HeldOutClip], *, mp4: bool = False) -> Report:
-    """Ask one question of every family that each clip allows, with `mp4` through real files."""
+def blanked(clip: Clip, tracks: Collection[str]) -> Clip:
+    """A clip with its "picture" grey or its "sound" silent, or both: what is left to guess from."""
+    if "picture" in tracks and clip.frames is not None:
+        clip = replace(clip, frames=np.full_like(clip.frames, 128))
+    if "sound" in tracks and clip.audio is not None:
+        clip = replace(clip, audio=np.zeros_like(clip.audio))
+    return clip
+
+
+def evaluate(
+    loaded: LoadedModel,
+    clips: Iterable[HeldOutClip],
+    *,
+    mp4: bool = False,
+    blank: Collection[str] = (),
+) -> Report:
+    """Ask one question of every family that each clip allows.
+
+    Parameters
+    ----------
+    mp4 : bool
+        Through real files.
+    blank : collection of str
+        Which of "picture" and "sound" to blank: an answer that is right all the same was a guess.
+    """
     report = Report()
     with tempfile.TemporaryDirectory() as folder:
         for rng, tiny, rate in clips:
@@ -213,6 +236,7 @@ def evaluate(loaded: LoadedModel, clips: Iterable[HeldOutClip], *, mp4: bool = F
                 path = Path(folder) / "clip.mp4"
                 _write(path, tiny, rate, int(rng.choice([2, 3, 4])))
                 clip = read_clip(path, sizing=loaded.sizing)
+            clip = blanked(clip, blank)
             for question in _questions(rng, tiny):
                 given = answer(loaded, clip, question.text)
                 report.asked[question.family] += 1
@@ -233,6 +257,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--second", action="store_true", help="clips of the second world")
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--mp4", action="store_true", help="through real files")
+    parser.add_argument(
+        "--blank",
+        action="append",
+        choices=("picture", "sound"),
+        help="without what is there to see or hear; may be given twice",
+    )
     parser.add_argument("--shortest", type=float, default=4.0, help="seconds")
     parser.add_argument("--longest", type=float, default=8.0, help="seconds")
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED)
@@ -245,7 +275,7 @@ def main(arguments: list[str] | None = None) -> None:
     clips = draw(
         options.clips, shortest=options.shortest, longest=options.longest, seed=options.seed
     )
-    report = evaluate(load_model(options.model), clips, mp4=options.mp4)
+    report = evaluate(load_model(options.model), clips, mp4=options.mp4, blank=options.blank or ())
     text = json.dumps(report.as_dict(), indent=1) if options.json else report.as_table()
     sys.stdout.write(text + "\n")
 

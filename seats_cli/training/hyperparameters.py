@@ -68,6 +68,11 @@ class Hyperparameters:
     # this share of the joint phase.
     first_level: float = 0.4
     level_share: float = 0.25
+    # Every so many steps a long clip, at full difficulty: alone, with most of the picture left out
+    # before the LLM. The other clips have at most half of a worker's `batch_tokens`.
+    long_every: int = 30
+    long_tokens: tuple[int, int] = (2500, 9500)
+    long_drop: float = 0.6  # of the video tokens, at least
     thin_from: float = 0.5  # share of the joint phase after which drops have full strength
     whole_share: float = 0.35  # of the steps see all tokens
     max_video_drop: float = 0.9  # upper ends of the uniform random drops

@@ -232,6 +232,24 @@ def training_batch(
     return assemble(clips, rows, processor, system=system)
 
 
+def long_batch(
+    rng: np.random.Generator,
+    processor: Qwen2_5OmniProcessor,
+    *,
+    tokens: tuple[int, int],
+    questions: int,
+    weights: Mapping[str, float] = MappingProxyType({}),
+) -> TrainingBatch:
+    """One clip at full difficulty with a number of tokens in the given range."""
+    least, most = tokens
+    layout = sample_wide_layout(rng, 1.0, max_tokens=most)
+    while token_count(layout) < least:
+        layout = sample_wide_layout(rng, 1.0, max_tokens=most)
+    clip = render_script(draft_script(rng, layout, 1.0))
+    row = sample_questions(rng, clip.script, questions, weights)
+    return assemble([clip], [row], processor)
+
+
 def token_count(layout: Layout) -> int:
     """Video and audio tokens of a clip."""
     grids, rows, columns = layout.grid_thw

@@ -161,8 +161,10 @@ class DenseHeads(nn.Module):
 Figures = dict[str, float]  # for the log, by name
 
 
-def draw_thinning(rng: np.random.Generator, progress: float, settings: Hyperparameters) -> Thinning:
-    """Drops of one step.
+def draw_thinning(
+    rng: np.random.Generator, progress: float, settings: Hyperparameters, *, long: bool = False
+) -> Thinning:
+    """Drops of one step; `long` for a clip that is too long to see as a whole.
 
     Most steps leave out tokens that no answer is read from: that makes them cheap, and the model
     used to gaps. `settings.whole_share` of the steps see all. Late layers that do not see the clip,
@@ -172,10 +174,11 @@ def draw_thinning(rng: np.random.Generator, progress: float, settings: Hyperpara
     cut = None
     if rng.random() < settings.cut_share * strength:
         cut = int(rng.choice(settings.cut_layers))
-    if rng.random() < settings.whole_share:
+    if not long and rng.random() < settings.whole_share:
         return Thinning(cut_layer=cut)
+    least = settings.long_drop if long else 0.2
     return Thinning(
-        video_drop=float(rng.uniform(0.2, settings.max_video_drop)),
+        video_drop=float(rng.uniform(least, settings.max_video_drop)),
         audio_drop=float(rng.uniform(0, settings.max_audio_drop)) * strength,
         keep_evidence=rng.random() > settings.careless_share * strength,
         cut_layer=cut,

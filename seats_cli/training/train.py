@@ -46,7 +46,12 @@ from seats_cli.training.build import (
 from seats_cli.training.forward import Thinker, Thinning
 from seats_cli.training.held_out import accuracy_by_family, macro, validation_batches
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
-from seats_cli.training.minibatch import TrainingBatch, drill_batch, training_batch
+from seats_cli.training.minibatch import (
+    TrainingBatch,
+    drill_batch,
+    long_batch,
+    training_batch,
+)
 from seats_cli.training.objective import (
     DenseHeads,
     Figures,
@@ -130,7 +135,6 @@ log = logging.getLogger(__name__)
 _SAVE_EVERY = 120.0  # seconds
 _LOG_EVERY = 25  # steps
 _CHECK_EVERY = 250
-_DRILL_CHECKS = 6  # batches
 _CHECK_SEED = 900_002  # training seeds are small numbers
 _STATEFUL = ("model", "heads", "muon", "adam")  # attributes of a trainer in its saved state
 _GRADIENT_LIMIT = 1e3  # Muon ignores the scale of gradients; this only stops explosions
@@ -244,7 +248,8 @@ class Trainer:
         if self._is_drill(self.step):
             return encoder_loss(self.model, self.heads, batch)
         rng = np.random.default_rng([self.settings.seed, 7, self.step, self.workers.rank])
-        thinning = draw_thinning(rng, self.progress(), self.settings)
+        long = self._is_long(self.step)
+        thinning = draw_thinning(rng, self.progress(), self.settings, long=long)
         return joint_loss(self.model, self.heads, batch, thinning, self.settings)
 
     def update(self, batch: TrainingBatch) -> Figures:
@@ -293,6 +298,11 @@ class Trainer:
         share = 1.0 if self.phase.name == "encoders" else self.phase.drill_share
         return int((step + 1) * share) > int(step * share)
 
+    def _is_long(self, step: int) -> bool:
+        """Whether a step is about one long clip per worker."""
+        every = self.settings.long_every
+        return self.level == 1.0 and not self._is_drill(step) and step % every == every // 2
+
     def _batches(self) -> Iterator[TrainingBatch]:
         """This worker's batches from the current step on, each from its own seed."""
         tokens = self.phase.batch_tokens // self.workers.size
@@ -303,6 +313,15 @@ class Trainer:
                 time.sleep(2.0)
             if self._is_drill(step):
                 yield drill_batch(rng, self.processor, tokens=tokens)
+                continue
+            if self._is_long(step):
+                yield long_batch(
+                    rng,
+                    self.processor,
+                    tokens=self.settings.long_tokens,
+                    questions=2 * self.phase.questions,
+                    weights=self.settings.weights,
+                )
                 continue
             yield training_batch(
                 rng,
@@ -352,7 +371,7 @@ class Trainer:
         if self.workers.rank > 0:
             return
         seen: dict[str, list[float]] = {}
-        for index in range(_DRILL_CHECKS):
+        for index in range(self.settings.check_batches // 2):
             rng = np.random.default_rng([_CHECK_SEED, index])
             batch = drill_batch(
                 rng, self.processor, tokens=600, voices=HELD_OUT_VOICES, fonts=HELD_OUT_FONTS

@@ -17,9 +17,10 @@ from seats_cli.models.optimize import SEGMENTS, encoder_attention
 from seats_cli.training import train
 from seats_cli.training.build import build_config, build_model, export, start_from
 from seats_cli.training.forward import Thinker
+from seats_cli.training.held_out import as_clip, blanked, held_out_scripts
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
-from seats_cli.training.minibatch import drill_batch
-from seats_cli.training.objective import Muon, orthogonalised, split_parameters
+from seats_cli.training.minibatch import drill_batch, long_batch, token_count
+from seats_cli.training.objective import Muon, draw_thinning, orthogonalised, split_parameters
 from seats_cli.training.train import Trainer
 
 
@@ -179,3 +180,42 @@ def test_rates_rise_stay_and_fall(finished: Trainer) -> None:
         trainer._set_rates()
         rates.append(trainer.muon.param_groups[0]["lr"] / long.muon_rate)
     assert rates == pytest.approx([0.01, 1.0, 1.0, 0.515, 0.03])
+
+
+def test_a_long_clip_comes_alone_and_is_thinned(processor: Any) -> None:
+    rng = np.random.default_rng(1)
+    batch = long_batch(rng, processor, tokens=(600, 1200), questions=3)
+    assert batch.size == 1
+    assert 600 <= token_count(batch.layout) <= 1200
+    settings = Hyperparameters()
+    drops = [draw_thinning(rng, 1.0, settings, long=True).video_drop for _ in range(50)]
+    assert min(drops) >= settings.long_drop
+    others = [draw_thinning(rng, 1.0, settings).video_drop for _ in range(50)]
+    assert 0.0 in others
+
+
+def test_long_steps_wait_for_full_difficulty_and_are_the_same_for_all(tmp_path: Path) -> None:
+    trainer = Trainer(Hyperparameters(), tmp_path)
+    trainer.phase_index = 1
+    steps = trainer.phase.steps
+    trainer.step = 0
+    assert not any(trainer._is_long(step) for step in range(300))
+    trainer.step = steps // 2
+    share = np.mean([trainer._is_long(step) for step in range(steps)])
+    assert 0.01 < share < 1 / trainer.settings.long_every + 0.001
+
+
+def test_a_blanked_clip_keeps_its_size_and_nothing_else() -> None:
+    clip = as_clip(next(iter(held_out_scripts(1, shortest=2.0, longest=2.5)))[1])
+    assert clip.frames is not None
+    assert clip.audio is not None
+    silent = blanked(clip, ["sound"])
+    assert silent.frames is clip.frames
+    assert silent.audio is not None
+    assert silent.audio.shape == clip.audio.shape
+    assert not silent.audio.any()
+    grey = blanked(clip, ["picture", "sound"])
+    assert grey.frames is not None
+    assert grey.frames.shape == clip.frames.shape
+    assert grey.frames.std() == 0
+    assert blanked(clip, []) is clip
