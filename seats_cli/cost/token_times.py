@@ -70,12 +70,12 @@ class TokenTimes:
 class Evidence:
     """A moment of the clip that an answer rests on: a window with much of the relevance.
 
-    Relevance is the attention that the end of the prompt, where the answer begins, pays to each
-    audio-visual token that is still there at one layer: the scores of Stage II, or for runs
-    without them what the first drop layer of SEATS has computed. `share` is the relevance of all
-    tokens of one modality in the window, divided by that of all audio-visual tokens of the clip:
-    the windows of both modalities sum to 1. It says what the model looked at, not that it looked
-    at the right thing.
+    Relevance is the attention that the last token of the prompt, from which the answer starts, pays
+    to a token, added up over the drop layers: those of the plan for SEATS, whose Stage II measures
+    it, and the model's default ones otherwise. A token that is gone by a layer has none there.
+    `share` is the relevance of the window's tokens of one modality, divided by that of all video
+    and audio tokens: the shares of all windows of both modalities sum to 1. It says where the model
+    looked, not that it looked at the right thing.
     """
 
     # Seconds from the start of the file, as in `MediaFacts`.

@@ -195,7 +195,7 @@ def ask(
     elif encoder_cache is not None:
         parts["encoder_cache"] = partial(encoder_cache.attach, adapter, None)
 
-    reader = EvidenceReader(adapter, running, None if run is None else run.method)
+    reader = EvidenceReader(adapter, running)
     if evidence:
         parts["evidence"] = lambda: hooked(reader.hooks())
 

@@ -1,17 +1,19 @@
 """The moments that an answer rests on: relevance of tokens, added up over time.
 
-Stage II says how relevant every token is to the question. Methods that drop nothing inside the LLM,
-and the unpruned model, have no such scores: for these, what the end of the prompt attends to is
-read at the layer after which SEATS would drop first, from what that layer has computed anyway.
+Stage II of SEATS measures how relevant every token is to the question. Other methods and the
+unpruned model have no such scores, or have them of other layers: for these, what the end of the
+prompt attends to is read at the layers after which SEATS would drop, from what they have computed
+anyway. Of one layer, moments are found less often than of all three together (docs/eval.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from seats_cli.media.clip import MediaFacts
     from seats_cli.models.adapter import Adapter
     from seats_cli.schedule import PruningPlan
-    from seats_cli.selection.method import Method
     from seats_cli.selection.trace import SelectionTrace
 
 MOST = 5  # moments of an answer
@@ -37,70 +38,54 @@ SOUND_S = 1.0  # of a window where no grid sets its length
 VIDEO, AUDIO = "video", "audio"
 
 
-@dataclass(frozen=True, eq=False)
-class TokenRelevance:
-    """How relevant tokens are to the question."""
-
-    index: Tensor  # LongTensor (n,), on the CPU: their positions in the unpruned prompt, ascending
-    scores: Tensor  # float32 Tensor (n,), on the CPU: attention, which sums to at most 1
-
-
 class EvidenceReader:
     """Finds the evidence of one answer.
 
-    Where no stage has scores, what the prompt's last token attends to is read at a layer: its query
-    is worked out from what the layer was given, and keys are those that the layer has put into the
-    cache, also where they come from an earlier question about the clip. Nothing is changed.
+    SEATS has measured relevance itself, at its drop layers. In other runs, what the prompt's last
+    token attends to is read at the layers that SEATS would have chosen: its query is worked out
+    from what the layer was given, and keys are those that the layer has put into the cache, also
+    where they come from an earlier question about the clip. Nothing is changed.
 
     Parameters
     ----------
     plan : PruningPlan or None
         Of the run; None for an unpruned one.
-    method : Method or None
-        The one that runs.
     """
 
-    def __init__(self, adapter: Adapter, plan: PruningPlan | None, method: Method | None) -> None:
+    def __init__(self, adapter: Adapter, plan: PruningPlan | None) -> None:
         self._adapter = adapter
         self._architecture = adapter.architecture()
-        self._method = method
+        self._scored = () if plan is None else plan.drop_layers
+        depth = len(adapter.layers)
+        # The last layer that sees the clip.
+        last = depth if plan is None or plan.late_layer is None else plan.late_layer - 1
         drops, _ = default_layers(self._architecture)
-        self.layer = drops[0] if drops else (len(adapter.layers) + 1) // 2
-        last = len(adapter.layers)
-        if plan is not None and plan.late_layer is not None:
-            last = plan.late_layer - 1  # the last one that sees the clip
-        self._read_at = min(self.layer, last)
-        self._waiting = True
-        self._scores: Tensor | None = None
+        within = tuple(layer for layer in drops if layer <= last)
+        self.layers = () if self._scored else within or (min(last, (depth + 1) // 2),)
+        # float32 (n,) by layer, what the last token attends to of the tokens that the layer has
+        # seen: on the device until the answer is complete, so that nothing waits for it.
+        self.attention: dict[int, Tensor] = {}
 
     def hooks(self) -> Iterator[RemovableHandle]:
-        """Of the layer; they act on the first prompt."""
-        layer = self._adapter.layers[self._read_at - 1]
-        yield layer.register_forward_hook(self._read, with_kwargs=True)
+        """Of the layers that are read; they act on the first prompt."""
+        for number in self.layers:
+            layer = self._adapter.layers[number - 1]
+            yield layer.register_forward_hook(partial(self._leave, number), with_kwargs=True)
 
-    def _read(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> None:
-        if not self._waiting:
-            return
-        self._waiting = False  # what follows are tokens of the answer
+    def _leave(
+        self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any
+    ) -> None:
         cache = cache_of(kwargs)
-        if cache is None or self._has_scores():
-            return
-        keys = cache.layers[self._read_at - 1].keys
+        if number in self.attention or cache is None:
+            return  # a token of the answer
+        keys = cache.layers[number - 1].keys
         hidden = (args[0] if args else kwargs["hidden_states"])[0, -1:].to(keys.device)
         sides = {
             name: SideTensors(tuple(part[..., -1:, :] for part in side.tensors))
             for name, side in self._adapter.layer_side_tensors(kwargs).items()
         }
         query, _ = self._adapter.relevance_query_key(layer, hidden, sides, 0)
-        # It stays on the device until the answer is complete: nothing waits for it.
-        self._scores = last_query_relevance(query, keys[0])
-
-    def _has_scores(self) -> bool:
-        """Whether Stage II will rank tokens. Some methods know only once the prompt has begun."""
-        method = self._method
-        return method is not None and any(
-            map(method.drops_after, range(1, len(self._adapter.layers)))
-        )
+        self.attention[number] = last_query_relevance(query, keys[0])
 
     def evidence(
         self, trace: SelectionTrace, media: MediaFacts, fps: float | None
@@ -114,54 +99,41 @@ class EvidenceReader:
         fps : float or None
             Effective frames per second.
         """
-        found = stage_relevance(trace, self.layer)
-        if found is None and self._scores is not None:
-            found = TokenRelevance(self._tokens_read(trace), self._scores.float().cpu())
-        if found is None:
-            return ()
+        relevance = torch.zeros(trace.length, dtype=torch.float64)
+        for number, scores in self.attention.items():
+            relevance[_alive(trace, number)] += scores.double().cpu()
+        for stage in trace.stages:
+            if stage.scores is not None and stage.after_layer in self._scored:
+                relevance[_alive(trace, stage.after_layer)] += stage.scores.double()
         times = TokenTimes.of_clip(media, self._architecture, fps)
-        return evidence_of(found, trace, times, media)
+        return evidence_of(relevance, trace, times, media)
 
     def flops(self, trace: SelectionTrace) -> int:
         """What reading took; 0 where Stage II has the scores."""
-        if self._scores is None:
-            return 0
-        return attention_flops(self._architecture, len(self._tokens_read(trace)))
-
-    def _tokens_read(self, trace: SelectionTrace) -> Tensor:
-        """Positions of the tokens that the layer has seen."""
-        alive = [stage.kept for stage in trace.stages if stage.after_layer < self._read_at]
-        return alive[-1] if alive else torch.arange(trace.length)
+        return sum(
+            attention_flops(self._architecture, len(_alive(trace, number)))
+            for number in self.attention
+        )
 
 
-def stage_relevance(trace: SelectionTrace, layer: int) -> TokenRelevance | None:
-    """Relevance from the stage with scores that is nearest to a layer; None without such a stage.
-
-    Parameters
-    ----------
-    layer : int
-        After which SEATS would drop first (from 1): some methods drop behind many layers, and the
-        first of them know little of the question.
-    """
-    scored = [number for number, stage in enumerate(trace.stages) if stage.scores is not None]
-    if not scored:
-        return None
-    chosen = min(scored, key=lambda number: abs(trace.stages[number].after_layer - layer))
-    index = trace.stages[chosen - 1].kept if chosen else torch.arange(trace.length)
-    scores = trace.stages[chosen].scores
-    assert scores is not None
-    return TokenRelevance(index, scores)
+def _alive(trace: SelectionTrace, layer: int) -> Tensor:
+    """Positions in the unpruned prompt of the tokens that a layer has seen."""
+    alive = [stage.kept for stage in trace.stages if stage.after_layer < layer]
+    return alive[-1] if alive else torch.arange(trace.length)
 
 
 def evidence_of(
-    found: TokenRelevance, trace: SelectionTrace, times: TokenTimes, media: MediaFacts
+    relevance: Tensor, trace: SelectionTrace, times: TokenTimes, media: MediaFacts
 ) -> tuple[Evidence, ...]:
     """The strongest moments, at most `MOST`.
 
     Parameters
     ----------
+    relevance : float64 Tensor, shape (S,)
+        Of each token of the unpruned prompt, on any scale; 0 for one that was dropped before it
+        was measured. What is not a number counts as 0.
     trace : SelectionTrace
-        Which tokens of the unpruned prompt are video or audio.
+        Which tokens are video or audio.
     times : TokenTimes
         When they are.
     media : MediaFacts
@@ -170,19 +142,18 @@ def evidence_of(
     if media.duration_s is None:
         return ()
     moments: list[Evidence] = []
-    total = 0.0
-    for name, mask in ((VIDEO, trace.video_mask), (AUDIO, trace.audio_mask)):
-        sums, spans = _windows(name, mask, found, times)
-        total += float(sums.sum())
+    for modality, mask in ((VIDEO, trace.video_mask), (AUDIO, trace.audio_mask)):
+        sums, spans = _windows(modality, relevance[mask].numpy(), times)
         for strength, (start, end) in zip(sums.tolist(), spans, strict=True):
-            if strength > 0.0:
-                moments.append(Evidence(start, end, name, strength))
+            moments.append(Evidence(start, end, modality, strength))
+    total = sum(moment.share for moment in moments)
+    moments = [moment for moment in moments if moment.share > 0.0]
     moments.sort(key=lambda moment: (-moment.share, moment.start_s, moment.modality))
     latest = float("inf") if media.end_s is None else media.end_s
     return tuple(
         Evidence(
             round(media.start_s + moment.start_s, 3),
-            # The last grid of a clip may reach beyond it.
+            # The last grid, or the last token of the sound, may reach beyond the end.
             round(
                 max(min(media.start_s + moment.end_s, latest), media.start_s + moment.start_s), 3
             ),
@@ -194,26 +165,24 @@ def evidence_of(
 
 
 def _windows(
-    name: str, mask: Tensor, found: TokenRelevance, times: TokenTimes
-) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Relevance of each window of a modality, float64 (W,), and where it begins and ends."""
-    offered = int(mask.sum())
-    if not offered or (name == VIDEO and times.grid is None):
+    modality: str, relevance: npt.NDArray[np.float64], times: TokenTimes
+) -> tuple[npt.NDArray[np.float64], list[tuple[float, float]]]:
+    """Relevance of each window of one modality, (W,), and where it begins and ends.
+
+    A window is a temporal grid, or as long a stretch of the sound: `SOUND_S` without a picture.
+    """
+    if not len(relevance) or (modality == VIDEO and times.grid is None):
         return np.zeros(0), []
-    # 1. The window of each token that is offered: its grid, or as long a stretch of the sound.
-    order = np.arange(offered)
-    seconds = SOUND_S if times.grid is None else times.grid.seconds
-    if name == VIDEO:
-        assert times.grid is not None
+    order = np.arange(len(relevance))
+    if modality == VIDEO and times.grid is not None:
         window, span = order // times.grid.size, times.video
     else:
+        seconds = SOUND_S if times.grid is None else times.grid.seconds
         middle = (order + 0.5) / times.audio_tokens_per_s
-        window, span = (middle / seconds).astype(np.int64), times.audio
-    firsts = np.searchsorted(window, np.arange(window[-1] + 1))
-    lasts = np.append(firsts[1:], offered) - 1
-    # 2. What the tokens that were there when relevance was measured have of it.
-    alive = found.index[mask[found.index]]
-    places = (mask.cumsum(0)[alive] - 1).numpy()
-    scores = np.nan_to_num(found.scores[mask[found.index]].double().numpy(), posinf=0.0)
-    sums = np.bincount(window[places], scores, minlength=len(firsts))
-    return sums, [span(int(a), int(b)) for a, b in zip(firsts, lasts, strict=True)]
+        window, span = np.floor(middle / seconds).astype(np.int64), times.audio
+    # A window may be shorter than an audio token, and then have none.
+    numbers, firsts = np.unique(window, return_index=True)
+    lasts = np.append(firsts[1:], len(order)) - 1
+    finite = np.nan_to_num(relevance, posinf=0.0, neginf=0.0)
+    sums = np.asarray(np.bincount(window, finite)[numbers], np.float64)
+    return sums, [span(int(first), int(last)) for first, last in zip(firsts, lasts, strict=True)]

@@ -337,17 +337,17 @@ SWAPS = (
         pruned_only=True,
     ),
     Swap(
+        "evidence",
+        target="hooks on some layers of the text model",
+        why="What the question attends to there says which moments the answer rests on.",
+        place="Before the pruned prefill, which may take out of the cache what is read here.",
+    ),
+    Swap(
         "pruned_prefill",
         target="hooks on the model's core, the text model and its layers",
         why="Stages I to III: they carry a shrinking set of tokens through the decoder.",
         place="Behind timing: a segment of layers begins before its first layer's hooks here.",
         pruned_only=True,
-    ),
-    Swap(
-        "evidence",
-        target="a hook on one layer of the text model",
-        why="What the question attends to there says which moments the answer rests on.",
-        place="Behind the pruned prefill, so that it sees what the layer was really given.",
     ),
     Swap(
         "decoding",
