@@ -1,6 +1,6 @@
 """How often the moment that decides a question is among the first of its answer's evidence.
 
-`python -m seats_cli.evaluate.evidence` asks the generated questions that have one such moment, and
+`python -m seats_cli.evaluate.moments` asks the generated questions that have one such moment, and
 counts, beside chance. Generated clips know when what they are asked about happens.
 """
 
@@ -246,7 +246,7 @@ def _setting(text: str) -> tuple[str, SeatsConfig | None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: prints the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m seats_cli.evaluate.evidence", description=__doc__
+        prog="python -m seats_cli.evaluate.moments", description=__doc__
     )
     parser.add_argument("--model", default="bundled", help="as for seats ask (bundled)")
     parser.add_argument("--limit", type=int, default=300, help="questions to ask (300)")
