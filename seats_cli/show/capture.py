@@ -94,6 +94,7 @@ def record_of(
         audio_tokens_per_s=times.audio_tokens_per_s,
         pixel_shape=min(max(pixel_shape, 0.1), 10.0),
         warnings=answer.warnings,
+        evidence=answer.evidence,
         versions=versions(),
     )
 

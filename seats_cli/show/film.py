@@ -34,6 +34,8 @@ _PART_S = 2.0  # read at once: 60 frames of 1280x720 are 170 MB
 _MAX_RATE = 30.0
 _MAX_PIXELS = 1280 * 720
 _STILL_S = 2.0  # of a picture without audio
+# Of the moments that the answer rests on, in the page's colours of the modalities.
+_BARS = {"video": (86, 180, 233), "audio": (230, 159, 0)}
 
 
 def render_film(
@@ -122,7 +124,7 @@ def _mux_sound(
 
 
 class _Veil:
-    """Dims what was dropped before the LLM in the grid of each moment."""
+    """Dims what was dropped before the LLM in each grid, and marks what the answer rests on."""
 
     def __init__(
         self, record: RunRecord, times: npt.NDArray[np.float64], height: int, width: int
@@ -133,6 +135,7 @@ class _Veil:
         self._lived = lived.reshape(grid.grids, grid.rows, grid.columns)
         self._begins = times[:: grid.frames]
         self._size = height, width
+        self._moments = record.moments
         self._current, self._dropped = -1, np.zeros((height, width), bool)
 
     def __call__(self, pixels: Pixels, second: float) -> Pixels:
@@ -141,7 +144,17 @@ class _Veil:
         if at != self._current:
             self._current = at
             self._dropped = enlarge(self._lived[at], *self._size) == 0
-        return dim(pixels, self._dropped)
+        return self._marked(dim(pixels, self._dropped), second)
+
+    def _marked(self, pixels: Pixels, second: float) -> Pixels:
+        """With a bar at the bottom, left for the picture and right for the sound, in a moment."""
+        height, width = self._size
+        bar, half = max(2, height // 40), width // 2
+        for moment in self._moments:
+            if moment.start_s <= second + 1e-6 < moment.end_s:
+                side = slice(0, half) if moment.modality == "video" else slice(half, width)
+                pixels[height - bar :, side] = _BARS[moment.modality]
+        return pixels
 
 
 def _seconds(record: RunRecord, clip: Clip) -> float:

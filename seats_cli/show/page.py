@@ -16,6 +16,7 @@ from PIL import Image
 from seats_cli.config import SEATS
 from seats_cli.report.phrases import (
     UNPRUNED,
+    evidence_phrase,
     format_percent,
     format_ratio,
     format_seconds,
@@ -33,6 +34,7 @@ from seats_cli.show.record import AUDIO, VIDEO
 from seats_cli.show.svg import flops_per_layer, layers_chart, mark_heights, mark_tokens
 
 if TYPE_CHECKING:
+    from seats_cli.cost.token_times import Evidence
     from seats_cli.media.clip import Clip
     from seats_cli.show.record import Ints, Part, RecordedStage, RunRecord
 
@@ -143,6 +145,10 @@ def _run(number: int, record: RunRecord, media: _Media) -> dict[str, Any]:
         "kept_audio": mean_kept(AUDIO),
         "flops": format_ratio(sum(flops), full * len(flops)),
         "levels": _legend(record, depth),
+        "moments": [
+            {"start": round(moment.start_s, 3), "words": evidence_phrase(named)}
+            for moment, named in zip(record.moments, record.evidence, strict=True)
+        ],
         "frames": _frames(record, depth),
         "rows": record.grid.rows if record.grid else 1,
         "columns": record.grid.columns if record.grid else 1,
@@ -193,11 +199,21 @@ def _frames(record: RunRecord, depth: Depth) -> list[dict[str, Any]]:
                 "time": time,
                 "marks": mark_tokens(patches, depth),
                 "entered": int((patches > 0).sum()),
+                "rests": sum(
+                    moment.share
+                    for moment in record.moments
+                    if moment.modality == "video" and _meet(moment, start, end)
+                ),
                 "size": grid.size,
                 "words": f"Grid {number + 1}, {time}, {patches.size} patches: {counts}.",
             }
         )
     return frames
+
+
+def _meet(moment: Evidence, start: float, end: float) -> bool:
+    """Whether a moment and a span of seconds have more than their borders in common."""
+    return moment.start_s < end - 1e-3 and moment.end_s > start + 1e-3
 
 
 def _count_by_level(lived: Ints, depth: Depth) -> str:
@@ -224,6 +240,15 @@ def _sound(record: RunRecord, depth: Depth, media: _Media) -> dict[str, Any] | N
         "heard": media.seconds / seconds * width,
         "token": width / seconds / record.audio_tokens_per_s,
         "per_second": width / seconds,
+        "moments": [
+            {
+                "x": moment.start_s * width / seconds,
+                "width": (moment.end_s - moment.start_s) * width / seconds,
+                "words": f"{100 * moment.share:.0f} % of the relevance",
+            }
+            for moment in record.moments
+            if moment.modality == "audio"
+        ],
         "ticks": [(second, second * width / seconds) for second in _ticks(seconds, width)],
         "words": f"{format_seconds(media.seconds)} of sound, {count} audio tokens: "
         f"{_count_by_level(lived, depth)}.",

@@ -6,14 +6,14 @@ on a machine without the model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 # Imported at run time, because the reader of saved records fits values to these types.
-from seats_cli.cost.token_times import Grid, TokenTimes
+from seats_cli.cost.token_times import Evidence, Grid, TokenTimes
 from seats_cli.families.base import Architecture, FrameSizing
 from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.results import ModelFacts
@@ -79,6 +79,7 @@ class RunRecord:
     config: dict[str, Any] | None
     plan: dict[str, Any] | None
     warnings: tuple[str, ...] = ()
+    evidence: tuple[Evidence, ...] = ()  # the moments that the answer rests on, strongest first
     # Of the software that ran the model.
     versions: dict[str, str | None] = field(default_factory=dict)
     # int64 array, shape (S,): `TEXT`, `VIDEO` or `AUDIO` of each position of the unpruned prompt.
@@ -120,3 +121,12 @@ class RunRecord:
     def times(self) -> TokenTimes:
         """When its tokens are, in seconds from `media.start_s`."""
         return TokenTimes(self.grid, self.audio_tokens_per_s)
+
+    @property
+    def moments(self) -> tuple[Evidence, ...]:
+        """The evidence, in seconds from `media.start_s` as all pictures count them."""
+        begin = self.media.start_s
+        return tuple(
+            replace(one, start_s=one.start_s - begin, end_s=one.end_s - begin)
+            for one in self.evidence
+        )

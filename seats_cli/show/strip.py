@@ -74,8 +74,25 @@ def strip(record: RunRecord, width: int, *, unicode: bool) -> list[str]:
         mean = format_percent(float(row.share.mean()))
         lines.append(f"{row.name:{_LABEL}}{border.join(windows)}{mean:>{_MEAN}}")
         tops.append(f"{row.name} {format_percent(top)}")
+    if record.evidence:
+        lines.append(f"{'rests':{_LABEL}}{border.join(_ranks(record, edges, columns))}")
     scale = "full block" if unicode else "9"
-    return [*lines, f"       mean over layers; {scale}: {', '.join(tops)}"[:width]]
+    lines.append(f"       mean over layers; {scale}: {', '.join(tops)}"[:width])
+    if record.evidence:
+        lines.append(
+            "       1 is the strongest moment that the answer rests on, 2 the next"[:width]
+        )
+    return lines
+
+
+def _ranks(record: RunRecord, edges: Floats, columns: int) -> list[str]:
+    """Of each window, a character for each column: the rank of the strongest moment in it."""
+    marks = [" "] * (len(edges) - 1)
+    for rank, moment in reversed(list(enumerate(record.moments, 1))):
+        inside = (edges[:-1] < moment.end_s - 1e-3) & (edges[1:] > moment.start_s + 1e-3)
+        for at in np.flatnonzero(inside).tolist():
+            marks[at] = str(rank)
+    return ["".join(marks[at : at + columns]) for at in range(0, len(marks), columns)]
 
 
 def _row(record: RunRecord, name: str, code: int) -> _Row:

@@ -42,9 +42,15 @@ _READING = {
     "audio_track": "audio_track",
     "max_audio_s": "max_audio",
 }
-# Came later than the version: traces without them are of a file's own choice of its picture, and of
-# a model as it was saved.
-_LATER = {"video_tracks": 0, "video_track": None, "quantization": "", "adapter": ""}
+# Came later than the version: traces without them are of a file's own choice of its picture, of a
+# model as it was saved, and without moments.
+_LATER: dict[str, Any] = {
+    "video_tracks": 0,
+    "video_track": None,
+    "quantization": "",
+    "adapter": "",
+    "evidence": [],
+}
 # Saved in a form of their own; all other fields of a record as they are.
 _PACKED = ("sizing", "modality", "stages")
 _PLAIN = tuple(
@@ -159,6 +165,7 @@ def from_document(document: Any, arrays: Mapping[str, npt.NDArray[Any]] | None =
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
         raise MisfitError(f"its schema_version is {str(version)[:20]!r} and this seats reads '1'")
+    document = with_later(document, _LATER, _KEYS)
     exact_keys(document, _KEYS, "the trace")
     # 2. Arrays from where they were saved.
     values = {name: document[name] for name in (*_PLAIN, "stages")}
@@ -269,6 +276,11 @@ def _check_record(record: RunRecord) -> None:
     for side in (record.media.source_width, record.media.source_height):
         if side is not None and not 1 <= side <= _LARGEST_SIDE:
             raise MisfitError("its picture has an impossible size")
+    for moment in record.evidence:
+        if moment.modality not in ("video", "audio") or not (
+            0.0 <= moment.start_s <= moment.end_s and 0.0 <= moment.share <= 1.0
+        ):
+            raise MisfitError("it rests on an impossible moment")
     if not 1 <= record.num_layers <= _MOST_LAYERS:
         raise MisfitError("the model has an impossible number of layers")
     before, layer = np.arange(len(record.modality)), 0

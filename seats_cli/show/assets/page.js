@@ -44,7 +44,11 @@
       frame.classList.toggle("now", Number(frame.dataset.start) <= second && second < Number(frame.dataset.end));
     }
   }
-  if (!sound) return;
+  const moments = all("[data-seek]");
+  if (!sound) {
+    for (const moment of moments) moment.addEventListener("click", () => showTime(Number(moment.dataset.seek)));
+    return;
+  }
   function follow() {
     showTime(sound.currentTime);
     if (!sound.paused && !sound.ended) requestAnimationFrame(follow);
@@ -64,4 +68,5 @@
     });
   }
   for (const frame of all("figure")) frame.addEventListener("click", () => seek(Number(frame.dataset.start)));
+  for (const moment of moments) moment.addEventListener("click", () => seek(Number(moment.dataset.seek)));
 })();
