@@ -41,6 +41,23 @@ def test_json_is_one_document_with_all_warnings(run, clip):
     assert "Tokens" not in result.stderr
 
 
+def test_evidence_goes_below_the_answer_and_into_every_document(run, clip):
+    lines = ["0:05.0 to 0:06.0 (sound, 41 %)", "0:09.5 to 0:10.5 (picture, 20 %)"]
+    result = run("ask", clip, "What?", "--evidence", "--quiet")
+    assert result.stdout == ANSWER
+    assert [line for line in result.stderr.splitlines() if " to 0:" in line] == lines
+    assert "0:05.0" not in run("ask", clip, "What?").stderr
+    both = run("ask", clip, "What?", "--also", "Who?", "--evidence")
+    assert [line for line in both.stderr.splitlines() if " to 0:" in line] == 2 * lines
+    wanted = [
+        {"start_s": 5.0, "end_s": 6.0, "modality": "audio", "share": 0.412},
+        {"start_s": 9.5, "end_s": 10.5, "modality": "video", "share": 0.2},
+    ]
+    assert json.loads(run("ask", clip, "What?", "--json").stdout)["evidence"] == wanted
+    document = json.loads(run("ask", clip, "What?", "--also", "Who?", "--json").stdout)
+    assert [answer["evidence"] for answer in document["answers"]] == [wanted, wanted]
+
+
 def test_several_questions_about_one_clip(run, clip):
     result = run("ask", clip, "What?", "--also", "Who?", "--also", " When? ")
     assert result.exit_code == 0

@@ -10,10 +10,11 @@ import torch
 from seats_cli.config import SeatsConfig
 from seats_cli.families.base import Architecture, AudioShape, VisionShape
 from seats_cli.media.clip import MediaFacts
-from seats_cli.results import Answer, ChoiceScore, Cost, ModelFacts, Timing
+from seats_cli.results import Answer, ChoiceScore, Cost, Evidence, ModelFacts, Timing
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.trace import SelectionTrace
 
+EVIDENCE = (Evidence(5.0, 6.0, "audio", 0.412), Evidence(9.5, 10.5, "video", 0.2))
 ARCHITECTURE = Architecture(
     family="qwen2_5_omni",
     num_layers=28,
@@ -118,6 +119,7 @@ def sample_answer(**changes: Any) -> Answer:
             peak_gpu_bytes=18 * 2**30,
         ),
         seed=0,
+        evidence=EVIDENCE,
     )
     return dataclasses.replace(answer, **changes)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from seats_cli.report import phrases
+from seats_cli.results import Evidence
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,29 @@ def test_every_number_stays_narrow(value):
         assert "e+" not in shown
         assert "nan" not in shown
     assert len(phrases.format_si(value)) <= 6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "0:00.0"),
+        (5.04, "0:05.0"),
+        (59.96, "1:00.0"),
+        (754.5, "12:34.5"),
+        (3599.99, "1:00:00.0"),
+        (3725.25, "1:02:05.2"),
+    ],
+)
+def test_times_in_a_clip(seconds, words):
+    assert phrases.format_time(seconds) == words
+
+
+def test_moments_are_named_by_time_sense_and_share():
+    moments = (Evidence(5.0, 6.0, "audio", 0.412), Evidence(65.0, 66.5, "video", 0.09))
+    answer = SimpleNamespace(evidence=moments)
+    assert phrases.evidence_lines(answer) == [
+        "0:05.0 to 0:06.0 (sound, 41 %)",
+        "1:05.0 to 1:06.5 (picture, 9 %)",
+    ]
+    (line,) = phrases.evidence_lines(SimpleNamespace(evidence=()))
+    assert line.startswith("No moments")

@@ -70,11 +70,27 @@ def test_a_trace_from_before_there_were_video_tracks_to_choose(cards, tmp_path):
     del document["model"]["quantization"], document["model"]["adapter"]
     del document["reading"]["video_track"]
     del document["media"]["video_track"], document["media"]["video_tracks"]
+    del document["evidence"]
     path = tmp_path / "trace.json"
     path.write_text(json.dumps(document))
     record = load_record(path)
     assert record.read == cards.record.read
     assert record.media.video_track is None
+    assert record.evidence == () != cards.record.evidence
+
+
+@pytest.mark.parametrize(
+    "change", [{"modality": "smell"}, {"share": 1.5}, {"start_s": -1.0}, {"end_s": 0.5}]
+)
+def test_impossible_moments_are_refused(cards, tmp_path, change):
+    document = to_document(cards.record)
+    document["evidence"] = [
+        {"start_s": 1.0, "end_s": 2.0, "modality": "video", "share": 0.5, **change}
+    ]
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="impossible moment"):
+        load_record(path)
 
 
 def _set(*keys):

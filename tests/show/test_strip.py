@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from seats_cli.results import Evidence
 from seats_cli.show.strip import strip
 
 
@@ -14,7 +15,7 @@ from seats_cli.show.strip import strip
 @pytest.mark.parametrize("unicode", [True, False])
 def test_it_fits_and_is_aligned(cards, width, unicode):
     lines = strip(cards.record, width, unicode=unicode)
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert max(map(len, lines)) <= width
     assert len(lines[1]) == len(lines[2])
     assert (lines[1] + lines[2]).isascii() != unicode
@@ -22,7 +23,23 @@ def test_it_fits_and_is_aligned(cards, width, unicode):
 
 def test_sound_alone_has_one_row(speech):
     lines = strip(speech.record, 80, unicode=True)
-    assert [line.split()[0] for line in lines] == ["Kept", "audio", "mean"]
+    assert [line.split()[0] for line in lines] == ["Kept", "audio", "rests", "mean", "1"]
+
+
+def test_moments_are_ranked_where_they_are(cards):
+    """Two columns a second; the stronger of two moments at one time is shown."""
+    moments = (
+        Evidence(3.0, 4.0, "audio", 0.5),
+        Evidence(3.5, 6.0, "video", 0.3),
+        Evidence(0.0, 1.0, "video", 0.1),
+    )
+    record = dataclasses.replace(cards.record, evidence=moments)
+    row = strip(record, 47, unicode=False)[3]
+    assert row == "rests  33  |  11|2222|    |    |    "
+    shifted = dataclasses.replace(record, media=dataclasses.replace(record.media, start_s=3.0))
+    assert strip(shifted, 47, unicode=False)[3] == "rests  1122|22  |    |    |    |    "
+    none = strip(dataclasses.replace(record, evidence=()), 47, unicode=False)
+    assert [line.split()[0] for line in none] == ["Kept", "video", "audio", "mean"]
 
 
 def test_a_window_that_keeps_nothing_and_one_that_has_nothing(cards):
