@@ -18,7 +18,7 @@ import numpy as np
 
 from seats_cli import __version__
 from seats_cli.config import FULL
-from seats_cli.cost.token_times import Evidence as Evidence
+from seats_cli.cost.token_counts import Evidence as Evidence
 from seats_cli.families.generation import USUAL, Sampling
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.cost.selection import attention_flops
-from seats_cli.cost.token_times import TokenTimes
+from seats_cli.cost.token_counts import TokenTimes
 from seats_cli.engine.cache import cache_of
 from seats_cli.models.adapter import SideTensors
 from seats_cli.results import Evidence

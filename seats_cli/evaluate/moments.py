@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seats_cli.cost.token_times import TokenTimes
+from seats_cli.cost.token_counts import TokenTimes
 from seats_cli.engine.answer import ask
 from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.errors import SeatsError
@@ -29,7 +29,7 @@ from seats_cli.models.load import load_model
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig
-    from seats_cli.cost.token_times import Evidence
+    from seats_cli.cost.token_counts import Evidence
     from seats_cli.models.load import LoadedModel
     from seats_cli.results import Answer
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from seats_cli.config import DEFAULT_RETAIN, SEATS
-from seats_cli.cost.token_counts import tokens_to_keep
-from seats_cli.cost.token_times import Grid, TokenTimes
+from seats_cli.cost.token_counts import Grid, TokenTimes, tokens_to_keep
 from seats_cli.results import jsonable, versions
 from seats_cli.selection.relevance import allocate, window_means
 from seats_cli.selection.windows import Runs, contiguous_runs, fixed_windows

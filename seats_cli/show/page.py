@@ -34,7 +34,7 @@ from seats_cli.show.record import AUDIO, VIDEO
 from seats_cli.show.svg import flops_per_layer, layers_chart, mark_heights, mark_tokens
 
 if TYPE_CHECKING:
-    from seats_cli.cost.token_times import Evidence
+    from seats_cli.cost.token_counts import Evidence
     from seats_cli.media.clip import Clip
     from seats_cli.show.record import Ints, Part, RecordedStage, RunRecord
 

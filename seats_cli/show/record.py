@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 # Imported at run time, because the reader of saved records fits values to these types.
-from seats_cli.cost.token_times import Evidence, Grid, TokenTimes
+from seats_cli.cost.token_counts import Evidence, Grid, TokenTimes
 from seats_cli.families.base import Architecture, FrameSizing
 from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.results import ModelFacts

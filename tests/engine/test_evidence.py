@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from seats_cli import ClipSession, SeatsConfig, ask, load_model, read_clip
-from seats_cli.cost.token_times import Evidence, Grid, TokenTimes
+from seats_cli.cost.token_counts import Evidence, Grid, TokenTimes
 from seats_cli.engine.evidence import MOST, EvidenceReader, evidence_of
 from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune

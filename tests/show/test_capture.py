@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seats_cli.config import ALLOCATIONS, SeatsConfig
-from seats_cli.cost.token_times import Grid
+from seats_cli.cost.token_counts import Grid
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.diversity import select_diverse_in_windows
 from seats_cli.selection.relevance import select_by_relevance

@@ -168,7 +168,7 @@ def test_odd_clips(ask, tmp_path, kind):
 
 def test_a_minute_of_large_frames_stays_below_five_megabytes(cards):
     """Noise, which compresses worst, at the largest size of a frame."""
-    from seats_cli.cost.token_times import Grid
+    from seats_cli.cost.token_counts import Grid
 
     generator = np.random.default_rng(0)
     frame = generator.integers(0, 256, (616, 980, 3)).astype(np.uint8)
