@@ -323,8 +323,8 @@ GENERATED_SETS: Mapping[str, GeneratedSet] = {
     "scripted": GeneratedSet(scripted_set, SCRIPTED_COUNT, SCRIPTED_SEED),
 }
 
-# Questions of a generated set that are searched for each one of a requested kind.
-_SEARCHED = 50
+# Questions of a generated set that are searched for each one of a requested kind: few first.
+_SEARCHED = (3, 12, 50)
 
 
 def question_set(
@@ -363,10 +363,7 @@ def question_set(
     elif name in BENCHMARKS:
         raise UsageError(f"{name} needs `root`, the folder with its annotations and videos.")
     elif name in GENERATED_SETS:
-        generated = GENERATED_SETS[name]
-        limit = generated.count if limit is None else limit
-        count = limit * _SEARCHED if only else limit
-        found = generated.make(count, seed=generated.seed if set_seed is None else set_seed)
+        return _generated(GENERATED_SETS[name], limit, set_seed, only)
     elif Path(name).suffix.lower() in (".jsonl", ".json"):
         found = read_jsonl(name)
     else:
@@ -375,6 +372,23 @@ def question_set(
             f"or one of {', '.join(BENCHMARKS)}."
         )
     return _of_kind(found, only).limited(limit)
+
+
+def _generated(
+    kind: GeneratedSet, limit: int | None, set_seed: int | None, only: Sequence[str]
+) -> QuestionSet:
+    """The first `limit` questions of a generated set that are asked for."""
+    limit = kind.count if limit is None else limit
+    seed = kind.seed if set_seed is None else set_seed
+    if not only:
+        return kind.make(limit, seed=seed)
+    for searched in _SEARCHED[:-1]:
+        made = kind.make(limit * searched, seed=seed)
+        known = {name for item in made.items for name in (item.family, item.kind)}
+        items = [item for item in made.items if {item.family, item.kind} & set(only)]
+        if len(items) >= limit and known.issuperset(only):
+            return replace(made, items=tuple(items[:limit]))
+    return _of_kind(kind.make(limit * _SEARCHED[-1], seed=seed), only).limited(limit)
 
 
 def _of_kind(questions: QuestionSet, only: Sequence[str]) -> QuestionSet:

@@ -23,3 +23,11 @@ def test_only_some_families_or_kinds() -> None:
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(UsageError, match="color_order"):
         question_set("synthetic", limit=3, only=("colour",))
+    with pytest.raises(UsageError, match="'colour'"):
+        question_set("synthetic", limit=3, only=("color_order", "colour"))
+
+
+def test_rare_families_of_the_scripted_set_are_found() -> None:
+    rare = question_set("scripted", limit=4, only=("shape_at_sound", "same_word"))
+    assert len(rare) == 4
+    assert {item.family for item in rare.items} <= {"shape_at_sound", "same_word"}
