@@ -53,7 +53,7 @@ it is optional here::
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ from typing import Any
 from seats_cli.errors import UsageError
 from seats_cli.evaluate.annotations import Row, find_file, find_folder, read_annotations, video_file
 from seats_cli.evaluate.generated import (
+    CLIP_KINDS,
     DEFAULT_COUNT,
     DEFAULT_SEED,
     SCRIPTED_COUNT,
@@ -70,6 +71,7 @@ from seats_cli.evaluate.generated import (
 )
 from seats_cli.evaluate.jsonl import read_jsonl
 from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet
+from seats_cli.world import clip_questions, wording
 
 
 @dataclass(frozen=True)
@@ -316,15 +318,22 @@ class GeneratedSet:
     make: Callable[..., QuestionSet]  # of a number of questions and a `seed`
     count: int  # of questions, by default
     seed: int
+    names: tuple[str, ...]  # of its families of questions and kinds of clips
 
 
 GENERATED_SETS: Mapping[str, GeneratedSet] = {
-    "synthetic": GeneratedSet(synthetic_set, DEFAULT_COUNT, DEFAULT_SEED),
-    "scripted": GeneratedSet(scripted_set, SCRIPTED_COUNT, SCRIPTED_SEED),
+    "synthetic": GeneratedSet(
+        synthetic_set, DEFAULT_COUNT, DEFAULT_SEED, (*clip_questions.FAMILIES, *CLIP_KINDS)
+    ),
+    "scripted": GeneratedSet(
+        scripted_set, SCRIPTED_COUNT, SCRIPTED_SEED, (*wording.FAMILIES, *CLIP_KINDS)
+    ),
 }
 
-# Questions of a generated set that are searched for each one of a requested kind: few first.
+# Questions of a generated set that are searched for each one of a requested kind, few first, and
+# at least how many there are in the end.
 _SEARCHED = (3, 12, 50)
+_SEARCHED_AT_LEAST = 1500
 
 
 def question_set(
@@ -363,7 +372,7 @@ def question_set(
     elif name in BENCHMARKS:
         raise UsageError(f"{name} needs `root`, the folder with its annotations and videos.")
     elif name in GENERATED_SETS:
-        return _generated(GENERATED_SETS[name], limit, set_seed, only)
+        return _generated(name, limit, set_seed, only)
     elif Path(name).suffix.lower() in (".jsonl", ".json"):
         found = read_jsonl(name)
     else:
@@ -375,20 +384,21 @@ def question_set(
 
 
 def _generated(
-    kind: GeneratedSet, limit: int | None, set_seed: int | None, only: Sequence[str]
+    name: str, limit: int | None, set_seed: int | None, only: Sequence[str]
 ) -> QuestionSet:
     """The first `limit` questions of a generated set that are asked for."""
+    kind = GENERATED_SETS[name]
     limit = kind.count if limit is None else limit
     seed = kind.seed if set_seed is None else set_seed
     if not only:
         return kind.make(limit, seed=seed)
-    for searched in _SEARCHED[:-1]:
-        made = kind.make(limit * searched, seed=seed)
-        known = {name for item in made.items for name in (item.family, item.kind)}
-        items = [item for item in made.items if {item.family, item.kind} & set(only)]
-        if len(items) >= limit and known.issuperset(only):
-            return replace(made, items=tuple(items[:limit]))
-    return _of_kind(kind.make(limit * _SEARCHED[-1], seed=seed), only).limited(limit)
+    _check_names(name, kind.names, only)
+    most = max(limit * _SEARCHED[-1], _SEARCHED_AT_LEAST)
+    for count in (*(limit * searched for searched in _SEARCHED[:-1]), most):
+        found = _among(kind.make(count, seed=seed), only)
+        if len(found) >= limit:
+            break
+    return found.limited(limit)
 
 
 def _of_kind(questions: QuestionSet, only: Sequence[str]) -> QuestionSet:
@@ -396,11 +406,19 @@ def _of_kind(questions: QuestionSet, only: Sequence[str]) -> QuestionSet:
     if not only:
         return questions
     known = {name for item in questions.items for name in (item.family, item.kind) if name}
+    _check_names(questions.name, known, only)
+    return _among(questions, only)
+
+
+def _check_names(title: str, known: Collection[str], only: Sequence[str]) -> None:
     for name in only:
         if name not in known:
             raise UsageError(
-                f"{questions.name} has no questions or clips of kind '{name}': "
+                f"{title} has no questions or clips of kind '{name}': "
                 f"{', '.join(sorted(known)) or 'it names no kinds'}."
             )
+
+
+def _among(questions: QuestionSet, only: Sequence[str]) -> QuestionSet:
     items = tuple(item for item in questions.items if {item.family, item.kind} & set(only))
     return replace(questions, items=items)

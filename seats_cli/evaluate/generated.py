@@ -95,6 +95,7 @@ DEFAULT_COUNT = 1200
 QUESTIONS_PER_CLIP = 3
 # Kinds of clips in turn, and their shortest and longest duration in seconds.
 _TURNS = ("short", "medium", "moment", "short", "long", "medium", "short", "moment", "medium")
+CLIP_KINDS = ("short", "medium", "long", "moment")
 # The power skews lengths to the shortest.
 _DURATIONS = {
     "short": (4.0, 8.0, 1.0),

@@ -52,6 +52,7 @@ class Canvas:
         self.times = np.array(layout.frame_times)
         self.height, self.width = layout.height, layout.width
         self.side = min(self.height, self.width)
+        self._digits = float(rng.choice([0.0, 1.0, 0.4], p=[0.6, 0.22, 0.18]))
         self.is_roomy = self.side >= ROOMY_SIDE
         self.capacity = int(np.clip(self.height * self.width / 9000, 1, 9))
 
@@ -156,10 +157,14 @@ class Canvas:
         bright = color in LIGHT_COLORS if color is not None else sum(ink) > 380
         return DARK if bright or color is not None else LIGHT
 
-    def word(self, taken: Sequence[str] = (), *, digits: bool = True) -> str:
-        """A word or (three of ten) a digit to print that is not `taken`, never a colour."""
+    def word(self, taken: Sequence[str] = ()) -> str:
+        """A word or a digit to print that is not `taken`, never a colour.
+
+        Most clips have either words or digits, so that a question about one of them does not say
+        which of the texts it means.
+        """
         names: Sequence[str] = [word for word in WORDS if word not in SPOKEN_COLORS]
-        if digits and self.rng.random() < 0.3:
+        if self.rng.random() < self._digits:
             names = DIGITS
         free = [name for name in names if name not in taken]
         return str(self.rng.choice(free))
