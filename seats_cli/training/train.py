@@ -89,7 +89,7 @@ class WorkerGroup:
             gradient.copy_(piece.view_as(gradient))
 
     def agree(self, value: float) -> float:
-        """The first worker's value, so that all stop at the same step."""
+        """The first worker's value, so that all wait at the same step."""
         if self.size == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64)
@@ -309,8 +309,9 @@ class Trainer:
         for step in range(self.step, self.phase.steps):
             seed = [self.settings.seed, self.phase_index, step, self.workers.rank]
             rng = np.random.default_rng(seed)
-            while self.pause is not None and self.pause.exists():
-                time.sleep(2.0)
+            # All wait here: one that waited for the others in the middle of a step would give up.
+            while self.workers.agree(float(self.pause is not None and self.pause.exists())):
+                time.sleep(1.0)
             if self._is_drill(step):
                 yield drill_batch(rng, self.processor, tokens=tokens)
                 continue
