@@ -76,6 +76,8 @@ class SavedIndex:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._explaining():
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise UsageError(f"{path} cannot be read: it is not a file.")
             try:
                 with path.open("rb") as file:
                     header = read_header(file)

@@ -349,6 +349,9 @@ def test_other_files_are_not_taken_for_an_index(loaded: AskableModel, tmp_path: 
         loaded.open(tmp_path / "gone.seats")
     with pytest.raises(UsageError, match="cannot be read"):
         loaded.open(tmp_path)
+    os.mkfifo(tmp_path / "pipe.seats")
+    with pytest.raises(UsageError, match="not a file"):
+        loaded.open(tmp_path / "pipe.seats")
 
 
 # ------------------------------------------------------------ writing
