@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from seats_cli.errors import UsageError
 
 _REACH_S, _JOIN_S = 5, 60  # seconds until a cluster counts as unreachable
+_FIND_S = 30  # and until one that nobody named counts as gone
 LOCAL, AUTO = "local", "auto"
 
 # Joins a cluster in a process that can be ended: Ray tries for ever, deaf to signals.
@@ -168,7 +169,10 @@ def joined(address: str | None) -> Iterator[Any]:
             yield ray
             return
         address = address or os.environ.get("RAY_ADDRESS") or None
-        if address is not None and address != LOCAL:
+        if address is None:
+            # Left to Ray, the trace of a cluster that was killed would be followed for ever.
+            address = AUTO if _refusal(AUTO, _FIND_S) is None else LOCAL
+        elif address != LOCAL:
             _check_address(address)
         try:
             with _muted():
@@ -209,23 +213,28 @@ def _check_address(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
         except (OSError, OverflowError) as error:
             raise UsageError(_unreachable(address, str(error))) from error
+    why = _refusal(address, _JOIN_S)
+    if why is not None:
+        raise UsageError(_unreachable(address, why))
+
+
+def _refusal(address: str, seconds: float) -> str | None:
+    """Why a cluster cannot be joined, None if it can."""
     try:
         joined = subprocess.run(
             [sys.executable, "-c", _JOIN, address],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_JOIN_S,
+            timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        why = f"what listens there has not answered as one for {_JOIN_S} s"
-        raise UsageError(_unreachable(address, why)) from None
-    if joined.returncode:
-        why = joined.stdout.strip().rstrip(".")
-        raise UsageError(
-            _unreachable(address, f"{why} (one that wants a token needs RAY_AUTH_MODE=token here)")
-        )
+        return f"what listens there has not answered as one for {seconds:g} s"
+    if not joined.returncode:
+        return None
+    why = joined.stdout.strip().rstrip(".")
+    return f"{why} (one that wants a token needs RAY_AUTH_MODE=token here)"
 
 
 def _unreachable(address: str, why: str) -> str:
