@@ -251,7 +251,7 @@ _KEPT: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
         "motion": {"still": 0.55},
         "object_count": {"1": 0.05, "2": 0.13, "3": 0.34, "4": 0.7},
         "pitch": {"low": 0.82},
-        "same_word": {"no": 0.35},
+        "same_word": {"no": 0.5},
         "sound_at_picture": {
             "beeps": 0.47,
             "noise": 0.66,
@@ -260,12 +260,12 @@ _KEPT: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
             "tone": 0.84,
         },
         "sound_kind": {
-            "beeps": 0.35,
-            "chirp": 0.68,
-            "noise": 0.71,
-            "silence": 0.12,
-            "speech": 0.03,
-            "tone": 0.62,
+            "beeps": 0.5,
+            "chirp": 0.8,
+            "noise": 0.8,
+            "silence": 0.1,
+            "speech": 0.025,
+            "tone": 0.8,
         },
         "spoken_count": {"1": 0.15, "2": 0.3, "3": 0.4, "4": 0.6},
     }

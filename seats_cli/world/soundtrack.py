@@ -162,7 +162,7 @@ def draw_heard(
     """Decide what is heard in `seconds` of sound, by difficulty (0..1)."""
     words = 0.12 + 0.4 * level
     if picture is not None and len(picture.shots) > 1:
-        words += 0.1 * level
+        words += (0.25 if picture.asks_for_words else 0.1) * level
     shares = {"nothing": 0.07, "words": words, "mixed": 0.12 * level}
     shares["sounds"] = 1.0 - sum(shares.values())
     recipe = weighted_choice(rng, shares)

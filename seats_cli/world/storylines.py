@@ -29,6 +29,7 @@ class Picture:
     backdrops: tuple[Backdrop, ...]
     things: tuple[Thing, ...]
     moment: int | None = None  # index of the short shot that a long quiet clip is about
+    asks_for_words: bool = False  # what is said in each shot matters more than other sounds
 
 
 def _cards(canvas: Canvas) -> Picture:
@@ -182,7 +183,8 @@ def _hops(canvas: Canvas) -> Picture:
             if not any(canvas.overlap(moved, other) for other in here):
                 here.append(moved)
         shown += here
-    return Picture(shots, (canvas.backdrop(),) * len(shots), tuple(shown), moment)
+    backdrops = (canvas.backdrop(),) * len(shots)
+    return Picture(shots, backdrops, tuple(shown), moment, asks_for_words=True)
 
 
 _PLOTS: Final[Mapping[str, Callable[[Canvas], Picture]]] = MappingProxyType(
@@ -201,12 +203,12 @@ _NEED_ROOM = frozenset({"scatter", "compass", "mover", "hops"})
 _EASY = {"cards": 0.3, "single": 0.66, "texts": 0.04}  # shares of the plots at level 0
 _FULL = {  # and at level 1
     "cards": 0.1,
-    "single": 0.1,
-    "scatter": 0.17,
-    "compass": 0.16,
-    "mover": 0.12,
-    "texts": 0.2,
-    "hops": 0.15,
+    "single": 0.09,
+    "scatter": 0.16,
+    "compass": 0.15,
+    "mover": 0.13,
+    "texts": 0.18,
+    "hops": 0.19,
 }
 
 

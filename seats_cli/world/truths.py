@@ -70,12 +70,14 @@ class Main:
 
 
 def seen(thing: Thing, script: Script, role: Literal["cue", "answer"] = "answer") -> Evidence:
-    """Where a thing is seen; no box of what moves."""
-    box = None
-    if thing.motion == "still":
-        height, width = script.layout.height, script.layout.width
-        y0, x0, y1, x1 = thing.pixel_box(thing.start, height, width)
-        box = (max(y0, 0) / height, max(x0, 0) / width, min(y1 / height, 1), min(x1 / width, 1))
+    """Where a thing is seen; of what moves, all of the row or column that it passes over."""
+    height, width = script.layout.height, script.layout.width
+    y0, x0, y1, x1 = thing.pixel_box(thing.start, height, width)
+    if thing.motion in ("left", "right"):
+        x0, x1 = 0.0, float(width)
+    elif thing.motion in ("up", "down"):
+        y0, y1 = 0.0, float(height)
+    box = (max(y0, 0) / height, max(x0, 0) / width, min(y1 / height, 1), min(x1 / width, 1))
     return Evidence(role, "video", thing.start, thing.end, box)
 
 
