@@ -58,8 +58,8 @@ class Hyperparameters:
 
     seed: int = 2
     phases: tuple[Phase, ...] = (
-        Phase("encoders", 1500, 0.015, 2e-3, 1600),
-        Phase("joint", 12000, 0.01, 1.5e-3, 4000, questions=8, drill_share=0.2),
+        Phase("encoders", 2500, 0.015, 2e-3, 1600, decay_share=0.1),
+        Phase("joint", 5000, 0.01, 1.5e-3, 4000, questions=12, drill_share=0.2),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
     # Weights in the joint loss: the throw-away heads, and the taught attention.

@@ -320,7 +320,7 @@ class Trainer:
                     rng,
                     self.processor,
                     tokens=self.settings.long_tokens,
-                    questions=2 * self.phase.questions,
+                    questions=self.phase.questions,
                     weights=self.settings.weights,
                 )
                 continue
