@@ -251,7 +251,7 @@ _KEPT: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
         "motion": {"still": 0.55},
         "object_count": {"1": 0.05, "2": 0.13, "3": 0.34, "4": 0.7},
         "pitch": {"low": 0.82},
-        "same_word": {"no": 0.5},
+        "same_word": {"no": 0.42},
         "sound_at_picture": {
             "beeps": 0.47,
             "noise": 0.66,
