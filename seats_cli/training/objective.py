@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy, rms_norm
 
@@ -99,6 +101,43 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         state["momentum"].lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(state["momentum"], momentum)
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """This process's place among the workers."""
+
+    rank: int = 0
+    size: int = 1
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace every gradient by the mean over the workers (a missing one counts as 0)."""
+        if self.size == 1:
+            return
+        gradients = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        pieces = torch.split(flat / self.size, [gradient.numel() for gradient in gradients])
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view_as(gradient))
+
+    def agree(self, value: float) -> float:
+        """The first worker's value, so that all wait at the same step."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(shared, src=0)
+        return shared.item()
+
+    def total(self, counts: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over the workers."""
+        if self.size > 1:
+            dist.all_reduce(counts)
+        return counts
 
 
 # Labels whose class 0 fills most of the clip: their accuracy is stated on the rest.

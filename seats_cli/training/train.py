@@ -20,15 +20,13 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.multiprocessing.spawn import spawn
 from transformers import Qwen2Tokenizer
 
@@ -56,6 +54,7 @@ from seats_cli.training.objective import (
     DenseHeads,
     Figures,
     Muon,
+    WorkerGroup,
     draw_thinning,
     encoder_loss,
     joint_loss,
@@ -64,43 +63,6 @@ from seats_cli.training.objective import (
 from seats_cli.world.lettering import HELD_OUT_FONTS
 from seats_cli.world.voices import HELD_OUT_VOICES
 from seats_cli.world.wording import FAMILIES
-
-
-@dataclass(frozen=True)
-class WorkerGroup:
-    """This process's place among the workers."""
-
-    rank: int = 0
-    size: int = 1
-
-    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace every gradient by the mean over the workers (a missing one counts as 0)."""
-        if self.size == 1:
-            return
-        gradients = []
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        pieces = torch.split(flat / self.size, [gradient.numel() for gradient in gradients])
-        for gradient, piece in zip(gradients, pieces, strict=True):
-            gradient.copy_(piece.view_as(gradient))
-
-    def agree(self, value: float) -> float:
-        """The first worker's value, so that all wait at the same step."""
-        if self.size == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(shared, src=0)
-        return shared.item()
-
-    def total(self, counts: torch.Tensor) -> torch.Tensor:
-        """Sum of a tensor over the workers."""
-        if self.size > 1:
-            dist.all_reduce(counts)
-        return counts
 
 
 def _work(rank: int, size: int, meeting: Path, task: Callable[..., None], options: Any) -> None:
@@ -303,15 +265,25 @@ class Trainer:
         every = self.settings.long_every
         return self.level == 1.0 and not self._is_drill(step) and step % every == every // 2
 
+    def _wait_while_paused(self) -> None:
+        """Wait, with the state saved, for as long as the pause file is there.
+
+        All workers wait here: one that waited for the others inside a step would give up.
+        """
+        saved = False
+        while self.workers.agree(float(self.pause is not None and self.pause.exists())):
+            if not saved:
+                self.save()
+                saved = True
+            time.sleep(1.0)
+
     def _batches(self) -> Iterator[TrainingBatch]:
         """This worker's batches from the current step on, each from its own seed."""
         tokens = self.phase.batch_tokens // self.workers.size
         for step in range(self.step, self.phase.steps):
             seed = [self.settings.seed, self.phase_index, step, self.workers.rank]
             rng = np.random.default_rng(seed)
-            # All wait here: one that waited for the others in the middle of a step would give up.
-            while self.workers.agree(float(self.pause is not None and self.pause.exists())):
-                time.sleep(1.0)
+            self._wait_while_paused()
             if self._is_drill(step):
                 yield drill_batch(rng, self.processor, tokens=tokens)
                 continue

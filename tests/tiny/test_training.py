@@ -164,8 +164,9 @@ def test_no_step_begins_while_the_pause_file_is_there(tmp_path: Path) -> None:
     trainer = Trainer(micro_run(), tmp_path, pause=pause)
     waiter = threading.Thread(target=lambda: next(iter(trainer._batches())))
     waiter.start()
-    waiter.join(1.0)
+    waiter.join(2.0)
     assert waiter.is_alive()
+    assert (tmp_path / "state.pt").exists()  # so it may as well be killed
     pause.unlink()
     waiter.join(30.0)
     assert not waiter.is_alive()
