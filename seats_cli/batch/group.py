@@ -32,7 +32,7 @@ from seats_cli.errors import (
     out_of_memory_on,
 )
 from seats_cli.evaluate.questions import Item
-from seats_cli.evaluate.scoring import score
+from seats_cli.evaluate.scoring import Verdict, score
 from seats_cli.media.clip import Clip, ReadOptions
 from seats_cli.media.fetch import download, is_url
 from seats_cli.media.reader import read_clip
@@ -172,9 +172,12 @@ def answer_group(
     clip = _OpenClip(loaded, read, settings, several=len(asked) > 1)
     for question in asked:
         try:
-            result = answered_result(question, clip.ask(question))
+            answer = clip.ask(question)
+            result = answered_result(question, answer, settings.choices_of(question))
         except Exception as error:  # one bad question must not end the run
             result = failed_result(question, failure(error), read.clip.warnings)
+        # Not inside `except`: there the exception still holds the question's frames and tensors.
+        if result["error"] is not None:
             clip.close()
             free_memory([loaded.model.device])
         yield result
@@ -195,12 +198,15 @@ class _OpenClip:
     def ask(self, question: BatchQuestion) -> Answer:
         """The answer, with the warnings of the clip."""
         held = self._session is not None
+        answer: Answer | None = None
         try:
             answer = self._ask(question)
         except Exception as error:
             if not held or out_of_memory_on(error) is None:
                 raise
-            # What is held for further questions may be what fills the memory.
+        # What is held for further questions may be what fills the memory. It is let go of behind
+        # `except`, where the exception holds it no longer.
+        if answer is None:
             self.close()
             free_memory([self._loaded.model.device])
             answer = self._ask(question)
@@ -226,17 +232,19 @@ class _OpenClip:
         return self._session.ask(question.question, **how)
 
 
-def answered_result(question: BatchQuestion, answer: Answer) -> Result:
-    """The line of an answer: what `ask --json` says, and which question it is about."""
+def answered_result(question: BatchQuestion, answer: Answer, choices: Sequence[str] = ()) -> Result:
+    """The line of an answer: what `ask --json` says, and which question it is about.
+
+    Parameters
+    ----------
+    choices : sequence of str
+        The options that it was asked with.
+    """
     document = answer_document(answer)
     del document["versions"]  # the same in every line
-    verdict = None
-    if question.expected is not None:
-        item = Item(
-            *(question.id, question.media, question.question or "nothing", question.expected),
-            question.choices,
-        )
-        verdict = score(item, answer.text)
+    # A clip that several items name in different ways is read once.
+    document["media"] = {**document["media"], "path": question.media}
+    verdict = None if question.expected is None else _verdict(question, answer, tuple(choices))
     return _result(
         question,
         error=None,
@@ -244,6 +252,18 @@ def answered_result(question: BatchQuestion, answer: Answer) -> Result:
         unparsed=None if verdict is None else verdict.unparsed,
         **document,
     )
+
+
+def _verdict(question: BatchQuestion, answer: Answer, choices: tuple[str, ...]) -> Verdict:
+    item = Item(
+        *(question.id, question.media, question.question or "nothing", question.expected or ""),
+        choices,
+    )
+    if not choices:
+        return score(item, answer.text)
+    # By its place: texts may read like letters of others, or differ in punctuation alone.
+    letter = item.letters[choices.index(answer.text)]
+    return Verdict(letter == item.answer, read_as=letter)
 
 
 def failed_result(

@@ -50,7 +50,8 @@ class BatchQuestion:
     media: str  # as the manifest or the command line names it
     question: str | None  # None asks nothing, for a model that describes what it is given
     choices: tuple[str, ...] = ()
-    # The right answer: with choices a letter, else a text; None where there is nothing to score.
+    # The right answer: a letter where there are choices, its own or those of the run, else a text;
+    # None where there is nothing to score.
     expected: str | None = None
     # Range of the file in seconds; None for what the run says, by default all of it.
     start_s: float | None = None
@@ -98,7 +99,9 @@ class Manifest:
         return tuple(question for group in self.groups for question in group.questions)
 
 
-def read_manifest(path: str | Path, questions: Sequence[str | None] = ()) -> Manifest:
+def read_manifest(
+    path: str | Path, questions: Sequence[str | None] = (), choices: Sequence[str] = ()
+) -> Manifest:
     """Read a manifest in JSON lines.
 
     Parameters
@@ -109,6 +112,8 @@ def read_manifest(path: str | Path, questions: Sequence[str | None] = ()) -> Man
         letter or the text of an option.
     questions : sequence of str or None
         What is asked about items that name no question.
+    choices : sequence of str
+        Options of items that name none.
 
     Raises
     ------
@@ -122,7 +127,7 @@ def read_manifest(path: str | Path, questions: Sequence[str | None] = ()) -> Man
     missing: dict[str, int] = {}
     for number, values in lines.objects:
         where = lines.where(number)
-        found = _questions(values, where, questions)
+        found = _questions(values, where, questions, tuple(choices))
         before = first_seen.setdefault(found[0].id, number)
         if before != number:
             named = values.get("id") is not None
@@ -198,7 +203,10 @@ def manifest_of_files(names: Sequence[str], questions: Sequence[str | None]) -> 
 
 
 def _questions(
-    values: Mapping[str, Any], where: str, usual: Sequence[str | None]
+    values: Mapping[str, Any],
+    where: str,
+    usual: Sequence[str | None],
+    usual_choices: tuple[str, ...],
 ) -> list[BatchQuestion]:
     """The questions of one item."""
     start, end = time_of(values, "start", where), time_of(values, "end", where)
@@ -215,11 +223,12 @@ def _questions(
     else:
         name = text_of(values, "id", where)
     found = []
+    options = choices or usual_choices
     for index, (text, answer) in enumerate(zip(texts, answers, strict=True)):
         if answer is not None:
-            answer = letter_of(answer, choices) if choices else answer
+            answer = letter_of(answer, options) if options else answer
             try:
-                Item(name, media, text or "nothing", answer, choices)
+                Item(name, media, text or "nothing", answer, options)
             except UsageError as error:
                 # "Item <id>: ..." says where, and the line says it better.
                 raise UsageError(f"{where}: {str(error).removeprefix(f'Item {name}: ')}") from error

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ class ResultsFile:
     restart : bool
         Drop what an earlier run has stored, whatever its settings, as soon as there is a model.
     retry_errors : bool
-        Drop the results that are failures, so that their questions are asked again.
+        Ask again what has failed: `check` forgets the failures among its questions, and their
+        lines are dropped once there is a model.
 
     Raises
     ------
@@ -87,9 +89,12 @@ class ResultsFile:
         self.unlocked = False  # whether the file system knows no locks
         self._side = path.with_name(f"{path.name}.run.json")
         self._file = self._lock = -1
+        self._held = False  # whether the lock is this run's
+        self._retry_errors = retry_errors
+        self._forgotten: set[Key] = set()  # failures whose lines are still there
         self._begins: dict[str, Any] | None = None  # settings of a run that has stored nothing yet
         try:
-            self._open(dict(settings), restart, retry_errors)
+            self._open(dict(settings), restart)
         except OSError as error:
             self.close()
             raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
@@ -112,6 +117,7 @@ class ResultsFile:
             If the disk takes no more; what was written of the line is taken back.
         """
         self._begin()
+        self._drop_forgotten()
         before = os.fstat(self._file).st_size
         left = memoryview(line_of(result))
         try:
@@ -129,20 +135,32 @@ class ResultsFile:
     def check(self, questions: Iterable[BatchQuestion]) -> None:
         """Refuse to resume if a question that is answered has changed since.
 
+        With `retry_errors` the failures among these questions are forgotten; they may have changed.
+
         Raises
         ------
         UsageError
         """
+        again: set[Key] = set()
         for question in questions:
             state = self.states.get(question.key)
-            if state is not None and state.fingerprint != question.fingerprint:
+            if state is None:
+                continue
+            if self._retry_errors and state.error is not None:
+                again.add(question.key)
+            elif state.fingerprint != question.fingerprint:
                 raise UsageError(
                     f"{self.path} holds an answer to another version of item {question.id!r}: "
                     f"{_RESTART}."
                 )
+        for key in again:
+            del self.states[key]
+        self._forgotten |= again
 
     def check_model(self, facts: Mapping[str, Any]) -> None:
         """Refuse to resume with another model, and note which one it is in a new run.
+
+        Once it is accepted, the lines of failures that `check` has forgotten are dropped.
 
         Parameters
         ----------
@@ -152,6 +170,8 @@ class ResultsFile:
         Raises
         ------
         UsageError
+        OutputError
+            If the disk has no room for the lines that stay.
         """
         self._begin(model=dict(facts))
         before = self._description().get("model", {})
@@ -161,18 +181,21 @@ class ResultsFile:
                     f"{self.path} holds results of a model with {name} {before.get(name)!r}, and "
                     f"this one has {value!r}: {_RESTART}."
                 )
+        self._drop_forgotten()
 
     def close(self) -> None:
         """Let other runs have the file; more calls do nothing."""
-        if self._lock >= 0 and os.fstat(self._lock).st_size == 0:  # nothing has begun
+        # Nothing has begun. Another run's file looks the same until its model is there.
+        if self._held and os.fstat(self._lock).st_size == 0:
             self._side.unlink(missing_ok=True)
+        self._held = False
         for name in ("_file", "_lock"):
             descriptor = getattr(self, name)
             if descriptor >= 0:
                 setattr(self, name, -1)
                 os.close(descriptor)
 
-    def _open(self, settings: dict[str, Any], restart: bool, retry_errors: bool) -> None:
+    def _open(self, settings: dict[str, Any], restart: bool) -> None:
         # 1. Nothing is made or locked beside a file that is not a run's.
         self._refuse_strangers(restart)
         self._lock = os.open(self._side, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -187,10 +210,6 @@ class ResultsFile:
         self._compare(self._description()["run"], settings)
         self._file = os.open(self.path, _APPEND, 0o666)
         self._read()
-        if retry_errors and any(state.error is not None for state in self.states.values()):
-            self._drop_failures()
-            os.close(self._file)
-            self._file = os.open(self.path, _APPEND, 0o666)
 
     def _begin(self, **more: Any) -> None:
         """Empty the file and write the settings beside it, once in a run that resumes nothing."""
@@ -234,6 +253,7 @@ class ResultsFile:
             self.unlocked = True  # some network file systems
         if os.fstat(self._lock).st_nlink == 0:  # another run has just ended before it had begun
             raise UsageError(f"Another run had {self.path} a moment ago: start this one again.")
+        self._held = not self.unlocked
 
     def _description(self) -> dict[str, Any]:
         try:
@@ -278,17 +298,32 @@ class ResultsFile:
                         f"{self.path}, line {number}, is damaged; remove that line."
                     ) from None
 
-    def _drop_failures(self) -> None:
+    def _drop_forgotten(self) -> None:
         """Put the other results into a file that takes the place of this one."""
-        new = self.path.with_name(f".{self.path.name}.new")
-        with self.path.open("rb") as old, new.open("wb") as file:
-            for line in old:
-                if json.loads(line)["error"] is None:
-                    file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.path)
-        self.states = {key: state for key, state in self.states.items() if state.error is None}
+        if not self._forgotten:
+            return
+        target = self.path.resolve()  # where `path` is a link, it stays one
+        new = target.with_name(f".{target.name}.new")
+        try:
+            with target.open("rb") as old, new.open("wb") as file:
+                for line in old:
+                    if key_of(json.loads(line)) not in self._forgotten:
+                        file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            shutil.copymode(target, new)
+            opened = os.open(new, _APPEND, 0o666)
+            self._file, before = opened, self._file
+            os.close(before)
+            new.replace(target)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise OutputError(
+                f"The failures in {self.path} cannot be dropped: {error.strerror or error}. It is "
+                "as it was."
+            ) from error
+        self._forgotten = set()
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -147,7 +147,7 @@ def batch(
             "--retry-errors out."
         )
     calm_libraries(debug=output.debug, quiet=output.quiet)
-    manifest = _manifest(sources, asked)
+    manifest = _manifest(sources, asked, choices)
     for warning in manifest.warnings:
         talk.warning(warning)
 
@@ -290,7 +290,9 @@ class _Stdout:
         """Nothing is there that another model could have answered."""
 
 
-def _manifest(sources: Sequence[str], asked: Sequence[str | None]) -> Manifest:
+def _manifest(
+    sources: Sequence[str], asked: Sequence[str | None], choices: Sequence[str]
+) -> Manifest:
     from seats_cli.batch.manifest import manifest_of_files, read_manifest
 
     if PIPE in sources:
@@ -306,7 +308,7 @@ def _manifest(sources: Sequence[str], asked: Sequence[str | None]) -> Manifest:
         return manifest_of_files(sources, asked)
     if len(sources) > 1:
         raise UsageError("Give either one manifest, or files, URLs and folders with --question.")
-    return read_manifest(sources[0], asked)
+    return read_manifest(sources[0], asked, choices)
 
 
 def _is_manifest(name: str) -> bool:

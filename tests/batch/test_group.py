@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from seats_cli.batch.group import (
     read_group,
 )
 from seats_cli.batch.manifest import BatchQuestion, ClipGroup
+from seats_cli.engine.session import ClipSession
 from seats_cli.media.clip import ReadOptions
 from seats_cli.models.load import LoadedModel
 from seats_cli.report.documents import answer_document
@@ -96,7 +98,7 @@ def test_a_clip_is_encoded_once_and_answers_are_those_of_asking_alone(
 def test_answers_are_scored(loaded: LoadedModel) -> None:
     settings = BatchSettings(read=SETTINGS.read, config=None, choices=("purple", "red"))
     asked = [
-        BatchQuestion("open", 0, "c", WORDS[0], expected="Red."),
+        BatchQuestion("usual", 0, "c", WORDS[0], expected="B"),
         BatchQuestion("wrong", 0, "c", WORDS[0], ("red", "green"), expected="B"),
         BatchQuestion("right", 0, "c", WORDS[0], ("red", "green"), expected="A"),
         BatchQuestion("unknown", 0, "c", WORDS[0]),
@@ -104,8 +106,22 @@ def test_answers_are_scored(loaded: LoadedModel) -> None:
     found = results(loaded, ClipGroup(CARDS, tuple(asked)), settings)
     assert [result["correct"] for result in found] == [True, False, True, None]
     assert [result["answer"] for result in found] == ["red"] * 4
-    assert [result["expected"] for result in found] == ["Red.", "B", "A", None]
+    assert [result["expected"] for result in found] == ["B", "B", "A", None]
     assert [len(result["choices"]) for result in found] == [2] * 4
+    (open_one,) = results(loaded, ClipGroup(CARDS, (replace(asked[0], expected="Red."),)))
+    assert (open_one["choices"], open_one["correct"]) == ([], True)
+
+
+@pytest.mark.parametrize("choices", [("B", "A"), ("red", "Red."), ("zero", "0")])
+def test_options_are_compared_by_their_place(loaded: LoadedModel, choices: tuple[str, ...]) -> None:
+    """Their texts may read like letters of others, or the same but for case and punctuation."""
+    asked = BatchQuestion("item", 0, "c", WORDS[0], choices)
+    (found,) = results(loaded, ClipGroup(CARDS, (asked,)))
+    right = "AB"[choices.index(found["answer"])]
+    for letter in "AB":
+        (scored,) = results(loaded, ClipGroup(CARDS, (replace(asked, expected=letter),)))
+        assert scored["correct"] is (letter == right)
+        assert scored["unparsed"] is False
 
 
 def test_a_clip_that_cannot_be_read_fails_each_of_its_questions(
@@ -133,10 +149,22 @@ def test_a_question_that_fails_leaves_the_others_alone(loaded: LoadedModel) -> N
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_is_kept_is_let_go_where_memory_runs_out(loaded: LoadedModel, times: int) -> None:
+def test_what_is_kept_is_let_go_where_memory_runs_out(
+    loaded: LoadedModel, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once, the question is asked again without it; twice, it has failed."""
     good = [result["answer"] for result in results(loaded, group_of(*WORDS))]
     seen: list[int] = []
+    sessions: list[weakref.ref[ClipSession]] = []
+    gone: list[list[bool]] = []  # of the earlier ones, when another begins
+
+    def begun(*arguments: Any, **how: Any) -> ClipSession:
+        gone.append([session() is None for session in sessions])
+        session = ClipSession(*arguments, **how)
+        sessions.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr("seats_cli.batch.group.ClipSession", begun)
 
     def short(_module: object, args: tuple[torch.Tensor, ...]) -> None:
         if args[0].shape[1] > 1 and len(seen) < 1 + times:  # a prefill
@@ -150,6 +178,7 @@ def test_what_is_kept_is_let_go_where_memory_runs_out(loaded: LoadedModel, times
     finally:
         hook.remove()
     assert len(seen) == 1 + times
+    assert gone == [[], [True], [True, True]][: 1 + times]
     if times == 1:
         assert [result["answer"] for result in found] == good
     else:

@@ -132,6 +132,17 @@ def test_items_without_a_question_get_the_usual_ones(tmp_path: Path) -> None:
     ]
 
 
+def test_answers_are_options_of_the_run_where_an_item_has_none(tmp_path: Path) -> None:
+    own = {**GOOD, "id": "2", "choices": ["x", "y"], "answer": "y"}
+    lines = [{**GOOD, "answer": "b"}, own, {**GOOD, "id": "3", "answer": "blue"}]
+    questions = read(tmp_path, *lines, choices=("red", "blue")).questions
+    assert [question.expected for question in questions] == ["B", "B", "B"]
+    assert [question.choices for question in questions] == [(), ("x", "y"), ()]
+    with pytest.raises(UsageError, match=r"items\.jsonl, line 2: .* letters A to B, not 'green'"):
+        read(tmp_path, GOOD, {**GOOD, "id": "2", "answer": "green"}, choices=("red", "blue"))
+    assert read(tmp_path, {**GOOD, "answer": "b"}).questions[0].expected == "b"
+
+
 def test_an_empty_manifest_and_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no items"):
         read(tmp_path, "")

@@ -112,6 +112,7 @@ def test_failures_are_dropped_where_they_are_to_be_retried(path: Path) -> None:
     with ResultsFile(path, SETTINGS) as file:
         assert len(file.states) == 3
     with ResultsFile(path, SETTINGS, retry_errors=True) as file:
+        file.check([ONE, TWO, THREE])
         assert file.states.keys() == {("1", 0), ("3", 0)}
         file.append(result(TWO))
     assert [line["id"] for line in lines(path)] == ["1", "3", "2"]
@@ -119,6 +120,72 @@ def test_failures_are_dropped_where_they_are_to_be_retried(path: Path) -> None:
         "results.jsonl",
         "results.jsonl.run.json",
     ]
+
+
+def test_failures_stay_until_the_run_that_retries_them_is_accepted(path: Path) -> None:
+    facts = {"dtype": "float32"}
+    with ResultsFile(path, SETTINGS) as file:
+        file.check_model(facts)
+        for question, error in ((ONE, None), (TWO, "Gone."), (THREE, "Gone.")):
+            file.append(result(question, error))
+    before = path.read_bytes()
+    changed = BatchQuestion("1", 0, "a.mp4", "Who?")
+    refused = pytest.raises(UsageError, match="another version")
+    with ResultsFile(path, SETTINGS, retry_errors=True) as file, refused:
+        file.check([changed])
+    with ResultsFile(path, SETTINGS, retry_errors=True) as file:
+        file.check([ONE, TWO])
+        with pytest.raises(UsageError, match="dtype"):
+            file.check_model({"dtype": "bfloat16"})
+    with ResultsFile(path, SETTINGS, retry_errors=True) as file:  # Ctrl-C while the model loads
+        file.check([ONE, TWO])
+    assert path.read_bytes() == before
+
+    # What this manifest does not ask stays; what has been mended may read differently.
+    with ResultsFile(path, SETTINGS, retry_errors=True) as file:
+        file.check([ONE, BatchQuestion("2", 0, "b.mp4", "What?")])
+        assert file.states.keys() == {("1", 0), ("3", 0)}
+        file.check_model(facts)
+        assert [line["id"] for line in lines(path)] == ["1", "3"]
+        file.append(result(TWO))
+    assert [line["id"] for line in lines(path)] == ["1", "3", "2"]
+
+
+def test_results_behind_a_link_stay_there(path: Path) -> None:
+    target = path.parent / "far" / "kept.jsonl"
+    target.parent.mkdir()
+    target.touch(0o600)
+    path.symlink_to(target)
+    with ResultsFile(path, SETTINGS) as file:
+        file.append(result(ONE, "Gone."))
+        file.append(result(TWO))
+    with ResultsFile(path, SETTINGS, retry_errors=True) as file:
+        file.check([ONE, TWO])
+        file.append(result(ONE))
+    assert path.is_symlink()
+    assert [line["id"] for line in lines(target)] == ["2", "1"]
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert [found.name for found in target.parent.iterdir()] == ["kept.jsonl"]
+
+
+def test_a_disk_too_full_to_drop_failures_leaves_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ResultsFile(path, SETTINGS) as file:
+        file.append(result(ONE, "Gone."))
+    before = path.read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with ResultsFile(path, SETTINGS, retry_errors=True) as file:
+        file.check([ONE])
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            with pytest.raises(OutputError, match=r"No space left on device\. It is as it was"):
+                file.append(result(ONE))
+    assert path.read_bytes() == before
+    assert len([*path.parent.iterdir()]) == 2
 
 
 def test_two_runs_do_not_share_a_file(path: Path) -> None:
@@ -130,6 +197,18 @@ def test_two_runs_do_not_share_a_file(path: Path) -> None:
         file.append(result(TWO))
     with ResultsFile(path, SETTINGS) as file:
         assert len(file.states) == 2
+
+
+def test_a_run_that_is_refused_leaves_the_first_ones_settings(path: Path) -> None:
+    with ResultsFile(path, SETTINGS) as first:  # nothing stored: its model is being loaded
+        beside = path.with_name("results.jsonl.run.json")
+        for _ in range(2):
+            with pytest.raises(UsageError, match="Another run is writing to"):
+                ResultsFile(path, SETTINGS)
+            assert beside.exists()
+        first.append(result(ONE))
+    with ResultsFile(path, SETTINGS) as file:
+        assert file.states.keys() == {("1", 0)}
 
 
 def test_what_is_not_results_is_left_alone(path: Path) -> None:
