@@ -273,13 +273,15 @@ def export(model: Any, processor: Qwen2_5OmniProcessor, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)  # written for the owner only
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Command line: export the weights of a training run's `state.pt`."""
     parser = argparse.ArgumentParser(description="Write a trained model as a folder.")
     parser.add_argument("state", type=Path)
     parser.add_argument("folder", type=Path)
-    options = parser.parse_args()
-    processor = build_processor(build_tokenizer())
+    options = parser.parse_args(arguments)
+    # The run's own: a wording that has changed since gives another one.
+    tokenizer = Qwen2Tokenizer.from_pretrained(options.state.parent / "tokenizer")
+    processor = build_processor(tokenizer)
     model = build_model(build_config(processor.tokenizer))
     model.load_state_dict(torch.load(options.state, weights_only=True)["model"])
     export(model, processor, options.folder)

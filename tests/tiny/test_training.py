@@ -14,7 +14,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokeni
 
 from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.models.optimize import SEGMENTS, encoder_attention
-from seats_cli.training import train
+from seats_cli.training import build, train
 from seats_cli.training.build import build_config, build_model, export, start_from
 from seats_cli.training.forward import Thinker
 from seats_cli.training.held_out import as_clip, blanked, held_out_scripts
@@ -102,6 +102,19 @@ def test_exported_folder_loads(finished: Trainer, tmp_path: Path) -> None:
     assert model.config.seats["max_pixels"] == 308 * 336
     weights = (model.model.visual.patch_embed.proj.weight, finished.model.model.visual)
     torch.testing.assert_close(weights[0], weights[1].patch_embed.proj.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_the_state_of_a_run_can_be_exported_before_its_end(tmp_path: Path) -> None:
+    trainer = Trainer(Hyperparameters(), tmp_path)
+    trainer.save()
+    build.main([str(tmp_path / "state.pt"), str(tmp_path / "model")])
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        tmp_path / "model", dtype=torch.float32
+    )
+    ours, theirs = (m.model.language_model.embed_tokens.weight for m in (trainer.model, model))
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    saved = Qwen2Tokenizer.from_pretrained(tmp_path / "model")
+    assert saved.get_vocab() == trainer.processor.tokenizer.get_vocab()
 
 
 def test_every_trained_parameter_has_one_optimiser(micro_model: Thinker) -> None:
