@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "seats_cli"
 # From the ground up: a module imports from its own room and from rooms further up this list.
 ROOMS = (
     "errors",
+    "files",
     "families",
     "config",
     "schedule",

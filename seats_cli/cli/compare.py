@@ -14,7 +14,7 @@ from seats_cli.cli.outputs import print_json, print_result, record_answer, write
 from seats_cli.cli.question import check_stdin_is_free, find_question
 from seats_cli.cli.sources import check_random, fit_input, open_any, open_input, read_input
 from seats_cli.cli.to_config import build_specs
-from seats_cli.show.files import check_target
+from seats_cli.files import check_target
 
 if TYPE_CHECKING:
     from seats_cli.results import Comparison

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from seats_cli.cli.question import is_text
 from seats_cli.config import SeatsConfig
 from seats_cli.errors import ConfigError, UsageError
-from seats_cli.show.files import replacing
+from seats_cli.files import replacing
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import MediaFacts
 
-KIND = "seats-conversation"  # by which `show.files` knows what it may replace
+KIND = "seats-conversation"  # by which `files` knows what it may replace
 SCHEMA_VERSION = 1
 _MAX_BYTES = 1 << 26
 _PIECE = 1 << 20

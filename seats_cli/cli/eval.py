@@ -17,7 +17,7 @@ from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.runtime import stop_if_interrupted
 from seats_cli.cli.sources import open_model, open_silently
 from seats_cli.cli.to_config import build_specs
-from seats_cli.show.files import check_folder
+from seats_cli.files import check_folder
 
 if TYPE_CHECKING:
     from seats_cli.evaluate.run import Outcome

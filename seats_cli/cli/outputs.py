@@ -16,7 +16,7 @@ from seats_cli.cli.option_groups import FLAGS, was_typed
 from seats_cli.cli.options import BudgetFlags, GenerationFlags, ModelFlags, ReadFlags
 from seats_cli.cli.sources import PIPE, IndexInput, InputFile
 from seats_cli.errors import UsageError
-from seats_cli.show.files import TRACE_EXTENSIONS, check_target, replacing
+from seats_cli.files import TRACE_EXTENSIONS, check_target, replacing
 
 if TYPE_CHECKING:
     from seats_cli.families.base import FrameSizing

@@ -23,7 +23,7 @@ from seats_cli.cli.sources import (
 )
 from seats_cli.cli.to_config import build_specs
 from seats_cli.errors import UsageError
-from seats_cli.show.files import check_writable
+from seats_cli.files import check_writable
 
 if TYPE_CHECKING:
     from seats_cli.media.clip import Clip, ReadOptions

@@ -27,7 +27,7 @@ from seats_cli.cli.runtime import stop_if_interrupted
 from seats_cli.cli.sources import InputFile, fit_input, open_input, open_model, read_input
 from seats_cli.cli.to_config import build_config
 from seats_cli.errors import UsageError
-from seats_cli.show.files import check_target, check_writable, replacing
+from seats_cli.files import check_target, check_writable, replacing
 
 if TYPE_CHECKING:
     from seats_cli.config import SeatsConfig

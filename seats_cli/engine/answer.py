@@ -116,7 +116,8 @@ def ask(
         Of this clip: what its questions share inside the LLM is worked out once. A `ClipSession`
         has both.
     method : callable, optional
-        Makes the method from the plan, in place of the one that the configuration names.
+        Makes the method from the plan, in place of the one that the configuration names. Its
+        states are not shared: only a name (`register_method`) says that it is the same one again.
     evidence : bool
         Whether to find the moments that the answer rests on; nothing else changes without.
 
@@ -179,6 +180,8 @@ def ask(
         parts["decoding"] = decoding.attach
     run, swaps = None, RunSwaps(adapter, pruned=False, speedups=loaded.speedups)
     running = plan
+    if method is not None:  # two of one class and one plan may have been made with other settings
+        prefixes = None
     if plan is None and prefixes is not None:  # hooks that keep everything can share it, too
         running = PruningPlan.resolve(SeatsConfig(method=FULL), architecture)
     if running is not None:

@@ -67,10 +67,13 @@ class ClipPrefix:
     left: Tensor  # (1, p, D): states that leave it, before any drop
     sides: dict[str, SideTensors]  # rows of the p tokens that the decoder works out for its layers
     whole: bool = False  # whether nothing else of the clip enters the layers behind (DeepStack)
+    mapped: bool = False  # whether all of it is parts of a file, which take no memory of their own
 
     @property
     def bytes(self) -> int:
-        """What it holds."""
+        """What it holds in memory."""
+        if self.mapped:
+            return 0
         tensors = [*self.keys, *self.values, self.entered, self.left]
         tensors += [part for side in self.sides.values() for part in side.tensors]
         return sum(part.nbytes for part in tensors)
@@ -97,7 +100,7 @@ class ClipPrefix:
 
 @dataclass(eq=False)
 class PrefixStore:
-    """The prefixes of one clip, of the latest `MAX_SETTINGS` settings.
+    """The prefixes of one clip, of the latest `MAX_SETTINGS` settings and of those in its index.
 
     Parameters
     ----------
@@ -109,14 +112,13 @@ class PrefixStore:
     clip: object | None = None
     # Gives a prefix that was saved, by its setting's key; None for a setting that was not.
     saved: Callable[[SettingKey], ClipPrefix | None] | None = None
-    closed: bool = False  # whether nothing but saved settings can be worked out
+    saved_only: bool = False  # whether nothing but saved settings can be worked out
     keep_all: bool = False  # whether nothing is given up, because it is to be saved
-    reused: bool = False  # whether the latest prompt found its prefix here
     _known: OrderedDict[Any, ClipPrefix] = field(default_factory=OrderedDict)
 
     @property
     def bytes(self) -> int:
-        """What all of them hold."""
+        """What all of them hold in memory."""
         return sum(prefix.bytes for prefix in self._known.values())
 
     def __len__(self) -> int:
@@ -130,7 +132,6 @@ class PrefixStore:
         self, plan: PruningPlan, method: Method, ids: Tensor, sums: Tensor | None
     ) -> ClipPrefix | None:
         """The prefix with these ids and, unless None, embeddings under a plan, if it is here."""
-        self.reused = False
         key = setting_key(plan, method)
         known = self._known.get(key)
         if known is None and self.saved is not None:
@@ -140,7 +141,6 @@ class PrefixStore:
         if known is None or not known.fits(ids, sums):
             return None
         self._known.move_to_end(key)
-        self.reused = True
         return known
 
     def add(self, plan: PruningPlan, method: Method, prefix: ClipPrefix) -> None:
@@ -148,15 +148,21 @@ class PrefixStore:
         key = setting_key(plan, method)
         self._known[key] = prefix
         self._known.move_to_end(key)
-        while len(self._known) > MAX_SETTINGS and not self.keep_all:
-            self._known.popitem(last=False)
+        while len(self._own()) > MAX_SETTINGS and not self.keep_all:
+            self.forget()
 
     def forget(self) -> bool:
-        """Give up the setting that was not asked for the longest; False if there is none."""
-        if self._known:
-            self._known.popitem(last=False)
-            return True
-        return False
+        """Give up the setting that was not asked for the longest; False if there is none to give.
+
+        What is mapped from an index stays: giving it up would free nothing.
+        """
+        own = self._own()
+        if own:
+            del self._known[own[0]]
+        return bool(own)
+
+    def _own(self) -> list[SettingKey]:
+        return [key for key, prefix in self._known.items() if not prefix.mapped]
 
 
 class PrefixSharing:
@@ -222,8 +228,6 @@ class PrefixSharing:
         waiting = self._waiting
         self.end()
         store = self._store
-        if store is not None and waiting is None:
-            store.reused = False
         # Without a cache there is nowhere to put it, and padding would shift its rows.
         if store is None or cache is None or not (mask is None or bool(mask.all())):
             if waiting is not None:
@@ -251,8 +255,7 @@ class PrefixSharing:
         self._depth = first_cut(self._method, self._plan, len(self._adapter.layers))
         keep = keep[: len(self._ids)]
         if found is None or found.depth != self._depth or not found.keep.equal(keep):
-            self._store.reused = False
-            if self._store.closed:
+            if self._store.saved_only:
                 raise UsageError(NOT_SAVED)
             self._new = keep
             return places

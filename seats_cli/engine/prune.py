@@ -136,7 +136,8 @@ def prune(
     encoder_cache : EncoderCache, optional
         Of the clip in the prompt: its media are encoded once for all runs that share it.
     prefixes : PrefixStore, optional
-        Of the clip in the prompt: the states that its questions share are worked out once.
+        Of the clip in the prompt: the states that its questions share are worked out once. They
+        are known by the plan and the method's class, which have to be all that tells two apart.
     method : callable, optional
         Makes the method from the plan, in place of the one that the plan names.
     optimize : bool or Speedups

@@ -175,11 +175,11 @@ class ClipSession:
         return self._loaded.facts
 
     def prefill(self, config: SeatsConfig | None) -> None:
-        """Work out what questions with a setting share, without a question, to be saved.
+        """Work out what questions with a setting share, without a question.
 
-        From then on no setting is given up for another one.
+        Until the next `save`, no setting is given up for another one.
         """
-        self._prefixes.keep_all = True
+        self._prefixes.keep_all = self._index is None  # of which there is nothing to save
         self.ask(None, config=config, max_new_tokens=1)
 
     def save(
@@ -218,7 +218,7 @@ class ClipSession:
             raise UsageError(f"The clip is indexed already: copy {self._index.path}.")
         if not only and not any(map(self._encoders.encodings, ("video", "audio"))):
             self.prefill(SeatsConfig())
-        return save_session(
+        size = save_session(
             Path(path),
             self._loaded,
             self._prepared,
@@ -229,6 +229,8 @@ class ClipSession:
             asked=asked,
             read=read,
         )
+        self._prefixes.keep_all = False  # from the next question on, bounds hold again
+        return size
 
     @property
     def bytes(self) -> int:
@@ -241,11 +243,11 @@ class ClipSession:
         """Keep no more than `max_bytes`; a sentence if not even the latest setting stays."""
         if self._prefixes.keep_all:
             return ""
-        settings = len(self._prefixes)
+        settings = self._prefixes.bytes
         while self.bytes > self._max_bytes:
             if not self._prefixes.forget() and not self._encoders.forget():
                 break
-        if not settings or len(self._prefixes):
+        if not settings or self._prefixes.bytes:
             return ""
         work = "prefill the clip again" if self._encoders.bytes else "encode and prefill it again"
         return (

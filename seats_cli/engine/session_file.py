@@ -15,8 +15,8 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,11 +24,14 @@ import torch
 from torch import Tensor
 
 from seats_cli import __version__
+from seats_cli.cost.token_counts import MediaSizes
 from seats_cli.engine.clip_prefix import ClipPrefix, PrefixStore, setting_key
 from seats_cli.engine.encoder_cache import EncoderCache, Encoding
-from seats_cli.engine.strict_document import MisfitError
+from seats_cli.engine.strict_document import MisfitError, spelled_out
 from seats_cli.errors import UsageError
-from seats_cli.media.clip import MediaFacts, ReadOptions
+from seats_cli.families.base import HOP, MIN_SAMPLES, SAMPLE_RATE
+from seats_cli.files import replacing
+from seats_cli.media.clip import Clip, MediaFacts, ReadOptions
 from seats_cli.models.checkpoint import fingerprint
 from seats_cli.models.inputs import PreparedClip
 from seats_cli.results import jsonable
@@ -42,6 +45,7 @@ FORMAT = "seats-index"
 # Raised whenever a tensor or a key appears, disappears or changes its meaning.
 FORMAT_VERSION = 1
 
+MOST_HASHED = 1 << 32  # bytes of a media file that are read to see whether it has changed
 _PIECE = 1 << 20  # bytes that are read at once
 DTYPES = {
     "F64": torch.float64,
@@ -74,6 +78,7 @@ class IndexedModel:
         """Of a loaded model."""
         facts = loaded.facts
         known = {name: getattr(facts, name) for name in _OF_FACTS}
+        known["id"] = spelled_out(facts.id)  # may be a folder
         mark = fingerprint(loaded.adapter, loaded.processor)
         return cls(**known, fingerprint=mark, device=loaded.model.device.type)
 
@@ -118,17 +123,25 @@ class IndexedFile:
         return cls(name, about.st_size, about.st_mtime_ns, digest.hexdigest())
 
     def changed_beside(self, index: Path) -> Path | None:
-        """The file where it was, or beside the index, if it is another one now."""
-        for place in (index.parent / Path(self.name).name, Path(self.name)):
+        """The file where it was, or else beside the index, if neither is the one that was read.
+
+        A file of more than `MOST_HASHED` bytes is known by its size alone: what an index says must
+        not make anybody wait for ever.
+        """
+        changed = None
+        for place in (Path(self.name), index.parent / Path(self.name).name):
             with suppress(OSError, ValueError):
                 about = place.stat()
                 if not stat.S_ISREG(about.st_mode):
                     continue
-                if about.st_size != self.bytes:
-                    return place
-                same = about.st_mtime_ns == self.modified_ns
-                return None if same or IndexedFile.of(place, "").sha256 == self.sha256 else place
-        return None
+                if about.st_size == self.bytes and (
+                    about.st_mtime_ns == self.modified_ns
+                    or self.bytes > MOST_HASHED
+                    or IndexedFile.of(place, "").sha256 == self.sha256
+                ):
+                    return None
+                changed = changed or place
+        return changed
 
 
 @dataclass(frozen=True)
@@ -204,7 +217,8 @@ def save_session(
     """
     architecture, clip = loaded.architecture, prepared.clip
     tensors: dict[str, Tensor] = {"template": prepared.template}
-    if clip.frame_times is not None:
+    media = as_encoded(loaded, clip, loaded.adapter.media_sizes(prepared.features))
+    if clip.frame_times is not None and len(clip.frame_times) == media.frames_used:
         tensors["frame_times"] = torch.from_numpy(clip.frame_times)
     # 1. The model's inputs, without what goes into the encoders alone.
     absent = stand_ins(loaded, prepared.features)
@@ -251,10 +265,10 @@ def save_session(
         seats_version=__version__,
         model=IndexedModel.of(loaded),
         file=_indexed_file(file, clip.facts.path),
-        media=clip.facts,
+        media=replace(media, path=spelled_out(media.path)),
         fps=clip.fps,
         pixel_shape=clip.pixel_shape,
-        warnings=clip.warnings,
+        warnings=tuple(map(spelled_out, clip.warnings)),
         system=prepared.system,
         asked=_plain(asked),
         read=_plain(read),
@@ -267,7 +281,7 @@ def save_session(
     )
     document = json.dumps(jsonable(facts), allow_nan=False)
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "index": document}
-    with _replacing(path) as target:
+    with replacing(path, check=check_index_target) as part, part.open("wb") as target:
         written = _write(target, tensors, metadata)
     return IndexSize(
         written,
@@ -276,7 +290,28 @@ def save_session(
     )
 
 
-def check_index_target(path: Path) -> None:
+def as_encoded(loaded: LoadedModel, clip: Clip, sizes: MediaSizes) -> MediaFacts:
+    """A clip's facts, with what they tell of pictures and sound as the encoders were given it.
+
+    Only clips that were made or changed by hand say otherwise; nothing could check them later.
+    """
+    media, vision = clip.facts, loaded.architecture.vision
+    width = height = None
+    frames, sound_s = 0, 0.0
+    for grids, rows, columns in sizes.grids:
+        width, height = columns * vision.patch_size, rows * vision.patch_size
+        frames = media.frames_used if clip.frames is None else len(clip.frames)
+        if -(-frames // vision.temporal_patch_size) != grids:
+            frames = grids * vision.temporal_patch_size
+    for mel_frames in sizes.mel_frames:
+        sound_s = media.audio_used_s if clip.audio is None else clip.audio_s
+        # The last frame may be begun, and a sound that is too short is padded.
+        if abs(sound_s - mel_frames * HOP / SAMPLE_RATE) > (MIN_SAMPLES + HOP) / SAMPLE_RATE:
+            sound_s = mel_frames * HOP / SAMPLE_RATE
+    return replace(media, width=width, height=height, frames_used=frames, audio_used_s=sound_s)
+
+
+def check_index_target(path: Path, _option: str = "") -> None:
     """Refuse a name for an index that is taken by another kind of file, or ends otherwise.
 
     Raises
@@ -385,25 +420,6 @@ def _indexed_file(file: Path | None, name: str) -> IndexedFile | None:
         return IndexedFile.of(path, name) if path.is_file() else None
     except OSError:
         return None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is complete, and is gone if it never is."""
-    check_index_target(path)
-    target = path.resolve()
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def _write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> int:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
@@ -42,10 +42,17 @@ from seats_cli.engine.session_file import (
     IndexedEncoding,
     IndexedModel,
     IndexFacts,
+    as_encoded,
     read_header,
     stand_ins,
 )
-from seats_cli.engine.strict_document import MisfitError, build
+from seats_cli.engine.strict_document import (
+    MisfitError,
+    build,
+    check_media,
+    check_texts,
+    spelled_out,
+)
 from seats_cli.errors import ConfigError, ModelError, ResourceError, UsageError, out_of_memory_on
 from seats_cli.media.clip import Clip
 from seats_cli.models.adapter import SideTensors
@@ -57,6 +64,7 @@ if TYPE_CHECKING:
     from seats_cli.models.load import LoadedModel
 
 _MOST_SETTINGS = 256
+_MOST_STRETCH = 1000.0  # of a pixel, in width or height
 _AGAIN = "index the clip again"
 
 
@@ -87,19 +95,23 @@ class SavedIndex:
             metadata = header["__metadata__"]
             self._check_version(metadata.get("format_version"))
             document = json.loads(str(metadata.get("index")))
-            _check_texts(document)
+            # The system turn and the file's name are never printed as they are.
+            for name, part in document.items() if isinstance(document, dict) else ():
+                check_texts(name if name in ("system", "file") else {name: part})
             self.facts = facts = build(IndexFacts, document, "")
             if facts.seats_version != __version__:
                 raise UsageError(
                     f"{path} was made by seats {facts.seats_version}, and this is {__version__}, "
                     f"which may answer differently: {_AGAIN}."
                 )
-            if len(facts.settings) > _MOST_SETTINGS or (facts.fps is not None and facts.fps <= 0.0):
+            if len(facts.settings) > _MOST_SETTINGS:
                 raise MisfitError("it has impossible settings")
+            check_media(facts.media, facts.fps)
+            if not 1 / _MOST_STRETCH <= facts.pixel_shape <= _MOST_STRETCH:
+                raise MisfitError("pixel_shape is impossible")
             # The library checks that the header and the file agree in every byte.
             self._tensors: Any = safe_open(path, "pt")
             self._names = frozenset(header)
-            self.bytes = path.stat().st_size
 
     def _check_version(self, version: Any) -> None:
         if version == str(FORMAT_VERSION):
@@ -180,14 +192,10 @@ class SavedIndex:
             prepared = self._prepared(loaded, (*facts.warnings, *self._warnings(now)))
             sizes = loaded.adapter.media_sizes(prepared.features)
             self._check_prompt(loaded, prepared, sizes)
+            if as_encoded(loaded, prepared.clip, sizes) != facts.media:
+                raise MisfitError("media are not those that were encoded")
             encoders = self._encoders(loaded, sizes)
-            # On the CPU, what is held are parts of the file, which take no memory of their own.
-            prefixes = PrefixStore(
-                prepared,
-                saved=self._prefixes(loaded),
-                closed=facts.only,
-                keep_all=now.device == "cpu",
-            )
+            prefixes = PrefixStore(prepared, saved=self._prefixes(loaded), saved_only=facts.only)
         return prepared, encoders, prefixes
 
     def _warnings(self, now: IndexedModel) -> Iterator[str]:
@@ -195,8 +203,8 @@ class SavedIndex:
         changed = None if facts.file is None else facts.file.changed_beside(self.path)
         if changed is not None:
             yield (
-                f"{changed} is not the file any more that {self.path} was made of, and which the "
-                f"answers are about: {_AGAIN}."
+                f"{spelled_out(str(changed))} is not the file any more that {self.path} was made "
+                f"of, and which the answers are about: {_AGAIN}."
             )
         if facts.model.device != now.device:
             yield (
@@ -216,6 +224,8 @@ class SavedIndex:
         if "frame_times" in self._names:
             shape = (facts.media.frames_used,)
             times = self.tensor("frame_times", torch.float64, shape).numpy()
+            if (np.diff(times, prepend=0.0) < 0.0).any():
+                raise MisfitError("frame_times are impossible")
         clip = Clip(None, times, facts.fps, None, facts.media, warnings, facts.pixel_shape)
         template = self.tensor("template", torch.int64, (None,))
         return PreparedClip(clip, template, inputs, facts.system)
@@ -384,8 +394,10 @@ class SavedIndex:
             parts = (self._side(f"{at}.{name}.{one}", dtype, count) for one in range(few))
             sides[name] = SideTensors(tuple(parts))
         whole = setting.depth >= shape.deepstack_layers
+        # On the CPU, these are parts of the file, which take no memory of their own.
+        mapped = loaded.model.device.type == "cpu"
         return ClipPrefix(
-            plan, ids, None, keep, setting.depth, keys, values, entered, left, sides, whole
+            plan, ids, None, keep, setting.depth, keys, values, entered, left, sides, whole, mapped
         )
 
     def _side(self, name: str, dtype: torch.dtype, count: int) -> Tensor:
@@ -407,25 +419,6 @@ class SavedIndex:
         plan = PruningPlan.resolve(with_default_options(config), loaded.architecture)
         if setting_key(plan, method_for(plan)) not in self._settings(loaded):
             raise UsageError(NOT_SAVED)
-
-
-def _check_texts(value: Any) -> None:
-    """Refuse texts that would act on a terminal.
-
-    Raises
-    ------
-    MisfitError
-    """
-    if isinstance(value, str):
-        if any(unicodedata.category(one) == "Cc" and one not in "\n\t" for one in value):
-            raise MisfitError("it holds control characters")
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            _check_texts(key)
-            _check_texts(part)
-    elif isinstance(value, list):
-        for part in value:
-            _check_texts(part)
 
 
 def _output_class(name: str, encoder: Any) -> type[ModelOutput]:

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import types
 import typing
+import unicodedata
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -18,7 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from seats_cli.errors import UsageError
+from seats_cli.media.clip import MediaFacts
 
+_MOST = 2**31 - 1  # of pixels, frames, samples per second
+_MOST_S = 1e9  # thirty years
+MOST_FPS = 1e5
 T = TypeVar("T")
 
 
@@ -132,3 +137,56 @@ def _numbers(value: Any, dtype: np.dtype[Any], where: str) -> npt.NDArray[Any]:
     if not isinstance(value, np.ndarray) or value.dtype != dtype or value.ndim != 1:
         raise MisfitError(f"{where} is not a list of numbers")
     return value
+
+
+def _acts_on_terminal(one: str) -> bool:
+    return unicodedata.category(one) == "Cc" and one not in "\n\t"
+
+
+def spelled_out(text: str) -> str:
+    """The text with control characters as `repr` writes them, which no terminal acts on."""
+    return "".join(repr(one)[1:-1] if _acts_on_terminal(one) else one for one in text)
+
+
+def check_texts(value: Any) -> None:
+    """Refuse texts that would act on a terminal.
+
+    Raises
+    ------
+    MisfitError
+    """
+    if isinstance(value, str):
+        if any(map(_acts_on_terminal, value)):
+            raise MisfitError("it holds control characters")
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            check_texts(key)
+            check_texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            check_texts(part)
+
+
+def check_media(media: MediaFacts, fps: float | None = None) -> None:
+    """Refuse facts that are not of a media file, whatever it is: they are computed with.
+
+    Parameters
+    ----------
+    fps : float or None
+        Frames per second that were sampled.
+
+    Raises
+    ------
+    MisfitError
+    """
+    for field in dataclasses.fields(media):
+        value = getattr(media, field.name)
+        if field.name == "rotation_deg":
+            value = abs(value)
+        most = _MOST if isinstance(value, int) else _MOST_S
+        if isinstance(value, int | float) and not 0 <= value <= most:
+            raise MisfitError(f"media.{field.name} is impossible")
+    if media.end_s is not None and media.end_s < media.start_s:
+        raise MisfitError("media.end_s is impossible")
+    if fps is not None and not 0.0 < fps <= MOST_FPS:
+        raise MisfitError("fps is impossible")

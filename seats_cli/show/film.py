@@ -15,10 +15,10 @@ from PIL import Image
 
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.families.base import SAMPLE_RATE, FrameSizing
+from seats_cli.files import MARK
 from seats_cli.media.clip import Clip
 from seats_cli.media.reader import read_clip
 from seats_cli.show.encode import Pixels, display_aspect
-from seats_cli.show.files import MARK
 from seats_cli.show.overlay import dim, enlarge
 from seats_cli.show.record import VIDEO
 

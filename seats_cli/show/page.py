@@ -14,6 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from seats_cli.config import SEATS
+from seats_cli.files import MARK
 from seats_cli.report.phrases import (
     UNPRUNED,
     evidence_phrase,
@@ -28,7 +29,6 @@ from seats_cli.report.phrases import (
     targets_phrase,
 )
 from seats_cli.show import encode
-from seats_cli.show.files import MARK
 from seats_cli.show.overlay import Depth, depth_of
 from seats_cli.show.record import AUDIO, VIDEO
 from seats_cli.show.svg import flops_per_layer, layers_chart, mark_heights, mark_tokens

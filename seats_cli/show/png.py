@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from seats_cli.files import MARK
 from seats_cli.report.phrases import format_si
 from seats_cli.show.encode import display_aspect, grid_frames, log_mel, page_size, resized
-from seats_cli.show.files import MARK
 from seats_cli.show.overlay import depth_of, shade
 from seats_cli.show.record import AUDIO, VIDEO
 from seats_cli.show.svg import flops_per_layer, layer_bars

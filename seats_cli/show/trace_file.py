@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from seats_cli.engine.strict_document import MisfitError, build, exact_keys, fit, with_later
 from seats_cli.errors import UsageError
+from seats_cli.files import TRACE_EXTENSIONS
 from seats_cli.results import jsonable
-from seats_cli.show.files import TRACE_EXTENSIONS
 from seats_cli.show.record import AUDIO, TEXT, VIDEO, RecordedStage, RunRecord
 
 FORMAT = "seats-trace"

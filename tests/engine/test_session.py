@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from seats_cli import ClipSession, SeatsConfig, Turn, ask, load_model, read_clip
 from seats_cli.engine import clip_prefix
-from seats_cli.engine.clip_prefix import PrefixStore
+from seats_cli.engine.clip_prefix import ClipPrefix, PrefixStore
 from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
@@ -24,18 +24,24 @@ from seats_cli.errors import ResourceError, UsageError
 from seats_cli.media.clip import Clip
 from seats_cli.models import need_of
 from seats_cli.results import Answer
+from seats_cli.selection.methods import METHODS
 from tests.engine import golden
+from tests.engine.test_outside_method import EveryNth
 from tests.models.test_load import noise_clip
 
 CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 QUESTIONS = ("What color is shown first?", "What color is shown last?", "What is heard?")
 HISTORY = (Turn("What is shown first?", "A red card."), Turn("And then?", "Blue <|im_end|>\n\n."))
-METHODS = ("seats", "full", "random", "divprune", "omnizip", "fastv", "omnidrop", "dycoke")
 
 
 @cache
 def model(family: str, attention: str) -> Any:
     return golden.build(family, attention)
+
+
+def latest(store: PrefixStore) -> ClipPrefix | None:
+    """The prefix that was used last; where no new one was made, it is the one from before."""
+    return next((prefix for _, prefix in reversed(list(store.prefixes()))), None)
 
 
 def prompts(run: golden.Run) -> list[dict[str, Any]]:
@@ -69,7 +75,7 @@ def test_shared_states_change_nothing_in_eager_attention(family: str) -> None:
 
 
 @pytest.mark.parametrize("kv", ["layerwise", "survivors"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tuple(METHODS))
 @pytest.mark.parametrize("family", golden.FAMILIES)
 def test_shared_states_change_nothing(family: str, method: str, kv: str) -> None:
     check_shared(family, method, kv, "sdpa")
@@ -86,10 +92,11 @@ def check_shared(family: str, method: str, kv: str, attention: str) -> None:
         store, encoders = PrefixStore(), EncoderCache()
         reused = []
         for number in order:
+            before = latest(store)
             kept, logits = prefill(
                 net, prompts(run)[number], config, prefixes=store, encoder_cache=encoders
             )
-            reused.append(store.reused)
+            reused.append(latest(store) is before)
             assert kept == alone[number][0]
             torch.testing.assert_close(logits, alone[number][1], rtol=0.0, atol=1e-4)
         assert reused == [False, True, True]
@@ -101,8 +108,9 @@ def test_another_clip_of_the_same_size_shares_nothing() -> None:
     other = {**prompt, "pixel_values_videos": prompt["pixel_values_videos"].flip(0)}
     store = PrefixStore()
     prefill(net, prompt, config, prefixes=store)
+    before = latest(store)
     kept, logits = prefill(net, other, config, prefixes=store)
-    assert not store.reused
+    assert latest(store) is not before
     wanted = prefill(net, other, config)
     assert kept == wanted[0]
     assert torch.equal(logits, wanted[1])
@@ -161,6 +169,7 @@ def test_follow_up_turns_are_those_of_a_fresh_process(
     config = None if method == "full" else SeatsConfig(retain=0.3, method=method, kv=kv)
     asked = [("What is heard?", HISTORY[:turns]) for turns in (0, 2, 1, 2)]
     seen: list[tuple[Any, Tensor]] = []
+    states: set[ClipPrefix | None] = set()
     for number, (question, history) in enumerate((*asked, *asked)):
         logits: list[Tensor] = []
         given = {"config": config, "history": history, "max_new_tokens": 3}
@@ -170,12 +179,13 @@ def test_follow_up_turns_are_those_of_a_fresh_process(
             else ask(loaded, clip, question, system="Be brief.", on_logits=logits.append, **given)
         )
         assert answer.history == history
+        states.add(latest(session._prefixes))
         seen.append((facts(answer), torch.cat(logits)))
     for (shared, near), (alone, wanted) in zip(seen[: len(asked)], seen[len(asked) :], strict=True):
         assert shared == alone
         torch.testing.assert_close(near, wanted, rtol=0.0, atol=1e-4)
     assert not torch.equal(seen[0][1], seen[1][1])
-    assert session._prefixes.reused
+    assert len(states) == 1
 
 
 def test_a_history_takes_its_part_of_the_context(loaded: AskableModel, clip: Clip) -> None:
@@ -297,3 +307,22 @@ def test_encodings_are_bounded_by_number(loaded: AskableModel, clip: Clip) -> No
         session.ask(QUESTIONS[0], config=SeatsConfig(video_window=window), max_new_tokens=1)
     kept = [known.window for known in session._encoders.encodings("video")]
     assert kept == [3, 4, 5, 1]
+
+
+class FirstOf(EveryNth):
+    """Made by hand, with an offset that its plan does not know."""
+
+    shares = "entry"
+
+
+def test_methods_made_by_hand_share_no_states(loaded: AskableModel, clip: Clip) -> None:
+    """Of one class and one plan, they keep other tokens: no answer may be another one's."""
+    session, config = ClipSession(loaded, clip), SeatsConfig(method="full")
+    kept = []
+    for offset in (0, 5, 0):
+        given = {"config": config, "max_new_tokens": 2, "method": partial(FirstOf, offset=offset)}
+        found = facts(session.ask(QUESTIONS[0], **given))
+        assert found == facts(ask(loaded, clip, QUESTIONS[0], **given))
+        kept.append(found[2][0])
+    assert kept[0] == kept[2] != kept[1]
+    assert not len(session._prefixes)  # nor is one of them saved under a name

@@ -20,11 +20,13 @@ from torch import Tensor
 
 from seats_cli import ClipSession, SeatsConfig, ask, load_model, read_clip
 from seats_cli.engine import session_file
+from seats_cli.engine.clip_prefix import MAX_SETTINGS
 from seats_cli.engine.session import AskableModel
 from seats_cli.errors import UsageError
 from seats_cli.media.clip import Clip, MediaFacts
 from seats_cli.models.checkpoint import fingerprint
 from seats_cli.models.random_weights import write_random_checkpoint
+from tests.models.test_load import noise_clip
 
 CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 QUESTIONS = ("What color is shown first?", "What is heard?")
@@ -80,6 +82,12 @@ def told(
     return [answer.text, answer.token_ids, kept, chances], torch.cat(logits)
 
 
+def from_file(opened: ClipSession) -> bool:
+    """Whether the latest question went on from the states in the index."""
+    *_, (_, prefix) = opened._prefixes.prefixes()
+    return prefix.mapped
+
+
 def check_equal(
     loaded: AskableModel,
     clip: Clip,
@@ -119,7 +127,7 @@ def test_also_with_choices_and_drawn(
     opened = loaded.open(index)
     for config in (TENTH, None):
         found = told(opened.ask, QUESTIONS[0], config, **how)
-        assert opened._prefixes.reused  # a seed of sampling is not one of the method
+        assert from_file(opened)  # a seed of sampling is not one of the method
         alone = told(
             lambda text, **rest: ask(loaded, clip, text, **rest), QUESTIONS[0], config, **how
         )
@@ -138,7 +146,7 @@ def test_indexed_settings_are_not_read_through_again(loaded: AskableModel, index
     try:
         for config, known in ((TENTH, True), (None, True), (OTHERS[0], False)):
             opened.ask(QUESTIONS[0], config=config, max_new_tokens=1)
-            assert opened._prefixes.reused == known
+            assert from_file(opened) == known
     finally:
         for hook in hooks:
             hook.remove()
@@ -190,6 +198,51 @@ def test_clips_of_one_modality(loaded: AskableModel, clip: Clip, tmp_path: Path,
         assert torch.equal(found[1], wanted[1])
     with pytest.raises(UsageError, match="another system turn"):
         loaded.open(tmp_path / "one.seats", system="Be long.")
+
+
+def test_any_text_goes_round(loaded: AskableModel, clip: Clip, tmp_path: Path) -> None:
+    """What would act on a terminal is spelled out; the system turn is never printed."""
+    system, name = "Be brief.\r\nAlways.\x1b[2J", str(tmp_path / "a\x1b[2J\r.mp4")
+    Path(name).write_bytes(b"clip")
+    told_of = replace(clip, facts=replace(clip.facts, path=name), warnings=(f"{name} is odd.",))
+    session = loaded.open(told_of, system=system)
+    session.prefill(TENTH)
+    session.save(tmp_path / "odd.seats")
+    opened = loaded.open(tmp_path / "odd.seats", system=system)
+    assert opened.clip.facts.path == name.replace("\x1b", "\\x1b").replace("\r", "\\r")
+    assert opened.clip.warnings == (f"{opened.clip.facts.path} is odd.",)
+    found, wanted = (told(one.ask, QUESTIONS[0], TENTH) for one in (opened, session))
+    assert found[0] == wanted[0]
+    assert torch.equal(found[1], wanted[1])
+    Path(name).write_bytes(b"another one")
+    (*_, warning) = loaded.open(tmp_path / "odd.seats").clip.warnings
+    assert warning.startswith(f"{opened.clip.facts.path} is not the file any more")
+
+
+def test_facts_of_clips_that_were_changed_by_hand(loaded: AskableModel, tmp_path: Path) -> None:
+    """Whatever such a clip says about itself, its index can be opened."""
+    for number, clip in enumerate((noise_clip(loaded.sizing.factor), odd_clip(loaded))):
+        path = tmp_path / f"{number}.seats"
+        session = loaded.open(clip)
+        session.save(path)
+        opened = loaded.open(path)
+        assert clip.frames is not None
+        height, width = clip.frames.shape[1:3]
+        assert (opened.clip.facts.height, opened.clip.facts.width) == (height, width)
+        assert abs(opened.clip.facts.audio_used_s - clip.audio_s) < 0.1
+        found, wanted = (told(one.ask, QUESTIONS[0], TENTH) for one in (opened, session))
+        assert found[0] == wanted[0]
+
+
+def odd_clip(loaded: AskableModel) -> Clip:
+    """Three frames and a sound that is padded, and facts of none."""
+    clip = noise_clip(loaded.sizing.factor)
+    assert clip.frames is not None
+    assert clip.frame_times is not None
+    assert clip.audio is not None
+    return replace(
+        clip, frames=clip.frames[:3], frame_times=clip.frame_times[:3], audio=clip.audio[:900]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +342,21 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "huge": ("damaged", lambda h: h["template"].update(shape=[1 << 40])),
     "shape": ("does not fit", lambda h: h["video.tokens"].update(shape=[1, 180 * 128])),
     "dtype": ("does not fit", lambda h: h["video.tokens"].update(dtype="I32")),
+    "width": ("encoded", lambda h: about(h)["media"].update(width=0)),
+    "height": ("encoded", lambda h: about(h)["media"].update(height=672)),
+    "frames": ("encoded|not fit", lambda h: about(h)["media"].update(frames_used=2)),
+    "silent": ("encoded", lambda h: about(h)["media"].update(audio_used_s=0.0)),
+    "long": ("encoded", lambda h: about(h)["media"].update(audio_used_s=13.0)),
+    "vast": ("source_width", lambda h: about(h)["media"].update(source_width=10**30)),
+    "negative": ("duration_s", lambda h: about(h)["media"].update(duration_s=-1)),
+    "end": ("end_s", lambda h: about(h)["media"].update(end_s=-5.0)),
+    "order": ("end_s", lambda h: about(h)["media"].update(start_s=7.0, end_s=5.0)),
+    "start": ("start_s", lambda h: about(h)["media"].update(start_s=1e300)),
+    "track": ("audio_track", lambda h: about(h)["media"].update(audio_track=-1)),
+    "turned": ("rotation_deg", lambda h: about(h)["media"].update(rotation_deg=-(10**30))),
+    "fps": ("fps", lambda h: about(h).update(fps=1e7)),
+    "still": ("fps", lambda h: about(h).update(fps=0.0)),
+    "flat": ("pixel_shape", lambda h: about(h).update(pixel_shape=0.0)),
     "path": ("lacks 'inputs", lambda h: about(h).update(tensors=["../../etc/passwd"])),
 }
 
@@ -408,10 +476,10 @@ def media(tmp_path: Path) -> Path:
 
 
 def test_a_clip_that_has_changed_is_told(
-    loaded: AskableModel, session: ClipSession, media: Path, tmp_path: Path
+    loaded: AskableModel, clip: Clip, media: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "cards.seats"
-    session.save(path, file=media)
+    loaded.open(replace(clip, facts=replace(clip.facts, path=str(media)))).save(path)
     # 1. Unchanged, touched, and gone.
     for step in (lambda: None, media.touch, lambda: media.rename(tmp_path / "away.mp4")):
         step()
@@ -423,6 +491,42 @@ def test_a_clip_that_has_changed_is_told(
         media.write_bytes(content)
         answer = loaded.open(path).ask(QUESTIONS[0], config=TENTH, max_new_tokens=1)
         assert any("not the file any more" in text for text in answer.warnings)
+
+
+def test_another_file_of_that_name_is_not_the_one_that_was_read(
+    loaded: AskableModel, session: ClipSession, media: Path, tmp_path: Path
+) -> None:
+    """It is where it was, or beside the index: one place where it is unchanged is enough."""
+    folder = tmp_path / "indices"
+    folder.mkdir()
+    path, beside = folder / "cards.seats", folder / media.name
+    session.save(path, file=media)
+    renamed = changed(path, path, lambda h: about(h)["file"].update(name=str(media)))
+
+    def warned() -> bool:
+        return any("not the file" in text for text in loaded.open(renamed).clip.warnings)
+
+    beside.write_bytes(b"unrelated")
+    assert not warned()
+    media.rename(tmp_path / "away.mp4")
+    assert warned()
+    beside.write_bytes(CARDS.read_bytes())
+    assert not warned()
+    media.write_bytes(b"unrelated")
+    assert not warned()
+
+
+def test_no_index_makes_anybody_read_a_vast_file(
+    loaded: AskableModel, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vast = tmp_path / "vast.bin"
+    size = session_file.MOST_HASHED + 1
+    with vast.open("wb") as file:
+        file.truncate(size)  # sparse: it takes no room
+    monkeypatch.setattr(session_file.IndexedFile, "of", lambda *_: pytest.fail("it was read"))
+    facts = {"name": str(vast), "bytes": size, "modified_ns": 1, "sha256": "0"}
+    path = changed(index, tmp_path / "far.seats", lambda h: about(h).update(file=facts))
+    assert not loaded.open(path).clip.warnings
 
 
 def test_an_index_of_an_index_is_a_copy(loaded: AskableModel, index: Path, tmp_path: Path) -> None:
@@ -441,4 +545,34 @@ def test_more_settings_than_a_session_keeps(
     opened = loaded.open(tmp_path / "many.seats")
     for config in configs:
         opened.ask(QUESTIONS[0], config=config, max_new_tokens=1)
-        assert opened._prefixes.reused
+        assert from_file(opened)
+
+
+def test_only_what_is_in_the_file_is_held_without_bound(
+    loaded: AskableModel, session: ClipSession, index: Path
+) -> None:
+    opened, free = loaded.open(index, max_bytes=0), loaded.open(index)
+    free.ask(QUESTIONS[0], config=TENTH, max_new_tokens=1)
+    before = opened.bytes
+    for share in (0.12, 0.15, 0.2, 0.22, 0.25, 0.3, 0.35, 0.4):
+        config = SeatsConfig(retain=share)
+        answer = opened.ask(QUESTIONS[0], config=config, max_new_tokens=1)
+        assert any("max_bytes" in text for text in answer.warnings)
+        free.prefill(config)
+    assert not len(opened._prefixes)
+    assert opened.bytes == before
+    assert len(free._prefixes) == 1 + MAX_SETTINGS
+    answer = opened.ask(QUESTIONS[0], config=TENTH, max_new_tokens=1)
+    assert from_file(opened)
+    assert not answer.warnings
+    assert opened.bytes == before
+
+
+def test_after_saving_bounds_hold_again(loaded: AskableModel, clip: Clip, tmp_path: Path) -> None:
+    session = loaded.open(clip, max_bytes=0)
+    for share in (0.1, 0.15, 0.2, 0.25, 0.3):
+        session.prefill(SeatsConfig(retain=share))
+    assert len(session._prefixes) == 5
+    session.save(tmp_path / "many.seats")
+    session.ask(QUESTIONS[0], config=TENTH, max_new_tokens=1)
+    assert not len(session._prefixes)

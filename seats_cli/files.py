@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from seats_cli.errors import UsageError
@@ -85,24 +85,34 @@ def _check_room(folder: Path, what: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, option: str) -> Iterator[Path]:
+def replacing(
+    path: Path, option: str = "", check: Callable[[Path, str], None] = check_target
+) -> Iterator[Path]:
     """A temporary name to write to; the file replaces `path` only when it is complete.
+
+    Parameters
+    ----------
+    option : str
+        Name of the option that asked for it, for messages; "" for none.
+    check : callable
+        Refuses a path and an option.
 
     Raises
     ------
     UsageError
-        If it cannot be written, and as `check_target`.
+        If it cannot be written, and as `check`.
     """
-    check_target(path, option)
+    check(path, option)
     target = path.resolve()
-    part = target.with_name(f".{target.stem}.part{target.suffix}")
+    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
         yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(part, target)
     except OSError as error:
-        raise UsageError(
-            f"{option} {path} cannot be written: {error.strerror or error}."
-        ) from error
+        what = f"{option} {path}".lstrip()
+        raise UsageError(f"{what} cannot be written: {error.strerror or error}.") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
