@@ -46,7 +46,7 @@ from seats_cli.world.vocabulary import (
     SWEEPS,
 )
 from seats_cli.world.voices import HELD_OUT_VOICES, TRAINING_VOICES, WORDS
-from seats_cli.world.wording import DIGITS, LINKED_FAMILIES, answers_of
+from seats_cli.world.wording import DIGITS, answers_of
 
 
 def shuffled_options(
@@ -319,16 +319,16 @@ _PLOT_SHARES: Mapping[str, float] = {
 _MOMENT_SHARES: Mapping[str, float] = {"cards": 0.3, "texts": 0.4, "hops": 0.3}
 _HELD_OUT = 0.5  # share of clips whose voices and fonts no training clip has
 # How often a family is asked, relative to the others that a clip allows: seldom where one glance
-# or one sound is enough.
+# or one sound is enough, often where few clips allow it.
 _SCRIPTED_WEIGHTS: Mapping[str, float] = {
-    **dict.fromkeys(("color", "shape", "motion", "pitch", "sweep"), 0.4),
-    **dict.fromkeys(("first_color", "last_color", "color_count", "sound_kind"), 0.5),
-    **dict.fromkeys(("color_of_shape", "shape_of_color", "place", "is_there"), 0.5),
-    **dict.fromkeys(("spoken_word", "printed_word", "place_in_time"), 0.5),
-    **dict.fromkeys(LINKED_FAMILIES, 2.0),
-    **dict.fromkeys(("printed_order", "spoken_count", "moving_color", "direction"), 1.5),
-    **dict.fromkeys(("object_count", "word_at_place", "said_while_place", "same_word"), 5.0),
-    **dict.fromkeys(("sound_at_picture", "shape_at_sound"), 5.0),
+    **dict.fromkeys(("spoken_word", "place_in_time", "is_there", "color_of_shape", "place"), 0.35),
+    **dict.fromkeys(("color", "shape", "motion", "first_color", "last_color", "pitch"), 0.4),
+    **dict.fromkeys(("shape_of_color", "color_count", "printed_word", "spoken_order"), 0.5),
+    **dict.fromkeys(("printed_order", "color_order", "moving_color", "direction"), 2.0),
+    **dict.fromkeys(("print_when_said", "said_at_picture", "color_when_said"), 4.0),
+    **dict.fromkeys(("color_at_sound", "print_at_sound", "object_count"), 5.0),
+    **dict.fromkeys(("sound_at_picture", "shape_at_sound", "word_at_place", "same_word"), 9.0),
+    "said_while_place": 2.0,
 }
 
 

@@ -26,7 +26,7 @@ FRAME_SIZES: Mapping[tuple[int, int], float] = {
     (84, 84): 0.03,
     (56, 56): 0.02,
 }
-# Frames as the 7B reads them, 66 to 132 tokens of 28 pixels, and sizes in between.
+# Frames as the 7B reads them, 72 to 132 tokens of 28 pixels, and sizes in between.
 WIDE_FRAME_SIZES: Mapping[tuple[int, int], float] = {
     (308, 336): 0.18,
     (252, 392): 0.2,
