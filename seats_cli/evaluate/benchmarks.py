@@ -315,7 +315,7 @@ def read_benchmark(name: str, root: str | Path) -> QuestionSet:
 class GeneratedSet:
     """A set whose clips are made, and that has no end."""
 
-    make: Callable[..., QuestionSet]  # of a number of questions and a `seed`
+    make: Callable[..., QuestionSet]  # of a number of questions, a `seed` and `only`
     count: int  # of questions, by default
     seed: int
     names: tuple[str, ...]  # of its families of questions and kinds of clips
@@ -329,11 +329,6 @@ GENERATED_SETS: Mapping[str, GeneratedSet] = {
         scripted_set, SCRIPTED_COUNT, SCRIPTED_SEED, (*wording.FAMILIES, *CLIP_KINDS)
     ),
 }
-
-# Questions of a generated set that are searched for each one of a requested kind, few first, and
-# at least how many there are in the end.
-_SEARCHED = (3, 12, 50)
-_SEARCHED_AT_LEAST = 1500
 
 
 def question_set(
@@ -390,15 +385,8 @@ def _generated(
     kind = GENERATED_SETS[name]
     limit = kind.count if limit is None else limit
     seed = kind.seed if set_seed is None else set_seed
-    if not only:
-        return kind.make(limit, seed=seed)
     _check_names(name, kind.names, only)
-    most = max(limit * _SEARCHED[-1], _SEARCHED_AT_LEAST)
-    for count in (*(limit * searched for searched in _SEARCHED[:-1]), most):
-        found = _among(kind.make(count, seed=seed), only)
-        if len(found) >= limit:
-            break
-    return found.limited(limit)
+    return kind.make(limit, seed=seed, only=only)
 
 
 def _of_kind(questions: QuestionSet, only: Sequence[str]) -> QuestionSet:

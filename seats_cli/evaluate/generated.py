@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -34,7 +35,7 @@ from seats_cli.world.layouts import (
 from seats_cli.world.lettering import HELD_OUT_FONTS, TRAINING_FONTS
 from seats_cli.world.painting import draft_script, render_script
 from seats_cli.world.script import Script, ScriptedClip
-from seats_cli.world.truths import Truth
+from seats_cli.world.truths import Truth, Truths
 from seats_cli.world.vocabulary import (
     COLORS,
     MAX_BEEPS,
@@ -162,7 +163,7 @@ class SyntheticClip:
         """The clip's questions, `QUESTIONS_PER_CLIP` of different families."""
         draft, moment, rng = self._drawn
         # The generator is used up by asking: a copy gives the same questions every time.
-        rng = _copy(rng)
+        rng = deepcopy(rng)
         facts = _askable(draft, moment)
         families = sorted(facts)
         shares = np.array([_WEIGHTS.get(family, 1.0) for family in families])
@@ -239,14 +240,30 @@ def _clip(
     return Clip(made.frames, times, layout.effective_fps, made.audio, facts)
 
 
-def _check(count: int, seed: int) -> None:
+_SEARCHED, _SEARCHED_AT_LEAST = 50, 1500  # questions looked at for one of a kind, and in all
+
+
+def _items(
+    maker: Callable[[int, int], SyntheticClip | ScriptedClipMaker],
+    count: int,
+    seed: int,
+    only: Collection[str],
+) -> tuple[Item, ...]:
+    """The first `count` questions about the clips of a seed, of some families or kinds of clips."""
     if count < 1:
         raise UsageError(f"A question set needs at least 1 question, not {count}.")
     if seed < 0:
         raise UsageError(f"The seed of a generated set must not be negative, got {seed}.")
+    items = (item for index in itertools.count() for item in maker(seed, index).items())
+    if only:
+        looked = islice(items, max(count * _SEARCHED, _SEARCHED_AT_LEAST))
+        items = (item for item in looked if item.family in only or item.kind in only)
+    return tuple(islice(items, count))
 
 
-def synthetic_set(count: int = DEFAULT_COUNT, *, seed: int = DEFAULT_SEED) -> QuestionSet:
+def synthetic_set(
+    count: int = DEFAULT_COUNT, *, seed: int = DEFAULT_SEED, only: Collection[str] = ()
+) -> QuestionSet:
     """The bundled set.
 
     Parameters
@@ -255,24 +272,17 @@ def synthetic_set(count: int = DEFAULT_COUNT, *, seed: int = DEFAULT_SEED) -> Qu
         Number of questions, at least 1.
     seed : int
         Another seed gives other clips and other ids.
+    only : collection of str
+        Families or kinds of clips; all by default. Of rare ones, fewer than `count` may be found.
 
     Raises
     ------
     UsageError
         If there would be no question or the seed is negative.
     """
-    _check(count, seed)
-    items = tuple(islice(_endless(seed), count))
-    return QuestionSet(
-        "synthetic", items, EvalProtocol(choice_style="likelihood", max_new_tokens=16)
-    )
-
-
-def _endless(seed: int) -> Iterator[Item]:
-    index = 0
-    while True:
-        yield from SyntheticClip(seed, index).items()
-        index += 1
+    items = _items(SyntheticClip, count, seed, only)
+    protocol = EvalProtocol(choice_style="likelihood", max_new_tokens=16)
+    return QuestionSet("synthetic", items, protocol)
 
 
 def _askable(draft: Draft, moment: int | None) -> dict[str, list[Fact]]:
@@ -290,12 +300,6 @@ def _askable(draft: Draft, moment: int | None) -> dict[str, list[Fact]]:
     return {family: found for family, found in facts.items() if found}
 
 
-def _copy(rng: np.random.Generator) -> np.random.Generator:
-    again = np.random.default_rng()
-    again.bit_generator.state = rng.bit_generator.state
-    return again
-
-
 # ---------------------------------------------- the second set: scripted clips
 
 SCRIPTED_SEED = 3026  # no training run draws from it
@@ -306,29 +310,25 @@ _SCRIPTED_DURATIONS = {
     "long": (16.0, 60.0, 2.5),
     "moment": (12.0, 60.0, 2.5),
 }
-_PLOT_SHARES: Mapping[str, float] = {
-    "cards": 0.1,
-    "single": 0.07,
-    "scatter": 0.2,
-    "compass": 0.14,
-    "mover": 0.13,
-    "texts": 0.18,
-    "hops": 0.18,
+# Every clip is drawn until one of these families can be asked, in turn, so that there are enough
+# questions of each; the plots are those that allow it most often.
+_WANTED: Mapping[str, tuple[str, ...]] = {
+    "cards": ("color_when_said", "said_at_picture", "sound_at_picture", "color_at_sound"),
+    "texts": ("print_when_said", "same_word", "printed_order", "print_at_sound", "printed_word"),
+    "hops": ("place_when_said", "said_while_place", "place_in_time"),
+    "single": ("shape_at_sound", "color_order"),
+    "scatter": ("object_count", "is_there", "spoken_order"),
+    "compass": ("word_at_place", "color_at_place", "shape_at_place", "place"),
+    "mover": ("moving_color", "direction", "beep_count", "spoken_count"),
 }
-# Of long quiet clips in which one short shot decides.
-_MOMENT_SHARES: Mapping[str, float] = {"cards": 0.3, "texts": 0.4, "hops": 0.3}
+_OF_MOMENTS = ("cards", "texts", "hops")  # plots in which one short shot can decide
+_TRIES = 20
 _HELD_OUT = 0.5  # share of clips whose voices and fonts no training clip has
-# How often a family is asked, relative to the others that a clip allows: seldom where one glance
-# or one sound is enough, often where few clips allow it.
+# How often a family is asked beside the wanted one: seldom where one glance or sound is enough.
 _SCRIPTED_WEIGHTS: Mapping[str, float] = {
-    **dict.fromkeys(("spoken_word", "place_in_time", "is_there", "color_of_shape", "place"), 0.35),
+    **dict.fromkeys(("spoken_word", "place_in_time", "is_there", "place_when_said"), 0.4),
     **dict.fromkeys(("color", "shape", "motion", "first_color", "last_color", "pitch"), 0.4),
-    **dict.fromkeys(("shape_of_color", "color_count", "printed_word", "spoken_order"), 0.5),
-    **dict.fromkeys(("printed_order", "color_order", "moving_color", "direction"), 2.0),
-    **dict.fromkeys(("print_when_said", "said_at_picture", "color_when_said"), 4.0),
-    **dict.fromkeys(("color_at_sound", "print_at_sound", "object_count"), 5.0),
-    **dict.fromkeys(("sound_at_picture", "shape_at_sound", "word_at_place", "same_word"), 9.0),
-    "said_while_place": 2.0,
+    **dict.fromkeys(("color_of_shape", "shape_of_color", "place", "color_count"), 0.4),
 }
 
 
@@ -350,21 +350,28 @@ class ScriptedClipMaker:
         return _TURNS[self.index % len(_TURNS)]
 
     @cached_property
-    def _drawn(self) -> tuple[Script, np.random.Generator]:
-        """The script, and the chance left for its questions."""
+    def _drawn(self) -> tuple[Script, Truths, str, np.random.Generator]:
+        """The script, what may be asked, the wanted family, and the chance left for questions."""
         rng = np.random.default_rng([2, self.seed, self.index])
         layout = _layout(rng, _SCRIPTED_DURATIONS[self.kind], WIDE_FRAME_SIZES)
         held_out, is_moment = bool(rng.random() < _HELD_OUT), self.kind == "moment"
-        script = draft_script(
-            rng,
-            layout,
-            1.0,
-            plot=weighted_choice(rng, _MOMENT_SHARES if is_moment else _PLOT_SHARES),
-            moment=is_moment,
-            voices=HELD_OUT_VOICES if held_out else TRAINING_VOICES,
-            fonts=HELD_OUT_FONTS if held_out else TRAINING_FONTS,
-        )
-        return script, rng
+        plots = _OF_MOMENTS if is_moment else tuple(_WANTED)
+        wanted = [(plot, family) for plot in plots for family in _WANTED[plot]]
+        plot, family = wanted[int(rng.integers(len(wanted)))]
+        for _ in range(_TRIES):
+            script = draft_script(
+                rng,
+                layout,
+                1.0,
+                plot=plot,
+                moment=is_moment,
+                voices=HELD_OUT_VOICES if held_out else TRAINING_VOICES,
+                fonts=HELD_OUT_FONTS if held_out else TRAINING_FONTS,
+            )
+            truths = links.thinned(rng, links.truths_of(script))
+            if family in truths:
+                break
+        return script, truths, family, rng
 
     @property
     def script(self) -> Script:
@@ -382,11 +389,11 @@ class ScriptedClipMaker:
 
     def items(self) -> tuple[Item, ...]:
         """The clip's questions, up to `QUESTIONS_PER_CLIP` of different families."""
-        script, rng = self._drawn
-        rng = _copy(rng)
-        truths = links.thinned(rng, links.truths_of(script))
+        _, truths, wanted, rng = self._drawn
+        rng = deepcopy(rng)
         families = sorted(truths)
         shares = np.array([_SCRIPTED_WEIGHTS.get(family, 1.0) for family in families])
+        shares[[family == wanted for family in families]] = 1e6
         count = min(QUESTIONS_PER_CLIP, len(families))
         chosen = rng.choice(len(families), size=count, replace=False, p=shares / shares.sum())
         return tuple(
@@ -429,13 +436,13 @@ def _rivals(rng: np.random.Generator, question: links.Question) -> Iterator[str]
     )
 
 
-def scripted_set(count: int = SCRIPTED_COUNT, *, seed: int = SCRIPTED_SEED) -> QuestionSet:
+def scripted_set(
+    count: int = SCRIPTED_COUNT, *, seed: int = SCRIPTED_SEED, only: Collection[str] = ()
+) -> QuestionSet:
     """The second set: small things, printed and spoken words, frames as the 7B reads them.
 
     Parameters and errors as of `synthetic_set`.
     """
-    _check(count, seed)
-    makers = (ScriptedClipMaker(seed, index) for index in itertools.count())
-    items = islice((item for maker in makers for item in maker.items()), count)
+    items = _items(ScriptedClipMaker, count, seed, only)
     protocol = EvalProtocol(choice_style="likelihood", max_new_tokens=24)
-    return QuestionSet("scripted", tuple(items), protocol)
+    return QuestionSet("scripted", items, protocol)
