@@ -333,7 +333,7 @@ def lengths(options: argparse.Namespace) -> list[Row]:
     runs = {"pruned": SeatsConfig.preset(options.retain), "unpruned": None}
 
     def answer(config: SeatsConfig | None, words: int, tokens: int, **more: Any) -> Timing:
-        more.update(max_new_tokens=tokens, min_new_tokens=tokens)
+        more.update(max_new_tokens=tokens, min_new_tokens=tokens, evidence=False)
         return ask(loaded, clip, _WORDS * words + "?", config=config, **more).timing
 
     for config in runs.values():  # kernels are compiled in here

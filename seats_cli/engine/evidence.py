@@ -1,9 +1,9 @@
-"""The moments that an answer rests on: relevance of tokens, added up over time.
+"""What an answer rests on in time: relevance of tokens, added up over windows of the clip.
 
 Stage II of SEATS measures how relevant every token is to the question. Other methods and the
 unpruned model have no such scores, or have them of other layers: for these, what the end of the
 prompt attends to is read at the layers after which SEATS would drop, from what they have computed
-anyway. Of one layer, moments are found less often than of all three together (docs/eval.md).
+anyway. One layer finds what decides a question less often than all three together (docs/eval.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from seats_cli.schedule import PruningPlan
     from seats_cli.selection.trace import SelectionTrace
 
-MOST = 5  # moments of an answer
+MOST = 5  # pieces of evidence of an answer
 SOUND_S = 1.0  # of a window where no grid sets its length
 VIDEO, AUDIO = "video", "audio"
 
@@ -90,7 +90,7 @@ class EvidenceReader:
     def evidence(
         self, trace: SelectionTrace, media: MediaFacts, fps: float | None
     ) -> tuple[Evidence, ...]:
-        """The moments of the answer.
+        """Of the answer, the strongest first.
 
         Parameters
         ----------
@@ -123,9 +123,14 @@ def _alive(trace: SelectionTrace, layer: int) -> Tensor:
 
 
 def evidence_of(
-    relevance: Tensor, trace: SelectionTrace, times: TokenTimes, media: MediaFacts
+    relevance: Tensor,
+    trace: SelectionTrace,
+    times: TokenTimes,
+    media: MediaFacts,
+    *,
+    most: int | None = MOST,
 ) -> tuple[Evidence, ...]:
-    """The strongest moments, at most `MOST`.
+    """The strongest windows.
 
     Parameters
     ----------
@@ -137,30 +142,32 @@ def evidence_of(
     times : TokenTimes
         When they are.
     media : MediaFacts
-        Where reading began and ended. A still picture has no moments.
+        Where reading began and ended. A still picture has no evidence.
+    most : int or None
+        How many; None for every window with any relevance.
     """
     if media.duration_s is None:
         return ()
-    moments: list[Evidence] = []
+    windows: list[Evidence] = []
     for modality, mask in ((VIDEO, trace.video_mask), (AUDIO, trace.audio_mask)):
         sums, spans = _windows(modality, relevance[mask].numpy(), times)
         for strength, (start, end) in zip(sums.tolist(), spans, strict=True):
-            moments.append(Evidence(start, end, modality, strength))
-    total = sum(moment.share for moment in moments)
-    moments = [moment for moment in moments if moment.share > 0.0]
-    moments.sort(key=lambda moment: (-moment.share, moment.start_s, moment.modality))
+            windows.append(Evidence(start, end, modality, strength))
+    total = sum(window.share for window in windows)
+    windows = [window for window in windows if window.share > 0.0]
+    windows.sort(key=lambda window: (-window.share, window.start_s, window.modality))
     latest = float("inf") if media.end_s is None else media.end_s
     return tuple(
         Evidence(
-            round(media.start_s + moment.start_s, 3),
+            round(media.start_s + window.start_s, 3),
             # The last grid, or the last token of the sound, may reach beyond the end.
             round(
-                max(min(media.start_s + moment.end_s, latest), media.start_s + moment.start_s), 3
+                max(min(media.start_s + window.end_s, latest), media.start_s + window.start_s), 3
             ),
-            moment.modality,
-            moment.share / total,
+            window.modality,
+            window.share / total,
         )
-        for moment in moments[:MOST]
+        for window in windows[:most]
     )
 
 

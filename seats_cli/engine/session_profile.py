@@ -101,6 +101,7 @@ def profile_sessions(
                 min_new_tokens=new_tokens,
                 temperature=0.0,
                 seed=seed,
+                evidence=False,  # what is measured is the model's work
             )
             seconds.append(answer.timing.first_token_s + (0.0 if seconds else opened))
         one.held = session.bytes

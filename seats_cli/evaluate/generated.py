@@ -193,7 +193,7 @@ class SyntheticClip:
             kind=self.kind,
             meta={
                 "duration_s": draft.layout.duration,
-                "moment": None if question.moment is None else asdict(question.moment),
+                "decisive": None if question.decisive is None else asdict(question.decisive),
             },
         )
 
@@ -418,7 +418,7 @@ class ScriptedClipMaker:
             kind=self.kind,
             meta={
                 "duration_s": self.script.layout.duration,
-                "moment": None if question.moment is None else asdict(question.moment),
+                "decisive": None if question.decisive is None else asdict(question.decisive),
                 "evidence": [asdict(part) for part in question.evidence],
             },
         )

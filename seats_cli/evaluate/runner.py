@@ -150,6 +150,7 @@ def _answer(
         choices=options_for(item, protocol),
         encoder_cache=encoder_cache,
         method=None if spec.blind is None else partial(Ablation, ablation=spec.blind),
+        evidence=False,  # nobody sees it, and times are those of the model's work
     )
 
 

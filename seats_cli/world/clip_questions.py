@@ -33,7 +33,7 @@ _PARTIAL = 0.4  # with a shorter overlap of a sound and a picture, no answer is 
 
 
 @dataclass(frozen=True)
-class Moment:
+class DecisiveSpan:
     """The one stretch of a clip that decides a question."""
 
     # Seconds from the start of the clip.
@@ -54,7 +54,8 @@ class Question:
     answer: str
     picture: int | None = None
     names: tuple[str, ...] = ()
-    moment: Moment | None = None  # None where the whole clip answers, or several parts of it
+    # None where the whole clip answers, or several parts of it.
+    decisive: DecisiveSpan | None = None
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,15 @@ class Fact:
     slots: Mapping[str, tuple[str, ...]]
     picture: int | None = None
     names: tuple[str, ...] = ()
-    moment: Moment | None = None
+    decisive: DecisiveSpan | None = None
 
 
-def _seen(segment: SceneSegment) -> Moment:
-    return Moment(segment.start, segment.end, ("video",))
+def _seen(segment: SceneSegment) -> DecisiveSpan:
+    return DecisiveSpan(segment.start, segment.end, ("video",))
 
 
-def _heard(sound: Sound) -> Moment:
-    return Moment(sound.start, sound.end, ("audio",))
+def _heard(sound: Sound) -> DecisiveSpan:
+    return DecisiveSpan(sound.start, sound.end, ("audio",))
 
 
 def _is_inside(start: float, end: float, segment: SceneSegment) -> bool:
@@ -115,8 +116,8 @@ def _picture_facts(clip: Draft) -> dict[str, list[Fact]]:
     else:
         facts["color_order"] = [Fact(", ".join(colors), slots)]
     first, last = (_seen(scene.segments[at]) for at in (0, -1))
-    facts["first_color"] = [Fact(colors[0], slots, moment=first)]
-    facts["last_color"] = [Fact(colors[-1], slots, moment=last)]
+    facts["first_color"] = [Fact(colors[0], slots, decisive=first)]
+    facts["last_color"] = [Fact(colors[-1], slots, decisive=last)]
     if scene.style == "object":
         facts["motion"] = [Fact(scene.motion, slots)]
         if len(shapes) == 1:
@@ -130,8 +131,8 @@ def _sound_facts(clip: Draft) -> dict[str, list[Fact]]:
     facts: dict[str, list[Fact]] = {}
     if len(clip.sounds) <= 1:
         only = clip.sounds[0] if clip.sounds else None
-        kind, moment = ("silence", None) if only is None else (only.kind, _heard(only))
-        facts["sound_kind"] = [Fact(kind, {}, moment=moment)]
+        kind, decisive = ("silence", None) if only is None else (only.kind, _heard(only))
+        facts["sound_kind"] = [Fact(kind, {}, decisive=decisive)]
     beeps = 0
     for sound in clip.sounds:
         beeps += len(sound.beeps)
@@ -139,13 +140,13 @@ def _sound_facts(clip: Draft) -> dict[str, list[Fact]]:
         alone = len(clip.sounds) == 1
         nouns = (*phrases.singular, "sound") if alone else phrases.singular
         if sound.pitch is not None:
-            fact = Fact(sound.pitch, {"sound": nouns}, moment=_heard(sound))
+            fact = Fact(sound.pitch, {"sound": nouns}, decisive=_heard(sound))
             facts.setdefault("pitch", []).append(fact)
         if sound.sweep is not None:
-            facts["sweep"] = [Fact(sound.sweep, {"sound": nouns}, moment=_heard(sound))]
+            facts["sweep"] = [Fact(sound.sweep, {"sound": nouns}, decisive=_heard(sound))]
     # All beeps of a clip are one sound: kinds do not repeat.
     beeping = next((_heard(sound) for sound in clip.sounds if sound.beeps), None)
-    facts["beep_count"] = [Fact(str(beeps), {}, moment=beeping)]
+    facts["beep_count"] = [Fact(str(beeps), {}, decisive=beeping)]
     return facts
 
 
@@ -168,10 +169,10 @@ def _cross_facts(clip: Draft) -> dict[str, list[Fact]]:
             "during": (*phrases.during, "during the sound") if alone else phrases.during,
             "object": things,
         }
-        when = Moment(sound.start, sound.end, ("video", "audio"))
-        facts.setdefault("color_at_sound", []).append(Fact(home.color, slots, moment=when))
+        when = DecisiveSpan(sound.start, sound.end, ("video", "audio"))
+        facts.setdefault("color_at_sound", []).append(Fact(home.color, slots, decisive=when))
         if shapes_differ and home.shape is not None:
-            fact = Fact(home.shape, slots, moment=when)
+            fact = Fact(home.shape, slots, decisive=when)
             facts.setdefault("shape_at_sound", []).append(fact)
     for index, segment in enumerate(segments):
         kind = _heard_during(segment, clip.sounds)
@@ -186,7 +187,7 @@ def _cross_facts(clip: Draft) -> dict[str, list[Fact]]:
                 scenes = (*scenes, f"{segment.shape}")
         slots = {"scene": scenes, "color": (segment.color,)}
         names = tuple(name for name in (segment.color, segment.shape) if name)
-        when = Moment(segment.start, segment.end, ("video", "audio"))
+        when = DecisiveSpan(segment.start, segment.end, ("video", "audio"))
         fact = Fact(kind, slots, index, names, when)
         facts.setdefault("sound_at_picture", []).append(fact)
     return facts
@@ -210,7 +211,7 @@ def ask(
     fact = fitting[int(rng.integers(len(fitting)))]
     slots = {name: str(rng.choice(choices)) for name, choices in fact.slots.items()}
     text = phrase_question(rng, family, slots, variants=variants)
-    return Question(family, text, fact.answer, fact.picture, fact.names, fact.moment)
+    return Question(family, text, fact.answer, fact.picture, fact.names, fact.decisive)
 
 
 def sample_questions(

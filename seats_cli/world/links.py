@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from seats_cli.world.clip_questions import Moment
+from seats_cli.world.clip_questions import DecisiveSpan
 from seats_cli.world.script import Heard, Script, SpokenWord
 from seats_cli.world.truths import (
     Evidence,
@@ -234,12 +234,12 @@ class Question:
     rivals: tuple[str, ...] = ()
 
     @property
-    def moment(self) -> Moment | None:
+    def decisive(self) -> DecisiveSpan | None:
         """The one stretch of the clip that decides it; None where several parts do."""
         start = max((part.start for part in self.evidence), default=0.0)
         end = min((part.end for part in self.evidence), default=0.0)
         modalities = sorted({part.modality for part in self.evidence}, reverse=True)
-        return Moment(start, end, tuple(modalities)) if end > start else None
+        return DecisiveSpan(start, end, tuple(modalities)) if end > start else None
 
 
 # Answers that are true of many clips are taken for a question with these probabilities, so that no

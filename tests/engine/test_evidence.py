@@ -1,4 +1,4 @@
-"""The moments that an answer rests on: right values, and a run that does not notice."""
+"""What an answer rests on: right values, and a run that does not notice."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from seats_cli.cost.token_counts import Evidence, Grid, TokenTimes
 from seats_cli.engine.evidence import MOST, EvidenceReader, evidence_of
 from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
+from seats_cli.engine.session_profile import profile_sessions
 from seats_cli.media.clip import Clip, MediaFacts
 from seats_cli.models.load import LoadedModel
 from seats_cli.models.patching import hooked
 from seats_cli.models.registry import adapter_for
-from seats_cli.results import Answer
+from seats_cli.results import Answer, RunSpec
 from seats_cli.selection.trace import SelectionTrace
 from tests.engine import golden
 from tests.models.checkpoints import write_checkpoint
@@ -69,7 +70,7 @@ class TestWindows:
             Evidence(11.0, 12.0, "audio", 1.0),
         )
 
-    def test_no_time_no_moments(self) -> None:
+    def test_no_time_no_evidence(self) -> None:
         assert not evidence_of(relevance(p2=1.0), trace(), TIMES, replace(FACTS, duration_s=None))
         assert not evidence_of(relevance(p0=1.0), trace(), TIMES, FACTS)
 
@@ -81,8 +82,8 @@ class TestWindows:
     def test_windows_shorter_and_longer_than_tokens(self, seconds: float) -> None:
         times = TokenTimes(Grid(3, 1, 2, 2, seconds), 2.0)
         found = evidence_of(relevance(p6=1.0, p7=2.0), trace(), times, FACTS)
-        assert sum(moment.share for moment in found) == pytest.approx(1.0)
-        assert all(moment.start_s < moment.end_s for moment in found)
+        assert sum(piece.share for piece in found) == pytest.approx(1.0)
+        assert all(piece.start_s < piece.end_s for piece in found)
         assert len(found) == (1 if seconds >= 1.0 else 2)
 
 
@@ -151,7 +152,7 @@ def clip(loaded: LoadedModel) -> Clip:
     return read_clip(CARDS, sizing=loaded.sizing)
 
 
-def moments(answer: Answer) -> list[tuple[float, float, str, float]]:
+def pieces(answer: Answer) -> list[tuple[float, float, str, float]]:
     """Comparable, with shares rounded to what shared states may change."""
     return [(m.start_s, m.end_s, m.modality, round(m.share, 3)) for m in answer.evidence]
 
@@ -167,7 +168,7 @@ class TestAnswers:
         answer = ask(loaded, clip, "What color is shown when the beeps are heard?", config=config)
         strongest = {(m.start_s, m.end_s, m.modality) for m in answer.evidence[:2]}
         assert strongest == {(5.0, 6.0, "audio"), (6.0, 7.0, "audio")}
-        shares = [moment.share for moment in answer.evidence]
+        shares = [piece.share for piece in answer.evidence]
         assert shares == sorted(shares, reverse=True)
         assert sum(shares) <= 1.0 + 1e-9
         assert len(shares) <= MOST
@@ -178,7 +179,28 @@ class TestAnswers:
         answer = ask(loaded, part, "How many times does it beep?", config=SeatsConfig(retain=0.35))
         first = answer.evidence[0]
         assert (first.start_s, first.end_s, first.modality) == (5.0, 6.0, "audio")
-        assert all(5.0 <= moment.start_s < moment.end_s <= 9.0 for moment in answer.evidence)
+        assert all(5.0 <= piece.start_s < piece.end_s <= 9.0 for piece in answer.evidence)
+
+    def test_profiles_measure_without(
+        self, loaded: LoadedModel, clip: Clip, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def leave(*_args: Any) -> None:
+            pytest.fail("evidence was read while time was taken")
+
+        monkeypatch.setattr(EvidenceReader, "_leave", leave)
+        (run,) = profile_sessions(
+            loaded,
+            clip,
+            ["What color is shown last?", "How many times does it beep?"],
+            [RunSpec("full", None)],
+            read_s=0.0,
+            repeats=1,
+            new_tokens=1,
+            system=None,
+            seed=0,
+            report=lambda _words: None,
+        )
+        assert run.error is None
 
     @pytest.mark.parametrize("choices", [(), ("red", "green")])
     @pytest.mark.parametrize("config", [None, SeatsConfig(retain=0.1)])
@@ -221,7 +243,7 @@ class TestAnswers:
         question = "What color is shown when the beeps are heard?"
         again = session.ask(question, config=config)
         alone = ask(loaded, clip, question, config=config)
-        assert moments(again) == moments(alone)
+        assert pieces(again) == pieces(alone)
         assert again.cost.evidence_flops == alone.cost.evidence_flops
 
 
@@ -234,8 +256,6 @@ def test_the_other_family(tmp_path: Path) -> None:
     for config in (None, SeatsConfig(retain=0.35)):
         session.ask("first?", config=config, max_new_tokens=1)
         again = session.ask("what?", config=config, max_new_tokens=1)
-        assert moments(again) == moments(
-            ask(loaded, clip, "what?", config=config, max_new_tokens=1)
-        )
-        lengths = [moment.end_s - moment.start_s for moment in again.evidence]
+        assert pieces(again) == pieces(ask(loaded, clip, "what?", config=config, max_new_tokens=1))
+        lengths = [piece.end_s - piece.start_s for piece in again.evidence]
         assert lengths == pytest.approx([1.0] * MOST, abs=1 / 13)  # an audio token

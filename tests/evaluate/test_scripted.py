@@ -56,11 +56,11 @@ def test_answers_are_true_and_their_evidence_is_named(items: tuple[Item, ...]) -
         for part in item.meta["evidence"]:
             assert part["modality"] in ("video", "audio")
             assert 0 <= part["start"] < part["end"] <= item.meta["duration_s"] + 0.1
-        moment, parts = item.meta["moment"], item.meta["evidence"]
-        if moment is not None:
-            assert {part["modality"] for part in parts} == set(moment["modalities"])
-            assert all(part["start"] <= moment["start"] for part in parts)
-            assert all(moment["end"] <= part["end"] for part in parts)
+        decisive, parts = item.meta["decisive"], item.meta["evidence"]
+        if decisive is not None:
+            assert {part["modality"] for part in parts} == set(decisive["modalities"])
+            assert all(part["start"] <= decisive["start"] for part in parts)
+            assert all(decisive["end"] <= part["end"] for part in parts)
 
 
 def test_ten_per_cent_mean_ten_per_cent(items: tuple[Item, ...]) -> None:
