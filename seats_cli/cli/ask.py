@@ -14,7 +14,7 @@ from seats_cli.cli.console import AnswerStream, Talk, ThoughtStream, calm_librar
 from seats_cli.cli.index import open_asked, open_source
 from seats_cli.cli.option_groups import grouped, with_flags
 from seats_cli.cli.option_parsers import output_option, split_choices
-from seats_cli.cli.outputs import Outputs, print_json
+from seats_cli.cli.outputs import Outputs, print_evidence, print_json
 from seats_cli.cli.question import check_stdin_is_free, find_questions, may_ask_nothing
 from seats_cli.cli.sources import OpenedClip, open_model
 from seats_cli.cli.to_config import build_config
@@ -71,7 +71,7 @@ def ask(
         list[str] | None,
         output_option(
             "--also QUESTION",
-            "Another question about the same clip, which is read and encoded only once.",
+            "Another question about the same clip, which is read, encoded and prefilled only once.",
         ),
     ] = None,
     no_question: Annotated[
@@ -214,10 +214,7 @@ def _show(answer: Answer, talk: Talk, *, streamed: bool, evidence: bool) -> None
     if not streamed:
         print_document(answer.text)
     if evidence:
-        from seats_cli.report.phrases import evidence_lines
-
-        for line in evidence_lines(answer):
-            talk.console.print(line, soft_wrap=True)
+        print_evidence(answer, talk)
     remark(answer, talk)
     if not talk.quiet:
         from seats_cli.report.answer_table import print_report

@@ -4,43 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from seats_cli.cli import options as opt
 from seats_cli.cli.ask import answer_aloud, remark
+from seats_cli.cli.chat_commands import ChatState, completed, counted, table_of
 from seats_cli.cli.console import Talk, calm_libraries, print_document
-from seats_cli.cli.conversation import (
-    ClipFacts,
-    Conversation,
-    SavedTurn,
-    load_conversation,
-    save_conversation,
-)
+from seats_cli.cli.conversation import SavedTurn
 from seats_cli.cli.index import open_asked, open_source
 from seats_cli.cli.option_groups import grouped
-from seats_cli.cli.option_parsers import output_option, parse_ratio, split_choices
-from seats_cli.cli.outputs import print_json, print_strip, record_answer
+from seats_cli.cli.option_parsers import output_option, split_choices
+from seats_cli.cli.outputs import print_json
 from seats_cli.cli.question import MAX_CHARACTERS, is_text
 from seats_cli.cli.runtime import Stopped, deferring_interrupts, explain, forget_interrupts
-from seats_cli.cli.sources import PIPE, OpenedClip, open_model
-from seats_cli.cli.to_config import DEFAULT_PRESET, build_config
-from seats_cli.config import DEFAULT_RETAIN, FULL, SeatsConfig
+from seats_cli.cli.sources import PIPE, open_model
+from seats_cli.cli.to_config import build_config
 from seats_cli.cost.context import DROP_TURNS
 from seats_cli.errors import BatchError, OutputError, UsageError
-
-if TYPE_CHECKING:
-    from seats_cli.engine.session import AskableModel
-    from seats_cli.results import Answer
-
 
 EPILOG = (
     "Examples: seats chat talk.mp4 --retain 10%, seats chat talk.mp4 --json < questions.txt. "
@@ -127,7 +112,16 @@ def chat(
     if lines.typed:
         talk.notice(f"Ask about {file.name}. /help lists the commands, Ctrl-D leaves.")
     how = {**dataclasses.asdict(generation), "choices": choices}
-    Chat(talk, loaded, opened, file.path, config, how, output, system, lines.typed).run(lines)
+    Chat(
+        talk=talk,
+        loaded=loaded,
+        opened=opened,
+        path=file.path,
+        config=config,
+        how=how,
+        output=output,
+        typed=lines.typed,
+    ).run(lines)
 
 
 class Lines:
@@ -143,7 +137,7 @@ class Lines:
                 import readline  # which `input` then edits and remembers lines with
 
                 readline.set_completer_delims(" ")
-                readline.set_completer(_completed)
+                readline.set_completer(completed)
                 readline.parse_and_bind("tab: complete")
 
     def next(self) -> str | None:
@@ -178,24 +172,15 @@ class Lines:
         return raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
-@dataclass
-class Chat:
-    """A conversation, and what the next question is asked with."""
+@dataclass(kw_only=True)
+class Chat(ChatState):
+    """A conversation, and how its questions are asked and answered."""
 
-    talk: Talk
-    loaded: AskableModel
-    opened: OpenedClip
-    path: str  # of the clip's file on this machine
-    config: SeatsConfig | None
     how: dict[str, Any]  # of generation
     output: ChatOutput
-    system: str | None
     typed: bool
-    turns: list[SavedTurn] = field(default_factory=list)
-    answer: Answer | None = None  # the latest
     lines: int = 0  # questions and commands so far
     failed: int = 0  # of them
-    left: bool = False
 
     def run(self, lines: Lines) -> None:
         """Answer one line after the other.
@@ -206,30 +191,47 @@ class Chat:
             At the end of a pipe, if some of it failed.
         """
         while not self.left and (line := lines.next()) is not None:
-            line, question = line.strip(), None
-            if not line:
-                continue
-            self.lines += 1
-            try:
-                with deferring_interrupts() as check:
-                    if line.startswith("/") and not line.startswith("//"):
+            if line := line.strip():
+                self.lines += 1
+                self._carry_out(line)
+        if self.failed and not self.typed:
+            raise BatchError(f"{self.failed} of {counted(self.lines, 'line')} failed.")
+
+    def _carry_out(self, line: str) -> None:
+        """Answer a question or obey a command; what fails is said, and the chat goes on.
+
+        Raises
+        ------
+        Stopped
+            At a Ctrl-C while nobody sits there to go on: as soon as nothing is left half done.
+        """
+        question, done = None, False
+        if not line.startswith("/") or line.startswith("//"):
+            question = line.removeprefix("/")
+        try:
+            with deferring_interrupts() as self.check:
+                try:
+                    if question is None:
                         self.command(line)
                     else:
-                        question = line.removeprefix("/")
-                        self.ask(question, check)
-            except Stopped:
-                if not self.typed:
+                        self.ask(question)
+                except (OutputError, BrokenPipeError):
                     raise
-                forget_interrupts()
-                self.talk.notice("Stopped; the question and this answer are forgotten.")
-            except (OutputError, BrokenPipeError):
+                except Exception as error:
+                    self._failed(error, question)
+                done = True
+        except Stopped:
+            if not self.typed:
                 raise
-            except Exception as error:
-                self._failed(error, question)
-        if self.failed and not self.typed:
-            raise BatchError(f"{self.failed} of {_counted(self.lines, 'line')} failed.")
+            forget_interrupts()
+            if done:
+                self.talk.notice("There was nothing left to stop.")
+            elif question is None:
+                self.talk.notice(f"Stopped; {line.split()[0]} has not been carried out.")
+            else:
+                self.talk.notice("Stopped; the question and this answer are forgotten.")
 
-    def ask(self, question: str, check: Callable[[], None]) -> None:
+    def ask(self, question: str) -> None:
         """Answer a question and remember both."""
         from seats_cli.results import Turn
 
@@ -245,15 +247,15 @@ class Chat:
             self.talk,
             streams=streams,
             show_thinking=self.output.show_thinking,
-            check=check,
+            check=self.check,
             config=self.config,
             history=[Turn(turn.question, turn.answer) for turn in turns],
-            on_layer=check,
+            on_layer=self.check,
             read_s=0.0 if self.answer else self.opened.read_s,
             **self.how,
         )
         self.answer = answer
-        self.turns.append(SavedTurn(question, answer.text, _table(self.config)))
+        self.turns.append(SavedTurn(question, answer.text, table_of(self.config)))
         if self.output.as_json:
             from seats_cli.report.documents import answer_document
 
@@ -285,164 +287,6 @@ class Chat:
             print_json(jsonable(failure), indent=None)
         elif question is not None and not self.typed:
             print_document("")
-
-    # ---------------------------------------------------------- commands
-
-    def command(self, line: str) -> None:
-        """Carry out a line that begins with a slash.
-
-        Raises
-        ------
-        UsageError, BadParameter
-            If it cannot be carried out.
-        """
-        name, _, argument = line.partition(" ")
-        name, argument = name.lower(), argument.strip()
-        if name not in COMMANDS:
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            guess = f": did you mean {near[0]}?" if near else "."
-            raise UsageError(f"{name[:40]} is not a command{guess} /help lists them all.")
-        wanted, _, action = COMMANDS[name]
-        if bool(argument) != bool(wanted):
-            raise UsageError(f"{name} needs {wanted}." if wanted else f"{name} stands alone.")
-        action(self, *([argument] if wanted else []))
-
-    def retain(self, share: str) -> None:
-        """Keep another share, of both modalities together."""
-        ratio = parse_ratio(share)
-        self._use(replace(self._pruned(), retain=ratio, retain_video=None, retain_audio=None))
-
-    def method(self, name: str) -> None:
-        """Choose by another method; options of the earlier one are forgotten."""
-        from seats_cli.selection.methods import METHODS
-
-        name = name.lower()
-        if name not in METHODS:
-            raise UsageError(f"{name!r} is not a method: choose from {', '.join(METHODS)}.")
-        if name == FULL:
-            self.full()
-        else:
-            self._use(replace(self._pruned(), method=name, options={}))
-
-    def full(self) -> None:
-        """Prune nothing, but for what Stage 0 skips."""
-        level = None if self.config is None else self.config.still_tolerance
-        self._use(None if level is None else SeatsConfig(method=FULL, still_tolerance=level))
-
-    def map(self) -> None:
-        """The strip of the latest answer."""
-        clip, read = self.opened.clip, self.opened.read
-        print_strip(record_answer(self._latest(), clip, read, self.loaded.sizing), self.talk)
-
-    def report(self) -> None:
-        """The report of the latest answer."""
-        from seats_cli.report.answer_table import print_report
-
-        print_report(self._latest(), self.talk.console)
-
-    def evidence(self) -> None:
-        """The moments that the latest answer rests on."""
-        from seats_cli.report.phrases import evidence_lines
-
-        for line in evidence_lines(self._latest()):
-            self.talk.console.print(Text(line), soft_wrap=True)
-
-    def clear(self) -> None:
-        """Forget the conversation."""
-        self.talk.notice(f"Forgot {_counted(len(self.turns))}.")
-        self.turns.clear()
-
-    def save(self, name: str) -> None:
-        """Write the conversation to a file."""
-        path = Path(name).expanduser()
-        config, model = _table(self.config), self.loaded.facts.id
-        saved = Conversation(self._clip(), model, self.system, config, tuple(self.turns))
-        save_conversation(saved, path)
-        self.talk.notice(f"Saved {_counted(len(self.turns))} to {path}.")
-
-    def load(self, name: str) -> None:
-        """Go on with a saved conversation in place of this one."""
-        path = Path(name).expanduser()
-        found = load_conversation(path, self._clip())
-        self._use(found.settings)
-        self.turns = list(found.turns)
-        self.talk.notice(f"{_counted(len(self.turns)).capitalize()} from {path}.")
-        if found.system != self.system:
-            self.talk.warning(f"{path} was held with another system turn, which stays as it is.")
-
-    def help(self) -> None:
-        """What can be typed."""
-        for name, (wanted, text, _) in COMMANDS.items():
-            self.talk.console.print(Text(f"{f'{name} {wanted}':<16}{text}"), soft_wrap=True)
-        last = "Anything else is a question; one that begins with a slash is typed with two."
-        self.talk.console.print(Text(last), soft_wrap=True)
-
-    def quit(self) -> None:
-        """Leave."""
-        self.left = True
-
-    def _use(self, config: SeatsConfig | None) -> None:
-        """Ask with other settings from now on, if they are possible for this model."""
-        from seats_cli.schedule import PruningPlan
-        from seats_cli.selection.methods import method_for, with_default_options
-
-        if config is not None:
-            filled = with_default_options(config)
-            method_for(PruningPlan.resolve(filled, self.loaded.architecture))
-        self.config = config
-        what = "everything" if config is None or config.method == FULL else _kept(config)
-        self.talk.notice(f"Keeping {what} from the next question on.")
-
-    def _pruned(self) -> SeatsConfig:
-        """The settings, or the default ones in place of none."""
-        if self.config is not None and self.config.method != FULL:
-            return self.config
-        level = None if self.config is None else self.config.still_tolerance
-        return replace(SeatsConfig.preset(DEFAULT_PRESET), still_tolerance=level)
-
-    def _latest(self) -> Answer:
-        if self.answer is None:
-            raise UsageError("There is no answer yet: ask something first.")
-        return self.answer
-
-    def _clip(self) -> ClipFacts:
-        return ClipFacts.of(self.opened.clip.facts, self.path, self.opened.content_sha256)
-
-
-# What each needs behind it, what it does, and how.
-COMMANDS: dict[str, tuple[str, str, Callable[..., None]]] = {
-    "/retain": ("SHARE", "keep this share of the tokens from now on, as 10%", Chat.retain),
-    "/method": ("NAME", "choose them by this method", Chat.method),
-    "/full": ("", "prune nothing", Chat.full),
-    "/map": ("", "show over time what was kept for the latest answer", Chat.map),
-    "/report": ("", "show tokens, FLOPs and times of the latest answer", Chat.report),
-    "/evidence": ("", "show the moments that the latest answer rests on", Chat.evidence),
-    "/clear": ("", "forget the conversation", Chat.clear),
-    "/save": ("FILE", "write the conversation to a JSON file", Chat.save),
-    "/load": ("FILE", "go on with a saved conversation", Chat.load),
-    "/help": ("", "list the commands", Chat.help),
-    "/quit": ("", "leave, as Ctrl-D does", Chat.quit),
-}
-
-
-def _completed(text: str, state: int) -> str | None:
-    """What the Tab key makes of the beginning of a command."""
-    found = [name for name in COMMANDS if text.startswith("/") and name.startswith(text)]
-    return found[state] if state < len(found) else None
-
-
-def _table(config: SeatsConfig | None) -> dict[str, Any] | None:
-    return None if config is None else config.to_dict()
-
-
-def _kept(config: SeatsConfig) -> str:
-    split = config.retain_video is not None or config.retain_audio is not None
-    share = DEFAULT_RETAIN if config.retain is None else config.retain
-    return f"{'the given shares' if split else f'{100 * share:.4g} %'} by {config.method}"
-
-
-def _counted(count: int, noun: str = "turn") -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _one_line(text: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,11 @@ from seats_cli.errors import ConfigError, UsageError
 from seats_cli.files import replacing
 
 if TYPE_CHECKING:
-    from seats_cli.media.clip import MediaFacts
+    from seats_cli.cli.sources import OpenedClip
 
 KIND = "seats-conversation"  # by which `files` knows what it may replace
 SCHEMA_VERSION = 1
 _MAX_BYTES = 1 << 26
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -34,21 +32,20 @@ class ClipFacts:
     end_s: float | None
 
     @classmethod
-    def of(cls, facts: MediaFacts, path: str, content: str | None = None) -> ClipFacts:
-        """The facts of a clip that was read from a file of this machine.
+    def of(cls, opened: OpenedClip, path: str, check: Callable[[], None]) -> ClipFacts:
+        """The facts of a clip that was read from a file of this machine, or is indexed.
 
         Parameters
         ----------
-        content : str or None
-            `content_sha256`, where the file is an index of the clip.
+        check : callable
+            Is called on every piece of the file; what it raises ends the reading.
         """
-        if content is not None:
-            return cls(facts.path, content, facts.duration_s, facts.start_s, facts.end_s)
-        digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-        content = digest.hexdigest()
+        from seats_cli.engine.session_file import IndexedFile
+
+        facts = opened.clip.facts
+        content = opened.content_sha256
+        if content is None:
+            content = IndexedFile.of(Path(path), facts.path, check).sha256
         return cls(facts.path, content, facts.duration_s, facts.start_s, facts.end_s)
 
 

@@ -33,7 +33,7 @@ from seats_cli.cli.sources import (
     read_input,
 )
 from seats_cli.cli.to_config import build_specs
-from seats_cli.config import FULL
+from seats_cli.config import FULL, SeatsConfig
 from seats_cli.errors import UsageError
 from seats_cli.files import check_writable
 from seats_cli.media.clip import ReadOptions
@@ -140,8 +140,17 @@ def index(
     with talk.progress(f"Writing {out.name}"):
         size = session.save(out, only=output.only, file=file.path, asked=read, read=fitted)
     seconds = time.perf_counter() - began
+    then = "it cannot be asked with" if output.only else "every question prefills the clip"
+    absent = [
+        f"{spec.label} shares the encoders' outputs only, so no states are kept for it: {then}."
+        for spec in specs
+        if not _held(spec, size)
+    ]
     if output.as_json:
-        print_json(_document(out, specs, size, session, seconds))
+        warnings = (*session.clip.warnings, *absent)
+        print_json(_document(out, specs, size, session, seconds, warnings))
+    for warning in absent:
+        talk.warning(warning)
     talk.notice(f"{'Replaced' if existed else 'Wrote'} {out}: {_described(specs, size)}.")
 
 
@@ -164,9 +173,9 @@ def _settings(budget: IndexBudget, context: typer.Context) -> list[RunSpec]:
     """What is to be prefilled."""
     from seats_cli.results import RunSpec
 
-    unpruned = [RunSpec(FULL, None)] if budget.full else []
+    unpruned = [RunSpec(FULL, None)]
     named = ("retain", "method", "kv", "allocation", "config_file")
-    if unpruned and not any(was_typed(context, name) for name in named):
+    if budget.full and not any(was_typed(context, name) for name in named):
         return unpruned
     sweep = opt.SweepFlags(
         retain=budget.retain,
@@ -175,17 +184,25 @@ def _settings(budget: IndexBudget, context: typer.Context) -> list[RunSpec]:
         allocation=budget.allocation,
         config_file=budget.config_file,
     )
-    specs = [spec for spec in build_specs(context, sweep, 0) if spec.method != FULL]
+    found = build_specs(context, sweep, 0)
+    specs = [spec for spec in found if spec.method != FULL]
     if any(spec.config is not None and spec.config.still_tolerance is not None for spec in specs):
         raise UsageError(
             "An index answers without pictures, so Stage 0 cannot compare them: leave "
             "still_tolerance out of --config."
         )
-    return [*specs, *unpruned]
+    listed = (budget.method or "").lower().split(",")  # of which `build_specs` leaves `full` out
+    wanted = budget.full or len(specs) < len(found) or FULL in map(str.strip, listed)
+    return [*specs, *(unpruned if wanted else ())]
 
 
 def _document(
-    path: Path, specs: Sequence[RunSpec], size: IndexSize, session: ClipSession, seconds: float
+    path: Path,
+    specs: Sequence[RunSpec],
+    size: IndexSize,
+    session: ClipSession,
+    seconds: float,
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
     """What `--json` prints."""
     from seats_cli.report.documents import document
@@ -201,15 +218,15 @@ def _document(
                     {
                         "label": spec.label,
                         "config": None if spec.config is None else spec.config.to_dict(),
-                        "bytes": held,
+                        "bytes": _held(spec, size),
                     }
-                    for spec, held in zip(specs, size.setting_bytes, strict=True)
+                    for spec in specs
                 ],
             },
             "media": session.clip.facts,
             "model": session.model,
             "timing": {"total_s": seconds},
-            "warnings": session.clip.warnings,
+            "warnings": warnings,
         }
     )
 
@@ -217,9 +234,15 @@ def _document(
 def _described(specs: Sequence[RunSpec], size: IndexSize) -> str:
     """Its size, and what takes it."""
     parts = [("encoders", size.encoder_bytes)] if size.encoder_bytes else []
-    parts += zip((spec.label for spec in specs), size.setting_bytes, strict=True)
+    parts += [(spec.label, _held(spec, size)) for spec in specs]
     listed = ", ".join(f"{name} {held / 1e6:,.1f} MB" for name, held in parts)
     return f"{size.bytes / 1e6:,.1f} MB ({listed})"
+
+
+def _held(spec: RunSpec, size: IndexSize) -> int:
+    """Bytes that are there for a setting alone; none where its method shares encodings only."""
+    config = spec.config or SeatsConfig(method=FULL)
+    return sum(held for stored, held in size.settings if stored == config)
 
 
 # ------------------------------------------------------ in place of a clip
@@ -283,5 +306,11 @@ def open_asked(
     for warning in session.clip.warnings:
         talk.warning(warning)
     facts, read_s = file.index.facts, time.perf_counter() - began
-    content = None if facts.file is None else facts.file.sha256
-    return OpenedClip(session.clip, facts.read or ReadOptions(), read_s, session.ask, content)
+    return OpenedClip(
+        session.clip,
+        facts.read or ReadOptions(),
+        read_s,
+        session.ask,
+        system=facts.system,
+        content_sha256=None if facts.file is None else facts.file.sha256,
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from seats_cli.cli.console import Talk, print_document, stdout_is_unicode
 from seats_cli.cli.option_groups import FLAGS, was_typed
@@ -187,6 +188,14 @@ def report_written(path: Path, existed: bool, talk: Talk) -> None:
     talk.notice(
         f"{'Replaced' if existed else 'Wrote'} {path} ({path.stat().st_size / 1e3:,.0f} kB)."
     )
+
+
+def print_evidence(answer: Answer, talk: Talk) -> None:
+    """The moments that an answer rests on, on stderr."""
+    from seats_cli.report.phrases import evidence_lines
+
+    for line in evidence_lines(answer):
+        talk.console.print(Text(line), soft_wrap=True)
 
 
 def print_strip(record: RunRecord, talk: Talk) -> None:

@@ -69,7 +69,8 @@ def deferring_interrupts() -> Iterator[Callable[[], None]]:
     """Let the first Ctrl-C inside wait; a second one ends the command at once.
 
     Raised anywhere, it could leave a model half restored. What is yielded is to be called where
-    it can't: there it raises `Stopped`.
+    it can't: there it raises `Stopped`. So does the end, also behind an error, so that a Ctrl-C
+    behind the last call is not lost.
     """
     waiting: list[int] = []
 
@@ -90,10 +91,16 @@ def deferring_interrupts() -> Iterator[Callable[[], None]]:
     if ours:
         signal.signal(signal.SIGINT, wait)
     try:
-        yield check
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)
+        try:
+            yield check
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, before)
+    except Exception as error:
+        if waiting:
+            raise Stopped from error
+        raise
+    check()
 
 
 def forget_interrupts() -> None:
@@ -181,6 +188,8 @@ class GuardedGroup(NarrowHelp, TyperGroup):
         try:
             with noting_interrupts():
                 result = run()
+                # One that a library has swallowed, or that came behind the last place to stop at.
+                stop_if_interrupted()
         except BaseException as error:
             leave(error, debug=wants_traceback(arguments))
         finally:

@@ -311,6 +311,7 @@ class OpenedClip:
     read: ReadOptions  # as the context has it
     read_s: float  # seconds that reading took
     ask: Callable[..., Answer]  # a question and what else `ClipSession.ask` takes
+    system: str | None = None  # turn in front of every question; None for the template's own
     content_sha256: str | None = None  # of the media file behind an index, where it is known
 
 
@@ -345,11 +346,11 @@ def open_clip(
     )
     clip, read_s = read_input(file, fitted, loaded.sizing, talk, notes)
     if several:
-        return OpenedClip(clip, fitted, read_s, loaded.open(clip, system=system).ask)
+        return OpenedClip(clip, fitted, read_s, loaded.open(clip, system=system).ask, system)
 
     from seats_cli.engine.answer import ask
 
-    return OpenedClip(clip, fitted, read_s, partial(ask, loaded, clip, system=system))
+    return OpenedClip(clip, fitted, read_s, partial(ask, loaded, clip, system=system), system)
 
 
 def check_synthetic(video: str | None, synthetic: float | None, context: typer.Context) -> None:

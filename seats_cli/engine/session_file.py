@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from seats_cli import __version__
+from seats_cli.config import SeatsConfig
 from seats_cli.cost.token_counts import MediaSizes
 from seats_cli.engine.clip_prefix import ClipPrefix, PrefixStore, setting_key
 from seats_cli.engine.encoder_cache import EncoderCache, Encoding
@@ -113,13 +114,15 @@ class IndexedFile:
     sha256: str
 
     @classmethod
-    def of(cls, path: Path, name: str) -> IndexedFile:
-        """Of a file of this machine."""
+    def of(cls, path: Path, name: str, check: Callable[[], None] | None = None) -> IndexedFile:
+        """Of a file of this machine; what `check` raises while it is read ends that."""
         digest = hashlib.sha256()
         with path.open("rb") as file:
             about = os.fstat(file.fileno())
             while piece := file.read(_PIECE):
                 digest.update(piece)
+                if check is not None:
+                    check()
         return cls(name, about.st_size, about.st_mtime_ns, digest.hexdigest())
 
     def changed_beside(self, index: Path) -> Path | None:
@@ -193,7 +196,8 @@ class IndexSize:
 
     bytes: int
     encoder_bytes: int
-    setting_bytes: tuple[int, ...]  # of each setting, in the order in which they were asked with
+    # Each setting that was stored, in the order in which they were asked with, and its bytes.
+    settings: tuple[tuple[SeatsConfig, int], ...]
 
 
 def save_session(
@@ -232,7 +236,7 @@ def save_session(
     tensors |= {f"inputs.{name}": value for name, value in kept.items()}
     # 2. Settings: Stage 0 looks at pixels, and methods that were made by hand have no name.
     settings: list[IndexedSetting] = []
-    sizes: list[int] = []
+    sizes: list[tuple[SeatsConfig, int]] = []
     entry_only = only
     for key, prefix in prefixes.prefixes():
         plan = prefix.plan
@@ -246,7 +250,7 @@ def save_session(
             del parts["entered"]  # nobody looks at it
         own = {f"settings.{number}.{name}": part for name, part in parts.items()}
         tensors |= {"ids": prefix.ids, **own}
-        sizes.append(sum(part.nbytes for part in own.values()))
+        sizes.append((plan.config, sum(part.nbytes for part in own.values())))
         sides = {name: len(side.tensors) for name, side in prefix.sides.items()}
         settings.append(IndexedSetting(plan.config.to_dict(), prefix.depth, sides))
     if only and not settings:

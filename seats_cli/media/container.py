@@ -171,8 +171,8 @@ def _demuxer(file: object, name: str) -> InputContainer:
         )
     except (av.error.FFmpegError, ValueError, OverflowError) as error:
         raise MediaError(
-            f"{name} is not a video or sound file that can be read, or its index is missing "
-            f"because it was cut off ({_reason(error)})."
+            f"{name} is not a video or sound file that can be read, or its table of contents "
+            f"(moov) is missing because it was cut off ({_reason(error)})."
         ) from error
     if set(container.format.name.split(",")) & _PLAYLISTS:
         container.close()

@@ -177,5 +177,5 @@ def evidence_phrase(moment: Evidence) -> str:
 def evidence_lines(answer: Answer) -> list[str]:
     """The moments that an answer rests on, strongest first, or a line that says there are none."""
     if not answer.evidence:
-        return ["No moments: the clip has no time, or no token of it was left."]
+        return ["No moments: a picture has none, nor has a clip of which no token was left."]
     return [evidence_phrase(moment) for moment in answer.evidence]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from seats_cli.cli import chat as chat_module
+from seats_cli.cli.chat_commands import COMMANDS
 from seats_cli.cli.conversation import (
     ClipFacts,
     Conversation,
@@ -24,7 +26,9 @@ from seats_cli.cli.conversation import (
     load_conversation,
     save_conversation,
 )
+from seats_cli.cli.runtime import Stopped, deferring_interrupts, forget_interrupts
 from seats_cli.config import SeatsConfig
+from seats_cli.engine import session_file
 from seats_cli.errors import UsageError
 from seats_cli.report.phrases import evidence_lines
 from tests.cli import fakes
@@ -141,20 +145,22 @@ def test_commands_show_on_stderr(run, clip):
     assert "Tokens" in result.stderr
     for line in evidence_lines(sample_answer()):
         assert f"\n{line}\n" in result.stderr
-    for name in chat_module.COMMANDS:
+    for name in COMMANDS:
         assert f"\n{name}" in result.stderr
     assert "Forgot 1 turn." in result.stderr
     assert CALLS["ask"]["history"] == []
 
 
 def test_a_conversation_goes_on_from_its_file(run, clip, tmp_path):
-    first = talk(run, clip, "What?", "/method random", "Who?", "/save talk.json")
+    start = ("What?", "/method random", "Who?", "/save talk.json")
+    first = talk(run, clip, *start, flags=["--system", "Be brief."])
     assert "Saved 2 turns to talk.json." in first.stderr
     saved = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
-    assert saved["clip"]["name"] == clip
+    assert (saved["clip"]["name"], saved["system"]) == (clip, "Be brief.")
     assert [turn["config"].get("method") for turn in saved["turns"]] == ["seats", "random"]
     result = talk(run, clip, "/load talk.json", "And then?", "/save talk.json", flags=["--full"])
     assert result.exit_code == 0
+    assert "was held with another system turn" in result.stderr
     assert [turn.question for turn in CALLS["ask"]["history"]] == ["What?", "Who?"]
     assert CALLS["ask"]["config"].method == "random"
     again = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
@@ -226,6 +232,50 @@ def test_the_video_cannot_come_through_the_pipe_of_the_questions(run):
     assert result.exit_code == 2
     assert "The questions come from stdin" in result.stderr
     assert "load_model" not in CALLS
+
+
+def interrupting(action: Callable[..., None]) -> Callable[..., None]:
+    """An action with a Ctrl-C in the middle of it."""
+
+    def interrupted(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        action(*arguments)
+
+    return interrupted
+
+
+@pytest.mark.parametrize("name", ["/report", "/evidence", "/help", "/clear", "/save", "/retain"])
+def test_ctrl_c_in_a_command_ends_a_pipe(run, clip, monkeypatch, name):
+    wanted, text, action = COMMANDS[name]
+    monkeypatch.setitem(COMMANDS, name, (wanted, text, interrupting(action)))
+    line = f"{name} {'10%' if name == '/retain' else 'talk.json'}" if wanted else name
+    result = talk(run, clip, "What?", line, "Who?")
+    assert (result.exit_code, result.stdout) == (130, "a red card\n")
+    assert result.stderr.endswith("Interrupted.\n")
+
+
+def test_ctrl_c_behind_the_answer_or_an_error_ends_a_pipe(run, clip, monkeypatch):
+    printed = chat_module.print_document
+    monkeypatch.setattr(chat_module, "print_document", interrupting(printed))
+    for question, answer in (("What?", "a red card\n"), ("long", "\n")):
+        result = talk(run, clip, question, "Who?")
+        assert (result.exit_code, result.stdout) == (130, answer)
+
+
+def test_ctrl_c_stops_a_large_file_from_being_read_to_the_end(run, clip, monkeypatch, tmp_path):
+    path = tmp_path / "large.wav"
+    path.write_bytes(fakes.tiny_wav() + bytes(3 << 20))
+    digest, pieces = hashlib.sha256, []
+
+    class Digest:
+        def __init__(self) -> None:
+            self.update = interrupting(pieces.append)
+            self.hexdigest = digest().hexdigest
+
+    monkeypatch.setattr(session_file.hashlib, "sha256", Digest)
+    result = talk(run, str(path), "/save talk.json")
+    assert (result.exit_code, len(pieces)) == (130, 1)
+    assert not (tmp_path / "talk.json").exists()
 
 
 # On a terminal
@@ -311,14 +361,16 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_chat(tmp_path):
 
 
 def test_a_second_ctrl_c_ends_a_chat_that_does_not_stop():
-    from seats_cli.cli.runtime import Stopped, deferring_interrupts, forget_interrupts
-
-    with deferring_interrupts() as check:
-        check()
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(Stopped):
+    def interrupted_twice() -> None:
+        with deferring_interrupts() as check:
             check()
-        with pytest.raises(KeyboardInterrupt) as raised:
             signal.raise_signal(signal.SIGINT)
-        assert not isinstance(raised.value, Stopped)
+            with pytest.raises(Stopped):
+                check()
+            with pytest.raises(KeyboardInterrupt) as raised:
+                signal.raise_signal(signal.SIGINT)
+            assert not isinstance(raised.value, Stopped)
+
+    with pytest.raises(Stopped):  # also where something has swallowed the first
+        interrupted_twice()
     forget_interrupts()

@@ -541,7 +541,9 @@ def test_more_settings_than_a_session_keeps(
     configs = [SeatsConfig(retain=share) for share in (0.1, 0.15, 0.2, 0.25, 0.3)]
     for config in configs:
         session.prefill(config)
-    assert len(session.save(tmp_path / "many.seats").setting_bytes) == len(configs)
+    stored = session.save(tmp_path / "many.seats").settings
+    assert [config.retain for config, _ in stored] == [config.retain for config in configs]
+    assert [held for _, held in stored] == sorted(held for _, held in stored)
     opened = loaded.open(tmp_path / "many.seats")
     for config in configs:
         opened.ask(QUESTIONS[0], config=config, max_new_tokens=1)

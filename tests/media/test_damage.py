@@ -118,7 +118,7 @@ def test_an_index_that_is_missing(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", steady(50))
     data = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: data.index(b"moov") - 4])
-    assert "index is missing" in refusal(tmp_path / "cut.mp4")
+    assert "table of contents (moov) is missing" in refusal(tmp_path / "cut.mp4")
 
 
 def test_bits_that_flipped(tmp_path: Path, movie: Path) -> None:
