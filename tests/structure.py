@@ -40,7 +40,7 @@ ROOMS = (
 ENTRANCES = ("__init__", "__main__")
 
 # 190 at the end of the structure work; the rooms that are added since (batch, and what serves and
-# plugs in) have about ten files each. Above 220 because `chat` outgrew one file, and its commands are
+# plugs in) have about ten files each. Above 220 because `chat` outgrew one file: its commands are
 # a topic of their own.
 MAX_FILES = 225
 MAX_SMALL_FILES = 16  # under SMALL lines: registries and `__init__`
