@@ -310,7 +310,7 @@ _SCRIPTED_DURATIONS = {
     "long": (16.0, 60.0, 2.5),
     "moment": (12.0, 60.0, 2.5),
 }
-# Every clip is drawn until one of these families can be asked, in turn, so that there are enough
+# Every clip is drawn for one of these families, until it can be asked, so that there are enough
 # questions of each; the plots are those that allow it most often.
 _WANTED: Mapping[str, tuple[str, ...]] = {
     "cards": ("color_when_said", "said_at_picture", "sound_at_picture", "color_at_sound"),

@@ -3,10 +3,13 @@
 A multiple-choice answer may be the letter or the option's text. Times are seconds or clock times
 ("1:15.5"). Paths are relative to the file. Options are listed in the prompt by letter; the bundled
 model knows no letters and needs `choice_style="likelihood"`.
+
+`python -m seats_cli.evaluate.jsonl FOLDER` writes the scripted set so, with its clips as files.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from seats_cli.errors import MediaError, UsageError
+from seats_cli.evaluate.generated import (
+    SCRIPTED_COUNT,
+    SCRIPTED_SEED,
+    ScriptedClipMaker,
+    scripted_set,
+)
 from seats_cli.evaluate.questions import LETTERS, EvalProtocol, Item, QuestionSet
 from seats_cli.media import parse_time
 from seats_cli.media.container import local_file
+from seats_cli.world.painting import write_script
 
 _ORDER = ("id", "media", "question", "choices", "answer", "start", "end", "family", "kind")
 _KNOWN = frozenset(_ORDER)
@@ -265,3 +275,58 @@ def time_of(values: Mapping[str, Any], name: str, where: str) -> float | None:
         return parse_time(str(value))
     except UsageError as error:
         raise UsageError(f"{where}: {name!r}: {error}") from error
+
+
+def write_scripted(folder: Path, count: int = SCRIPTED_COUNT, *, seed: int = SCRIPTED_SEED) -> Path:
+    """Write the scripted set with its clips as files, encoded with H.264 and AAC.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets `questions.jsonl` and `clips/*.mp4`; clips that are there already are kept.
+    count, seed : int
+        As of `scripted_set`.
+
+    Returns
+    -------
+    Path
+        Of `questions.jsonl`, which `read_jsonl` and `seats eval` read.
+    """
+    clips = folder / "clips"
+    clips.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for item in scripted_set(count, seed=seed).items:
+        maker = item.media
+        assert isinstance(maker, ScriptedClipMaker)
+        path = clips / f"{maker.key.replace('/', '-')}.mp4"
+        if not path.exists():
+            unfinished = path.with_suffix(".part.mp4")
+            write_script(unfinished, maker.script, scale=1)
+            unfinished.replace(path)
+        line = {
+            "id": item.id,
+            "media": str(path.relative_to(folder)),
+            "question": item.question,
+            "choices": list(item.choices),
+            "answer": item.answer,
+            "family": item.family,
+            "kind": item.kind,
+        }
+        lines.append(json.dumps({key: value for key, value in line.items() if value}))
+    questions = folder / "questions.jsonl"
+    questions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return questions
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Write the scripted set with its clips as files.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--limit", type=int, default=SCRIPTED_COUNT, help="number of questions")
+    parser.add_argument("--set-seed", type=int, default=SCRIPTED_SEED)
+    options = parser.parse_args(arguments)
+    print(write_scripted(options.folder, options.limit, seed=options.set_seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ import pytest
 from seats_cli.errors import UsageError
 from seats_cli.evaluate.benchmarks import question_set
 from seats_cli.evaluate.generated import ScriptedClipMaker, scripted_set
+from seats_cli.evaluate.jsonl import write_scripted
 from seats_cli.evaluate.questions import Item
 from seats_cli.media import FrameSizing, read_clip
 from seats_cli.world.lettering import HELD_OUT_FONTS
@@ -109,3 +110,15 @@ def test_a_model_that_reads_small_frames_gets_small_frames(items: tuple[Item, ..
     clip = _maker(items[0]).open(FrameSizing(28, 3136, 12544))
     assert clip.frames is not None
     assert clip.frames.shape[1] * clip.frames.shape[2] <= 12544
+
+
+def test_the_set_as_files_asks_the_same(tmp_path: Path) -> None:
+    made = scripted_set(2, seed=8).items
+    read = question_set(str(write_scripted(tmp_path, 2, seed=8)))
+    assert not read.warnings
+    for one, other in zip(made, read.items, strict=True):
+        assert (one.id, one.question, one.answer, one.choices, one.family, one.kind) == (
+            (other.id, other.question, other.answer, other.choices, other.family, other.kind)
+        )
+        assert isinstance(other.media, str)
+        assert Path(other.media).stat().st_size > 1000
