@@ -187,7 +187,7 @@ class Answer:
     thinking: str = ""  # what the model reasoned before it answered
     sampling: Sampling = USUAL  # as used; `max_new_tokens` holds for both together
     history: tuple[Turn, ...] = ()  # earlier turns that were part of the prompt
-    # The moments it rests on, strongest first; empty without video and audio, and for a picture.
+    # What it rests on, strongest first; empty without video and audio, and for a picture.
     evidence: tuple[Evidence, ...] = ()
 
     @property

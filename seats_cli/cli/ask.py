@@ -49,7 +49,7 @@ class AskOutput:
         bool, output_option("--map", "Show in the terminal what was kept over time.")
     ] = False
     evidence: Annotated[
-        bool, output_option("--evidence", "Print the moments of the clip that the answer rests on.")
+        bool, output_option("--evidence", "Print when in the clip the answer's evidence is.")
     ] = False
     quiet: opt.Quiet = False
     show_thinking: Annotated[

@@ -206,7 +206,7 @@ class TokenTimes:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A moment of the clip that an answer rests on: a window with much of the relevance.
+    """What an answer rests on in time: a window of the clip with much of the relevance.
 
     Relevance is the attention that the last token of the prompt, from which the answer starts, pays
     to a token, added up over the drop layers: those of the plan for SEATS, whose Stage II measures

@@ -119,7 +119,7 @@ def ask(
         Makes the method from the plan, in place of the one that the configuration names. Its
         states are not shared: only a name (`register_method`) says that it is the same one again.
     evidence : bool
-        Whether to find the moments that the answer rests on; nothing else changes without.
+        Whether to find what the answer rests on in time; nothing else changes without.
 
     Raises
     ------

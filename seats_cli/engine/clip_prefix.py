@@ -188,7 +188,7 @@ class PrefixSharing:
 
     @property
     def resuming(self) -> bool:
-        """Whether the states are those of the question alone at the moment."""
+        """Whether the states are those of the question alone for now."""
         return self._found is not None
 
     def without_clip(self, inputs: dict[str, Any], clip: object) -> dict[str, Any]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FIRST = 3  # pieces of evidence that count
 _LONGEST = 0.5  # of the clip: a longer stretch would be hit by chance more often than not
 _GUESS_S = 1.0  # of each window of the fixed guess
-_SETTINGS = "full,seats 35%,seats 25%,seats 15%,seats 10%,divprune 25%"
+_SETTINGS = "full,seats 25%,seats 10%,divprune 25%"
 
 
 @dataclass(frozen=True)

@@ -168,14 +168,14 @@ def cost_row(label: str, full: float, pruned: float, show: Callable[[float], str
 SENSES = {"video": "picture", "audio": "sound"}
 
 
-def evidence_phrase(moment: Evidence) -> str:
-    """A moment that an answer rests on: "0:05.0 to 0:06.0 (sound, 41 %)"."""
-    span = f"{format_time(moment.start_s)} to {format_time(moment.end_s)}"
-    return f"{span} ({SENSES[moment.modality]}, {100 * moment.share:.0f} %)"
+def evidence_phrase(piece: Evidence) -> str:
+    """A piece of evidence: "0:05.0 to 0:06.0 (sound, 41 %)"."""
+    span = f"{format_time(piece.start_s)} to {format_time(piece.end_s)}"
+    return f"{span} ({SENSES[piece.modality]}, {100 * piece.share:.0f} %)"
 
 
 def evidence_lines(answer: Answer) -> list[str]:
-    """The moments that an answer rests on, strongest first, or a line that says there are none."""
+    """What an answer rests on, strongest first, or a line that says there are none."""
     if not answer.evidence:
-        return ["No moments: a picture has none, nor has a clip of which no token was left."]
-    return [evidence_phrase(moment) for moment in answer.evidence]
+        return ["No evidence: a picture has none, nor has a clip of which no token was left."]
+    return [evidence_phrase(piece) for piece in answer.evidence]

@@ -34,7 +34,7 @@ _PART_S = 2.0  # read at once: 60 frames of 1280x720 are 170 MB
 _MAX_RATE = 30.0
 _MAX_PIXELS = 1280 * 720
 _STILL_S = 2.0  # of a picture without audio
-# Of the moments that the answer rests on, in the page's colours of the modalities.
+# Of the evidence, in the page's colours of the modalities.
 _BARS = {"video": (86, 180, 233), "audio": (230, 159, 0)}
 
 
@@ -135,7 +135,7 @@ class _Veil:
         self._lived = lived.reshape(grid.grids, grid.rows, grid.columns)
         self._begins = times[:: grid.frames]
         self._size = height, width
-        self._moments = record.moments
+        self._evidence = record.evidence_in_clip
         self._current, self._dropped = -1, np.zeros((height, width), bool)
 
     def __call__(self, pixels: Pixels, second: float) -> Pixels:
@@ -147,13 +147,13 @@ class _Veil:
         return self._marked(dim(pixels, self._dropped), second)
 
     def _marked(self, pixels: Pixels, second: float) -> Pixels:
-        """With a bar at the bottom, left for the picture and right for the sound, in a moment."""
+        """With a bar at the bottom where evidence is: left for the picture, right for the sound."""
         height, width = self._size
         bar, half = max(2, height // 40), width // 2
-        for moment in self._moments:
-            if moment.start_s <= second + 1e-6 < moment.end_s:
-                side = slice(0, half) if moment.modality == "video" else slice(half, width)
-                pixels[height - bar :, side] = _BARS[moment.modality]
+        for piece in self._evidence:
+            if piece.start_s <= second + 1e-6 < piece.end_s:
+                side = slice(0, half) if piece.modality == "video" else slice(half, width)
+                pixels[height - bar :, side] = _BARS[piece.modality]
         return pixels
 
 

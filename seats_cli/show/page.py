@@ -145,9 +145,9 @@ def _run(number: int, record: RunRecord, media: _Media) -> dict[str, Any]:
         "kept_audio": mean_kept(AUDIO),
         "flops": format_ratio(sum(flops), full * len(flops)),
         "levels": _legend(record, depth),
-        "moments": [
-            {"start": round(moment.start_s, 3), "words": evidence_phrase(named)}
-            for moment, named in zip(record.moments, record.evidence, strict=True)
+        "evidence": [
+            {"start": round(piece.start_s, 3), "words": evidence_phrase(named)}
+            for piece, named in zip(record.evidence_in_clip, record.evidence, strict=True)
         ],
         "frames": _frames(record, depth),
         "rows": record.grid.rows if record.grid else 1,
@@ -200,9 +200,9 @@ def _frames(record: RunRecord, depth: Depth) -> list[dict[str, Any]]:
                 "marks": mark_tokens(patches, depth),
                 "entered": int((patches > 0).sum()),
                 "rests": sum(
-                    moment.share
-                    for moment in record.moments
-                    if moment.modality == "video" and _meet(moment, start, end)
+                    piece.share
+                    for piece in record.evidence_in_clip
+                    if piece.modality == "video" and _meet(piece, start, end)
                 ),
                 "size": grid.size,
                 "words": f"Grid {number + 1}, {time}, {patches.size} patches: {counts}.",
@@ -211,9 +211,9 @@ def _frames(record: RunRecord, depth: Depth) -> list[dict[str, Any]]:
     return frames
 
 
-def _meet(moment: Evidence, start: float, end: float) -> bool:
-    """Whether a moment and a span of seconds have more than their borders in common."""
-    return moment.start_s < end - 1e-3 and moment.end_s > start + 1e-3
+def _meet(piece: Evidence, start: float, end: float) -> bool:
+    """Whether evidence and a span of seconds have more than their borders in common."""
+    return piece.start_s < end - 1e-3 and piece.end_s > start + 1e-3
 
 
 def _count_by_level(lived: Ints, depth: Depth) -> str:
@@ -240,14 +240,14 @@ def _sound(record: RunRecord, depth: Depth, media: _Media) -> dict[str, Any] | N
         "heard": media.seconds / seconds * width,
         "token": width / seconds / record.audio_tokens_per_s,
         "per_second": width / seconds,
-        "moments": [
+        "evidence": [
             {
-                "x": moment.start_s * width / seconds,
-                "width": (moment.end_s - moment.start_s) * width / seconds,
-                "words": f"{100 * moment.share:.0f} % of the relevance",
+                "x": piece.start_s * width / seconds,
+                "width": (piece.end_s - piece.start_s) * width / seconds,
+                "words": f"{100 * piece.share:.0f} % of the relevance",
             }
-            for moment in record.moments
-            if moment.modality == "audio"
+            for piece in record.evidence_in_clip
+            if piece.modality == "audio"
         ],
         "ticks": [(second, second * width / seconds) for second in _ticks(seconds, width)],
         "words": f"{format_seconds(media.seconds)} of sound, {count} audio tokens: "

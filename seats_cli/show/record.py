@@ -79,7 +79,7 @@ class RunRecord:
     config: dict[str, Any] | None
     plan: dict[str, Any] | None
     warnings: tuple[str, ...] = ()
-    evidence: tuple[Evidence, ...] = ()  # the moments that the answer rests on, strongest first
+    evidence: tuple[Evidence, ...] = ()  # what the answer rests on, strongest first
     # Of the software that ran the model.
     versions: dict[str, str | None] = field(default_factory=dict)
     # int64 array, shape (S,): `TEXT`, `VIDEO` or `AUDIO` of each position of the unpruned prompt.
@@ -123,7 +123,7 @@ class RunRecord:
         return TokenTimes(self.grid, self.audio_tokens_per_s)
 
     @property
-    def moments(self) -> tuple[Evidence, ...]:
+    def evidence_in_clip(self) -> tuple[Evidence, ...]:
         """The evidence, in seconds from `media.start_s` as all pictures count them."""
         begin = self.media.start_s
         return tuple(

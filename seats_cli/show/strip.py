@@ -80,16 +80,16 @@ def strip(record: RunRecord, width: int, *, unicode: bool) -> list[str]:
     lines.append(f"       mean over layers; {scale}: {', '.join(tops)}"[:width])
     if record.evidence:
         lines.append(
-            "       1 is the strongest moment that the answer rests on, 2 the next"[:width]
+            "       1 is the strongest evidence that the answer rests on, 2 the next"[:width]
         )
     return lines
 
 
 def _ranks(record: RunRecord, edges: Floats, columns: int) -> list[str]:
-    """Of each window, a character for each column: the rank of the strongest moment in it."""
+    """Of each window, a character for each column: the rank of the strongest evidence in it."""
     marks = [" "] * (len(edges) - 1)
-    for rank, moment in reversed(list(enumerate(record.moments, 1))):
-        inside = (edges[:-1] < moment.end_s - 1e-3) & (edges[1:] > moment.start_s + 1e-3)
+    for rank, piece in reversed(list(enumerate(record.evidence_in_clip, 1))):
+        inside = (edges[:-1] < piece.end_s - 1e-3) & (edges[1:] > piece.start_s + 1e-3)
         for at in np.flatnonzero(inside).tolist():
             marks[at] = str(rank)
     return ["".join(marks[at : at + columns]) for at in range(0, len(marks), columns)]

@@ -43,7 +43,7 @@ _READING = {
     "max_audio_s": "max_audio",
 }
 # Came later than the version: traces without them are of a file's own choice of its picture, of a
-# model as it was saved, and without moments.
+# model as it was saved, and without evidence.
 _LATER: dict[str, Any] = {
     "video_tracks": 0,
     "video_track": None,
@@ -276,11 +276,11 @@ def _check_record(record: RunRecord) -> None:
     for side in (record.media.source_width, record.media.source_height):
         if side is not None and not 1 <= side <= _LARGEST_SIDE:
             raise MisfitError("its picture has an impossible size")
-    for moment in record.evidence:
-        if moment.modality not in ("video", "audio") or not (
-            0.0 <= moment.start_s <= moment.end_s and 0.0 <= moment.share <= 1.0
+    for piece in record.evidence:
+        if piece.modality not in ("video", "audio") or not (
+            0.0 <= piece.start_s <= piece.end_s and 0.0 <= piece.share <= 1.0
         ):
-            raise MisfitError("it rests on an impossible moment")
+            raise MisfitError("it rests on an impossible evidence")
     if not 1 <= record.num_layers <= _MOST_LAYERS:
         raise MisfitError("the model has an impossible number of layers")
     before, layer = np.arange(len(record.modality)), 0

@@ -58,11 +58,11 @@ def seen(answering: Callable[..., Answer], *what: Any, **how: Any) -> tuple[Any,
     logits: list[Tensor] = []
     answer = answering(*what, on_logits=lambda new: logits.append(new.float().clone()), **how)
     kept = [(stage.after_layer, stage.kept.tolist()) for stage in answer.trace.stages]
-    moments = [(one.start_s, one.end_s, one.modality) for one in answer.evidence]
+    rests = [(one.start_s, one.end_s, one.modality) for one in answer.evidence]
     chosen = [(choice.text, round(choice.probability, 4)) for choice in answer.choices]
     costs = (answer.cost.prefill_flops, answer.cost.kv_bytes, answer.cost.still)
     shown = [one.flatten() for one in logits]
-    return (answer.text, answer.token_ids, kept, moments, chosen, costs), torch.cat(shown)
+    return (answer.text, answer.token_ids, kept, rests, chosen, costs), torch.cat(shown)
 
 
 def held(session: ClipSession) -> dict[Any, tuple[Tensor, ...]]:

@@ -91,12 +91,12 @@ def test_times_in_a_clip(seconds, words):
     assert phrases.format_time(seconds) == words
 
 
-def test_moments_are_named_by_time_sense_and_share():
-    moments = (Evidence(5.0, 6.0, "audio", 0.412), Evidence(65.0, 66.5, "video", 0.09))
-    answer = SimpleNamespace(evidence=moments)
+def test_evidence_is_named_by_time_sense_and_share():
+    pieces = (Evidence(5.0, 6.0, "audio", 0.412), Evidence(65.0, 66.5, "video", 0.09))
+    answer = SimpleNamespace(evidence=pieces)
     assert phrases.evidence_lines(answer) == [
         "0:05.0 to 0:06.0 (sound, 41 %)",
         "1:05.0 to 1:06.5 (picture, 9 %)",
     ]
     (line,) = phrases.evidence_lines(SimpleNamespace(evidence=()))
-    assert line == "No moments: a picture has none, nor has a clip of which no token was left."
+    assert line == "No evidence: a picture has none, nor has a clip of which no token was left."

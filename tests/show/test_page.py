@@ -226,14 +226,14 @@ def test_both_families_from_the_run_to_the_page(tmp_path, family):
     assert render_page([load_record(tmp_path / "trace.json")], clip) == render_page([record], clip)
 
 
-def test_moments_are_named_and_marked(cards):
+def test_evidence_is_named_and_marked(cards):
     """In the list as seconds of the file, in the pictures from where reading began."""
     from seats_cli.results import Evidence
 
-    moments = (Evidence(7.0, 8.0, "audio", 0.42), Evidence(6.0, 7.0, "video", 0.2))
+    pieces = (Evidence(7.0, 8.0, "audio", 0.42), Evidence(6.0, 7.0, "video", 0.2))
     media = dataclasses.replace(cards.record.media, start_s=5.0)
     page = render_page(
-        [dataclasses.replace(cards.record, evidence=moments, media=media)], cards.clip
+        [dataclasses.replace(cards.record, evidence=pieces, media=media)], cards.clip
     )
     assert '<button type="button" data-seek="2.0">0:07.0 to 0:08.0 (sound, 42 %)</button>' in page
     assert '<button type="button" data-seek="1.0">0:06.0 to 0:07.0 (picture, 20 %)</button>' in page
@@ -245,4 +245,4 @@ def test_moments_are_named_and_marked(cards):
     assert not others
     assert float(x) == pytest.approx(2 * float(width), abs=0.05)
     none = render_page([dataclasses.replace(cards.record, evidence=())], cards.clip)
-    assert "Moments" not in none
+    assert "<h2>Evidence" not in none

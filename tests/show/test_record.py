@@ -82,14 +82,14 @@ def test_a_trace_from_before_there_were_video_tracks_to_choose(cards, tmp_path):
 @pytest.mark.parametrize(
     "change", [{"modality": "smell"}, {"share": 1.5}, {"start_s": -1.0}, {"end_s": 0.5}]
 )
-def test_impossible_moments_are_refused(cards, tmp_path, change):
+def test_impossible_evidence_is_refused(cards, tmp_path, change):
     document = to_document(cards.record)
     document["evidence"] = [
         {"start_s": 1.0, "end_s": 2.0, "modality": "video", "share": 0.5, **change}
     ]
     path = tmp_path / "trace.json"
     path.write_text(json.dumps(document))
-    with pytest.raises(UsageError, match="impossible moment"):
+    with pytest.raises(UsageError, match="impossible evidence"):
         load_record(path)
 
 

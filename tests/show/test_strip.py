@@ -26,14 +26,14 @@ def test_sound_alone_has_one_row(speech):
     assert [line.split()[0] for line in lines] == ["Kept", "audio", "rests", "mean", "1"]
 
 
-def test_moments_are_ranked_where_they_are(cards):
-    """Two columns a second; the stronger of two moments at one time is shown."""
-    moments = (
+def test_evidence_is_ranked_where_they_are(cards):
+    """Two columns a second; the stronger of two pieces at one time is shown."""
+    pieces = (
         Evidence(3.0, 4.0, "audio", 0.5),
         Evidence(3.5, 6.0, "video", 0.3),
         Evidence(0.0, 1.0, "video", 0.1),
     )
-    record = dataclasses.replace(cards.record, evidence=moments)
+    record = dataclasses.replace(cards.record, evidence=pieces)
     row = strip(record, 47, unicode=False)[3]
     assert row == "rests  33  |  11|2222|    |    |    "
     shifted = dataclasses.replace(record, media=dataclasses.replace(record.media, start_s=3.0))

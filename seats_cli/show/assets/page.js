@@ -44,9 +44,9 @@
       frame.classList.toggle("now", Number(frame.dataset.start) <= second && second < Number(frame.dataset.end));
     }
   }
-  const moments = all("[data-seek]");
+  const evidence = all("[data-seek]");
   if (!sound) {
-    for (const moment of moments) moment.addEventListener("click", () => showTime(Number(moment.dataset.seek)));
+    for (const piece of evidence) piece.addEventListener("click", () => showTime(Number(piece.dataset.seek)));
     return;
   }
   function follow() {
@@ -68,5 +68,5 @@
     });
   }
   for (const frame of all("figure")) frame.addEventListener("click", () => seek(Number(frame.dataset.start)));
-  for (const moment of moments) moment.addEventListener("click", () => seek(Number(moment.dataset.seek)));
+  for (const piece of evidence) piece.addEventListener("click", () => seek(Number(piece.dataset.seek)));
 })();
