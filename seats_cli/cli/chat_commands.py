@@ -101,7 +101,7 @@ class ChatState:
         print_report(self._latest(), self.talk.console)
 
     def evidence(self) -> None:
-        """The moments that the latest answer rests on."""
+        """What the latest answer rests on, and when."""
         print_evidence(self._latest(), self.talk)
 
     def clear(self) -> None:
@@ -173,7 +173,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[..., None]]] = {
     "/full": ("", "prune nothing", ChatState.full),
     "/map": ("", "show over time what was kept for the latest answer", ChatState.map),
     "/report": ("", "show tokens, FLOPs and times of the latest answer", ChatState.report),
-    "/evidence": ("", "show the moments that the latest answer rests on", ChatState.evidence),
+    "/evidence": ("", "show when in the clip the latest answer's evidence is", ChatState.evidence),
     "/clear": ("", "forget the conversation", ChatState.clear),
     "/save": ("FILE", "write the conversation to a JSON file", ChatState.save),
     "/load": ("FILE", "go on with a saved conversation", ChatState.load),

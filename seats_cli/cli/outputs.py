@@ -191,7 +191,7 @@ def report_written(path: Path, existed: bool, talk: Talk) -> None:
 
 
 def print_evidence(answer: Answer, talk: Talk) -> None:
-    """The moments that an answer rests on, on stderr."""
+    """What an answer rests on in time, on stderr."""
     from seats_cli.report.phrases import evidence_lines
 
     for line in evidence_lines(answer):
