@@ -9,11 +9,11 @@ At the end, when in a clip its tokens are: the one mapping for evidence, page an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from seats_cli.families.base import Architecture, parts
+from seats_cli.families.base import HOP, MIN_SAMPLES, SAMPLE_RATE, Architecture, parts
 from seats_cli.families.registry import family_of
-from seats_cli.media.clip import MediaFacts
+from seats_cli.media.clip import Clip, MediaFacts
 from seats_cli.schedule import PruningPlan
 
 
@@ -33,6 +33,27 @@ class MediaSizes:
         patch = vision.patch_size
         grid = (frames // vision.temporal_patch_size, height // patch, width // patch)
         return cls((grid,) if frames else (), (family.mel_frames(samples),) if samples else ())
+
+
+def as_encoded(architecture: Architecture, clip: Clip, sizes: MediaSizes) -> MediaFacts:
+    """A clip's facts, with what they tell of pictures and sound as the encoders were given it.
+
+    Only clips that were made or changed by hand say otherwise; nothing could check them later.
+    """
+    media, vision = clip.facts, architecture.vision
+    width = height = None
+    frames, sound_s = 0, 0.0
+    for grids, rows, columns in sizes.grids:
+        width, height = columns * vision.patch_size, rows * vision.patch_size
+        frames = media.frames_used if clip.frames is None else len(clip.frames)
+        if -(-frames // vision.temporal_patch_size) != grids:
+            frames = grids * vision.temporal_patch_size
+    for mel_frames in sizes.mel_frames:
+        sound_s = media.audio_used_s if clip.audio is None else clip.audio_s
+        # The last frame may be begun, and a sound that is too short is padded.
+        if abs(sound_s - mel_frames * HOP / SAMPLE_RATE) > (MIN_SAMPLES + HOP) / SAMPLE_RATE:
+            sound_s = mel_frames * HOP / SAMPLE_RATE
+    return replace(media, width=width, height=height, frames_used=frames, audio_used_s=sound_s)
 
 
 def grid_tokens(architecture: Architecture, grid: tuple[int, int, int]) -> int:

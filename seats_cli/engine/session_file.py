@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -25,14 +26,13 @@ from torch import Tensor
 
 from seats_cli import __version__
 from seats_cli.config import SeatsConfig
-from seats_cli.cost.token_counts import MediaSizes
+from seats_cli.cost.token_counts import as_encoded
 from seats_cli.engine.clip_prefix import ClipPrefix, PrefixStore, setting_key
 from seats_cli.engine.encoder_cache import EncoderCache, Encoding
 from seats_cli.engine.strict_document import MisfitError, spelled_out
 from seats_cli.errors import UsageError
-from seats_cli.families.base import HOP, MIN_SAMPLES, SAMPLE_RATE
 from seats_cli.files import replacing
-from seats_cli.media.clip import Clip, MediaFacts, ReadOptions
+from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.models.checkpoint import fingerprint
 from seats_cli.models.inputs import PreparedClip
 from seats_cli.results import jsonable
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 SUFFIX = ".seats"
 FORMAT = "seats-index"
 # Raised whenever a tensor or a key appears, disappears or changes its meaning.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+INDEX, CHECKSUMS = "index", "crc32"  # keys of the header's metadata
 
 MOST_HASHED = 1 << 32  # bytes of a media file that are read to see whether it has changed
 _PIECE = 1 << 20  # bytes that are read at once
@@ -221,7 +222,7 @@ def save_session(
     """
     architecture, clip = loaded.architecture, prepared.clip
     tensors: dict[str, Tensor] = {"template": prepared.template}
-    media = as_encoded(loaded, clip, loaded.adapter.media_sizes(prepared.features))
+    media = as_encoded(architecture, clip, loaded.adapter.media_sizes(prepared.features))
     if clip.frame_times is not None and len(clip.frame_times) == media.frames_used:
         tensors["frame_times"] = torch.from_numpy(clip.frame_times)
     # 1. The model's inputs, without what goes into the encoders alone.
@@ -284,7 +285,7 @@ def save_session(
         settings=tuple(settings),
     )
     document = json.dumps(jsonable(facts), allow_nan=False)
-    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "index": document}
+    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), INDEX: document}
     with replacing(path, check=check_index_target) as part, part.open("wb") as target:
         written = _write(target, tensors, metadata)
     return IndexSize(
@@ -292,27 +293,6 @@ def save_session(
         0 if entry_only else sum(part.nbytes for part in outputs.values()),
         tuple(sizes),
     )
-
-
-def as_encoded(loaded: LoadedModel, clip: Clip, sizes: MediaSizes) -> MediaFacts:
-    """A clip's facts, with what they tell of pictures and sound as the encoders were given it.
-
-    Only clips that were made or changed by hand say otherwise; nothing could check them later.
-    """
-    media, vision = clip.facts, loaded.architecture.vision
-    width = height = None
-    frames, sound_s = 0, 0.0
-    for grids, rows, columns in sizes.grids:
-        width, height = columns * vision.patch_size, rows * vision.patch_size
-        frames = media.frames_used if clip.frames is None else len(clip.frames)
-        if -(-frames // vision.temporal_patch_size) != grids:
-            frames = grids * vision.temporal_patch_size
-    for mel_frames in sizes.mel_frames:
-        sound_s = media.audio_used_s if clip.audio is None else clip.audio_s
-        # The last frame may be begun, and a sound that is too short is padded.
-        if abs(sound_s - mel_frames * HOP / SAMPLE_RATE) > (MIN_SAMPLES + HOP) / SAMPLE_RATE:
-            sound_s = mel_frames * HOP / SAMPLE_RATE
-    return replace(media, width=width, height=height, frames_used=frames, audio_used_s=sound_s)
 
 
 def check_index_target(path: Path, _option: str = "") -> None:
@@ -431,15 +411,34 @@ def _write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: dict[str, st
     # The widest first, as the format's own writer has them: every tensor is aligned then.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, Any] = {"__metadata__": metadata}
+    sums = {INDEX: checksum(metadata[INDEX].encode()), **dict.fromkeys(tensors, checksum(b""))}
     end = 0
     for name, value in ordered:
         begin, end = end, end + value.nbytes
         shape = list(value.shape)
         header[name] = {"dtype": _NAMES[value.dtype], "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for _, value in ordered:
-        plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        file.write(plain.numpy().data)
-    return 8 + len(text) + end
+
+    def write_header() -> int:
+        metadata[CHECKSUMS] = json.dumps(sums)
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        file.seek(0)
+        return file.write(len(text).to_bytes(8, "little") + text)
+
+    start = write_header()
+    for name, value in ordered:
+        plain = content(value)
+        sums[name] = checksum(plain)
+        file.write(plain)
+    write_header()  # as long as before, with the checksums
+    return start + end
+
+
+def content(value: Tensor) -> memoryview:
+    """The bytes of a tensor, without a copy where it is on the CPU and in one piece."""
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def checksum(value: bytes | memoryview) -> str:
+    """Tells bytes that were damaged, and not who wrote them; always of the same length."""
+    return f"{zlib.crc32(value):08x}"

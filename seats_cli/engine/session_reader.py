@@ -24,7 +24,7 @@ from transformers.utils import ModelOutput
 
 from seats_cli import __version__
 from seats_cli.config import FULL, SeatsConfig
-from seats_cli.cost.token_counts import MediaSizes, token_counts
+from seats_cli.cost.token_counts import MediaSizes, as_encoded, token_counts
 from seats_cli.engine.clip_prefix import (
     NOT_SAVED,
     ClipPrefix,
@@ -36,13 +36,16 @@ from seats_cli.engine.clip_prefix import (
 from seats_cli.engine.encoder_cache import EncoderCache, Encoding
 from seats_cli.engine.encoder_stats import EncoderCall
 from seats_cli.engine.session_file import (
+    CHECKSUMS,
     DTYPES,
     FORMAT_VERSION,
+    INDEX,
     MODALITIES,
     IndexedEncoding,
     IndexedModel,
     IndexFacts,
-    as_encoded,
+    checksum,
+    content,
     read_header,
     stand_ins,
 )
@@ -94,7 +97,10 @@ class SavedIndex:
                 raise UsageError(f"{path} cannot be read: {reason}.") from error
             metadata = header["__metadata__"]
             self._check_version(metadata.get("format_version"))
-            document = json.loads(str(metadata.get("index")))
+            text = str(metadata.get(INDEX))
+            self._sums = json.loads(str(metadata.get(CHECKSUMS)))
+            self._check_sum(INDEX, text.encode())
+            document = json.loads(text)
             # The system turn and the file's name are never printed as they are.
             for name, part in document.items() if isinstance(document, dict) else ():
                 check_texts(name if name in ("system", "file") else {name: part})
@@ -153,7 +159,8 @@ class SavedIndex:
         Raises
         ------
         MisfitError
-            If it is not there, has another dtype or shape, or holds what is not a number.
+            If it is not there, has another dtype or shape, holds what is not a number, or has
+            changed since it was written.
         """
         if name not in self._names:
             raise MisfitError(f"it lacks {name!r}")
@@ -167,7 +174,12 @@ class SavedIndex:
         value: Tensor = self._tensors.get_tensor(name)
         if value.is_floating_point() and not value.sum(dtype=torch.float32).isfinite():
             raise MisfitError(f"{name!r} holds what is not a number")
+        self._check_sum(name, content(value))
         return value
+
+    def _check_sum(self, name: str, value: bytes | memoryview) -> None:
+        if self._sums.get(name) != checksum(value):
+            raise MisfitError(f"{name!r} is not what was written")
 
     def open(
         self, loaded: LoadedModel, system: str | None = None
@@ -192,7 +204,7 @@ class SavedIndex:
             prepared = self._prepared(loaded, (*facts.warnings, *self._warnings(now)))
             sizes = loaded.adapter.media_sizes(prepared.features)
             self._check_prompt(loaded, prepared, sizes)
-            if as_encoded(loaded, prepared.clip, sizes) != facts.media:
+            if as_encoded(loaded.architecture, prepared.clip, sizes) != facts.media:
                 raise MisfitError("media are not those that were encoded")
             encoders = self._encoders(loaded, sizes)
             prefixes = PrefixStore(prepared, saved=self._prefixes(loaded), saved_only=facts.only)

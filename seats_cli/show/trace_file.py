@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seats_cli.engine.strict_document import MisfitError, build, exact_keys, fit, with_later
+from seats_cli.engine.strict_document import (
+    MisfitError,
+    build,
+    check_media,
+    exact_keys,
+    fit,
+    with_later,
+)
 from seats_cli.errors import UsageError
 from seats_cli.files import TRACE_EXTENSIONS
 from seats_cli.results import jsonable
@@ -273,6 +280,7 @@ def _check_record(record: RunRecord) -> None:
         raise MisfitError("audio tokens take an impossible time")
     if not 0.1 <= record.pixel_shape <= 10.0:
         raise MisfitError("its pixels have an impossible shape")
+    check_media(record.media)
     for side in (record.media.source_width, record.media.source_height):
         if side is not None and not 1 <= side <= _LARGEST_SIDE:
             raise MisfitError("its picture has an impossible size")
