@@ -5,6 +5,7 @@
     python -m seats_cli.bench selection qwen2.5-omni-7b --size 644x280
     python -m seats_cli.bench positions --size 644x364
     python -m seats_cli.bench lengths qwen2.5-omni-7b
+    python -m seats_cli.bench index bundled --seconds 12
     python -m seats_cli.bench loading --random moe --megabytes 1000
     python -m seats_cli.bench checkpoint Qwen/Qwen2.5-Omni-7B
 
@@ -16,11 +17,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -30,6 +33,8 @@ from torch.backends import cuda
 
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
+from seats_cli.engine.session import ClipSession
+from seats_cli.engine.session_reader import SavedIndex
 from seats_cli.families.registry import FAMILIES, describe_config, named_config, named_shapes
 from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models.adapter import Adapter
@@ -361,6 +366,46 @@ def lengths(options: argparse.Namespace) -> list[Row]:
                 rows.append(row)
         words += _QUESTIONS
     return rows
+
+
+def index(options: argparse.Namespace) -> list[Row]:
+    """A question about a clip that is in memory, and about its index, from opening to the answer.
+
+    The answer is one token, and the index is on this disk. Its bytes are those of the encoders, of
+    this setting, and of the whole file.
+    """
+    loaded = _open(options)
+    clip = synthetic_clip(options.seconds, sizing=loaded.sizing)
+    rows: list[Row] = []
+    for name, config in {options.retain: SeatsConfig.preset(options.retain), "full": None}.items():
+        session = ClipSession(loaded, clip)
+        if config is None:
+            session.prefill(SeatsConfig())  # whose statistics further settings need
+        session.prefill(config)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "clip.seats")
+            size = session.save(path)
+            clip_ms, index_ms = [], []
+            for _ in range(options.repeats + 1):  # in turn; the first of each warms up
+                clip_ms.append(_answered(partial(ClipSession, loaded, clip), config))
+                index_ms.append(_answered(partial(_saved, loaded, path), config))
+        row: Row = {"setting": name, "clip_ms": median(clip_ms[1:])}
+        row["index_ms"] = median(index_ms[1:])
+        row["ratio"] = row["clip_ms"] / row["index_ms"]
+        row["encoder_bytes"], row["setting_bytes"] = size.encoder_bytes, size.setting_bytes[-1]
+        rows.append({**row, "bytes": size.bytes})
+    return rows
+
+
+def _saved(loaded: LoadedModel, path: Path) -> ClipSession:
+    return ClipSession.saved(loaded, SavedIndex(path))
+
+
+def _answered(opened: Callable[[], ClipSession], config: SeatsConfig | None) -> float:
+    """Milliseconds until a new session has answered a question with one token."""
+    start = time.perf_counter()
+    opened().ask("What is shown first?", config=config, max_new_tokens=1)
+    return 1e3 * (time.perf_counter() - start)
 
 
 def _open(options: argparse.Namespace, layers: int | None = None) -> LoadedModel:

@@ -42,6 +42,7 @@ MEASUREMENTS = {
     bench.selection: "model --size --repeats --retain --seconds --json",
     bench.positions: "--size --repeats --seconds --json",
     bench.lengths: "model --retain --device --dtype --seconds --json",
+    bench.index: "model --repeats --retain --device --dtype --seconds --json",
     loading: "checkpoint --random --megabytes --device --dtype --json",
     checkpoint: "checkpoint --device --dtype --retain --assets",
 }
