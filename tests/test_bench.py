@@ -29,6 +29,7 @@ COMMANDS = {
     "selection": ["cpu-0.5b", *SMALL],
     "positions": SMALL,
     "lengths": ["bundled", "--seconds", "1"],
+    "index": ["bundled", "--seconds", "2", "--repeats", "1"],
     "loading": ["--random", "dense", "--megabytes", "60"],
     "checkpoint": ["bundled"],
 }
@@ -82,6 +83,14 @@ def test_positions_are_equal(capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["family"] for row in rows} == {"Qwen2.5-Omni", "Qwen3-Omni"}
     assert [row["way"] for row in rows] == ["stock", "ours"] * 2
     assert all(row["difference"] == 0 for row in rows)
+
+
+def test_index(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = rows_of(capsys, "index")
+    assert [row["setting"] for row in rows] == ["10%", "full"]
+    assert all(row["index_ms"] > 0 and row["ratio"] > 0 for row in rows)
+    assert rows[0]["encoder_bytes"] == rows[1]["encoder_bytes"] > 0
+    assert 0 < rows[0]["setting_bytes"] < rows[1]["setting_bytes"] < rows[1]["bytes"]
 
 
 def test_lengths_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -392,7 +392,7 @@ def index(options: argparse.Namespace) -> list[Row]:
         row: Row = {"setting": name, "clip_ms": median(clip_ms[1:])}
         row["index_ms"] = median(index_ms[1:])
         row["ratio"] = row["clip_ms"] / row["index_ms"]
-        row["encoder_bytes"], row["setting_bytes"] = size.encoder_bytes, size.setting_bytes[-1]
+        row["encoder_bytes"], row["setting_bytes"] = size.encoder_bytes, size.settings[-1][1]
         rows.append({**row, "bytes": size.bytes})
     return rows
 
