@@ -17,16 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from seats_cli.errors import MediaError, UsageError
-from seats_cli.evaluate.generated import (
-    SCRIPTED_COUNT,
-    SCRIPTED_SEED,
-    ScriptedClipMaker,
-    scripted_set,
-)
 from seats_cli.evaluate.questions import LETTERS, EvalProtocol, Item, QuestionSet
 from seats_cli.media import parse_time
 from seats_cli.media.container import local_file
-from seats_cli.world.painting import write_script
 
 _ORDER = ("id", "media", "question", "choices", "answer", "start", "end", "family", "kind")
 _KNOWN = frozenset(_ORDER)
@@ -277,25 +270,31 @@ def time_of(values: Mapping[str, Any], name: str, where: str) -> float | None:
         raise UsageError(f"{where}: {name!r}: {error}") from error
 
 
-def write_scripted(folder: Path, count: int = SCRIPTED_COUNT, *, seed: int = SCRIPTED_SEED) -> Path:
+def write_scripted(folder: Path, count: int, *, seed: int | None = None) -> Path:
     """Write the scripted set with its clips as files, encoded with H.264 and AAC.
 
     Parameters
     ----------
     folder : Path
         Gets `questions.jsonl` and `clips/*.mp4`; clips that are there already are kept.
-    count, seed : int
-        As of `scripted_set`.
+    count : int
+        Number of questions.
+    seed : int, optional
+        Of the set; by default its own.
 
     Returns
     -------
     Path
         Of `questions.jsonl`, which `read_jsonl` and `seats eval` read.
     """
+    # Whoever reads a file needs none of this.
+    from seats_cli.evaluate.generated import SCRIPTED_SEED, ScriptedClipMaker, scripted_set
+    from seats_cli.world.painting import write_script
+
     clips = folder / "clips"
     clips.mkdir(parents=True, exist_ok=True)
     lines = []
-    for item in scripted_set(count, seed=seed).items:
+    for item in scripted_set(count, seed=SCRIPTED_SEED if seed is None else seed).items:
         maker = item.media
         assert isinstance(maker, ScriptedClipMaker)
         path = clips / f"{maker.key.replace('/', '-')}.mp4"
@@ -322,8 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Write the scripted set with its clips as files.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--limit", type=int, default=SCRIPTED_COUNT, help="number of questions")
-    parser.add_argument("--set-seed", type=int, default=SCRIPTED_SEED)
+    parser.add_argument("--limit", type=int, default=1500, help="number of questions")
+    parser.add_argument("--set-seed", type=int, help="another set")
     options = parser.parse_args(arguments)
     print(write_scripted(options.folder, options.limit, seed=options.set_seed))
 
