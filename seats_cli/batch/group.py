@@ -139,8 +139,8 @@ def read_group(
             options, notes = fit_file(path, options, sizing, architecture, need)
             clip = read_clip(path, options, sizing=sizing, on_progress=report)
     except Exception as error:
-        if stopped:
-            raise
+        if stopped:  # not what reading has made of it
+            raise stopped.pop() from None
         return ClipRead(None, error=failure(error))
     # Results name the clip as the manifest does, wherever it was found.
     facts = replace(clip.facts, path=group.media)

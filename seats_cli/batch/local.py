@@ -6,8 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
+from functools import partial
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +35,12 @@ if TYPE_CHECKING:
 # nothing is. Each clip that waits takes its frames' bytes of memory.
 READ_AHEAD = 1
 _WAIT_S = 0.2  # between two looks at whether the run is to end
+_LEAVE_S = 2.0  # for a clip that is being read when the run ends
 # What of a model decides its answers; where it runs does not.
 _DECISIVE = ("id", "revision", "family", "parameters", "dtype", "quantization", "adapter")
 
 Missing = tuple[ClipGroup, tuple[BatchQuestion, ...]]  # a group, and which questions have no result
+_Order = tuple["Future[ClipRead]", Callable[[], ClipRead]]  # a clip to be read, and what reads it
 
 
 def missing_of(manifest: Manifest, done: Collection[Key]) -> list[Missing]:
@@ -86,13 +90,13 @@ def run_local(
         Clips that are read while the model works; 0 reads each when it is needed.
     check : callable
         Called after each result and while a clip is waited for; raises to end the run.
-
     """
     with _Reader(loaded, settings, read_ahead, check) as reader:
         for (group, questions), clip in reader.clips(missing):
             for result in answer_group(loaded, group, settings, clip, questions):
                 store(result)
                 check()
+            del clip  # or its frames would stay while the next ones are waited for
 
 
 class _StoppedError(Exception):
@@ -112,9 +116,12 @@ class _Reader:
         self._loaded, self._settings = loaded, settings
         self._ahead, self._check = ahead, check
         self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(1, "read-ahead")
+        self._ordered: SimpleQueue[_Order | None] = SimpleQueue()
+        # Not a pool: Python ends after all threads of pools, and one may hang on a silent URL.
+        self._thread = threading.Thread(target=self._work, name="read-ahead", daemon=True)
 
     def __enter__(self) -> _Reader:
+        self._thread.start()
         return self
 
     def __exit__(
@@ -124,7 +131,8 @@ class _Reader:
         traceback: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._pool.shutdown(cancel_futures=True)
+        self._ordered.put(None)
+        self._thread.join(_LEAVE_S)  # what it has begun to fetch is removed meanwhile
 
     def clips(self, missing: Iterable[Missing]) -> Iterator[tuple[Missing, ClipRead]]:
         """Each group with its clip."""
@@ -140,11 +148,19 @@ class _Reader:
         loaded = self._loaded
         # On this thread: tokenizers may not be used by two at once.
         need = group_need(loaded, group, self._settings)
-        return self._pool.submit(
-            read_group,
-            *(group, self._settings, loaded.sizing, loaded.architecture, need),
-            self._stop_reading,
-        )
+        reading: Future[ClipRead] = Future()
+        arguments = (group, self._settings, loaded.sizing, loaded.architecture, need)
+        self._ordered.put((reading, partial(read_group, *arguments, self._stop_reading)))
+        return reading
+
+    def _work(self) -> None:
+        while (order := self._ordered.get()) is not None and not self._stop.is_set():
+            reading, read = order
+            try:
+                reading.set_result(read())
+            except BaseException as error:
+                reading.set_exception(error)
+            del order, reading, read  # or the clip would live until the next one is read
 
     def _next(self, waiting: deque[tuple[Missing, Future[ClipRead]]]) -> tuple[Missing, ClipRead]:
         one, reading = waiting.popleft()
@@ -213,7 +229,7 @@ class BatchSummary:
             )
 
 
-class Stopwatch:
+class RunTally:
     """What this run has done: clips, questions, and the seconds since it began."""
 
     def __init__(self) -> None:

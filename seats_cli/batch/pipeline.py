@@ -19,9 +19,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.batch.cluster import ClusterOptions, Pool, joined, plan_pool
-from seats_cli.errors import ModelError, ResourceError, SeatsError, UsageError, out_of_memory_on
+from seats_cli.errors import (
+    ConfigError,
+    MediaError,
+    ModelError,
+    ResourceError,
+    SeatsError,
+    UsageError,
+    out_of_memory_on,
+)
 from seats_cli.media.fetch import is_url
-from seats_cli.schedule import PruningPlan
 
 # What an actor needs is imported where it is used: a process that only counts has no torch.
 if TYPE_CHECKING:
@@ -76,12 +83,12 @@ def run_on_ray(
     UsageError
         If Ray is not installed, or the cluster cannot be joined or has no room for the actors.
     ModelError, ResourceError
-        If an actor cannot load the model.
+        If an actor cannot load the model; errors of another kind keep theirs, too.
     """
     from seats_cli.batch.group import failed_result
+    from seats_cli.batch.local import check_budget
 
-    if settings.config is not None:
-        PruningPlan.resolve(settings.config, outline.architecture)
+    check_budget(outline, settings)
     with joined(cluster.address) as ray, _row_by_row() as data:
         if model.device == "cpu":
             cluster = replace(cluster, gpus_per_actor=0.0)
@@ -317,7 +324,10 @@ def _refusal_of(error: Exception) -> dict[str, str]:
 
 
 def _error_of(refusal: dict[str, str]) -> SeatsError:
-    kinds = {kind.__name__: kind for kind in (ModelError, ResourceError, UsageError)}
+    known: tuple[type[SeatsError], ...] = (
+        *(ConfigError, MediaError, ModelError, ResourceError, UsageError),
+    )
+    kinds = {kind.__name__: kind for kind in known}
     kind = kinds.get(refusal["kind"], ModelError)
     return kind(f"On {refusal['machine']}: {refusal['sentence']}")
 

@@ -152,7 +152,7 @@ def batch(
         talk.warning(warning)
 
     from seats_cli.batch.group import BatchSettings
-    from seats_cli.batch.local import Stopwatch, missing_of
+    from seats_cli.batch.local import RunTally, missing_of
 
     answering = dataclasses.asdict(generation)
     del answering["choices"]
@@ -169,18 +169,18 @@ def batch(
     with _target(output, sources, settings, model, talk) as target:
         target.check(manifest.questions)
         missing = missing_of(manifest, target.states)
-        watch = Stopwatch()
+        tally = RunTally()
         if missing:
             where = _on_this_machine if cluster.ray is None else _on_cluster
             ask_all = where(missing, settings, model, cluster, output, target, talk)
             if output.out is None:
                 talk.notice(f"Results go to {_out(output, sources)}.")
-            watch = Stopwatch()
+            tally = RunTally()
             total = len(manifest.questions)
             left = sum(len(questions) for _, questions in missing)
             with ProgressBar(talk, total, total - left) as show:
-                ask_all(_storing(target.append, watch.note, show, talk))
-        summary = watch.summary(manifest, target.states)
+                ask_all(_storing(target.append, tally.note, show, talk))
+        summary = tally.summary(manifest, target.states)
     _show(summary, manifest, target, output, talk, on_cluster=cluster.ray is not None)
     summary.check()
 

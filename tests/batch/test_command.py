@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -346,4 +348,64 @@ def test_a_run_that_ends_stops_what_is_being_read(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(local, "read_group", endless)
     with pytest.raises(KeyboardInterrupt):
         local.run_local(loaded(), GROUPS, SETTINGS, lambda _: None, check=check)
-    assert not [one for one in threading.enumerate() if one.name.startswith("read-ahead")]
+    assert not readers()
+
+
+def readers() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "read-ahead"]
+
+
+def test_a_run_that_ends_waits_for_no_silent_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, answered = threading.Event(), threading.Event()
+
+    def silent(*_: Any) -> ClipRead:
+        began.set()
+        answered.wait(60)
+        return ClipRead(None)
+
+    def check() -> None:
+        if began.is_set():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "group_need", lambda *_: None)
+    monkeypatch.setattr(local, "read_group", silent)
+    monkeypatch.setattr(local, "_LEAVE_S", 0.1)
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            local.run_local(loaded(), GROUPS, SETTINGS, lambda _: None, check=check)
+        assert time.monotonic() - start < 30
+        (reader,) = readers()
+        assert reader.daemon  # so that the process does not wait for it either
+    finally:
+        answered.set()
+    reader.join(10)
+    assert not readers()
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_clip_is_let_go_before_the_next_one_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    answered: list[weakref.ref[ClipRead]] = []
+    gone: list[bool] = []
+
+    def read(*_: Any) -> ClipRead:
+        return ClipRead(None)
+
+    def answer(_loaded: Any, one: ClipGroup, _: Any, clip: ClipRead, *__: Any) -> Iterator[Any]:
+        answered.append(weakref.ref(clip))
+        yield {"id": one.path}
+
+    def check() -> None:  # also once at each wait
+        if len(answered) == len(stored):
+            gone.append(all(clip() is None for clip in answered))
+
+    stored: list[Any] = []
+    monkeypatch.setattr(local, "group_need", lambda *_: None)
+    monkeypatch.setattr(local, "read_group", read)
+    monkeypatch.setattr(local, "answer_group", answer)
+    run = (loaded(), GROUPS, SETTINGS, stored.append)
+    local.run_local(*run, read_ahead=ahead, check=check)
+    # Looked at after each result, where the clip is still in use, and before each wait for one.
+    assert [same for same, _ in groupby(gone)] == [True, False] * len(GROUPS)

@@ -26,6 +26,7 @@ from seats_cli.batch.group import (
 )
 from seats_cli.batch.manifest import BatchQuestion, ClipGroup
 from seats_cli.engine.session import ClipSession
+from seats_cli.errors import MediaError
 from seats_cli.media.clip import ReadOptions
 from seats_cli.models.load import LoadedModel
 from seats_cli.report.documents import answer_document
@@ -223,7 +224,10 @@ def test_reading_stops_when_it_is_told_to(
             raise StoppedError
 
     def fetch(*_: object, on_progress: Callable[[int, None], None], **__: object) -> None:
-        on_progress(1, None)
+        try:
+            on_progress(1, None)
+        except Exception as error:
+            raise MediaError("It cannot be fetched.") from error
 
     monkeypatch.setattr("seats_cli.batch.group.download", fetch)
     for path in (CARDS, "http://host/clip.mp4"):
@@ -231,6 +235,12 @@ def test_reading_stops_when_it_is_told_to(
         need = group_need(loaded, group, SETTINGS)
         with pytest.raises(StoppedError):
             read_group(group, SETTINGS, loaded.sizing, loaded.architecture, need, progress)
+
+
+def test_each_result_names_the_clip_as_its_item_does(loaded: LoadedModel) -> None:
+    asked = [BatchQuestion(name, 0, name, WORDS[0]) for name in ("cards.mp4", "./cards.mp4")]
+    found = results(loaded, ClipGroup(CARDS, tuple(asked)))
+    assert [result["media"]["path"] for result in found] == ["cards.mp4", "./cards.mp4"]
 
 
 def test_settings_are_plain(loaded: LoadedModel) -> None:

@@ -16,13 +16,24 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from seats_cli import SeatsConfig
+from seats_cli.batch import pipeline
+from seats_cli.batch.cluster import LOCAL, ClusterOptions
 from seats_cli.batch.group import BatchSettings, ClipRead
 from seats_cli.batch.manifest import BatchQuestion, ClipGroup
 from seats_cli.batch.pipeline import MAX_ATTEMPTS, _Answering, _error_of, _refusal_of
 from seats_cli.cli.main import app
 from seats_cli.config import ModelOptions
-from seats_cli.errors import ModelError, ResourceError, SeatsError, UsageError
+from seats_cli.errors import (
+    ConfigError,
+    MediaError,
+    ModelError,
+    ResourceError,
+    SeatsError,
+    UsageError,
+)
 from seats_cli.models.load import load_model, outline_model
+from seats_cli.schedule import PruningPlan
 
 CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 QUESTIONS = ("What color is shown first?", "How many beeps are there?", "What is said?", "Red?")
@@ -56,23 +67,32 @@ def ray() -> Iterator[Any]:
             os.environ[name] = value
 
 
-def kill_one_at_work(path: Path, killed: list[int]) -> None:
-    """SIGKILL for an actor that is in the middle of a clip, as soon as there is a new result."""
-    import psutil
+AT_WORK = "at_work"
 
-    before = path.stat().st_size
+
+class Waiting(_Answering):
+    """An actor that waits in the middle of one clip, at the first attempt, until it is killed."""
+
+    def _results(
+        self, group: ClipGroup, questions: Any, read: ClipRead, attempt: int
+    ) -> Iterator[dict[str, Any]]:
+        answered = super()._results(group, questions, read, attempt)
+        yield next(answered)
+        if group.media == "2.mp4" and attempt == 1:
+            Path(f"{AT_WORK}.new").write_text(str(os.getpid()))
+            Path(f"{AT_WORK}.new").rename(AT_WORK)
+            time.sleep(240)
+        yield from answered
+
+
+def kill_the_waiting_one(killed: list[int]) -> None:
+    """SIGKILL for the actor that waits."""
     deadline = time.monotonic() + 240
-    while path.stat().st_size == before and time.monotonic() < deadline:
-        time.sleep(0.02)
-    while time.monotonic() < deadline:
-        for process in psutil.Process().children(recursive=True):
-            # Ray gives its processes the name of what they do.
-            name = " ".join(process.cmdline()).strip()
-            if name.startswith("ray::") and "_Answering" in name and name.endswith("submit"):
-                os.kill(process.pid, signal.SIGKILL)
-                killed.append(process.pid)
-                return
-        time.sleep(0.01)
+    while time.monotonic() < deadline and not killed:
+        if Path(AT_WORK).exists():
+            killed.append(int(Path(AT_WORK).read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def results(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -105,15 +125,13 @@ def test_a_run_with_a_killed_actor_resumes_and_equals_a_local_one(
     assert begun.exit_code == 0, begun.stderr
 
     killed: list[int] = []
-    killer = threading.Thread(
-        target=kill_one_at_work, args=(tmp_path / "ray.jsonl", killed), daemon=True
-    )
-    killer.start()
+    monkeypatch.setattr(pipeline, "_Answering", Waiting)
+    threading.Thread(target=kill_the_waiting_one, args=(killed,), daemon=True).start()
     arguments = ["batch", "items.jsonl", "--out", "ray.jsonl", "--ray", "--actors", "2", *FLAGS]
     run = command.invoke(app, arguments)
     assert run.exit_code == 6, run.stderr
     assert killed
-    assert "has died; it is asked again" in run.stderr
+    assert "2.mp4: the process that asked about it has died; it is asked again" in run.stderr
     assert "4 of them in an earlier run" in run.stdout
     assert "raylet" not in run.output
 
@@ -138,7 +156,18 @@ def test_a_clip_that_kills_every_process_is_a_failure(tmp_path: Path) -> None:
     assert "3 processes that tried to ask about it has died" in late[0]["error"]["sentence"]
 
 
-@pytest.mark.parametrize("kind", [ModelError, ResourceError, UsageError])
+def test_an_impossible_budget_needs_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model's depth decides is known before Ray is joined, not by an actor."""
+    monkeypatch.setattr(pipeline, "joined", lambda _: pytest.fail("joined"))
+    observer = pipeline.Observer(pytest.fail, pytest.fail, pytest.fail)
+    where = (ModelOptions(device="cpu"), ClusterOptions(LOCAL), observer)
+    config = SeatsConfig(method="fastv", options={"fastv_layer": 50})
+    PruningPlan.resolve(config, outline_model().architecture)  # the method itself knows it
+    with pytest.raises(ConfigError, match="14 layers"):
+        pipeline.run_on_ray([], BatchSettings(config=config), *where, outline=outline_model())
+
+
+@pytest.mark.parametrize("kind", [ConfigError, MediaError, ModelError, ResourceError, UsageError])
 def test_why_an_actor_cannot_work(kind: type[SeatsError]) -> None:
     error = _error_of(json.loads(json.dumps(_refusal_of(kind("It is not here.")))))
     assert type(error) is kind
