@@ -25,6 +25,7 @@ from seats_cli.evaluate.jsonl import (
     time_of,
 )
 from seats_cli.evaluate.questions import Item
+from seats_cli.media.clip import refuse_index
 from seats_cli.media.container import local_file
 from seats_cli.media.fetch import is_url
 
@@ -135,7 +136,8 @@ def read_manifest(
             raise UsageError(f"{where}: {what} line {before}.")
         try:
             media = str(local_file(found[0].media))
-        except MediaError as error:
+            refuse_index(media)
+        except (MediaError, UsageError) as error:
             raise UsageError(f"{where}: {error}") from error
         if not is_url(media):
             media = str(source.parent / media)
@@ -196,6 +198,7 @@ def manifest_of_files(names: Sequence[str], questions: Sequence[str | None]) -> 
     asked: list[tuple[str, BatchQuestion]] = []
     for name in found:
         path = name if is_url(name) else str(local_file(name))
+        refuse_index(path)
         for index, question in enumerate(questions):
             asked.append((path, BatchQuestion(name, index, name, question)))
     title = names[0] if len(names) == 1 else f"{len(found)} files"

@@ -19,13 +19,11 @@ from seats_cli.cli.option_groups import FLAGS, grouped, was_typed
 from seats_cli.cli.option_parsers import budget_option, output_option
 from seats_cli.cli.outputs import print_json
 from seats_cli.cli.sources import (
-    INDEX_SUFFIX,
     PIPE,
     IndexInput,
     InputFile,
     OpenedClip,
     fit_input,
-    is_index,
     local_path,
     open_clip,
     open_input,
@@ -36,7 +34,7 @@ from seats_cli.cli.to_config import build_specs
 from seats_cli.config import FULL, SeatsConfig
 from seats_cli.errors import UsageError
 from seats_cli.files import check_writable
-from seats_cli.media.clip import ReadOptions
+from seats_cli.media.clip import INDEX_SUFFIX, ReadOptions, is_index
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 
 PIPE = "-"
-INDEX_SUFFIX = ".seats"
 _DEMONSTRATION = (
     "This is the small bundled demonstration model, which knows simple shapes, colours "
     "and sounds only (see seats doctor). For real answers use "
@@ -83,22 +82,12 @@ def open_input(
     MediaError
         It is not a media file, or as `local_path`.
     UsageError
-        As `local_path`.
+        It is an indexed clip, or as `local_path`.
     """
     from seats_cli.media.probe import probe
 
     path = local_path(name, talk, allow_local_urls=allow_local_urls, offline=offline)
-    if is_index(path):
-        raise UsageError(
-            f"{name} is an indexed clip, which only answers questions (seats ask, seats chat): "
-            "give the clip itself."
-        )
     return InputFile(name, path, probe(path))
-
-
-def is_index(path: str) -> bool:
-    """Whether a file is named like an index."""
-    return path.lower().endswith(INDEX_SUFFIX)
 
 
 def local_path(

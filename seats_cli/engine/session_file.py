@@ -32,7 +32,7 @@ from seats_cli.engine.encoder_cache import EncoderCache, Encoding
 from seats_cli.engine.strict_document import MisfitError, spelled_out
 from seats_cli.errors import UsageError
 from seats_cli.files import replacing
-from seats_cli.media.clip import MediaFacts, ReadOptions
+from seats_cli.media.clip import INDEX_SUFFIX, MediaFacts, ReadOptions
 from seats_cli.models.checkpoint import fingerprint
 from seats_cli.models.inputs import PreparedClip
 from seats_cli.results import jsonable
@@ -41,7 +41,6 @@ from seats_cli.selection.methods import method_for
 if TYPE_CHECKING:
     from seats_cli.models.load import LoadedModel
 
-SUFFIX = ".seats"
 FORMAT = "seats-index"
 # Raised whenever a tensor or a key appears, disappears or changes its meaning.
 FORMAT_VERSION = 2
@@ -302,8 +301,8 @@ def check_index_target(path: Path, _option: str = "") -> None:
     ------
     UsageError
     """
-    if path.suffix.lower() != SUFFIX:
-        raise UsageError(f"An index is a {SUFFIX} file, not {path}.")
+    if path.suffix.lower() != INDEX_SUFFIX:
+        raise UsageError(f"An index is a {INDEX_SUFFIX} file, not {path}.")
     if path.exists():
         try:
             with path.open("rb") as file:

@@ -19,6 +19,7 @@ from typing import Any
 from seats_cli.errors import MediaError, UsageError
 from seats_cli.evaluate.questions import LETTERS, EvalProtocol, Item, QuestionSet
 from seats_cli.media import parse_time
+from seats_cli.media.clip import refuse_index
 from seats_cli.media.container import local_file
 
 _ORDER = ("id", "media", "question", "choices", "answer", "start", "end", "family", "kind")
@@ -172,9 +173,11 @@ def _item(values: Mapping[str, Any], folder: Path, where: str) -> Item:
     choices = choices_of(values, where)
     answer = text_of(values, "answer", where)
     try:
+        media = str(folder / local_file(text_of(values, "media", where)))
+        refuse_index(media)
         return Item(
             id=text_of(values, "id", where),
-            media=str(folder / local_file(text_of(values, "media", where))),
+            media=media,
             question=text_of(values, "question", where),
             answer=letter_of(answer, choices) if choices else answer,
             choices=choices,

@@ -18,6 +18,28 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+INDEX_SUFFIX = ".seats"
+
+
+def is_index(name: str) -> bool:
+    """Whether a file is named like an indexed clip."""
+    return name.lower().endswith(INDEX_SUFFIX)
+
+
+def refuse_index(name: str) -> None:
+    """Refuse an indexed clip where pictures and sound are needed.
+
+    Raises
+    ------
+    UsageError
+    """
+    if is_index(name):
+        raise UsageError(
+            f"{name} is an indexed clip, which only answers questions (seats ask, seats chat): "
+            "give the clip itself."
+        )
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """What of a file to read.

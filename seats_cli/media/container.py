@@ -30,6 +30,7 @@ import numpy as np
 from av.container import InputContainer
 
 from seats_cli.errors import MediaError
+from seats_cli.media.clip import refuse_index
 from seats_cli.media.extent import StrPath, whole_file
 from seats_cli.media.limits import bound_allocations, check_decoded_size, check_png
 
@@ -70,9 +71,12 @@ def open_media(path: StrPath) -> Iterator[InputContainer]:
     MediaError
         If the file is missing, not a regular file, empty, not permitted, or not media; also if
         FFmpeg fails inside the context.
+    UsageError
+        If it is an indexed clip.
     """
     path = local_file(path)
     name = shown(path)
+    refuse_index(os.fspath(path))
     _check_regular(path, name)
     bound_allocations()
     try:

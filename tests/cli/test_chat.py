@@ -346,6 +346,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_chat(tmp_path):
             assert time.monotonic() - began < 15  # of 30
         terminal.type(b"not what I m")
         terminal.until(b"not what I m")
+        time.sleep(0.2)  # until the line is waited for again: readline loses what comes before
         terminal.type(b"\x03")  # clears the line
         terminal.until(b"> ")
         terminal.type(b"/save talk.json\n")

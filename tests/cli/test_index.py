@@ -111,6 +111,10 @@ def test_a_conversation_has_the_system_turn_of_its_index(tmp_path: Path) -> None
         (("compare", QUESTION), "only answers questions"),
         (("profile",), "only answers questions"),
         (("index", "-o", "again.seats"), "only answers questions"),
+        (("plan",), "only answers questions"),
+        (("batch", "-q", QUESTION), "only answers questions"),
+        (("batch", "items.jsonl"), "items.jsonl, line 1: clip.seats is an indexed clip"),
+        (("eval", "items.jsonl"), "items.jsonl, line 1: clip.seats is an indexed clip"),
     ],
 )
 def test_what_it_cannot_do_is_one_sentence(
@@ -122,10 +126,17 @@ def test_what_it_cannot_do_is_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command, *rest = arguments
-    result = seats(command, index, *rest, "--device", "cpu", "-q")
+    item = {"id": "1", "media": "clip.seats", "question": QUESTION, "answer": "red"}
+    if rest == ["items.jsonl"]:
+        Path("items.jsonl").write_text(json.dumps(item))
+    else:
+        rest.insert(0, index)
+    if command != "plan":  # which neither runs anything nor shows progress
+        rest += ["--device", "cpu", "--quiet"]
+    result = seats(command, *rest)
     assert result.exit_code == 2
     assert reason in " ".join(result.stderr.split())
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [n for n in rest if n == "items.jsonl"]
 
 
 def test_targets_are_checked_before_the_work(
