@@ -56,13 +56,18 @@ class Canvas:
         self.is_roomy = self.side >= ROOMY_SIDE
         self.capacity = int(np.clip(self.height * self.width / 9000, 1, 9))
 
-    def shots(self, most: int) -> tuple[tuple[tuple[float, float], ...], int | None]:
+    def shots(
+        self, most: int, *, alone: float = 0.0
+    ) -> tuple[tuple[tuple[float, float], ...], int | None]:
         """Up to `most` consecutive shots, and which of them is the moment, if there is to be one.
 
-        Every shot shows in at least `MIN_SHOT_FRAMES` frames.
+        Every shot shows in at least `MIN_SHOT_FRAMES` frames. A share `alone` of the clips that are
+        not about a moment has one shot.
         """
         if self.moment and self.layout.duration >= 8:
             return self._around_a_moment()
+        if self.rng.random() < alone:
+            return self.whole(), None
         most = min(most, len(self.times) // MIN_SHOT_FRAMES)
         count = int(self.rng.integers(2, most + 1)) if most >= 2 else 1
         spare = len(self.times) - MIN_SHOT_FRAMES * count
@@ -137,7 +142,9 @@ class Canvas:
         height = float(self.rng.uniform(low, high))
         height = max(13.0, min(height, 0.8 * self.width / aspect))
         rgb = ink if color is None else self.shade(color)
-        plate = self._plate(color, rgb) if self.rng.random() < 0.5 else None
+        # Dark colours are hard to read on most backdrops.
+        plated = 0.5 if color is None or color in LIGHT_COLORS else 0.8
+        plate = self._plate(color, rgb) if self.rng.random() < plated else None
         return Thing(
             "text",
             *span,
@@ -155,7 +162,7 @@ class Canvas:
 
     def _plate(self, color: str | None, ink: Rgb) -> Rgb:
         bright = color in LIGHT_COLORS if color is not None else sum(ink) > 380
-        return DARK if bright or color is not None else LIGHT
+        return DARK if bright else LIGHT
 
     def word(self, taken: Sequence[str] = ()) -> str:
         """A word or a digit to print that is not `taken`, never a colour.

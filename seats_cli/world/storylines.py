@@ -35,7 +35,7 @@ class Picture:
 def _cards(canvas: Canvas) -> Picture:
     """The whole frame in one colour after the other, most with a word on them."""
     rng = canvas.rng
-    shots, moment = (canvas.whole(), None) if rng.random() < 0.15 else canvas.shots(4)
+    shots, moment = canvas.shots(4, alone=0.15)
     colors = canvas.pick(COLORS, len(shots))
     backdrops = tuple(Backdrop("card", canvas.shade(color), color) for color in colors)
     things: list[Thing] = []
@@ -54,7 +54,7 @@ def _cards(canvas: Canvas) -> Picture:
 def _single(canvas: Canvas) -> Picture:
     """One shape, which may move and change from shot to shot."""
     rng = canvas.rng
-    shots, moment = (canvas.whole(), None) if rng.random() < 0.25 else canvas.shots(4)
+    shots, moment = canvas.shots(4, alone=0.25)
     colors = canvas.pick(COLORS, len(shots))
     shapes = canvas.pick(SHAPES, len(shots))
     if rng.random() < 0.5:
@@ -135,7 +135,7 @@ def _mover(canvas: Canvas) -> Picture:
 def _texts(canvas: Canvas) -> Picture:
     """One printed word or number after the other, between shapes that do not matter."""
     rng = canvas.rng
-    shots, moment = (canvas.whole(), None) if rng.random() < 0.35 else canvas.shots(4)
+    shots, moment = canvas.shots(4, alone=0.35)
     texts: list[Thing] = []
     for index, span in enumerate(shots):
         if moment is not None and index != moment:
