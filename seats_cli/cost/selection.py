@@ -44,10 +44,11 @@ def relevance_flops(architecture: Architecture, tokens: int, queries: int = 1) -
     return 2 * (projections + queries * tokens * query_width)
 
 
-def attention_flops(architecture: Architecture, tokens: int) -> int:
-    """One query of a layer and its scores against keys that are there already."""
+def query_flops(architecture: Architecture, tokens: int) -> int:
+    """One token's query and key in a layer, and its scores against keys that are there already."""
     width = architecture.num_heads * architecture.head_dim
-    return 2 * width * (architecture.hidden_size + tokens)
+    key = architecture.num_kv_heads * architecture.head_dim
+    return 2 * architecture.hidden_size * (width + key) + 2 * width * tokens
 
 
 def selection_flops(

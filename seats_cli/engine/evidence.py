@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seats_cli.cost.selection import attention_flops
+from seats_cli.cost.selection import query_flops
 from seats_cli.cost.token_counts import TokenTimes
 from seats_cli.engine.cache import cache_of
 from seats_cli.models.adapter import SideTensors
@@ -111,8 +111,7 @@ class EvidenceReader:
     def flops(self, trace: SelectionTrace) -> int:
         """What reading took; 0 where Stage II has the scores."""
         return sum(
-            attention_flops(self._architecture, len(_alive(trace, number)))
-            for number in self.attention
+            query_flops(self._architecture, len(_alive(trace, number))) for number in self.attention
         )
 
 

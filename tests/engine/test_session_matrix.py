@@ -98,7 +98,8 @@ class Asked:
 @pytest.mark.parametrize("kv", ["layerwise", "survivors"])
 def test_any_order_of_methods_budgets_and_questions(loaded: AskableModel, kv: str) -> None:
     configs: list[SeatsConfig | None] = [None, SeatsConfig(retain=0.6, kv=kv)]
-    configs += [SeatsConfig(retain=0.3, method=method, kv=kv) for method in METHODS]
+    # 0.4: FastV drops first after a third of these few layers.
+    configs += [SeatsConfig(retain=0.4, method=method, kv=kv) for method in METHODS]
     turns = [(question, config) for config in configs for question in QUESTIONS[:2]]
     random.Random(kv).shuffle(turns)
     asked = Asked(loaded, clip_of(loaded))

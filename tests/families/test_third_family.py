@@ -575,7 +575,8 @@ def test_every_flop_is_accounted_for(
         lambda: ask(loaded, prepared, "What color?", config=config, max_new_tokens=1)
     )
     cost = answer.cost
-    assert executed == cost.encoder_flops + cost.prefill_flops + cost.selection_flops
+    counted_flops = cost.encoder_flops + cost.prefill_flops + cost.selection_flops
+    assert executed == counted_flops + cost.evidence_flops
 
 
 def test_the_plan_is_what_happens(folder: str, loaded: LoadedModel) -> None:

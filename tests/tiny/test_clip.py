@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seats_cli.training.dense import CELL, audio_token_count, dense_labels
 from seats_cli.world.clip_questions import every_question, sample_questions
 from seats_cli.world.clips import TinyClip, make_clip
 from seats_cli.world.drawing import render_frames
 from seats_cli.world.layouts import LayoutMix, file_layout, frame_count, make_layout, sample_layout
 from seats_cli.world.scene import MIN_SEGMENT_FRAMES
-from seats_cli.world.vocabulary import COLORS, IGNORE, SAMPLE_RATE, SHAPES, SOUND_KINDS
+from seats_cli.world.vocabulary import COLORS, SAMPLE_RATE, SHAPES, SOUND_KINDS
 
 seeds = st.integers(min_value=0, max_value=10**6)
 
@@ -79,52 +78,6 @@ def test_sounds_are_loud_where_they_are_said_to_be(seed: int) -> None:
         quiet[first : last + 2] = False
         assert np.abs(clip.audio[first:last]).max() > 0.4 * sound.amplitude
     assert np.abs(clip.audio[quiet]).max(initial=0.0) < 0.02
-
-
-@settings(max_examples=40, deadline=None)
-@given(seeds)
-def test_dense_labels_agree_with_the_frames(seed: int) -> None:
-    clip = clip_of(seed)
-    labels = dense_labels(clip)
-    assert len(labels["audio"]["kind"]) == (
-        audio_token_count(clip.layout.audio_samples) if clip.audio is not None else 0
-    )
-    if clip.scene is None or clip.frames is None:
-        assert all(len(values) == 0 for values in labels["video"].values())
-        return
-    grids, rows, columns = (
-        len(clip.frames) // 2,
-        clip.layout.height // CELL,
-        clip.layout.width // CELL,
-    )
-    color = labels["video"]["color"].reshape(grids, rows, columns)
-    shape = labels["video"]["shape"].reshape(grids, rows, columns)
-    for grid in range(grids):
-        segment = clip.scene.segments[clip.scene.segment_index(clip.layout.frame_times[2 * grid])]
-        named = {COLORS[index - 1] for index in color[grid].flat if index > 0}
-        assert named <= {segment.color}
-        if segment.shape is not None:
-            shapes = {SHAPES[index - 1] for index in shape[grid].flat if index > 0}
-            assert shapes <= {segment.shape}
-        # A cell full of the colour looks like it; words, noise and blur may disturb the mean.
-        cells = clip.frames[2 * grid].reshape(rows, CELL, columns, CELL, 3).mean(axis=(1, 3))
-        if clip.scene.style == "card" and not segment.word and named:
-            assert np.abs(cells - np.array(segment.rgb)).max() < 20
-
-
-@settings(max_examples=40, deadline=None)
-@given(seeds)
-def test_context_labels_follow_the_timeline(seed: int) -> None:
-    clip = clip_of(seed)
-    context = dense_labels(clip)["audio_context"]
-    for index, (segment, color, beeps) in enumerate(
-        zip(context["segment"], context["screen_color"], context["beeps"], strict=True)
-    ):
-        time = (index + 0.5) / 25
-        assert beeps == sum(end <= time for sound in clip.sounds for _, end in sound.beeps)
-        if segment != IGNORE and clip.scene is not None:
-            assert segment == clip.scene.segment_index(time)
-            assert COLORS[color] == clip.scene.segments[segment].color
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,21 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from seats_cli.training.dense import (
+    CELL,
     CLASSES,
     LETTERS,
     PRINTS,
     attention_loss,
+    audio_token_count,
     dense_labels,
     evidence_tokens,
 )
 from seats_cli.training.forward import Thinker, _random_keep, _taught_attention, packed_mask
 from seats_cli.training.minibatch import assemble, drill_batch, training_batch
-from seats_cli.world.layouts import Layout
+from seats_cli.world.layouts import Layout, sample_wide_layout
 from seats_cli.world.links import Question
-from seats_cli.world.painting import render_script
+from seats_cli.world.painting import draft_script, render_script
 from seats_cli.world.script import Backdrop, Script, SpokenWord, Thing
 from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import COLORS, IGNORE, SHAPES
@@ -72,6 +75,31 @@ def test_labels_say_what_every_token_shows_and_plays() -> None:
     context = labels["video_context"]["word"].reshape(4, 24)
     assert (context[0] == 0).all()
     assert set(context[2:].ravel().tolist()) <= {IGNORE, WORDS.index("seven") + 1}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_labels_of_any_script_name_only_what_it_shows_and_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    script = draft_script(rng, sample_wide_layout(rng, 0.5), 0.5)
+    labels, layout = dense_labels(script), script.layout
+    said = {sound.word for sound in script.heard if isinstance(sound, SpokenWord)}
+    words = labels["audio"]["word"]
+    assert {WORDS[index - 1] for index in words if index > 0} <= said
+    assert len(words) == (audio_token_count(layout.audio_samples) if layout.audio_samples else 0)
+    if not script.shots:
+        assert all(len(label) == 0 for label in labels["video"].values())
+        return
+    grids = len(layout.frame_times) // 2
+    shape = (grids, layout.height // CELL, layout.width // CELL)
+    colors = labels["video"]["color"].reshape(shape)
+    for grid, times in enumerate(np.array(layout.frame_times).reshape(-1, 2).tolist()):
+        shown = {
+            thing.color for thing in script.things for time in times if thing.is_visible(time)
+        } | {script.backdrops[script.shot_index(time)].color for time in times}
+        assert {COLORS[index - 1] for index in colors[grid].flat if index > 0} <= shown
+    for index, shot in enumerate(labels["audio_context"]["shot"]):
+        if shot != IGNORE:
+            assert shot == script.shot_index((index + 0.5) / 25)
 
 
 def test_every_label_is_a_class_and_belongs_to_a_token(processor: Any) -> None:
