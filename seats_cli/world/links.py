@@ -246,7 +246,7 @@ class Question:
 # answer is a good guess (fitted to the scripts of level 1).
 _KEPT: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
     {
-        "color_count": {"1": 0.5, "3": 0.66},
+        "color_count": {"1": 0.5, "3": 0.35},
         "direction": {"still": 0.3},
         "motion": {"still": 0.55},
         "object_count": {"1": 0.05, "2": 0.13, "3": 0.34, "4": 0.7},
