@@ -70,8 +70,10 @@ def parse_clock(text: str) -> float:
         raise typer.BadParameter(str(error)) from error
 
 
-def parse_text(text: str) -> str:
+def parse_text(text: object) -> str:
     """Words for the model; bytes that are not UTF-8 arrive as lone surrogates and are refused."""
+    if not isinstance(text, str):  # a settings file has types of its own
+        raise typer.BadParameter(f"{text!r} is not text: put it in quotes")
     if not is_text(text):
         raise typer.BadParameter("it is not UTF-8 text")
     return text

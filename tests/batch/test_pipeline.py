@@ -142,7 +142,10 @@ def test_a_run_with_a_killed_actor_resumes_and_equals_a_local_one(
     assert "17 of them in an earlier run" in again.stdout
 
 
-def test_a_clip_that_kills_every_process_is_a_failure(tmp_path: Path) -> None:
+def test_a_clip_that_kills_every_process_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where an actor goes, and from where this process comes back
     settings = BatchSettings(generation={"max_new_tokens": 2})
     asked = tuple(BatchQuestion("item", n, "a.mp4", text) for n, text in enumerate(QUESTIONS))
     actor = _Answering(settings, ModelOptions(device="cpu"), str(tmp_path), None)

@@ -106,6 +106,15 @@ def test_wrong_types_in_the_settings(run, clip, table):
         Path("seats.toml").unlink()
 
 
+@pytest.mark.parametrize("value", ["false", "5", "1.5"])
+def test_a_system_turn_is_text(run, clip, value):
+    Path("seats.toml").write_text(f"system = {value}\n", encoding="utf-8")
+    result = ask_with(run, clip)
+    check(result)
+    assert result.exit_code == 2
+    assert "is not text: put it in quotes (from seats.toml)" in result.stderr
+
+
 @pytest.mark.parametrize(
     "make",
     [
