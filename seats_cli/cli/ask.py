@@ -52,10 +52,7 @@ class AskOutput:
         bool, output_option("--evidence", "Print when in the clip the answer's evidence is.")
     ] = False
     quiet: opt.Quiet = False
-    show_thinking: Annotated[
-        bool,
-        output_option("--show-thinking", "Show on stderr what a model thinks before it answers."),
-    ] = False
+    show_thinking: opt.ShowThinking = False
     no_stream: Annotated[
         bool, output_option("--no-stream", "Print the answer only when it is complete.")
     ] = False

@@ -50,10 +50,7 @@ class ChatOutput:
         output_option("--no-history", "Ask every question by itself, without the earlier turns."),
     ] = False
     quiet: opt.Quiet = False
-    show_thinking: Annotated[
-        bool,
-        output_option("--show-thinking", "Show on stderr what a model thinks before it answers."),
-    ] = False
+    show_thinking: opt.ShowThinking = False
     no_stream: Annotated[
         bool, output_option("--no-stream", "Print an answer only when it is complete.")
     ] = False

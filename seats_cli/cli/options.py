@@ -399,6 +399,9 @@ Quiet = Annotated[
 SweepQuiet = Annotated[
     bool, output_option("--quiet -q", "No notices or progress; warnings about lost input stay.")
 ]
+ShowThinking = Annotated[
+    bool, output_option("--show-thinking", "Show on stderr what a model thinks before it answers.")
+]
 Debug = Annotated[
     bool, output_option("--debug", "Show tracebacks and the libraries' own messages.")
 ]

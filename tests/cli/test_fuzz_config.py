@@ -106,6 +106,15 @@ def test_wrong_types_in_the_settings(run, clip, table):
         Path("seats.toml").unlink()
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_every_setting_with_every_plain_type(run, clip, key):
+    for value in ("false", "true", "0", "5", "-1.5", "inf", '""', '"x"'):
+        Path("seats.toml").write_text(f"{key} = {value}\n", encoding="utf-8")
+        result = ask_with(run, clip)
+        assert result.exit_code != 1, (value, result.output)
+        assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize("value", ["false", "5", "1.5"])
 def test_a_system_turn_is_text(run, clip, value):
     Path("seats.toml").write_text(f"system = {value}\n", encoding="utf-8")
