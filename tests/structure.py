@@ -41,8 +41,9 @@ ENTRANCES = ("__init__", "__main__")
 
 # 190 at the end of the structure work; the rooms that are added since (batch, and what serves and
 # plugs in) have about ten files each. Above 220 because `chat` outgrew one file: its commands are
-# a topic of their own.
-MAX_FILES = 225
+# a topic of their own. 252 leaves the server, the plugins and the
+# trained methods their files.
+MAX_FILES = 252
 MAX_SMALL_FILES = 16  # under SMALL lines: registries and `__init__`
 SMALL = 60
 MAX_LINES = 450
