@@ -44,7 +44,7 @@ ENTRANCES = ("__init__", "__main__")
 # a topic of their own. 252 leaves the server, the plugins and the
 # trained methods their files.
 MAX_FILES = 252
-MAX_SMALL_FILES = 16  # under SMALL lines: registries and `__init__`
+MAX_SMALL_FILES = 17  # under SMALL lines: registries and `__init__`
 SMALL = 60
 MAX_LINES = 450
 
