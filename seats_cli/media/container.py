@@ -35,6 +35,9 @@ from seats_cli.media.extent import StrPath, whole_file
 from seats_cli.media.limits import bound_allocations, check_decoded_size, check_png
 
 _READ_BYTES = 1 << 18  # each read is a call back into Python: fewer, larger ones
+# As options of the container alone: PyAV hands those of streams to FFmpeg as a list with an entry
+# for each track of the header, and up to 17.0 frees one for each track there is in the end, which
+# crashes on MPEG-PS, whose header has none.
 _NO_PROTOCOLS = {"protocol_whitelist": "none"}
 _PLAYLISTS = {"hls", "concat", "concatf", "dash", "imf", "sdp", "rtsp"}
 
@@ -169,7 +172,7 @@ def _demuxer(file: object, name: str) -> InputContainer:
         container = av.open(
             file,
             mode="r",
-            options=_NO_PROTOCOLS,
+            container_options=_NO_PROTOCOLS,
             metadata_errors="replace",
             buffer_size=_READ_BYTES,
         )

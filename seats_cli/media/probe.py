@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -36,6 +37,9 @@ SAMPLE_RATES = range(1_000, 2_000_000)
 # Without an index of their own, but with their length in samples.
 _COUNTED = ("flac", "tta", "w64", "wav", "wv")
 
+# Until FFmpeg 8.1 (PyAV 17.1), Matroska's tracks began with the samples that are not heard, so that
+# the whole file seemed to be that much later.
+_PRIMING_COUNTS = av.library_versions["libavformat"] < (62, 12)
 _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 _MAX_PAGES = 100_000  # of a TIFF
 # Packets within which a second picture that moves shows it; interleaved tracks take a few.
@@ -228,8 +232,7 @@ def _describe(container: InputContainer, path: StrPath) -> MediaSource:
     video = max(films, key=lambda t: (t.is_default, t.width * t.height, -t.index), default=None)
     covers = {track.index for track in pictures if track.is_cover}
     videos = [stream for stream in videos if stream.index not in covers]
-    starts = [_seconds(s.start_time, s.time_base) for s in [*videos, *sounds]]
-    origin = min((s for s in starts if s is not None), default=0.0)
+    origin = min(_starts(container, [*videos, *sounds]), default=0.0)
     duration = _seconds(container.duration, Fraction(1, av.time_base))
     if duration and duration > origin > 0 and "matroska" in container.format.name:
         duration -= origin  # Matroska's duration is the time stamp of the end
@@ -243,6 +246,20 @@ def _describe(container: InputContainer, path: StrPath) -> MediaSource:
         pictures=pictures,
         length_is_estimate=_is_estimate(container, path),
     )
+
+
+def _starts(container: InputContainer, streams: Sequence[VideoStream | AudioStream]) -> list[float]:
+    """When the streams begin, in seconds, as far as they say; sound with what is heard of it."""
+    begins = [(_seconds(stream.start_time, stream.time_base), stream) for stream in streams]
+    found = [(start, stream) for start, stream in begins if start is not None]
+    heard: dict[float, float] = {}
+    if _PRIMING_COUNTS and "matroska" in container.format.name:
+        for start, stream in found:
+            if isinstance(stream, AudioStream) and stream.rate and stream.time_base:
+                ticks = stream.codec_context.delay / stream.rate / stream.time_base
+                heard[start] = start + float(math.floor(ticks + 0.5) * stream.time_base)
+    # A picture that says nothing has been given the start of the sound.
+    return [heard.get(start, start) for start, _ in found]
 
 
 def _cut_off(path: StrPath) -> list[str]:

@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from seats_cli.errors import MediaError
 from seats_cli.families.base import FrameSizing
-from seats_cli.media.colour import strange_coding
+from seats_cli.media.colour import note_coding, strange_coding
 from seats_cli.media.packets import PacketTable, land, packets, stamp
 from seats_cli.media.pixels import FrameScaler, Size
 from seats_cli.media.probe import max_pixels
@@ -151,6 +151,7 @@ class FrameReader:
             self.errors += 1
             return
         for frame in frames:
+            note_coding(frame, self.stream.codec_context)
             if frame.width * frame.height > self._max_pixels:
                 raise MediaError(
                     f"The picture has {frame.width} x {frame.height} pixels, more than can be "

@@ -8,9 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
+from av.video.reformatter import ColorRange
 
 from seats_cli.media import Clip, FrameSizing, read_clip
+from seats_cli.media.colour import Primaries, Transfer
 from tests.media.build import turn
 
 SMALL = FrameSizing(28, 28 * 28, 112 * 112, None)
@@ -161,7 +162,7 @@ def test_grey_rgb_and_transparent_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize(
-    ("trc", "encode"), [(int(ColorTrc.SMPTE2084), pq), (int(ColorTrc.ARIB_STD_B67), hlg)]
+    ("trc", "encode"), [(int(Transfer.SMPTE2084), pq), (int(Transfer.ARIB_STD_B67), hlg)]
 )
 def test_hdr_looks_like_the_same_picture_in_sdr(
     tmp_path: Path, card: tuple[int, ...], full: bool, trc: int, encode: object
@@ -189,7 +190,7 @@ def test_highlights_are_compressed_and_not_clipped(tmp_path: Path) -> None:
         "yuv444p12le",
         9,
         int(ColorRange.MPEG),
-        int(ColorTrc.SMPTE2084),
+        int(Transfer.SMPTE2084),
         9,
     )
     clip = read_clip(path, sizing=SMALL)
@@ -216,8 +217,8 @@ def test_hdr_that_is_turned(tmp_path: Path) -> None:
         "yuv420p10le",
         9,
         int(ColorRange.MPEG),
-        int(ColorTrc.SMPTE2084),
-        int(ColorPrimaries.BT2020),
+        int(Transfer.SMPTE2084),
+        int(Primaries.BT2020),
         codec="libx264",
     )
     clip = read_clip(turn(plain, tmp_path / "b.mp4", 90), sizing=SMALL)
@@ -244,7 +245,7 @@ def test_dolby_vision_needs_a_base_layer(tmp_path: Path, stated: bool) -> None:
     card = CARDS[0]
     light = in_primaries(linear(flat(card)), 9) * WHITE_NITS
     coded = planes(pq(light), 9, 10, False)
-    words = (9, int(ColorRange.MPEG), int(ColorTrc.SMPTE2084), 9) if stated else ()
+    words = (9, int(ColorRange.MPEG), int(Transfer.SMPTE2084), 9) if stated else ()
     path = write_coded(tmp_path / "a.mp4", coded, "yuv420p10le", *words, codec="libx264")
     path.write_bytes(path.read_bytes().replace(b"avc1", b"dva1"))
     clip = read_clip(path, sizing=SMALL)

@@ -183,6 +183,8 @@ def test_time_stamps_that_leap(tmp_path: Path) -> None:
 @pytest.mark.parametrize("late_s", [2, 6, 10_000])
 def test_one_frame_out_of_place_is_not_ten_lost(tmp_path: Path, late_s: int) -> None:
     """The offset from decoding to showing of one frame of an MP4 is damaged."""
+    if late_s > 1000 and av.library_versions["libavformat"] < (62,):
+        pytest.skip("FFmpeg before 8 leaves out all offsets where one of them is that large")
     options = {"qp": "8", "preset": "ultrafast", "bf": "2", "g": "50"}
     path = write(tmp_path / "a.mp4", steady(200, options=options))
     whole = read_clip(path, sizing=SMALL)

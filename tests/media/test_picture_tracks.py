@@ -70,7 +70,7 @@ def test_a_cover_can_be_chosen(tmp_path: Path) -> None:
 def test_the_default_picture_is_the_one_marked_as_such(tmp_path: Path) -> None:
     """A film with a larger, unmarked picture for another purpose, say a screen recording."""
     large = Picture([plain(30, 192, 128)] * 50, [k / 25 for k in range(50)], disposition=0)
-    film = steady(50, disposition=int(Disposition.default))
+    film = steady(50, disposition=Disposition.default.value)
     clip = read_clip(write(tmp_path / "a.mkv", large, more=[film]), sizing=SMALL)
     assert shows_the_film(clip)
     assert clip.facts.video_track == 1
@@ -91,7 +91,7 @@ def test_a_single_picture_over_a_sound_is_no_cover(tmp_path: Path) -> None:
 
 
 def test_a_marked_cover_is_passed_over_silently(tmp_path: Path) -> None:
-    art = cover(disposition=int(Disposition.attached_pic))
+    art = cover(disposition=Disposition.attached_pic.value)
     path = write(tmp_path / "a.mp4", steady(50), [Sound(tone(2))], more=[art])
     assert probe(path).pictures[1].is_marked_cover
     clip = read_clip(path, sizing=SMALL)
@@ -100,7 +100,7 @@ def test_a_marked_cover_is_passed_over_silently(tmp_path: Path) -> None:
 
 
 def test_art_of_a_sound_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
-    art = cover(200, disposition=int(Disposition.attached_pic))
+    art = cover(200, disposition=Disposition.attached_pic.value)
     path = write(tmp_path / "a.mp4", sounds=[Sound(tone(2))], more=[art])
     assert read_clip(path, sizing=SMALL).frames is None
     clip = read_clip(path, sizing=SMALL, video_track=0)
