@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
+from seats_cli.models.patching import use_attention
 from seats_cli.training.dense import attention_loss
 from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.world.vocabulary import IGNORE
@@ -78,12 +80,51 @@ def prefix_positions(model: Thinker, batch: TrainingBatch) -> torch.Tensor:
     return positions[:, 0]
 
 
+def packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    *,
+    prefix_length: int,
+    scaling: float,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention under `packed_mask`, with the signature of transformers' `AttentionInterface`.
+
+    Half of the pairs within a prefix are masked, and most pairs lie there. A causal call skips
+    them, while one call with the whole mask computes them: it takes 1.2 to 1.6 times as long.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    seen, asking = query[:, :, :prefix_length], query[:, :, prefix_length:]
+    before = key[:, :, :prefix_length], value[:, :, :prefix_length]
+    mask = attention_mask[:, :, prefix_length:]
+    parts = [
+        scaled_dot_product_attention(seen, *before, is_causal=True, scale=scaling),
+        scaled_dot_product_attention(asking, key, value, attn_mask=mask, scale=scaling),
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
 def _run_layers(
-    language: Any, states: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, layers: range
+    language: Any,
+    states: torch.Tensor,
+    positions: torch.Tensor,
+    mask: torch.Tensor,
+    layers: range,
+    prefix_length: int,
 ) -> torch.Tensor:
     rotary = language.rotary_emb(states, positions)
-    for index in layers:
-        states = language.layers[index](states, attention_mask=mask, position_embeddings=rotary)
+    with use_attention([language], "seats_packed", packed_attention):
+        for index in layers:
+            states = language.layers[index](
+                states,
+                attention_mask=mask,
+                position_embeddings=rotary,
+                prefix_length=prefix_length,
+            )
     return states
 
 
@@ -182,14 +223,16 @@ def packed_forward(
 
     # 4. The first layers, after which the context heads read.
     layer_count = len(language.layers)
-    states = _run_layers(language, states, positions, mask, range(middle_layer))
+    states = _run_layers(language, states, positions, mask, range(middle_layer), prefix_length)
     middle = states[:, :prefix_length]
 
     # 5. Layers in which a name fetches what it stands for, and the question's end the answer.
     cut = layer_count if thinning.cut_layer is None else thinning.cut_layer
     read = min(middle_layer + _LOOKUP_LAYERS, cut)
     before = states
-    states = _run_layers(language, states, positions, mask, range(middle_layer, read))
+    states = _run_layers(
+        language, states, positions, mask, range(middle_layer, read), prefix_length
+    )
     lookup = states.new_zeros(())
     if model.training and read < cut:
         rotary = language.rotary_emb(states, positions)
@@ -206,7 +249,7 @@ def packed_forward(
             )
 
     # 6. The rest; from `cut` on without the clip, as in the late block.
-    states = _run_layers(language, states, positions, mask, range(read, cut))
+    states = _run_layers(language, states, positions, mask, range(read, cut), prefix_length)
     if cut < layer_count:
         # No token attends to the clip any more, so its own states need not be computed either.
         text = is_text[kept]
@@ -216,7 +259,9 @@ def packed_forward(
         positions = positions.gather(2, places.expand(3, -1, -1))
         mask = packed_mask(number.gather(1, places))
         prefix_length = int(text[0].sum())
-        states = _run_layers(language, states, positions, mask, range(cut, layer_count))
+        states = _run_layers(
+            language, states, positions, mask, range(cut, layer_count), prefix_length
+        )
     answers = states[:, prefix_length:][batch.target != IGNORE]
     logits = model.lm_head(language.norm(answers))
     return PackedOutput(video, audio, middle, labels, logits, lookup)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from seats_cli.training.dense import (
     CELL,
@@ -18,7 +19,13 @@ from seats_cli.training.dense import (
     dense_labels,
     evidence_tokens,
 )
-from seats_cli.training.forward import Thinker, _random_keep, _taught_attention, packed_mask
+from seats_cli.training.forward import (
+    Thinker,
+    _random_keep,
+    _taught_attention,
+    packed_attention,
+    packed_mask,
+)
 from seats_cli.training.minibatch import assemble, drill_batch, training_batch
 from seats_cli.world.layouts import Layout, sample_wide_layout
 from seats_cli.world.links import Question
@@ -196,3 +203,19 @@ def test_loss_is_that_of_the_models_own_attention(micro_model: Thinker) -> None:
         language.config._attn_implementation = before
         expected = -weights[0, head, 7, 2:4].sum().log()
         torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_packed_attention_is_that_of_the_whole_mask() -> None:
+    torch.manual_seed(0)
+    number = torch.tensor([[0] * 5 + [1, 1, 2, -1], [0] * 5 + [1, 2, 2, 2]])
+    mask = packed_mask(number)
+    query = torch.randn(2, 4, 9, 8, requires_grad=True)
+    key, value = (torch.randn(2, 2, 9, 8, requires_grad=True) for _ in range(2))
+    whole = scaled_dot_product_attention(query, key, value, mask, scale=0.3, enable_gqa=True)
+    packed, _ = packed_attention(None, query, key, value, mask, prefix_length=5, scaling=0.3)
+
+    torch.testing.assert_close(packed, whole.transpose(1, 2))
+    direction = torch.randn_like(packed)
+    inputs = (query, key, value)
+    expected = torch.autograd.grad((whole.transpose(1, 2) * direction).sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad((packed * direction).sum(), inputs), expected)
