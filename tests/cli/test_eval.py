@@ -1,150 +1,146 @@
-"""`seats eval` as a user runs it: real processes, the bundled model, a folder of results."""
+"""`seats eval` as a user runs it: the bundled model, a folder, processes that share or die."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from seats_cli.cli.main import app
 
-EVAL = ["eval", "synthetic", "--limit", "9", "--methods", "seats", "--retain", "10%"]
+
+def of(limit: int) -> list[str]:
+    return ["eval", "synthetic", "--limit", f"{limit}", "--methods", "seats", "--retain", "10%"]
+
+
+EVAL = of(9)
 CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 
-Whole = tuple[Path, "subprocess.CompletedProcess[str]"]
+
+class Whole(NamedTuple):
+    """A run from start to end: its folder, and what it printed."""
+
+    folder: Path
+    stdout: str
 
 
-def seats(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "seats_cli", *arguments],
-        cwd=folder,
-        env={**os.environ, **more},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def seats(folder: Path, *arguments: str) -> Result:
+    """Run the command line in a folder, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return CliRunner().invoke(app, list(arguments))
 
 
-def answers(folder: Path) -> list[tuple[str, str]]:
-    """Item and label of every stored answer."""
-    found = []
-    for path in sorted(folder.glob("answers*.jsonl")):
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
-            found.append((record["item_id"], record["label"]))
-    return found
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Stored answers of all processes."""
+    paths = sorted(folder.glob("answers*.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def keys(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Item and label of every answer."""
+    return [(record["item_id"], record["label"]) for record in found]
 
 
 @pytest.fixture(scope="module")
-def whole(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Whole:
-    """A run from start to end."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
-    return folder, seats(folder, *EVAL, "--plot", "--json", "-o", "run")
+    done = seats(folder, *EVAL, "--plot", "--json", "-o", "run")
+    assert done.exit_code == 0, done.stderr
+    return Whole(folder / "run", done.stdout)
 
 
 def test_results_in_every_form(whole: Whole) -> None:
-    folder, done = whole
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    document = json.loads(whole.stdout)
     assert document["schema_version"] == "1"
     assert document["items"] == 9
     assert [setting["label"] for setting in document["settings"]] == ["full", "seats 10%"]
     assert document["settings"][0]["answered"] == 9
-    assert json.loads((folder / "run/results.json").read_text()) == document
-    table = list(csv.DictReader(io.StringIO((folder / "run/results.csv").read_text())))
+    assert json.loads((whole.folder / "results.json").read_text()) == document
+    table = list(csv.DictReader(io.StringIO((whole.folder / "results.csv").read_text())))
     assert {row["label"] for row in table} == {"full", "seats 10%"}
-    assert "seats 10%" in (folder / "run/results.md").read_text()
-    assert (folder / "run/accuracy.png").read_bytes().startswith(b"\x89PNG")
-    stored = json.loads((folder / "run/run.json").read_text())
+    assert "seats 10%" in (whole.folder / "results.md").read_text()
+    assert (whole.folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    stored = json.loads((whole.folder / "run.json").read_text())
     assert stored["model"]["id"] == "bundled"
     assert stored["settings"]["seats 10%"]["config"]["retain"] == 0.1
-    assert len(answers(folder / "run")) == len(set(answers(folder / "run"))) == 18
+    found = keys(records(whole.folder))
+    assert len(found) == len(set(found)) == 18
 
 
-def test_killed_and_gone_on_with(whole: Whole, tmp_path: Path) -> None:
+def test_a_killed_run_and_its_worker_end_and_are_gone_on_with(whole: Whole, tmp_path: Path) -> None:
+    """A worker does not outlive its run, and what both stored is not asked again."""
     run = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-m", "seats_cli", *EVAL, "-o", "run"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    limit = time.monotonic() + 120
-    while len(answers(run)) < 4 and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    before = answers(run)
-    assert 4 <= len(before) < 18
-    done = seats(tmp_path, *EVAL, "--json", "-o", "run")
-    assert done.returncode == 0, done.stderr
-    assert "of 18 answers exist already" in done.stderr
-    after = answers(run)
-    assert set(before) <= set(after)
-    assert len(after) == len(set(after)) == 18
-    right = [one["right"] for one in json.loads(done.stdout)["settings"]]
-    assert right == [one["right"] for one in json.loads(whole[1].stdout)["settings"]]
-
-
-@pytest.mark.parametrize("how", ["workers", "accelerate"])
-def test_two_processes_share_the_clips(whole: Whole, tmp_path: Path, how: str) -> None:
-    if how == "workers":
-        done = seats(tmp_path, *EVAL, "--workers", "2", "--json", "-o", "run")
-    else:
-        pytest.importorskip("accelerate")
-        launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-        launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        done = subprocess.run(
-            [sys.executable, *launch, "-m", "seats_cli", *EVAL, "--json", "-o", "run"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
-    expected = json.loads(whole[1].stdout)
-    assert [one["right"] for one in document["settings"]] == [
-        one["right"] for one in expected["settings"]
-    ]
-    assert len(answers(tmp_path / "run")) == len(set(answers(tmp_path / "run"))) == 18
-    assert [path.name for path in (tmp_path / "run").glob("answers*")] == ["answers.jsonl"]
-
-
-def test_a_worker_does_not_outlive_its_run(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    many = [*EVAL[:3], "600", *EVAL[4:], "--workers", "2", "-o", "run"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "seats_cli", *many],
+        [sys.executable, "-m", "seats_cli", *of(600), "--workers", "2", "-o", "run"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     worker, limit = run / "answers-1.jsonl", time.monotonic() + 120
     while not (worker.exists() and worker.stat().st_size) and time.monotonic() < limit:
-        time.sleep(0.05)
+        assert process.poll() is None
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert worker.stat().st_size
     sizes = [worker.stat().st_size]
     while time.monotonic() < limit:  # it may finish the answer under way
-        time.sleep(1.5)
+        time.sleep(1.0)
         sizes.append(worker.stat().st_size)
         if sizes[-1] == sizes[-2]:
             break
-    time.sleep(3.0)
+    time.sleep(2.0)
     assert worker.stat().st_size == sizes[-1]
+
+    before = records(run)
+    assert all(path.stat().st_size for path in run.glob("answers*"))
+    done = seats(tmp_path, *of(18), "--workers", "2", "--json", "-o", "run")
+    assert done.exit_code == 0, done.stderr
+    said = re.search(r"(\d+) of 36 answers exist already", done.stderr)
+    assert said is not None, done.stderr
+    assert 4 <= int(said[1]) < 36
+    after = records(run)
+    assert set(keys(before)) <= set(keys(after))
+    assert len(after) == len(set(keys(after)))
+    assert len(after) == len(before) + 36 - int(said[1])
+    assert json.loads(done.stdout)["settings"][0]["answered"] == 18
+    assert [path.name for path in run.glob("answers*")] == ["answers.jsonl"]
+    given = {(one["item_id"], one["label"]): one["given"] for one in after}
+    for one in records(whole.folder):
+        assert given[one["item_id"], one["label"]] == one["given"]
+
+
+def test_a_launcher_shares_the_clips(whole: Whole, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "seats_cli", *EVAL, "--json", "-o", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    rights = [
+        [one["right"] for one in json.loads(text)["settings"]]
+        for text in (done.stdout, whole.stdout)
+    ]
+    assert rights[0] == rights[1]
+    found = keys(records(tmp_path / "run"))
+    assert len(found) == len(set(found)) == 18
+    assert [path.name for path in (tmp_path / "run").glob("answers*")] == ["answers.jsonl"]
 
 
 def test_what_failed_is_counted_apart(tmp_path: Path) -> None:
@@ -154,14 +150,14 @@ def test_what_failed_is_counted_apart(tmp_path: Path) -> None:
     ]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, items)))
     done = seats(tmp_path, "eval", "mine.jsonl", "--retain", "25%", "--json")
-    assert done.returncode == 6
+    assert done.exit_code == 6
     assert "2 of 4 answers failed" in done.stderr
     assert "Warning: mine.jsonl, line 2: the file gone.mp4 is not there" in done.stderr
     assert "Traceback" not in done.stderr
     full = json.loads(done.stdout)["settings"][0]
     assert (full["asked"], full["answered"], full["right"], full["errors"]) == (2, 1, 1, 1)
     again = seats(tmp_path, "eval", "mine.jsonl", "--retain", "25%", "--seed", "1")
-    assert again.returncode == 2
+    assert again.exit_code == 2
     assert "another seed" in again.stderr
 
 
@@ -178,11 +174,8 @@ def test_what_failed_is_counted_apart(tmp_path: Path) -> None:
         (["synthetic", "--variant", "gone.toml"], "gone.toml"),
     ],
 )
-def test_bad_requests_are_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["eval", *arguments])
+def test_bad_requests_are_one_sentence(tmp_path: Path, arguments: list[str], words: str) -> None:
+    result = seats(tmp_path, "eval", *arguments)
     assert result.exit_code == 2
     assert words in result.stderr
     assert "Traceback" not in result.stderr
