@@ -1,6 +1,7 @@
 # make ask     install into .venv if needed and ask the bundled clip
 #              (your own: make ask VIDEO=talk.mp4 Q="What is shown?" ARGS="--retain 10%")
 # make test    the same environment, then formatting, types and tests
+# make wheel   dist/seats_cli-*.whl, which installs anywhere with pip, pipx or uv
 # make clean   remove the environment and all caches
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 export VIDEO Q
 
-.PHONY: ask install lint test clean
+.PHONY: ask install lint test wheel clean
 
 # Through the environment, so that quotes in a question stay what they are.
 ask: $(STAMP)
@@ -28,7 +29,7 @@ ask: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); the first time this fetches some GB and takes minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
@@ -43,6 +44,11 @@ lint: $(STAMP)
 test: lint
 	@$(BIN)/python -m tests.structure
 	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS)
+
+# Without what an earlier build left, which setuptools would pack again although it was removed.
+wheel: $(STAMP)
+	rm -rf build
+	$(BIN)/python -m pip wheel --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
