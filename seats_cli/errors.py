@@ -26,6 +26,18 @@ class ConfigError(UsageError, ValueError):
     """A pruning setting out of range or unreachable (exit 2)."""
 
 
+class RequestError(UsageError):
+    """A request that the API server does not answer, and the HTTP status that says why."""
+
+    def __init__(self, sentence: str, status: int = 400, code: str = "invalid_request") -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.code = code  # a word that programs can tell it by
+
+    def __reduce__(self) -> tuple[type[RequestError], tuple[str, int, str]]:
+        return type(self), (str(self), self.status, self.code)  # between processes, too
+
+
 class OutputError(SeatsError):
     """An answer that its destination does not take: a full disk, a closed stream (exit 1)."""
 
@@ -38,6 +50,10 @@ class MediaError(SeatsError):
     """A file that cannot be read as video or audio (exit 3)."""
 
     exit_code = 3
+
+
+class TooLargeError(MediaError):
+    """A file with more bytes than are taken (exit 3)."""
 
 
 class ModelError(SeatsError):

@@ -34,6 +34,7 @@ ROOMS = (
     "training",
     "bench",
     "batch",
+    "serve",
     "cli",
 )
 # The package itself (lazy exports) and `python -m seats_cli` stand above all rooms.

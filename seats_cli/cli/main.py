@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from seats_cli import __version__
-from seats_cli.cli import batch, chat, compare, index, plan, profile, runtime, show
+from seats_cli.cli import batch, chat, compare, index, plan, profile, runtime, serve, show
 from seats_cli.cli import eval as evaluate
 from seats_cli.cli.ask import EPILOG, ask
 from seats_cli.cli.console import prepare_streams
@@ -38,6 +38,7 @@ app.command(cls=SettingsCommand, epilog=compare.EPILOG)(compare.compare)
 app.command(cls=SettingsCommand, epilog=show.EPILOG)(show.show)
 app.command("index", cls=SettingsCommand, epilog=index.EPILOG)(index.index)
 app.command("batch", cls=batch.BatchCommand, epilog=batch.EPILOG)(batch.batch)
+app.command("serve", cls=SettingsCommand, epilog=serve.EPILOG)(serve.serve)
 app.command("eval", cls=SettingsCommand, epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(cls=PlainCommand)(doctor)
 app.command(cls=PlainCommand)(config)

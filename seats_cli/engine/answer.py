@@ -58,6 +58,7 @@ def ask(
     choices: Sequence[str] = (),
     on_text: Callable[[str], None] | None = None,
     on_thinking: Callable[[str], None] | None = None,
+    on_token: Callable[[], None] | None = None,
     read_s: float = 0.0,
     min_new_tokens: int = 0,
     clock: Clock | None = None,
@@ -101,6 +102,9 @@ def ask(
         Receives pieces of the answer as they are generated.
     on_thinking : callable, optional
         The same for what a model reasons before it answers.
+    on_token : callable, optional
+        Is called for every token of both, also where none makes a piece of text yet, and where a
+        captured graph runs no hooks. What it raises ends the answer there.
     read_s : float
         Seconds that reading the clip took, for the report.
     min_new_tokens : int
@@ -166,7 +170,7 @@ def ask(
     text_tokens = inputs["input_ids"].shape[1] - sum(token_counts(architecture, sizes))
     context = use(sizes=sizes, text=text_tokens)
     if max_new_tokens is None:
-        sampling = _fitted(sampling, sum(context.entering), architecture.max_positions)
+        sampling = fitted_length(sampling, sum(context.entering), architecture.max_positions)
         context = replace(context, answer=longest_answer(loaded, sampling.max_new_tokens, choices))
     _check_context(context, early, turns=bool(history))
 
@@ -174,7 +178,7 @@ def ask(
     decoding = Decoding(adapter, sampling.max_new_tokens)
     parts: dict[str, Part] = {
         "timing": partial(clock.watch, adapter),
-        "lm_head": lambda: hooked(_lm_head_hooks(adapter, on_logits)),
+        "lm_head": lambda: hooked(lm_head_hooks(adapter, on_logits)),
     }
     if not choices:
         parts["decoding"] = decoding.attach
@@ -208,11 +212,11 @@ def ask(
     splitter = ThoughtSplitter(
         None if choices else on_text, on_thinking, opened=opened, wait=loaded.thinks
     )
-    stream = Stream(tokenizer, clock, splitter)
+    stream = Stream(tokenizer, clock, splitter, on_token)
     scores: tuple[ChoiceScore, ...] = ()
     token_ids: tuple[int, ...] = ()
     with torch.inference_mode(), installed(replace(swaps, parts={**swaps.parts, **parts})):
-        _seed(seed, clock.devices)  # here, where no other thread draws
+        seed_everything(seed, clock.devices)  # here, where no other thread draws
         if run is not None:
             inputs = run.without_clip(inputs, clip)
         if choices:
@@ -311,14 +315,14 @@ def _remarks(
         )
 
 
-def _fitted(sampling: Sampling, prompt: int, limit: int) -> Sampling:
+def fitted_length(sampling: Sampling, prompt: int, limit: int) -> Sampling:
     """A checkpoint's own length, as far as the context leaves room: at least the usual 128."""
     own = sampling.max_new_tokens
     least = min(own, USUAL.max_new_tokens)
     return replace(sampling, max_new_tokens=max(min(own, limit - prompt), least))
 
 
-def _seed(seed: int, devices: Sequence[torch.device]) -> None:
+def seed_everything(seed: int, devices: Sequence[torch.device]) -> None:
     """Seed what draws; `torch.manual_seed` takes longer than a small layer for all backends."""
     if {device.type for device in devices} == {"cpu"}:
         torch.default_generator.manual_seed(seed)
@@ -338,7 +342,7 @@ def _check_context(use: ContextUse, early: bool, *, turns: bool = False) -> None
         raise ResourceError(use.refusal(turns=turns))
 
 
-def _lm_head_hooks(
+def lm_head_hooks(
     adapter: Adapter, on_logits: Callable[[torch.Tensor], None] | None
 ) -> Iterator[RemovableHandle]:
     """Run the LM head on the last position only, check what it gives, and hand it on."""

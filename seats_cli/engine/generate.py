@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,8 +47,15 @@ def refuse_nan(_module: Any, _args: Any, logits: torch.Tensor) -> None:
 class Stream(TextStreamer):  # type: ignore[misc]
     """Hands text to a splitter as it is generated, and notes when the first token came."""
 
-    def __init__(self, tokenizer: Any, clock: Clock, splitter: ThoughtSplitter) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        clock: Clock,
+        splitter: ThoughtSplitter,
+        on_token: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._on_token = on_token
         self._clock = clock
         self._splitter = splitter
         self.first_token_at: float | None = None
@@ -56,6 +63,8 @@ class Stream(TextStreamer):  # type: ignore[misc]
     def put(self, value: torch.Tensor) -> None:
         if not self.next_tokens_are_prompt and self.first_token_at is None:
             self.first_token_at = self._clock.now()
+        if not self.next_tokens_are_prompt and self._on_token is not None:
+            self._on_token()
         super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:

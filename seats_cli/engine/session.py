@@ -154,7 +154,7 @@ class ClipSession:
         how.setdefault("clock", Clock(self._devices))
         dropped = ""
         try:
-            with hooked(_before_layers(self._loaded.model, on_layer)):
+            with hooked(before_layers(self._loaded.model, on_layer)):
                 answer = ask(
                     self._loaded,
                     self._prepared,
@@ -256,7 +256,7 @@ class ClipSession:
         )
 
 
-def _before_layers(
+def before_layers(
     model: torch.nn.Module, call: Callable[[], None] | None
 ) -> Iterator[RemovableHandle]:
     """Hooks that call something before every module of a list, which is what layers are."""

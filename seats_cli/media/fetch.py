@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import IO, Protocol
 from urllib.parse import urljoin
 
-from seats_cli.errors import MediaError
+from seats_cli.errors import MediaError, TooLargeError
 from seats_cli.media.http import Response, Timeouts, printable, request
 
 # 8 hours of 1080p from a phone or camera are more, but so is a temporary folder's room.
@@ -59,8 +59,10 @@ def copy_bounded(
 
     Raises
     ------
+    TooLargeError
+        If there is more than `limit` allows.
     MediaError
-        If there is more than `limit` allows or the disk is full.
+        If the disk is full.
     OSError
         If reading fails.
     """
@@ -74,7 +76,9 @@ def copy_bounded(
                 on_progress(done, expected)
     if size > limit:
         bound = f"{limit / (1 << 30):.3g} GiB" if limit >= 1 << 20 else f"{limit} bytes"
-        raise MediaError(f"{what} is larger than {bound}; save it to a file and name that instead.")
+        raise TooLargeError(
+            f"{what} is larger than {bound}; save it to a file and name that instead."
+        )
     return done
 
 
@@ -122,8 +126,10 @@ def download(
 
     Raises
     ------
+    TooLargeError
+        If there is more than `limit` allows.
     MediaError
-        For whatever goes wrong, in one sentence.
+        For whatever else goes wrong, in one sentence.
     """
     for _ in range(_REDIRECTS + 1):
         with request(

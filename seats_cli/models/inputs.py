@@ -7,7 +7,7 @@ stand-ins for the texts that users wrote (`prompt_texts`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -150,9 +150,10 @@ def inputs_from_messages(
     loaded: LoadedModel,
     messages: Sequence[Mapping[str, Any]],
     *,
-    use_audio_in_video: bool = True,
+    use_audio_in_video: bool | None = True,
     config: SeatsConfig | None = None,
     max_new_tokens: int = 128,
+    on_progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
     """Tokens and features for a conversation with any number of pictures, videos and sounds.
 
@@ -168,13 +169,16 @@ def inputs_from_messages(
         have `fps`, `max_frames`, `max_pixels`, `video_track`, `video_start` and `video_end`, sounds
         `audio_start` and `audio_end`, both in seconds; both `audio_track`, and images `min_pixels`
         and `max_pixels`.
-    use_audio_in_video : bool
-        Whether the audio of videos is used too; then every video must have some.
+    use_audio_in_video : bool or None
+        Whether the audio of videos is used too; then every video must have some. None uses that
+        of those that have some.
     config : SeatsConfig, optional
         What the conversation will be pruned with, by default the default budget. Where even then
         more would enter the LLM than the context holds, frames are read smaller, with a warning.
     max_new_tokens : int
         Longest answer, which takes its part of the context.
+    on_progress : callable, optional
+        As for `read_clip`, for every file.
 
     Returns
     -------
@@ -222,7 +226,9 @@ def inputs_from_messages(
     # 2. The files themselves, and the prompt around them.
     conversation = []
     for message, parts in zip(messages, listed, strict=True):
-        content = [next(fitted).content() if isinstance(part, _File) else part for part in parts]
+        content = [
+            next(fitted).content(on_progress) if isinstance(part, _File) else part for part in parts
+        ]
         conversation.append({"role": message["role"], "content": content})
     inputs = loaded.adapter.message_inputs(loaded.processor, conversation)
     ids = with_texts(inputs.pop("input_ids")[0], tokenizer, texts)
@@ -238,15 +244,16 @@ class _File:
     path: Any
     read: ReadOptions
     sizing: FrameSizing
+    silent: bool = False  # whether a video may be without the audio that is asked for
 
-    def content(self) -> dict[str, Any]:
+    def content(self, on_progress: Callable[[str, float], None] | None) -> dict[str, Any]:
         """The part with the file's frames or samples in place of the path."""
         from seats_cli.media.reader import read_clip
 
-        clip = read_clip(self.path, self.read, sizing=self.sizing)
+        clip = read_clip(self.path, self.read, sizing=self.sizing, on_progress=on_progress)
         if self.kind == "audio":
             return {"type": "audio", "audio": clip.audio}
-        use_audio = self.read.audio
+        use_audio = self.read.audio and not (self.silent and clip.audio is None)
         if clip.frames is None or (use_audio and clip.audio is None):
             lacks = "pictures" if clip.frames is None else "audio: set `use_audio_in_video=False`"
             raise UsageError(f"'{self.path}' has no {lacks}.")
@@ -261,7 +268,7 @@ class _File:
         }
 
 
-def _checked(part: Mapping[str, Any], loaded: LoadedModel, use_audio: bool) -> Any:
+def _checked(part: Mapping[str, Any], loaded: LoadedModel, use_audio: bool | None) -> Any:
     """A part that is no text: what to read of a file, or an image, which stays as it is."""
     from seats_cli.media.clip import ReadOptions
 
@@ -278,12 +285,12 @@ def _checked(part: Mapping[str, Any], loaded: LoadedModel, use_audio: bool) -> A
         start=part.get(f"{kind}_start"),
         end=part.get(f"{kind}_end"),
         video=kind == "video",
-        audio=kind == "audio" or use_audio,
+        audio=kind == "audio" or use_audio is not False,
         **given,
     )
     # `process_mm_info` rounds the sides of given frames to two tokens: read them like that.
     sizing = replace(loaded.sizing, factor=2 * loaded.sizing.factor)
-    return _File(kind, part[kind], options, sizing)
+    return _File(kind, part[kind], options, sizing, silent=use_audio is None)
 
 
 def _fitted(files: Sequence[_File], loaded: LoadedModel, need: Need) -> list[_File]:

@@ -81,7 +81,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
             "warnings": answer.warnings,
             **_subject(answer),
             **_request(answer),
-            "tokens": _tokens(answer.trace),
+            "tokens": tokens_of(answer.trace),
             "context": _context(answer.context),
             "cost": {
                 **CONVENTIONS,
@@ -349,7 +349,8 @@ def _counts(counts: tuple[int, int, int]) -> dict[str, int]:
     return dict(zip(("video", "audio", "text", "total"), (*counts, sum(counts)), strict=True))
 
 
-def _tokens(trace: SelectionTrace) -> dict[str, Any]:
+def tokens_of(trace: SelectionTrace) -> dict[str, Any]:
+    """Tokens of a prompt: offered, alive after each stage and at the end, and on average."""
     counts = [(stage.video, stage.audio, stage.text) for stage in trace.stages]
     stages = [
         {"kind": stage.kind, "after_layer": stage.after_layer, **_counts(alive)}

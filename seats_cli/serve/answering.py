@@ -1,0 +1,441 @@
+"""From a request to the model and back: about one clip by its session, else by its messages."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seats_cli.config import SeatsConfig
+from seats_cli.cost.context import context_use
+from seats_cli.cost.token_counts import token_counts
+from seats_cli.engine.answer import fitted_length, lm_head_hooks, seed_everything
+from seats_cli.engine.generate import Stream, generate, opened_in
+from seats_cli.engine.graph_decode import Decoding
+from seats_cli.engine.memory_stats import free_memory
+from seats_cli.engine.prune import prune
+from seats_cli.engine.session import AskableModel, before_layers
+from seats_cli.engine.thinking import ThoughtSplitter, split_thoughts
+from seats_cli.engine.timing import Clock
+from seats_cli.errors import RequestError, ResourceError, out_of_memory_on
+from seats_cli.families.generation import Sampling
+from seats_cli.media.reader import read_clip
+from seats_cli.models import inputs_from_messages
+from seats_cli.models.adapter import devices_of
+from seats_cli.models.inputs import longest_answer
+from seats_cli.models.optimize import Part, RunSwaps, installed
+from seats_cli.models.patching import hooked
+from seats_cli.report.documents import tokens_of
+from seats_cli.results import jsonable
+from seats_cli.schedule import PruningPlan
+from seats_cli.selection.methods import method_for, with_default_options
+from seats_cli.selection.trace import SelectionTrace
+from seats_cli.serve import ServeOptions
+from seats_cli.serve.chat_request import ChatRequest, MediaPart, Talk
+from seats_cli.serve.media_parts import LocalMedia, Ticket, bring
+from seats_cli.serve.session_store import OpenClip, SessionStore, read_for
+
+_AHEAD = 3  # clips that have been read and not asked about yet
+_LOOK_S = 0.1  # how often who waits looks whether somebody still waits for him
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text of an answer, or of the reasoning before it, as soon as it is there."""
+
+    text: str
+    thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A complete answer; plain data for other processes, too."""
+
+    text: str
+    thinking: str
+    finish_reason: str  # "stop" or "length"
+    usage: dict[str, Any]
+    seats: dict[str, Any]  # evidence, warnings, times and what was kept
+    stages: dict[str, float] = field(default_factory=dict)  # seconds, for the metrics
+
+
+@dataclass(frozen=True, eq=False)
+class MessageInputs:
+    """A conversation that is not about one clip, ready for the model."""
+
+    inputs: dict[str, Any]  # of `model.generate`
+    config: SeatsConfig | None
+    sampling: Sampling
+    seed: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(eq=False)
+class Job:
+    """A request with its media on this machine, ready for the model."""
+
+    request: ChatRequest
+    ticket: Ticket
+    on_piece: Callable[[Piece], None]
+    opened: OpenClip | None = None  # of a request about one clip
+    hit: bool = False  # whether that was open already
+    inputs: MessageInputs | None = None  # of any other
+    folder: str = ""  # of the files, removed at the end
+    slot: threading.Semaphore | None = None  # of `_AHEAD`, given back at the end
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Remove what was fetched for this request."""
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = ""
+        if self.slot is not None:
+            self.slot.release()
+            self.slot = None
+
+
+class Answerer:
+    """The model and its open clips: `prepare` in any thread, `answer` in one thread only."""
+
+    def __init__(self, loaded: AskableModel, options: ServeOptions) -> None:
+        self.loaded = loaded
+        self.store = SessionStore(options.session_bytes)
+        self._options = options
+        # Pictures are what takes memory: one clip is read at a time, and few wait for the model.
+        self._reading = threading.Lock()
+        self._ahead = threading.Semaphore(_AHEAD)
+
+    # ------------------------------------------------------ media
+
+    def prepare(self, job: Job) -> None:
+        """Bring the media of a request here, and read its clip unless it is open.
+
+        Raises
+        ------
+        SeatsError
+            If they cannot be had or read.
+        """
+        job.ticket.check()
+        talk = job.request.talk
+        began = time.perf_counter()
+        job.folder = tempfile.mkdtemp(prefix="seats-serve-")
+        try:
+            if talk is None:
+                files = tuple(self._bring(part, job) for part in job.request.media)
+                job.stages["fetch"] = time.perf_counter() - began
+                with self._turn_to_read(job):
+                    job.inputs = self._read_messages(files, job)
+            else:
+                self._open(talk, job, began)
+        finally:  # what has been read needs its file no more
+            shutil.rmtree(job.folder, ignore_errors=True)
+
+    @contextmanager
+    def _turn_to_read(self, job: Job) -> Iterator[None]:
+        """Wait until clips may be read; `Job.close` makes room for the next."""
+        while not self._ahead.acquire(timeout=_LOOK_S):
+            job.ticket.check()
+        job.slot = self._ahead
+        while not self._reading.acquire(timeout=_LOOK_S):
+            job.ticket.check()
+        try:
+            yield
+        finally:
+            self._reading.release()
+
+    def _open(self, talk: Talk, job: Job, began: float) -> None:
+        request, part = job.request, talk.media
+        read = replace(
+            request.read,
+            video=part.kind != "audio",
+            audio=part.kind == "audio" or (part.kind == "video" and request.read.audio),
+        )
+        known = self.store.named(part.uuid, part.url)
+        if known is not None:
+            job.opened = self.store.find(known, read, talk.system, request.config)
+        if job.opened is None:
+            media = self._bring(part, job)
+            self.store.name(part.uuid, part.url, media.sha256)
+            job.stages["fetch"] = time.perf_counter() - began
+            job.opened = self.store.find(media.sha256, read, talk.system, request.config)
+        job.hit = job.opened is not None
+        if job.opened is not None:
+            return
+        with self._turn_to_read(job):
+            # Somebody before us may have been reading the same clip.
+            job.opened = self.store.find(media.sha256, read, talk.system, request.config)
+            job.hit = job.opened is not None
+            if job.opened is None:
+                job.opened = self._read(media, talk, read, job)
+
+    def _read(self, media: LocalMedia, talk: Talk, read: Any, job: Job) -> OpenClip:
+        began = time.perf_counter()
+        longest = job.request.generation.get("max_new_tokens")
+        config = job.request.config
+        key, fitted, notes = read_for(media, read, talk.system, config, self.loaded, longest)
+        clip = read_clip(
+            media.path,
+            fitted,
+            sizing=self.loaded.sizing,
+            on_progress=lambda _what, _done: job.ticket.check(),
+        )
+        clip = replace(clip, facts=replace(clip.facts, path=media.name))
+        job.stages["read"] = seconds = time.perf_counter() - began
+        opened = OpenClip(key, clip, seconds, (*notes, *clip.warnings))
+        self.store.keep(opened)
+        return opened
+
+    def _bring(self, part: MediaPart, job: Job) -> LocalMedia:
+        if not part.url:
+            raise RequestError(
+                f"No clip is held under the uuid {part.uuid!r} with these settings: send it again.",
+                404,
+                "not_held",
+            )
+        return bring(part, Path(job.folder), self._options, job.ticket)
+
+    # ------------------------------------------------------ the model
+
+    def answer(self, job: Job) -> Reply:
+        """Ask the model; for the model's thread.
+
+        Raises
+        ------
+        SeatsError
+            If there is no answer, or nobody waits for it any more.
+        """
+        job.ticket.check()
+        ask = self._ask_messages if job.opened is None else self._ask_clip
+        said: list[bool] = []
+
+        def say(text: str, thinking: bool = False) -> None:
+            job.ticket.check()
+            said.append(True)
+            job.on_piece(Piece(text, thinking))
+
+        try:
+            return ask(job, say)
+        except Exception as error:
+            if out_of_memory_on(error) is None or said or not self.store.count:
+                raise
+        # Not inside `except`, which holds the failed run's tensors. What is kept for other
+        # questions may be what fills the memory.
+        self.store.clear()
+        if job.opened is not None:
+            job.opened.session = None
+        free_memory(devices_of(self.loaded.model))
+        return ask(job, say)
+
+    def _ask_clip(self, job: Job, say: Callable[..., None]) -> Reply:
+        request, opened = job.request, job.opened
+        talk = request.talk
+        assert opened is not None
+        assert talk is not None
+        session = opened.open(self.loaded, self._options.session_bytes)
+        try:
+            answer = session.ask(
+                talk.question,
+                config=request.config,
+                history=talk.history,
+                on_layer=job.ticket.check,
+                on_token=job.ticket.check,
+                on_text=say,
+                on_thinking=partial(say, thinking=True),
+                **request.generation,
+            )
+        finally:
+            self.store.keep(opened)
+        timing = answer.timing
+        names = ("preprocess", "vision", "audio", "select", "prefill", "decode")
+        job.stages |= {name: getattr(timing, f"{name}_s") for name in names}
+        told = (*request.warnings, *opened.warnings, *answer.warnings)
+        return Reply(
+            answer.text,
+            answer.thinking,
+            answer.finish_reason,
+            _usage(answer.trace, len(answer.token_ids), reused=job.hit),
+            jsonable(
+                {
+                    "evidence": answer.evidence,
+                    "session": "open" if job.hit else "new",
+                    "history_turns": len(answer.history),
+                    "config": None if answer.config is None else answer.config.to_dict(),
+                    "effective_fps": answer.effective_fps,
+                    "timing": {**job.stages, "first_token": timing.first_token_s},
+                    "warnings": list(dict.fromkeys(told)),
+                }
+            ),
+            job.stages,
+        )
+
+    def _read_messages(self, files: tuple[LocalMedia, ...], job: Job) -> MessageInputs:
+        """Any number of clips, sounds and pictures, or none, in any of the user's messages."""
+        request, loaded, began = job.request, self.loaded, time.perf_counter()
+        how = dict(request.generation)
+        seed = how.pop("seed", 0)
+        sampling = loaded.sampling.with_given(**how)
+        if how.get("max_new_tokens") is None:
+            longest = min(sampling.max_new_tokens, longest_answer(loaded, None))
+            sampling = replace(sampling, max_new_tokens=longest)
+        config = request.config if files else None  # without a clip there is nothing to prune
+        if config is not None:
+            config = with_default_options(replace(config, seed=seed))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            inputs = inputs_from_messages(
+                loaded,
+                _as_messages(request, files),
+                use_audio_in_video=None if request.read.audio else False,
+                config=config,
+                max_new_tokens=sampling.max_new_tokens,
+                on_progress=lambda _what, _done: job.ticket.check(),
+            )
+        # Other threads may warn meanwhile; these name the line that called.
+        told = tuple(str(one.message) for one in caught if one.filename == __file__)
+        given = how.get("max_new_tokens") is not None
+        sampling = self._within_context(inputs, config, sampling, given=given)
+        job.stages["read"] = time.perf_counter() - began
+        return MessageInputs(inputs, config, sampling, seed, told)
+
+    def _ask_messages(self, job: Job, say: Callable[..., None]) -> Reply:
+        request, loaded, asked = job.request, self.loaded, job.inputs
+        assert asked is not None
+        inputs, config, sampling = asked.inputs, asked.config, asked.sampling
+        adapter, tokenizer = loaded.adapter, loaded.processor.tokenizer
+        devices = devices_of(loaded.model)
+        clock, opened = Clock(devices), opened_in(tokenizer, inputs["input_ids"])
+        splitter = ThoughtSplitter(
+            say, partial(say, thinking=True), opened=opened, wait=loaded.thinks
+        )
+        stream = Stream(tokenizer, clock, splitter, job.ticket.check)
+        decoding = Decoding(adapter, sampling.max_new_tokens)
+        parts: dict[str, Part] = {
+            "timing": partial(clock.watch, adapter),
+            "lm_head": lambda: hooked(lm_head_hooks(adapter, None)),
+            "decoding": decoding.attach,
+        }
+        run, swaps = None, RunSwaps(adapter, pruned=False, speedups=loaded.speedups)
+        if config is not None:
+            run = prune(loaded.model, config, clock=clock, optimize=loaded.speedups)
+            swaps = run.swaps
+        start = clock.now()
+        with (
+            torch.inference_mode(),
+            hooked(before_layers(loaded.model, job.ticket.check)),
+            installed(replace(swaps, parts={**swaps.parts, **parts})),
+        ):
+            seed_everything(asked.seed, devices)
+            whole, token_ids, finish = generate(loaded, inputs, stream, sampling, 0)
+            end = clock.now()
+            ids = inputs["input_ids"][0].cpu()
+            trace = (
+                run.trace
+                if run is not None
+                else SelectionTrace(
+                    len(adapter.layers),
+                    ids == adapter.video_token_id,
+                    ids == adapter.audio_token_id,
+                )
+            )
+        found = split_thoughts(whole, opened=opened)
+        first = (stream.first_token_at or end) - start
+        job.stages |= {"prefill": clock.seconds["prefill"], "decode": end - start - first}
+        return Reply(
+            found.answer,
+            found.thinking,
+            finish,
+            _usage(trace, len(token_ids), reused=False),
+            jsonable(
+                {
+                    "evidence": [],
+                    "session": "none",
+                    "history_turns": 0,
+                    "config": None if config is None else config.to_dict(),
+                    "effective_fps": None,
+                    "timing": {**job.stages, "first_token": first},
+                    "warnings": list(dict.fromkeys((*request.warnings, *asked.warnings))),
+                }
+            ),
+            job.stages,
+        )
+
+    def _within_context(
+        self,
+        inputs: dict[str, Any],
+        config: SeatsConfig | None,
+        sampling: Sampling,
+        *,
+        given: bool,
+    ) -> Sampling:
+        """The sampling with a length that the context has room for; refuse what has none."""
+        architecture = self.loaded.architecture
+        plan = None if config is None else PruningPlan.resolve(config, architecture)
+        method = None if plan is None or not plan.prunes else method_for(plan)
+        sizes = self.loaded.adapter.media_sizes(inputs)
+        text = inputs["input_ids"].shape[1] - sum(token_counts(architecture, sizes))
+        use = context_use(
+            architecture,
+            sizes,
+            text,
+            sampling.max_new_tokens,
+            2.0,
+            token_counts if method is None else method.entering,
+        )
+        if not given:
+            sampling = fitted_length(sampling, sum(use.entering), architecture.max_positions)
+            use = replace(use, answer=sampling.max_new_tokens)
+        if not use.fits:
+            raise ResourceError(use.refusal())
+        return sampling
+
+
+def _as_messages(request: ChatRequest, files: tuple[LocalMedia, ...]) -> list[dict[str, Any]]:
+    """The messages as `inputs_from_messages` takes them, with local files."""
+    at, read = iter(files), request.read
+    listed = []
+    for message in request.messages:
+        parts: list[dict[str, Any]] = []
+        for part in message.parts:
+            if isinstance(part, str):
+                parts.append({"type": "text", "text": part})
+                continue
+            found: dict[str, Any] = {"type": part.kind, part.kind: next(at).path}
+            if part.kind == "video":
+                found |= {"fps": read.fps, "max_frames": read.max_frames}
+            if part.kind != "audio" and read.max_pixels is not None:
+                found["max_pixels"] = read.max_pixels
+            parts.append(found)
+        listed.append({"role": message.role, "content": parts})
+    return listed
+
+
+def _usage(trace: SelectionTrace, answered: int, *, reused: bool) -> dict[str, Any]:
+    """Tokens as OpenAI's `usage` has them, and beside them what was kept of the prompt."""
+    tokens = tokens_of(trace)
+    offered, prompt = tokens["offered"], tokens["offered"]["total"]
+    before = [stage for stage in tokens["stages"] if stage["after_layer"] == 0]
+    entering = before[-1] if before else offered
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answered,
+        "total_tokens": prompt + answered,
+        "prompt_tokens_details": {
+            "audio_tokens": offered["audio"],
+            "cached_tokens": entering["video"] + entering["audio"] if reused else 0,
+        },
+        "seats": {
+            "offered": offered,
+            "kept": tokens["final"],
+            "average_retention": tokens["average_retention"],
+        },
+    }

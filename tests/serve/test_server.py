@@ -1,0 +1,342 @@
+"""The server as clients meet it: OpenAI's own, and raw HTTP."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+
+import httpx
+import pytest
+
+from seats_cli import SeatsConfig, Turn, ask, read_clip
+from seats_cli.errors import UsageError
+from seats_cli.serve import ServeOptions
+from tests.serve.conftest import ASSETS, CARDS, CAT, SPEECH, data_url, openai
+
+FIRST, LAST = "What color is shown first?", "What color is shown last?"
+
+
+def test_answers_are_those_of_ask(server, loaded):
+    clip = read_clip(CARDS, sizing=loaded.sizing)
+    for question, config, seats in (
+        (FIRST, SeatsConfig.preset("25%"), {}),
+        (LAST, SeatsConfig(retain=0.1), {"retain": "10%"}),
+        (
+            LAST,
+            SeatsConfig(retain=0.25, method="random", kv="survivors"),
+            {"method": "random", "kv": "survivors"},
+        ),
+        (LAST, None, {"full": True}),
+    ):
+        alone = ask(loaded, clip, question, config=config)
+        got = server.ask(CARDS, question, extra_body={"seats": seats})
+        assert got.choices[0].message.content == alone.text
+        assert got.choices[0].finish_reason == alone.finish_reason
+        assert got.usage.completion_tokens == len(alone.token_ids)
+        assert got.usage.prompt_tokens == alone.trace.length
+        used = got.usage.model_extra["seats"]
+        assert used["offered"]["total"] == alone.trace.length
+        stages = alone.trace.stages
+        kept = stages[-1].kept.numel() if stages else alone.trace.length
+        assert used["kept"]["total"] == kept
+        evidence = got.model_extra["seats"]["evidence"]
+        assert [(one["start_s"], one["modality"]) for one in evidence] == [
+            (one.start_s, one.modality) for one in alone.evidence
+        ]
+
+
+def test_turns_are_a_history(server, loaded):
+    clip = read_clip(CARDS, sizing=loaded.sizing)
+    alone = ask(
+        loaded,
+        clip,
+        LAST,
+        config=SeatsConfig.preset("25%"),
+        system="Be brief.",
+        history=[Turn(FIRST, "red")],
+    )
+    got = server.client().chat.completions.create(
+        model="bundled",
+        messages=[
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": FIRST},
+                    {"type": "video_url", "video_url": {"url": CARDS.as_uri()}},
+                ],
+            },
+            {"role": "assistant", "content": "red"},
+            {"role": "user", "content": LAST},
+        ],
+    )
+    assert got.choices[0].message.content == alone.text
+    assert got.usage.prompt_tokens == alone.trace.length
+    assert got.model_extra["seats"]["history_turns"] == 1
+
+
+def test_a_stream_says_the_same_in_pieces(server):
+    whole = server.ask(CARDS, FIRST)
+    chunks = list(server.ask(CARDS, FIRST, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    finishes = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices]
+    assert finishes == [None] * (len(finishes) - 1) + ["stop"]
+    assert chunks[-1].usage.model_dump() == {
+        **whole.usage.model_dump(),
+        "prompt_tokens_details": chunks[-1].usage.model_dump()["prompt_tokens_details"],
+    }
+    told = chunks[-2].model_extra["seats"]
+    assert told["evidence"] == whole.model_extra["seats"]["evidence"]
+    assert told["session"] == "open"
+
+
+def test_sound_pictures_and_several_clips(server, loaded, tmp_path):
+    from PIL import Image
+
+    data = base64.b64encode(SPEECH.read_bytes()).decode()
+    sound = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+    got = server.ask(sound, "What do you hear?")
+    clip = read_clip(SPEECH, sizing=loaded.sizing)
+    alone = ask(loaded, clip, "What do you hear?", config=SeatsConfig.preset("25%"))
+    assert got.choices[0].message.content == alone.text
+    assert got.usage.prompt_tokens_details.audio_tokens == alone.trace.offered[1]
+
+    Image.new("RGB", (112, 112), "red").save(tmp_path / "red.png")
+    picture = {"type": "image_url", "image_url": {"url": data_url(tmp_path / "red.png")}}
+    assert server.ask(picture, "What color is shown?").choices[0].message.content == "red"
+
+    both = server.ask(
+        CARDS, CAT, FIRST, extra_body={"media_io_kwargs": {"video": {"num_frames": 4}}}
+    )
+    offered = both.usage.model_extra["seats"]["offered"]
+    assert offered["audio"] == 400  # 12 s and 4 s
+    assert both.usage.model_extra["seats"]["kept"]["video"] < offered["video"]
+    silent = server.ask(
+        CARDS, CAT, FIRST, extra_body={"mm_processor_kwargs": {"use_audio_in_video": False}}
+    )
+    assert silent.usage.prompt_tokens_details.audio_tokens == 0
+    assert server.ask("Hello?").usage.prompt_tokens < 40
+
+
+def test_settings_of_a_request(server):
+    frames = server.ask(CARDS, FIRST, extra_body={"media_io_kwargs": {"video": {"fps": 1}}})
+    assert frames.usage.model_extra["seats"]["offered"]["video"] == 90
+    silent = server.ask(
+        CARDS, FIRST, extra_body={"mm_processor_kwargs": {"use_audio_in_video": False}}
+    )
+    assert silent.usage.prompt_tokens_details.audio_tokens == 0
+    short = server.ask(CARDS, FIRST, max_completion_tokens=1)
+    assert (short.choices[0].finish_reason, short.usage.completion_tokens) == ("length", 1)
+    told = server.ask(CARDS, FIRST, extra_body={"fooo": 1, "mm_processor_kwargs": {"bar": 2}})
+    warnings = " ".join(told.model_extra["seats"]["warnings"])
+    assert "fooo" in warnings
+    assert "mm_processor_kwargs.bar" in warnings
+
+
+def test_a_clip_is_known_by_content_and_by_uuid(serving):
+    server = serving()
+    named = {"type": "video_url", "video_url": {"url": data_url(CARDS)}, "uuid": "cards"}
+    assert server.ask(named, FIRST).model_extra["seats"]["session"] == "new"
+    held = {"type": "video_url", "uuid": "cards"}
+    again = server.ask(held, FIRST)
+    assert again.model_extra["seats"]["session"] == "open"
+    assert again.choices[0].message.content == "red"
+    assert "fetch" not in again.model_extra["seats"]["timing"]
+    assert server.ask(CARDS, LAST).model_extra["seats"]["session"] == "open"
+    # The same name with another clip is another clip, and from then on the only one.
+    other = {**named, "video_url": {"url": data_url(CAT)}}
+    assert server.ask(other, "What?").model_extra["seats"]["session"] == "new"
+    assert (
+        server.ask(held, "What?").usage.prompt_tokens
+        == server.ask(CAT, "What?").usage.prompt_tokens
+    )
+    with pytest.raises(openai.NotFoundError, match="send it again"):
+        server.ask({"type": "video_url", "uuid": "unknown"}, FIRST)
+    assert server.metric("seats_sessions ") == 2
+
+
+def test_sessions_are_bounded_in_bytes(serving, loaded):
+    one = serving()
+    one.ask(CARDS, FIRST)
+    size = one.metric("seats_session_bytes")
+    assert size > 1 << 20
+    server = serving(session_bytes=int(1.1 * size))
+    for _ in range(2):
+        server.ask(CARDS, FIRST)
+        assert server.metric("seats_session_bytes") <= 1.1 * size
+        answer = server.ask(CAT, "What?")
+        assert server.metric("seats_session_bytes") <= 1.1 * size
+    assert answer.model_extra["seats"]["session"] in ("new", "open")
+    none = serving(session_bytes=0)
+    assert none.ask(CARDS, FIRST).choices[0].message.content == "red"
+    assert none.metric("seats_sessions ") == 0
+
+
+def test_models_health_and_metrics(server):
+    assert [model.id for model in server.client().models.list()] == ["bundled"]
+    assert server.client().models.retrieve("bundled").owned_by == "seats"
+    with pytest.raises(openai.NotFoundError):
+        server.client().models.retrieve("other")
+    assert httpx.get(f"{server.root}/health").json() == {"status": "ok"}
+    before = server.metric('seats_requests_total{status="200"}')
+    offered = server.metric("seats_tokens_offered_total")
+    got = server.ask(CARDS, FIRST)
+    assert server.metric('seats_requests_total{status="200"}') == before + 1
+    assert server.metric("seats_tokens_offered_total") == offered + got.usage.prompt_tokens
+    assert server.metric('seats_stage_seconds_count{stage="prefill"}') > 0
+
+
+def test_what_is_full_says_when_to_come_back(serving, monkeypatch):
+    server = serving(max_requests=2)
+    release = threading.Event()
+    answering = server.backend._answerer.answer
+    monkeypatch.setattr(
+        server.backend._answerer, "answer", lambda job: (release.wait(30), answering(job))[1]
+    )
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(server.ask(CARDS, FIRST))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: server.backend.admission.inside == 2)
+    body = {"messages": [{"role": "user", "content": "Hello?"}]}
+    refused = server.post(body)
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["error"]["code"] == "busy"
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert [one.choices[0].message.content for one in results] == ["red", "red"]
+    assert server.post(body).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_leaves_stops_the_model(serving, monkeypatch, stream):
+    server = serving()
+    server.ask(CARDS, FIRST)
+    steps = []
+    answering = server.backend._answerer.answer
+
+    def slowly(job):
+        check = job.ticket.check
+
+        def slow_check():
+            steps.append(time.monotonic())
+            time.sleep(0.02)
+            check()
+
+        job.ticket.check = slow_check
+        return answering(job)
+
+    monkeypatch.setattr(server.backend._answerer, "answer", slowly)
+    body = {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "video_url", "video_url": {"url": data_url(CARDS)}},
+                    {"type": "text", "text": FIRST},
+                ],
+            }
+        ],
+        "stream": stream,
+    }
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{server.root}/v1/chat/completions",
+            json=body,
+            timeout=httpx.Timeout(10, read=0.3),
+        )
+    left = time.monotonic()
+    wait_until(lambda: server.backend.admission.inside == 0)
+    assert 3 < len(steps) < 100
+    assert max(steps) < left + 1  # a step of the model takes 0.02 s here
+    assert server.metric('seats_requests_total{status="499"}') == 1
+    monkeypatch.undo()
+    assert server.ask(CARDS, FIRST).choices[0].message.content == "red"
+
+
+def test_a_request_may_not_take_for_ever(serving, monkeypatch):
+    server = serving(timeout_s=0.5)
+    monkeypatch.setattr(server.backend._answerer, "answer", lambda job: time.sleep(1.5))
+    began = time.monotonic()
+    with pytest.raises(openai.InternalServerError, match="not there after") as error:
+        server.ask(CAT, FIRST)
+    assert time.monotonic() - began < 1.4
+    assert error.value.status_code == 504
+    assert error.value.response.headers["x-should-retry"] == "false"
+
+
+def test_a_key_is_asked_for(serving):
+    server = serving(api_key="secret")
+    for key in ("", "secre", "secrets", "SECRET"):
+        with pytest.raises(openai.AuthenticationError):
+            server.client(key or "none").models.list()
+    assert httpx.get(f"{server.root}/metrics").status_code == 401
+    assert httpx.get(f"{server.root}/health").status_code == 200
+    assert [model.id for model in server.client("secret").models.list()] == ["bundled"]
+
+
+def test_other_addresses_need_a_key():
+    for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
+        with pytest.raises(UsageError, match="SEATS_API_KEY"):
+            ServeOptions(host=host)
+        ServeOptions(host=host, api_key="secret")
+    for host in ("localhost", "127.0.0.1", "127.0.0.5", "::1"):
+        ServeOptions(host=host)
+    with pytest.raises(UsageError, match="blank"):
+        ServeOptions(api_key=" ")
+
+
+def test_a_bounded_load(serving, loaded):
+    """Clients that ask about mixed clips: nobody gets another's answer, none is lost."""
+    server = serving(media_root=str(ASSETS), max_requests=8)
+    asked = {}
+    for path in (CARDS, CAT, SPEECH):
+        clip = read_clip(path, sizing=loaded.sizing)
+        for question in (FIRST, LAST):
+            alone = ask(loaded, clip, question, config=SeatsConfig.preset("25%"))
+            asked[path, question] = alone.text
+    todo = list(asked) * 4
+    wrong, lock = [], threading.Lock()
+
+    def work():
+        while True:
+            with lock:
+                if not todo:
+                    return
+                path, question = todo.pop()
+            part = {"type": "video_url", "video_url": {"url": path.as_uri()}}
+            text = server.ask(part, question).choices[0].message.content
+            if text != asked[path, question]:
+                wrong.append((path.name, question, text))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert server.metric('seats_requests_total{status="200"}') == 24
+    assert server.metric('seats_clips_total{session="new"}') == 3
+    assert server.backend.admission.inside == 0
+
+
+def wait_until(true, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_json_of_a_stream_is_json(server):
+    body = {"messages": [{"role": "user", "content": "Hello?"}], "stream": True}
+    lines = [line for line in server.post(body).text.split("\n\n") if line]
+    assert lines[-1] == "data: [DONE]"
+    for line in lines[:-1]:
+        assert json.loads(line.removeprefix("data: "))["object"] == "chat.completion.chunk"
