@@ -112,6 +112,7 @@ FAILURES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("index", "-")),
     (2, ("batch", "gone.jsonl")),
     (2, ("batch", CARDS)),
+    (2, ("serve", "--host", "0.0.0.0")),
     (3, ("ask", "gone.mp4", QUESTION)),
     (3, ("ask", "noise.mp4", QUESTION)),
     (3, ("ask", ".", QUESTION)),

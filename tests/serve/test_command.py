@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -90,3 +91,22 @@ def test_other_refusals(run, monkeypatch):
     result = run()
     assert result.exit_code == 2
     assert "pip install 'seats-cli[serve]'" in result.stderr
+
+
+def test_the_image_has_no_rights_and_what_it_copies_is_there():
+    text = (ASSETS.parent / "Dockerfile").read_text(encoding="utf-8")
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    steps = [line.split(" ", 1) for line in lines if re.match("[A-Z]+ ", line)]
+    assert {"HEALTHCHECK", "EXPOSE", "VOLUME"} <= {name for name, _ in steps}
+    assert [what for name, what in steps if name == "USER"] == ["seats"]
+    last = max(at for at, (name, _) in enumerate(steps) if name == "RUN")
+    assert last < steps.index(["USER", "seats"])
+    allowed = (ASSETS.parent / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    for name, what in steps:
+        for source in what.split()[:-1] if name == "COPY" else ():
+            assert (ASSETS.parent / source).exists()
+            assert f"!{source}" in allowed
+    (entry,) = (json.loads(what) for name, what in steps if name == "ENTRYPOINT")
+    assert entry[:2] == ["seats", "serve"]
+    result = CliRunner().invoke(app, [*entry[1:], "--media-root", "gone"])
+    assert "is not a folder" in result.stderr  # and no option is unknown

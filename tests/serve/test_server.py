@@ -8,6 +8,7 @@ import threading
 import time
 
 import httpx
+import numpy as np
 import pytest
 
 from seats_cli import SeatsConfig, Turn, ask, read_clip
@@ -340,3 +341,58 @@ def test_json_of_a_stream_is_json(server):
     assert lines[-1] == "data: [DONE]"
     for line in lines[:-1]:
         assert json.loads(line.removeprefix("data: "))["object"] == "chat.completion.chunk"
+
+
+def test_a_further_question_comes_ten_times_sooner(serving):
+    server = serving(media_root=str(ASSETS), config=SeatsConfig.preset("10%"))
+    server.ask("Hello?")
+    url = {"url": (ASSETS / "sintel_15s_640.mp4").as_uri()}
+    seconds = []
+    for number in range(6):
+        parts = [{"type": "video_url", "video_url": url}, f"What is shown in part {number}?"]
+        began = time.perf_counter()
+        fps = {"media_io_kwargs": {"video": {"fps": 4}}}
+        next(iter(server.ask(*parts, stream=True, extra_body=fps)))
+        seconds.append(time.perf_counter() - began)
+    assert seconds[0] > 10 * sorted(seconds[1:])[2]
+
+
+def test_what_fits_the_context_goes_by_the_setting(server):
+    """A clip that is too large as it is has as many sizes as there are settings."""
+
+    def ask_long(**seats):
+        part = {"type": "video_url", "video_url": {"url": (ASSETS / "sintel_15s_640.mp4").as_uri()}}
+        more = {"seats": seats, "media_io_kwargs": {"video": {"fps": 30}}}
+        got = server.ask(part, FIRST, extra_body=more)
+        told = got.model_extra["seats"]
+        return told["session"], got.usage.prompt_tokens, " ".join(told["warnings"])
+
+    session, tokens, warnings = ask_long(retain=0.25)
+    assert session == "new"
+    assert "smaller" in warnings
+    assert ask_long(retain=0.25)[:2] == ("open", tokens)
+    other = ask_long(retain=0.1)
+    assert other[0] == "new"
+    assert other[1] > tokens
+
+
+def test_every_token_is_told(loaded):
+    clip, told = read_clip(CARDS, sizing=loaded.sizing), []
+    answer = ask(loaded, clip, FIRST, config=None, on_token=lambda: told.append(1))
+    assert len(told) == len(answer.token_ids)
+
+
+def test_silent_videos_stand_beside_others(server, tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "silent.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 112, 112, "yuv420p"
+        for _ in range(8):
+            picture = av.VideoFrame.from_ndarray(np.full((112, 112, 3), 200, np.uint8), "rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    both = server.ask(CARDS, tmp_path / "silent.mp4", FIRST)
+    assert both.usage.prompt_tokens_details.audio_tokens == 300
+    alone = server.ask(tmp_path / "silent.mp4", FIRST)
+    assert alone.usage.prompt_tokens_details.audio_tokens == 0
