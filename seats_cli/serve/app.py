@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any
 
@@ -30,6 +30,7 @@ from seats_cli.errors import (
     UsageError,
     out_of_memory_on,
 )
+from seats_cli.results import jsonable
 from seats_cli.serve import LOOPBACK_NAMES, ServeOptions
 from seats_cli.serve.answering import Piece, Reply
 from seats_cli.serve.chat_request import ChatRequest, parse_request
@@ -100,11 +101,11 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
     return app
 
 
-def _guard(options: ServeOptions) -> Callable[[Request], None]:
+def _guard(options: ServeOptions) -> Callable[[Request], Awaitable[None]]:
     """What every request must bring, looked at before its body is read."""
     wanted = None if options.api_key is None else f"Bearer {options.api_key}".encode()
 
-    def guard(request: Request) -> None:
+    async def guard(request: Request) -> None:
         if wanted is None:
             # Without a key, who may come is who runs on this machine. A web page in a browser does
             # too: under a name that leads here, it could read what it asked for.
@@ -325,7 +326,8 @@ def _error_response(error: Exception, retry_after_s: int) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     kind = "server_error" if status >= 500 else "invalid_request_error"
     content = {"message": sentence, "type": kind, "param": None, "code": code}
-    return JSONResponse({"error": content}, status, headers)
+    # What a client has written may hold what is not valid Unicode.
+    return JSONResponse(jsonable({"error": content}), status, headers)
 
 
 def described(error: Exception) -> tuple[str, int, str]:

@@ -133,6 +133,12 @@ def test_raw_bodies_get_json_errors(server):
     for body in BODIES[:7]:
         refusal(server.post(content=body, headers=headers), 400)
     refusal(server.post(content=b"{}", headers={"content-type": "text/plain"}), 415)
+    for broken in (b'{"model": "\\ud800"}', b'{"messages": [{"role": "\\udfff"}]}'):
+        refusal(server.post(content=broken, headers=headers), 404 if b"model" in broken else 400)
+    odd = server.post(
+        content=b'{"\\ud800": 1, "messages": [{"role": "user", "content": "x"}]}', headers=headers
+    )
+    assert odd.status_code == 200
     assert "GPT" in refusal(server.post({**TALK, "model": "GPT"}), 404)
     too_much = clip_body("data:video/mp4;base64," + "A" * (5 << 20))
     assert "larger" in refusal(server.post(too_much), 413)
