@@ -114,6 +114,7 @@ def main() -> None:
             with closing_server(server), httpx.Client(base_url=server.root, timeout=300) as one:
                 alone = [streamed(one, *key)[1] for key in answers]
                 again = [streamed(one, *key)[1] for key in answers]
+                before = resident_mib()
                 first, seconds, wrong = load(server, answers, requests, clients)
                 held = server.metric("seats_session_bytes") / (1 << 20)
         p50, p95 = np.percentile(first, (50, 95))
@@ -122,7 +123,7 @@ def main() -> None:
             f"{60 * len(first) / seconds:.0f} requests/min with {clients} clients, "
             f"first token p50 {p50:.2f} s, p95 {p95:.2f} s; one client alone: first "
             f"{np.median(alone[:: len(QUESTIONS)]):.3f} s, again {np.median(again):.3f} s; "
-            f"sessions {held:.1f} MiB, process {resident_mib():.0f} MiB",
+            f"sessions {held:.1f} MiB, process {before:.0f} MiB before the load, {resident_mib():.0f} MiB after",
             flush=True,
         )
         failed = failed or bool(wrong) or len(first) < requests

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from seats_cli import SeatsConfig, Turn, ask, read_clip
-from seats_cli.errors import UsageError
+from seats_cli.errors import ModelError, UsageError
 from seats_cli.serve import ServeOptions
+from seats_cli.serve.answering import Piece
 from tests.serve.conftest import ASSETS, CARDS, CAT, SPEECH, data_url, openai
 
 FIRST, LAST = "What color is shown first?", "What color is shown last?"
@@ -271,6 +272,23 @@ def test_a_request_may_not_take_for_ever(serving, monkeypatch):
     assert time.monotonic() - began < 1.4
     assert error.value.status_code == 504
     assert error.value.response.headers["x-should-retry"] == "false"
+
+
+def test_a_stream_that_breaks_off_says_why(serving, monkeypatch):
+    server = serving()
+
+    def answer(job):
+        job.on_piece(Piece("re"))
+        raise ModelError("The model's output is not a number.")
+
+    monkeypatch.setattr(server.backend._answerer, "answer", answer)
+    pieces = []
+    with pytest.raises(openai.APIError, match="not a number"):
+        pieces.extend(server.ask("Hello?", stream=True))
+    text = server.post({"messages": [{"role": "user", "content": "x"}], "stream": True}).text
+    assert '"content": "re"' in text
+    assert "[DONE]" not in text
+    assert server.metric('seats_requests_total{status="500"}') == 2
 
 
 def test_a_key_is_asked_for(serving):
