@@ -123,7 +123,8 @@ def main() -> None:
             f"{60 * len(first) / seconds:.0f} requests/min with {clients} clients, "
             f"first token p50 {p50:.2f} s, p95 {p95:.2f} s; one client alone: first "
             f"{np.median(alone[:: len(QUESTIONS)]):.3f} s, again {np.median(again):.3f} s; "
-            f"sessions {held:.1f} MiB, process {before:.0f} MiB before the load, {resident_mib():.0f} MiB after",
+            f"sessions {held:.1f} MiB, process {before:.0f} MiB "
+            f"before the load, {resident_mib():.0f} MiB after",
             flush=True,
         )
         failed = failed or bool(wrong) or len(first) < requests
