@@ -53,7 +53,8 @@ class OpenClip:
     def open(self, loaded: AskableModel, max_bytes: int) -> ClipSession:
         """The session; for the model's thread alone."""
         if self.session is None:
-            limit = min(max_bytes, MAX_BYTES)
+            # Where nothing is kept, nobody needs to be told that the next question reads it again.
+            limit = min(max_bytes or MAX_BYTES, MAX_BYTES)
             self.session = loaded.open(self.clip, system=self.key.system, max_bytes=limit)
         return self.session
 

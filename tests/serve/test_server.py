@@ -173,7 +173,9 @@ def test_sessions_are_bounded_in_bytes(serving, loaded):
         assert server.metric("seats_session_bytes") <= 1.1 * size
     assert answer.model_extra["seats"]["session"] in ("new", "open")
     none = serving(session_bytes=0)
-    assert none.ask(CARDS, FIRST).choices[0].message.content == "red"
+    got = none.ask(CARDS, FIRST)
+    assert got.choices[0].message.content == "red"
+    assert got.model_extra["seats"]["warnings"] == []
     assert none.metric("seats_sessions ") == 0
 
 
