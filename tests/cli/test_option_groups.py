@@ -120,7 +120,8 @@ def test_no_command_takes_more_than_12_parameters() -> None:
                 for line in signature.splitlines()
             )
     assert set(counts) == {
-        f"def {name}" for name in ("ask", "chat", "index", "plan", "compare", "show", "batch")
+        f"def {name}"
+        for name in ("ask", "chat", "index", "plan", "compare", "show", "batch", "serve")
     } | {
         "def profile",
         "def evaluate",

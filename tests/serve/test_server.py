@@ -363,37 +363,45 @@ def test_json_of_a_stream_is_json(server):
         assert json.loads(line.removeprefix("data: "))["object"] == "chat.completion.chunk"
 
 
-def test_a_further_question_comes_ten_times_sooner(serving):
+def test_a_further_question_neither_reads_nor_encodes(serving):
+    """What makes it ten times faster (`tests.serve_load` has the times, which idle cores need)."""
     server = serving(media_root=str(ASSETS), config=SeatsConfig.preset("10%"))
-    server.ask("Hello?")
-    url = {"url": (ASSETS / "sintel_15s_640.mp4").as_uri()}
-    seconds = []
-    for number in range(6):
-        parts = [{"type": "video_url", "video_url": url}, f"What is shown in part {number}?"]
-        began = time.perf_counter()
-        fps = {"media_io_kwargs": {"video": {"fps": 4}}}
-        next(iter(server.ask(*parts, stream=True, extra_body=fps)))
-        seconds.append(time.perf_counter() - began)
-    assert seconds[0] > 10 * sorted(seconds[1:])[2]
+    part = {
+        "type": "video_url",
+        "video_url": {"url": (ASSETS / "sintel_15s_640.mp4").as_uri()},
+        "uuid": "sintel",
+    }
+    first, then = (
+        server.ask(part, f"What is shown in part {number}?").model_extra["seats"]
+        for number in range(2)
+    )
+    assert (first["session"], then["session"]) == ("new", "open")
+    work = ("fetch", "read", "vision", "audio")
+    assert min(first["timing"][name] for name in work) > 0
+    assert sum(then["timing"].get(name, 0.0) for name in work) == 0
+    spent = first["timing"]["first_token"] + first["timing"]["read"]
+    assert spent > 2 * then["timing"]["first_token"]
 
 
-def test_what_fits_the_context_goes_by_the_setting(server):
+def test_what_fits_the_context_goes_by_the_setting(server, loaded, tmp_path):
     """A clip that is too large as it is has as many sizes as there are settings."""
+    plain_clip(tmp_path / "long.mp4", frames=600, rate=30)
 
     def ask_long(**seats):
-        part = {"type": "video_url", "video_url": {"url": (ASSETS / "sintel_15s_640.mp4").as_uri()}}
         more = {"seats": seats, "media_io_kwargs": {"video": {"fps": 30}}}
-        got = server.ask(part, FIRST, extra_body=more)
+        got = server.ask(tmp_path / "long.mp4", FIRST, extra_body=more)
         told = got.model_extra["seats"]
-        return told["session"], got.usage.prompt_tokens, " ".join(told["warnings"])
+        smaller = "smaller" in " ".join(told["warnings"])
+        return told["session"], got.usage.prompt_tokens, smaller
 
-    session, tokens, warnings = ask_long(retain=0.25)
-    assert session == "new"
-    assert "smaller" in warnings
-    assert ask_long(retain=0.25)[:2] == ("open", tokens)
-    other = ask_long(retain=0.1)
-    assert other[0] == "new"
-    assert other[1] > tokens
+    session, tokens, smaller = ask_long(retain=0.25)
+    assert (session, smaller) == ("new", False)
+    assert tokens > loaded.architecture.max_positions
+    assert ask_long(retain=0.25) == ("open", tokens, False)
+    assert ask_long(retain=0.1) == ("new", tokens, False)
+    session, fewer, smaller = ask_long(full=True)
+    assert (session, smaller) == ("new", True)
+    assert fewer < loaded.architecture.max_positions
 
 
 def test_every_token_is_told(loaded):
@@ -402,16 +410,21 @@ def test_every_token_is_told(loaded):
     assert len(told) == len(answer.token_ids)
 
 
-def test_silent_videos_stand_beside_others(server, tmp_path):
+def plain_clip(path, frames, rate):
+    """A grey video without sound."""
     import av
 
-    with av.open(str(tmp_path / "silent.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=4)
+    grey = np.full((112, 112, 3), 200, np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 112, 112, "yuv420p"
-        for _ in range(8):
-            picture = av.VideoFrame.from_ndarray(np.full((112, 112, 3), 200, np.uint8), "rgb24")
-            container.mux(stream.encode(picture))
+        for _ in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, "rgb24")))
         container.mux(stream.encode(None))
+
+
+def test_silent_videos_stand_beside_others(server, tmp_path):
+    plain_clip(tmp_path / "silent.mp4", frames=8, rate=4)
     both = server.ask(CARDS, tmp_path / "silent.mp4", FIRST)
     assert both.usage.prompt_tokens_details.audio_tokens == 300
     alone = server.ask(tmp_path / "silent.mp4", FIRST)
