@@ -35,6 +35,7 @@ ROOMS = (
     "bench",
     "batch",
     "serve",
+    "plugins",
     "cli",
 )
 # The package itself (lazy exports) and `python -m seats_cli` stand above all rooms.

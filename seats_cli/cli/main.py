@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from seats_cli import __version__
-from seats_cli.cli import batch, chat, compare, index, plan, profile, runtime, serve, show
+from seats_cli.cli import batch, chat, compare, index, mcp, plan, profile, runtime, serve, show
 from seats_cli.cli import eval as evaluate
 from seats_cli.cli.ask import EPILOG, ask
 from seats_cli.cli.console import prepare_streams
@@ -40,6 +40,7 @@ app.command("index", cls=SettingsCommand, epilog=index.EPILOG)(index.index)
 app.command("batch", cls=batch.BatchCommand, epilog=batch.EPILOG)(batch.batch)
 app.command("serve", cls=SettingsCommand, epilog=serve.EPILOG)(serve.serve)
 app.command("eval", cls=SettingsCommand, epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command("mcp", cls=SettingsCommand, epilog=mcp.EPILOG)(mcp.mcp)
 app.command(cls=PlainCommand)(doctor)
 app.command(cls=PlainCommand)(config)
 

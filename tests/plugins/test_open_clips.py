@@ -1,0 +1,96 @@
+"""One model and the latest clips, as the plugins share them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from seats_cli import SeatsConfig, Turn, ask, read_clip
+from seats_cli.config import ModelOptions
+from seats_cli.errors import ConfigError, MediaError
+from seats_cli.media.clip import ReadOptions
+from seats_cli.plugins.open_clips import ClipSource, OpenClips, config_from
+
+ASSETS = Path(__file__).parents[2] / "assets"
+CARDS = ASSETS / "cards_words_beeps_12s.mp4"
+FIRST, LAST = "What color is shown first?", "What color is shown last?"
+
+
+@pytest.fixture(scope="module")
+def clips() -> OpenClips:
+    return OpenClips(ModelOptions(device="cpu"))
+
+
+def test_answers_are_those_of_ask_and_the_clip_is_read_once(clips: OpenClips) -> None:
+    config = SeatsConfig.preset("25%")
+    source = ClipSource(path=str(CARDS))
+    first = clips.ask(source, FIRST, config=config)
+    turns = (Turn(FIRST, first.text),)
+    then = clips.ask(ClipSource(path=str(CARDS)), LAST, config=config, history=turns)
+    full = clips.ask(source, LAST, config=None)
+    assert first.timing.read_s > 0
+    assert then.timing.read_s == full.timing.read_s == 0
+    clip = read_clip(CARDS, sizing=clips.loaded.sizing)
+    assert first.text == ask(clips.loaded, clip, FIRST, config=config).text
+    assert then.text == ask(clips.loaded, clip, LAST, config=config, history=turns).text
+    assert full.text == ask(clips.loaded, clip, LAST, config=None).text
+
+
+def test_a_file_that_changes_is_read_again(clips: OpenClips, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    shutil.copy(CARDS, path)
+    read = ReadOptions(end=4.0, fps=1.0)
+    config = SeatsConfig.preset("25%")
+    assert clips.ask(ClipSource(path=str(path)), FIRST, config=config, read=read).media.path == str(
+        path
+    )
+    shutil.copy(ASSETS / "jfk.wav", path)
+    again = clips.ask(ClipSource(path=str(path)), FIRST, config=config, read=read)
+    assert again.timing.read_s > 0
+    assert again.media.video_codec is None
+
+
+def test_bytes_are_a_clip(clips: OpenClips) -> None:
+    read = ReadOptions(end=4.0, fps=1.0)
+    config = SeatsConfig.preset("25%")
+    held = clips.ask(ClipSource(content=CARDS.read_bytes()), FIRST, config=config, read=read)
+    file = clips.ask(ClipSource(path=str(CARDS)), FIRST, config=config, read=read)
+    assert (held.text, held.token_ids) == (file.text, file.token_ids)
+    assert held.media.path == "the attachment"
+
+
+def test_no_more_clips_are_kept_than_allowed() -> None:
+    clips = OpenClips(ModelOptions(device="cpu"), keep=1)
+    source, config = ClipSource(path=str(CARDS)), SeatsConfig.preset("25%")
+    for end in (2.0, 3.0, 2.0):
+        answer = clips.ask(source, FIRST, config=config, read=ReadOptions(end=end, fps=1.0))
+        assert answer.timing.read_s > 0
+
+
+def test_a_url_must_not_lead_to_this_machine(clips: OpenClips) -> None:
+    source = ClipSource(url="http://127.0.0.1:9/clip.mp4")
+    with pytest.raises(MediaError):
+        clips.ask(source, FIRST, config=None)
+
+
+def test_settings() -> None:
+    assert config_from() == SeatsConfig.preset("25%")
+    assert config_from("10%") == config_from(0.1) == SeatsConfig(retain=0.1)
+    assert config_from(method=" Random ", kv="survivors") == SeatsConfig(
+        retain=0.25, method="random", kv="survivors"
+    )
+    assert config_from(full=True) is None
+    assert config_from(method="full") is None
+
+
+@pytest.mark.parametrize("retain", ["0", "110%", "-1", "nan", "much", 2, "%"])
+def test_impossible_shares(retain: str | float) -> None:
+    with pytest.raises(ConfigError, match="`retain` is a share"):
+        config_from(retain)
+
+
+def test_full_contradicts_a_budget() -> None:
+    with pytest.raises(ConfigError, match="`full` prunes nothing"):
+        config_from("10%", full=True)
