@@ -645,6 +645,7 @@ def test_exported_names_stay() -> None:
 
 def test_the_script_starts_the_same_program() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    (target,) = re.findall(r'^seats = "([\w.]+:\w+)"$', text, re.MULTILINE)
+    _, _, scripts = text.partition("[project.scripts]\n")
+    (target,) = re.findall(r'^seats = "([\w.]+:\w+)"$', scripts.split("\n[")[0], re.MULTILINE)
     module, _, name = target.partition(":")
     assert getattr(import_module(module), name) is main

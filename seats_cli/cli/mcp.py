@@ -27,13 +27,13 @@ def mcp(
     context: typer.Context,
     *,
     root: Annotated[
-        Path,
+        Path | None,
         input_option(
             "--root DIR",
             "The folder below which clips may be read; links that lead out of it are not followed.",
             shown="the current folder",
         ),
-    ] = Path(),
+    ] = None,
     model: opt.ModelFlags,
     max_new_tokens: opt.OwnMaxNewTokens = None,
     debug: opt.Debug = False,
@@ -53,7 +53,9 @@ def mcp(
     from seats_cli.plugins.mcp_server import make_server
 
     server = make_server(
-        root.expanduser(), ModelOptions(**model.arguments()), max_new_tokens=max_new_tokens
+        (root or Path()).expanduser(),
+        ModelOptions(**model.arguments()),
+        max_new_tokens=max_new_tokens,
     )
     if sys.stdin is not None and sys.stdin.isatty():
         Talk().notice("This is for programs that speak MCP; Ctrl-C ends it. See seats mcp --help.")

@@ -50,7 +50,8 @@ class SeatsModel(lmms):
         How clips are read. A task's `generation_kwargs` may say `fps`, `max_frames` and
         `min_tokens_per_grid` and `max_tokens_per_grid`; what is given here wins.
     max_new_tokens : int or None
-        In place of the task's own.
+        In place of the task's own. A model that thinks has the length and the sampling that its
+        checkpoint asks for, whatever the task says.
     system : str or None
         System turn of tasks that have none.
     seed : int
@@ -152,8 +153,15 @@ class SeatsModel(lmms):
         read = replace(
             asked.read, **{name: value for name, value in reading.items() if value is not None}
         )
-        greedy = kwargs.get("do_sample") is False
-        own = self._max_new_tokens
+        how: dict[str, Any] = {"max_new_tokens": self._max_new_tokens}
+        # A task's length and greediness are meant for an answer without reasoning before it: a
+        # model that thinks has its own, as in `seats eval`.
+        if not self._clips.loaded.thinks:
+            if self._max_new_tokens is None:
+                how["max_new_tokens"] = kwargs.get("max_new_tokens")
+            greedy = kwargs.get("do_sample") is False
+            how["temperature"] = 0.0 if greedy else float(kwargs.get("temperature") or 0.0)
+            how["top_p"] = kwargs.get("top_p") or None
         answer = self._clips.ask(
             asked.source,
             asked.question,
@@ -162,11 +170,9 @@ class SeatsModel(lmms):
             grid_tokens=(kwargs.get("min_tokens_per_grid"), kwargs.get("max_tokens_per_grid")),
             system=self._system if asked.system is None else asked.system,
             history=asked.history,
-            max_new_tokens=kwargs.get("max_new_tokens") if own is None else own,
-            temperature=0.0 if greedy else float(kwargs.get("temperature") or 0.0),
-            top_p=kwargs.get("top_p") or None,
             seed=asked.seed,
             evidence=False,
+            **how,
         )
         for warning in answer.warnings:
             _log.warning("%s: %s", asked.source.name, warning)
