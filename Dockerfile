@@ -1,30 +1,39 @@
 # seats serve in a container: see docs/serve.md.
 #
-#   docker build --build-arg DEVICE=cpu -t seats .    (DEVICE=cuda is the default)
-#   docker run -p 8000:8000 -e SEATS_API_KEY=secret seats
-FROM python:3.12-slim
+#   docker build -t seats .                                          for GPUs
+#   docker build --build-arg DEVICE=cpu --build-arg TORCH_INDEX=URL -t seats .
+FROM python:3.11-slim
 
+# Where the model runs: cuda or cpu.
 ARG DEVICE=cuda
+# A package index to take torch and torchvision from. The usual wheels bring CUDA's libraries along,
+# several GB that a CPU has no use for; PyTorch's own index of wheels for CPUs has smaller ones.
+ARG TORCH_INDEX=
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
-WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY seats_cli seats_cli
-# The usual wheels of torch bring CUDA's libraries along, several GB that a CPU has no use for.
+# Triton compiles kernels when they are first used, and asks a C compiler to help.
 RUN case "$DEVICE" in \
-        cuda) ;; \
-        cpu) pip install -c constraints.txt torch torchvision \
-            --index-url https://download.pytorch.org/whl/cpu ;; \
+        cuda) apt-get update \
+            && apt-get install -y --no-install-recommends gcc libc6-dev \
+            && rm -rf /var/lib/apt/lists/* ;; \
+        cpu) ;; \
         *) echo "DEVICE is cpu or cuda, not $DEVICE" >&2; exit 1 ;; \
-    esac \
-    && pip install -c constraints.txt '.[serve]' \
-    && rm -rf /src/*
+    esac
+
+WORKDIR /src
+COPY constraints.txt ./
+RUN pip install -c constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+COPY pyproject.toml setup.py README.md LICENSE ./
+COPY LICENSES LICENSES
+COPY docs/licences.md docs/licences.md
+COPY seats_cli seats_cli
+RUN pip install -c constraints.txt '.[serve]' && rm -rf /src/*
 
 # No rights in the image, and one place to write to: checkpoints.
 RUN useradd --create-home --uid 10001 seats && mkdir /models && chown seats /models
 USER seats
 WORKDIR /home/seats
-ENV HF_HOME=/models
+ENV HF_HOME=/models SEATS_DEVICE=$DEVICE
 VOLUME /models
 EXPOSE 8000
 HEALTHCHECK --start-period=10m --interval=30s --timeout=10s \

@@ -29,13 +29,20 @@ class ConfigError(UsageError, ValueError):
 class RequestError(UsageError):
     """A request that the API server does not answer, and the HTTP status that says why."""
 
-    def __init__(self, sentence: str, status: int = 400, code: str = "invalid_request") -> None:
+    def __init__(
+        self,
+        sentence: str,
+        status: int = 400,
+        code: str = "invalid_request",
+        param: str | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.status = status
         self.code = code  # a word that programs can tell it by
+        self.param = param  # the key of the request that is at fault, if it is one
 
-    def __reduce__(self) -> tuple[type[RequestError], tuple[str, int, str]]:
-        return type(self), (str(self), self.status, self.code)  # between processes, too
+    def __reduce__(self) -> tuple[type[RequestError], tuple[str, int, str, str | None]]:
+        return type(self), (str(self), self.status, self.code, self.param)  # between processes
 
 
 class OutputError(SeatsError):

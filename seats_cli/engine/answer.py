@@ -18,6 +18,7 @@ from seats_cli.engine.generate import Stream, generate, opened_in, refuse_nan, s
 from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.memory_stats import peak_gpu_bytes, peak_host_bytes
 from seats_cli.engine.prune import PrunedRun, prune
+from seats_cli.engine.stop_strings import Cut, check_stop, cut_at
 from seats_cli.engine.thinking import ThoughtSplitter, split_thoughts
 from seats_cli.engine.timing import Clock
 from seats_cli.errors import ResourceError, UsageError
@@ -55,6 +56,7 @@ def ask(
     top_p: float | None = None,
     top_k: int | None = None,
     seed: int = 0,
+    stop: Sequence[str] = (),
     choices: Sequence[str] = (),
     on_text: Callable[[str], None] | None = None,
     on_thinking: Callable[[str], None] | None = None,
@@ -95,6 +97,9 @@ def ask(
         checkpoint's generation_config asks for, else greedy.
     seed : int
         Seed of sampling and, in place of `config.seed`, of methods that draw at random.
+    stop : sequence of str
+        The answer ends in front of the first of these strings in it; reasoning is not searched.
+        They have no meaning for `choices`.
     choices : sequence of str
         If given, the options are scored by likelihood instead of generating freely. A model that
         thinks does so first.
@@ -141,6 +146,7 @@ def ask(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k
     )
     _check_choices(choices)
+    check_stop(stop)
     adapter, architecture = loaded.adapter, loaded.architecture
     plan = None
     if config is not None:
@@ -209,8 +215,9 @@ def ask(
     # 3. The answer.
     tokenizer = loaded.processor.tokenizer
     opened = opened_in(tokenizer, inputs["input_ids"])
+    tell = Cut(stop, on_text) if stop and on_text is not None else on_text
     splitter = ThoughtSplitter(
-        None if choices else on_text, on_thinking, opened=opened, wait=loaded.thinks
+        None if choices else tell, on_thinking, opened=opened, wait=loaded.thinks
     )
     stream = Stream(tokenizer, clock, splitter, on_token)
     scores: tuple[ChoiceScore, ...] = ()
@@ -224,10 +231,14 @@ def ask(
             text, finish = max(scores, key=lambda score: score.probability).text, "stop"
             thinking = splitter.thinking
         else:
-            whole, token_ids, finish = generate(loaded, inputs, stream, sampling, min_new_tokens)
+            whole, token_ids, finish = generate(
+                loaded, inputs, stream, sampling, min_new_tokens, stop
+            )
             found = split_thoughts(whole, opened=opened)
-            text, thinking = found.answer, found.thinking
+            text, thinking = cut_at(found.answer, stop)[0].rstrip(), found.thinking
             cut = found.inside and finish == "length"
+        if isinstance(tell, Cut):
+            tell.finish()
         end = clock.now()
         first = stream.first_token_at or end
         trace = _trace(None if plan is None else run, adapter, inputs)

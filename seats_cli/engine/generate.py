@@ -12,12 +12,14 @@ from torch import Tensor
 from transformers import (
     DynamicCache,
     LogitsProcessorList,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TextStreamer,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
+from seats_cli.engine.stop_strings import StopStrings
 from seats_cli.engine.thinking import AFTER, CLOSING, OPENING, ThoughtSplitter
 from seats_cli.engine.timing import Clock
 from seats_cli.errors import ModelError
@@ -79,10 +81,17 @@ def generate(
     stream: Stream,
     sampling: Sampling,
     min_new_tokens: int,
+    stop: Sequence[str] = (),
 ) -> tuple[str, tuple[int, ...], str]:
-    """Text with the reasoning in it, token ids, and finish reason ("stop" or "length")."""
+    """Text with the reasoning in it, token ids, and finish reason ("stop" or "length").
+
+    With `stop`, generation ends with the first token that completes one of these strings in the
+    answer; the text still holds it, see `cut_at`.
+    """
     tokenizer = loaded.processor.tokenizer
-    stop = stop_ids(loaded)
+    prompt, ends = inputs["input_ids"], stop_ids(loaded)
+    opened = opened_in(tokenizer, prompt)
+    strings = StopStrings(stop, tokenizer, prompt.shape[1], opened=opened) if stop else None
     drawing: dict[str, Any] = {
         "do_sample": False,
         "temperature": None,
@@ -96,15 +105,17 @@ def generate(
         **inputs,
         max_new_tokens=sampling.max_new_tokens,
         min_new_tokens=min_new_tokens or None,
-        eos_token_id=stop,
+        eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
         streamer=stream,
+        stopping_criteria=None if strings is None else StoppingCriteriaList([strings]),
         **drawing,
     )
     # The end-of-turn token stays in `token_ids`: it tells a finished answer from one cut off.
-    token_ids = tuple(output[0, inputs["input_ids"].shape[1] :].tolist())
+    token_ids = tuple(output[0, prompt.shape[1] :].tolist())
     text = tokenizer.decode(token_ids, skip_special_tokens=True).strip()
-    return text, token_ids, "stop" if token_ids and token_ids[-1] in stop else "length"
+    ended = bool(token_ids) and token_ids[-1] in ends
+    return text, token_ids, "stop" if ended or (strings and strings.hit) else "length"
 
 
 def stop_ids(loaded: LoadedModel) -> list[int]:

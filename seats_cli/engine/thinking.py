@@ -56,6 +56,11 @@ class ThoughtSplitter:
         return "".join(self._parts[False]).strip()
 
     @property
+    def answer_as_written(self) -> str:
+        """The answer so far with the white space at its end."""
+        return "".join(self._parts[False]).lstrip()
+
+    @property
     def thinking(self) -> str:
         """The reasoning so far, blocks separated by an empty line."""
         return "".join(self._parts[True]).strip()
@@ -72,7 +77,7 @@ class ThoughtSplitter:
             self._take(self._rest[:place])
             self._rest = self._rest[place + len(tag) :]
             self._meet(tag)
-        certain = len(self._rest) - _begun_tag(self._rest, tags if self._rest else ())
+        certain = len(self._rest) - begun_length(self._rest, tags if self._rest else ())
         self._take(self._rest[:certain])
         self._rest = self._rest[certain:]
 
@@ -127,8 +132,8 @@ def split_thoughts(text: str, *, opened: bool = False) -> ThoughtSplitter:
     return splitter.finish()
 
 
-def _begun_tag(text: str, tags: tuple[str, ...]) -> int:
-    """Length of the longest end of a text with which a tag may begin."""
+def begun_length(text: str, tags: tuple[str, ...]) -> int:
+    """Length of the longest end of a text with which a tag, or another string, may begin."""
     longest = max(map(len, tags), default=1) - 1
     for length in range(min(longest, len(text)), 0, -1):
         if any(tag.startswith(text[-length:]) for tag in tags):

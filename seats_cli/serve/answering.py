@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,33 +15,27 @@ from typing import Any
 
 import torch
 
-from seats_cli.config import SeatsConfig
-from seats_cli.cost.context import context_use
-from seats_cli.cost.token_counts import token_counts
-from seats_cli.engine.answer import fitted_length, lm_head_hooks, seed_everything
+from seats_cli.engine.answer import lm_head_hooks, seed_everything
 from seats_cli.engine.generate import Stream, generate, opened_in
 from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.memory_stats import free_memory
 from seats_cli.engine.prune import prune
 from seats_cli.engine.session import AskableModel, before_layers
+from seats_cli.engine.stop_strings import Cut, cut_at
 from seats_cli.engine.thinking import ThoughtSplitter, split_thoughts
 from seats_cli.engine.timing import Clock
-from seats_cli.errors import RequestError, ResourceError, out_of_memory_on
-from seats_cli.families.generation import Sampling
+from seats_cli.errors import RequestError, out_of_memory_on
 from seats_cli.media.reader import read_clip
-from seats_cli.models import inputs_from_messages
 from seats_cli.models.adapter import devices_of
-from seats_cli.models.inputs import longest_answer
 from seats_cli.models.optimize import Part, RunSwaps, installed
 from seats_cli.models.patching import hooked
 from seats_cli.report.documents import tokens_of
 from seats_cli.results import jsonable
-from seats_cli.schedule import PruningPlan
-from seats_cli.selection.methods import method_for, with_default_options
 from seats_cli.selection.trace import SelectionTrace
 from seats_cli.serve import ServeOptions
 from seats_cli.serve.chat_request import ChatRequest, MediaPart, Talk
 from seats_cli.serve.media_parts import LocalMedia, Ticket, bring
+from seats_cli.serve.message_inputs import MessageInputs, read_messages
 from seats_cli.serve.session_store import OpenClip, SessionStore, read_for
 
 _AHEAD = 3  # clips that have been read and not asked about yet
@@ -67,17 +60,6 @@ class Reply:
     usage: dict[str, Any]
     seats: dict[str, Any]  # evidence, warnings, times and what was kept
     stages: dict[str, float] = field(default_factory=dict)  # seconds, for the metrics
-
-
-@dataclass(frozen=True, eq=False)
-class MessageInputs:
-    """A conversation that is not about one clip, ready for the model."""
-
-    inputs: dict[str, Any]  # of `model.generate`
-    config: SeatsConfig | None
-    sampling: Sampling
-    seed: int
-    warnings: tuple[str, ...]
 
 
 @dataclass(eq=False)
@@ -134,7 +116,9 @@ class Answerer:
                 files = tuple(self._bring(part, job) for part in job.request.media)
                 job.stages["fetch"] = time.perf_counter() - began
                 with self._turn_to_read(job):
-                    job.inputs = self._read_messages(files, job)
+                    reading = time.perf_counter()
+                    job.inputs = read_messages(self.loaded, job.request, files, job.ticket.check)
+                    job.stages["read"] = time.perf_counter() - reading
             else:
                 self._open(talk, job, began)
         finally:  # what has been read needs its file no more
@@ -278,35 +262,6 @@ class Answerer:
             job.stages,
         )
 
-    def _read_messages(self, files: tuple[LocalMedia, ...], job: Job) -> MessageInputs:
-        """Any number of clips, sounds and pictures, or none, in any of the user's messages."""
-        request, loaded, began = job.request, self.loaded, time.perf_counter()
-        how = dict(request.generation)
-        seed = how.pop("seed", 0)
-        sampling = loaded.sampling.with_given(**how)
-        if how.get("max_new_tokens") is None:
-            longest = min(sampling.max_new_tokens, longest_answer(loaded, None))
-            sampling = replace(sampling, max_new_tokens=longest)
-        config = request.config if files else None  # without a clip there is nothing to prune
-        if config is not None:
-            config = with_default_options(replace(config, seed=seed))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            inputs = inputs_from_messages(
-                loaded,
-                _as_messages(request, files),
-                use_audio_in_video=None if request.read.audio else False,
-                config=config,
-                max_new_tokens=sampling.max_new_tokens,
-                on_progress=lambda _what, _done: job.ticket.check(),
-            )
-        # Other threads may warn meanwhile; these name the line that called.
-        told = tuple(str(one.message) for one in caught if one.filename == __file__)
-        given = how.get("max_new_tokens") is not None
-        sampling = self._within_context(inputs, config, sampling, given=given)
-        job.stages["read"] = time.perf_counter() - began
-        return MessageInputs(inputs, config, sampling, seed, told)
-
     def _ask_messages(self, job: Job, say: Callable[..., None]) -> Reply:
         request, loaded, asked = job.request, self.loaded, job.inputs
         assert asked is not None
@@ -314,8 +269,9 @@ class Answerer:
         adapter, tokenizer = loaded.adapter, loaded.processor.tokenizer
         devices = devices_of(loaded.model)
         clock, opened = Clock(devices), opened_in(tokenizer, inputs["input_ids"])
+        tell = Cut(asked.stop, say) if asked.stop else say
         splitter = ThoughtSplitter(
-            say, partial(say, thinking=True), opened=opened, wait=loaded.thinks
+            tell, partial(say, thinking=True), opened=opened, wait=loaded.thinks
         )
         stream = Stream(tokenizer, clock, splitter, job.ticket.check)
         decoding = Decoding(adapter, sampling.max_new_tokens)
@@ -335,7 +291,9 @@ class Answerer:
             installed(replace(swaps, parts={**swaps.parts, **parts})),
         ):
             seed_everything(asked.seed, devices)
-            whole, token_ids, finish = generate(loaded, inputs, stream, sampling, 0)
+            whole, token_ids, finish = generate(loaded, inputs, stream, sampling, 0, asked.stop)
+            if isinstance(tell, Cut):
+                tell.finish()
             end = clock.now()
             ids = inputs["input_ids"][0].cpu()
             trace = (
@@ -351,7 +309,7 @@ class Answerer:
         first = (stream.first_token_at or end) - start
         job.stages |= {"prefill": clock.seconds["prefill"], "decode": end - start - first}
         return Reply(
-            found.answer,
+            cut_at(found.answer, asked.stop)[0].rstrip(),
             found.thinking,
             finish,
             _usage(trace, len(token_ids), reused=False),
@@ -368,55 +326,6 @@ class Answerer:
             ),
             job.stages,
         )
-
-    def _within_context(
-        self,
-        inputs: dict[str, Any],
-        config: SeatsConfig | None,
-        sampling: Sampling,
-        *,
-        given: bool,
-    ) -> Sampling:
-        """The sampling with a length that the context has room for; refuse what has none."""
-        architecture = self.loaded.architecture
-        plan = None if config is None else PruningPlan.resolve(config, architecture)
-        method = None if plan is None or not plan.prunes else method_for(plan)
-        sizes = self.loaded.adapter.media_sizes(inputs)
-        text = inputs["input_ids"].shape[1] - sum(token_counts(architecture, sizes))
-        use = context_use(
-            architecture,
-            sizes,
-            text,
-            sampling.max_new_tokens,
-            2.0,
-            token_counts if method is None else method.entering,
-        )
-        if not given:
-            sampling = fitted_length(sampling, sum(use.entering), architecture.max_positions)
-            use = replace(use, answer=sampling.max_new_tokens)
-        if not use.fits:
-            raise ResourceError(use.refusal())
-        return sampling
-
-
-def _as_messages(request: ChatRequest, files: tuple[LocalMedia, ...]) -> list[dict[str, Any]]:
-    """The messages as `inputs_from_messages` takes them, with local files."""
-    at, read = iter(files), request.read
-    listed = []
-    for message in request.messages:
-        parts: list[dict[str, Any]] = []
-        for part in message.parts:
-            if isinstance(part, str):
-                parts.append({"type": "text", "text": part})
-                continue
-            found: dict[str, Any] = {"type": part.kind, part.kind: next(at).path}
-            if part.kind == "video":
-                found |= {"fps": read.fps, "max_frames": read.max_frames}
-            if part.kind != "audio" and read.max_pixels is not None:
-                found["max_pixels"] = read.max_pixels
-            parts.append(found)
-        listed.append({"role": message.role, "content": parts})
-    return listed
 
 
 def _usage(trace: SelectionTrace, answered: int, *, reused: bool) -> dict[str, Any]:

@@ -103,19 +103,24 @@ def build_app(backend: Backend, options: ServeOptions) -> FastAPI:
 
 def _guard(options: ServeOptions) -> Callable[[Request], Awaitable[None]]:
     """What every request must bring, looked at before its body is read."""
-    wanted = None if options.api_key is None else f"Bearer {options.api_key}".encode()
+    wanted = None if options.api_key is None else options.api_key.strip().encode()
 
     async def guard(request: Request) -> None:
         if wanted is None:
             # Without a key, who may come is who runs on this machine. A web page in a browser does
             # too: under a name that leads here, it could read what it asked for.
-            if not _is_loopback(request.headers.get("host", "")):
+            # And where a proxy of somebody's own listens, its name alone says nothing.
+            client = request.client.host if request.client else "localhost"
+            if not (_is_loopback(request.headers.get("host", "")) and _is_loopback(client)):
                 raise RequestError(
-                    "This server answers under the name localhost only.", 403, "forbidden"
+                    "Without a key, this server answers this machine only, as localhost.",
+                    403,
+                    "forbidden",
                 )
             return
-        given = request.headers.get("authorization", "").encode("utf-8", "replace")
-        if not hmac.compare_digest(given, wanted):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        known = hmac.compare_digest(given.strip().encode("latin-1", "replace"), wanted)
+        if not known or scheme.lower() != "bearer":
             raise RequestError(
                 "The key is missing or wrong: send Authorization: Bearer KEY.", 401, "unauthorized"
             )
@@ -325,7 +330,8 @@ def _error_response(error: Exception, retry_after_s: int) -> JSONResponse:
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    content = {"message": sentence, "type": kind, "param": None, "code": code}
+    param = error.param if isinstance(error, RequestError) else None
+    content = {"message": sentence, "type": kind, "param": param, "code": code}
     # What a client has written may hold what is not valid Unicode.
     return JSONResponse(jsonable({"error": content}), status, headers)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seats_cli.config import SeatsConfig
+from seats_cli.engine.stop_strings import check_stop
 from seats_cli.errors import RequestError
 from seats_cli.media.clip import ReadOptions
 from seats_cli.results import Turn
@@ -25,11 +26,13 @@ _UUID_CHARACTERS = 256
 _HARMLESS = {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "prompt_cache_key"}
 _HARMLESS |= {"safety_identifier", "max_completion_tokens", "max_tokens", "tool_choice"}
 _KNOWN = {"model", "messages", "stream", "stream_options", "temperature", "top_p", "top_k", "seed"}
-_KNOWN |= {"seats", "mm_processor_kwargs", "media_io_kwargs"}
+_KNOWN |= {"stop", "seats", "mm_processor_kwargs", "media_io_kwargs"}
+# What the body may hold at most: the texts' own commas, and a part for each medium. It bounds what
+# reading it takes, which for many small values is a hundred times their bytes.
+_MAX_VALUES = MAX_CHARACTERS + 100_000
 # Keys that would change the answer, and the only values under which they don't.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
-    "stop": ([], ""),
     "tools": ([],),
     "functions": ([],),
     "logprobs": (False,),
@@ -131,6 +134,8 @@ def parse_request(body: bytes, options: ServeOptions, model: str) -> ChatRequest
     ConfigError, UsageError
         If a pruning or reading setting is impossible.
     """
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise RequestError("The body has too many values.", 413, "too_large")
     try:
         found = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -142,10 +147,12 @@ def parse_request(body: bytes, options: ServeOptions, model: str) -> ChatRequest
             f"There is no model {_shown(wanted)} here; this server has {model}.",
             404,
             "model_not_found",
+            "model",
         )
     for name, neutral in _NEUTRAL.items():
         if asked.get(name) is not None and asked[name] not in neutral:
-            raise RequestError(f"`{name}` is not supported: leave it out.", 400, "unsupported")
+            only = f"leave it out, or send {json.dumps(neutral[0])}"
+            raise RequestError(f"`{name}` is not supported: {only}.", 400, "unsupported", name)
     ignored = sorted(asked.keys() - _KNOWN - _HARMLESS - _NEUTRAL.keys())
     warnings = [f"`{_shown(name)}` is not known here and was ignored." for name in ignored]
     stream = _stream(asked)
@@ -234,8 +241,10 @@ def _part(value: Any, where: str) -> str | MediaPart:
         sound = _object(part.get(kind), "`input_audio`", optional=True)
         data = sound.get("data") or ""
         if not isinstance(data, str):
-            raise RequestError("The `data` of `input_audio` must be base64.")
-        return _named(MediaPart("audio", data and f"data:audio/any;base64,{data}", uuid), kind)
+            raise RequestError("The `data` of `input_audio` must be base64 or a URL.")
+        # Qwen's own API takes URLs there, too. Base64 has no colon.
+        whole = data if ":" in data[:16] else f"data:audio/any;base64,{data}"
+        return _named(MediaPart("audio", data and whole, uuid), kind)
     if kind not in _MEDIA:
         known = ", ".join(("text", *_MEDIA, "input_audio"))
         raise RequestError(f"A part of {where} has the type {_shown(kind)}; known are {known}.")
@@ -345,6 +354,12 @@ def _generation(asked: Mapping[str, Any], options: ServeOptions) -> dict[str, An
         found["top_k"] = max(0, _count(asked["top_k"], "top_k", -1, 1 << 30))  # -1 is all
     if asked.get("seed") is not None:
         found["seed"] = _count(asked["seed"], "seed", -(1 << 63), 1 << 63) % (1 << 32)
+    stop = asked.get("stop")
+    if stop not in (None, [], ""):
+        if not isinstance(stop, str | list):
+            raise RequestError("`stop` must be a text or a list of texts.", param="stop")
+        found["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+        check_stop(found["stop"])
     return found
 
 
@@ -353,13 +368,15 @@ def _number(
 ) -> float:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     if not plain or not least <= value <= most:
-        raise RequestError(f"`{name}` must be a number from {least:g} to {most:g}.")
+        raise RequestError(f"`{name}` must be a number from {least:g} to {most:g}.", param=name)
     if least_excluded and value == least:
-        raise RequestError(f"`{name}` must be above {least:g}.")
+        raise RequestError(f"`{name}` must be above {least:g}.", param=name)
     return float(value)
 
 
 def _count(value: Any, name: str, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise RequestError(f"`{name}` must be a whole number from {least:,} to {most:,}.")
+        raise RequestError(
+            f"`{name}` must be a whole number from {least:,} to {most:,}.", param=name
+        )
     return value

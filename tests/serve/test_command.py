@@ -20,41 +20,52 @@ from tests.serve.conftest import ASSETS, CARDS, openai
 from tests.serve.test_server import FIRST
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
-def test_it_serves_until_it_is_told_to_end(tmp_path, number, code):
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """Two servers, which load their models at the same time."""
+    folder = tmp_path_factory.mktemp("temporary")
     variables = {name: text for name, text in os.environ.items() if not name.startswith("SEATS_")}
-    variables |= {"SEATS_API_KEY": "secret", "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    variables |= {"SEATS_API_KEY": "secret", "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "seats_cli", "serve", "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(
-        [*command, "--media-root", str(ASSETS), "--retain", "10%"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=variables,
-    )
-    try:
-        said = ""
-        while not (found := re.search(r"Serving bundled at (http://127.0.0.1:\d+/v1)", said)):
-            line = process.stderr.readline()
-            assert line, said
-            said += line
-        assert httpx.get(f"{found[1]}/models").status_code == 401
-        client = openai.OpenAI(base_url=found[1], api_key="secret", max_retries=0)
-        part = {"type": "video_url", "video_url": {"url": CARDS.as_uri()}}
-        got = client.chat.completions.create(
-            model="bundled",
-            messages=[{"role": "user", "content": [part, {"type": "text", "text": FIRST}]}],
+    started = [
+        subprocess.Popen(
+            [*command, "--media-root", str(ASSETS), "--retain", "10%"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=variables,
         )
-        assert got.choices[0].message.content == "red"
-        assert got.model_extra["seats"]["config"]["retain"] == pytest.approx(0.1)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=30)
-    finally:
+        for _ in range(2)
+    ]
+    yield folder, iter(started)
+    for process in started:
         process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_it_serves_until_it_is_told_to_end(processes, number, code):
+    folder, left = processes
+    process, said = next(left), ""
+    while not (found := re.search(r"Serving bundled at (http://127.0.0.1:\d+/v1)", said)):
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    assert httpx.get(f"{found[1]}/models").status_code == 401
+    client = openai.OpenAI(base_url=found[1], api_key="secret", max_retries=0)
+    part = {"type": "video_url", "video_url": {"url": CARDS.as_uri()}}
+    got = client.chat.completions.create(
+        model="bundled",
+        messages=[{"role": "user", "content": [part, {"type": "text", "text": FIRST}]}],
+    )
+    assert got.choices[0].message.content == "red"
+    assert got.model_extra["seats"]["config"]["retain"] == pytest.approx(0.1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
     assert process.returncode == code
     assert out == ""
     assert "Traceback" not in err
-    assert not list(tmp_path.glob("seats-*"))
+    assert not list(folder.glob("seats-*"))
 
 
 @pytest.fixture
