@@ -44,7 +44,7 @@ from seats_cli.models.adapter import Adapter, SideTensors
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection import relevance
 from seats_cli.selection.device import TokenIndex, on_device
-from seats_cli.selection.method import LayerTokens, Method, Modality, PromptTokens
+from seats_cli.selection.method import Entry, LayerTokens, Method, Modality, PromptTokens
 from seats_cli.selection.trace import SelectionTrace
 
 
@@ -319,7 +319,8 @@ class PrunedPrefill:
             if found is not None and self._method.shares == "entry":
                 keep = found.keep_in(len(ids))
             else:
-                entry = self._method.before_llm(self._prompt_tokens(embeddings[0], video, audio))
+                prompt = self._prompt_tokens(embeddings[0], video, audio, positions)
+                entry = self._method.before_llm(prompt)
                 if entry.embeddings is not None:
                     embeddings = entry.embeddings[None]
                 keep = (entry.keep & unpadded(padding, entry.keep)).cpu()
@@ -346,7 +347,9 @@ class PrunedPrefill:
             **({"attention_mask": None} if self.sharing.resuming else {}),
         }
 
-    def _prompt_tokens(self, embeddings: Tensor, video: Tensor, audio: Tensor) -> PromptTokens:
+    def _prompt_tokens(
+        self, embeddings: Tensor, video: Tensor, audio: Tensor, positions: Tensor
+    ) -> PromptTokens:
         """Embeddings with what the hooks on the encoders noted about them.
 
         Trap 4: `generate` runs the encoders before the model's forward, so that grids and lengths
@@ -374,6 +377,7 @@ class PrunedPrefill:
             embeddings,
             modality(video, self._statistics.video_for),
             modality(audio, self._statistics.audio_for),
+            positions.reshape(-1, len(embeddings)).to(device),
         )
 
     def _drop_irrelevant(self, layer: Any, hidden: Tensor, number: int) -> Tensor:
@@ -381,19 +385,25 @@ class PrunedPrefill:
         alive = self._alive
         assert alive is not None
         # 1. Relevance of every token alive, by the method's kind of query.
-        if not self._question:
-            relevance = last_text_relevance(self._adapter, layer, hidden, alive)
-        else:
+        scores: Tensor | None = None
+        if self._method.query_tokens == "question" and self._question:
             assert self._entered is not None
-            relevance = question_relevance(
-                self._adapter, layer, self._entered, alive, self._question
-            )
+            scores = question_relevance(self._adapter, layer, self._entered, alive, self._question)
+        elif self._method.query_tokens != "none":
+            scores = last_text_relevance(self._adapter, layer, hidden, alive)
         # 2. The one wait for the device; ranking and bookkeeping happen on the host.
-        relevance = relevance.cpu()
-        tokens = LayerTokens(alive.index, alive.video, alive.audio, relevance)
-        keep = self._method.after_layer(number, tokens)
+        if scores is None:
+            nothing = torch.zeros(0)
+            tokens = LayerTokens(alive.index, alive.video, alive.audio, nothing, hidden[0])
+        else:
+            scores = scores.cpu()
+            tokens = LayerTokens(alive.index, alive.video, alive.audio, scores)
+        chosen = self._method.after_layer(number, tokens)
+        entry = chosen if isinstance(chosen, Entry) else Entry(chosen)
+        if entry.embeddings is not None:
+            hidden = entry.embeddings[None]
         kind, label = self._method.layer_kind, self._method.stage_label(number)
-        return self._keep(hidden, number, keep, kind, relevance, label)
+        return self._keep(hidden, number, entry.keep, kind, scores, label)
 
     def _keep(
         self,

@@ -74,6 +74,9 @@ class PromptTokens:
     embeddings: Tensor
     video: Modality
     audio: Modality
+    # LongTensor, shape (R, S): positions of the unpruned prompt. R is 3 (time, height and width of
+    # M-RoPE) in families that tell these apart, and 1 in others.
+    positions: Tensor
 
     def keep_all(self) -> Tensor:
         """BoolTensor (S,), all True, to be thinned out."""
@@ -82,24 +85,27 @@ class PromptTokens:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """What enters the LLM."""
+    """What enters the LLM, or goes on behind a layer."""
 
     keep: Tensor  # BoolTensor, shape (S,): tokens that enter; text is always kept
-    # Tensor, shape (S, D), or None: the prompt with merged tokens in place of kept ones; None if
-    # none changed.
+    # Tensor, shape (S, D), or None: the prompt with merged tokens in place of kept ones (behind a
+    # layer: the states); None if none changed.
     embeddings: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class LayerTokens:
-    """The tokens alive after a decoder layer; all of it is on the CPU."""
+    """The tokens alive after a decoder layer; all but the states are on the CPU."""
 
     index: Tensor  # LongTensor, shape (n,): positions in the unpruned prompt, ascending
     # BoolTensor, shape (n,): modality of each; the rest is text.
     video_mask: Tensor
     audio_mask: Tensor
-    # float32 Tensor, shape (n,): attention to each, from the method's `query_tokens`.
+    # float32 Tensor, shape (n,): attention to each, from the method's `query_tokens`; empty where
+    # nothing asks.
     relevance: Tensor
+    # Tensor, shape (n, D), or None: what left the layer, on its device, where nothing asks.
+    states: Tensor | None = None
 
 
 class Option(Generic[T]):
@@ -152,6 +158,7 @@ class Method(ABC):
         all text tokens behind the last audio-visual one, on the layer's input states: the
         attention that this layer really computed (arXiv 2605.14458). In a conversation these are
         all turns so far, and not the last question alone, which need not say what it is about.
+        With "none", nothing asks, and `LayerTokens.states` holds the layer's output instead.
     shares : str
         What questions about one clip have in common: "entry", if `before_llm` sees nothing of the
         question and leaves nothing behind for `after_layer`; "states", if it leaves something, so
@@ -167,7 +174,7 @@ class Method(ABC):
 
     needs_importance: bool = False
     needs_keys: bool = False
-    query_tokens: ClassVar[Literal["last_text", "question"]] = "last_text"
+    query_tokens: ClassVar[Literal["last_text", "question", "none"]] = "last_text"
     shares: ClassVar[Literal["entry", "states", "encoders"]] = "encoders"
     draws: ClassVar[bool] = True
     entry_kind: ClassVar[str] = "entry"
@@ -197,8 +204,11 @@ class Method(ABC):
         """Whether `after_layer` is to be called after this decoder layer (1-based)."""
         return False
 
-    def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor:
-        """BoolTensor (n,), on the CPU: of the tokens alive, those that stay; text always does."""
+    def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor | Entry:
+        """BoolTensor (n,), on the CPU: of the tokens alive, those that stay; text always does.
+
+        An `Entry` with such a mask may change their states, too.
+        """
         raise NotImplementedError
 
     def stage_label(self, after_layer: int) -> str:
@@ -210,7 +220,7 @@ class Method(ABC):
     def products(
         self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
     ) -> list[Product]:
-        """Every matrix product by which the method compared tokens before the LLM.
+        """Every matrix product by which the method compared tokens, before the LLM and inside.
 
         The attention that it asks for, in the encoders or in a layer, is counted by the engine.
         Methods that draw, that read attention, or that compare a token with a single other one

@@ -46,6 +46,8 @@ VIDEO, AUDIO = 0.6, 0.7
 JOINT = {"fastv", "visionzip", "divprune", "dycoke", "omnidrop"}
 # Each window is rounded by itself, to at least one token.
 WINDOWED = {"visionzip", "visionzip-om", "divprune-om", "seats"}
+# Each grid is, and the sound of two.
+IN_GRIDS = {"omnisift-untrained"}
 # First grids of four stay whole: one grid alone cannot be thinned out.
 OUT_OF_REACH = {("dycoke", "qwen3", "one window")}
 
@@ -62,6 +64,9 @@ def inputs(family: str, prompt: str) -> dict[str, Any]:
 
 def rounding(method: str, trace: SelectionTrace) -> float:
     """Tokens by which a method may miss its budget."""
+    if method in IN_GRIDS:
+        grids = sum(trace.offered[:2]) // 4 + 2
+        return float(grids)
     if method not in WINDOWED:
         return 2.5  # the total, the video's share, the audio's share
     windows = (trace.offered[0] // 12 + 1, trace.offered[1] // 50 + 1)

@@ -17,7 +17,8 @@ from seats_cli.selection.method import METHODS, class_of, options_of, register_m
 # Reports list the methods in the order of these lines.
 from seats_cli.selection.methods import baselines, fastv, visionzip  # noqa: F401
 from seats_cli.selection.methods import divprune, dycoke, omnizip  # noqa: F401
-from seats_cli.selection.methods import omnidrop, seats  # noqa: F401
+from seats_cli.selection.methods import omnidrop, omnipack, omnisift  # noqa: F401
+from seats_cli.selection.methods import seats  # noqa: F401
 # isort: on
 
 if TYPE_CHECKING:

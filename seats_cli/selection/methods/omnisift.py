@@ -1,0 +1,157 @@
+"""OmniSIFT: the video that changes, and the sound that goes with it (arXiv 2602.04804).
+
+Taken from the authors' code: groups of two consecutive grids; of the first grid the tokens most
+like its mean leave, of the second those most like the same place in the first, by the same number;
+the sound between the starts of two groups is judged against the video that its group keeps;
+positions stay. The published shares dropped, sound and video, are 0.40 and 0.67 for 35 % of all
+tokens, 0.50 and 0.77 for 25 %; there is nothing below. Chosen here: targets are a modality's own
+(`retain_video`, `retain_audio`), each grid keeps at least one token, and where the authors prune
+nothing because one modality is missing, the video is treated as ever and sound keeps evenly spaced
+tokens.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from seats_cli.cost.selection import Product
+from seats_cli.cost.token_counts import MediaSizes, grid_tokens, token_counts
+from seats_cli.families.base import Architecture
+from seats_cli.selection.method import Entry, Method, Modality, PromptTokens, register_method
+from seats_cli.selection.topk import keep_highest, keep_highest_in_runs
+from seats_cli.selection.trace import SelectionTrace
+from seats_cli.selection.windows import Grids, similarity_to_earlier, split_grids
+
+GROUP = 2  # consecutive grids
+
+
+def left_of(size: int, ratio: float) -> int:
+    """Tokens that stay of `size`: what leaves is rounded down, and one stays."""
+    return size - min(int((1.0 - ratio) * size + 1e-9), size - 1) if size else 0
+
+
+@torch.no_grad()
+def keep_video(features: Tensor, grids: Grids, ratio: float) -> Tensor:
+    """What is unlike its grid's mean, or has changed since the grid before: BoolTensor (n,).
+
+    Parameters
+    ----------
+    features : Tensor, shape (n, D)
+        Projected video tokens.
+    ratio : float
+        Share of every grid that stays.
+    """
+    second = [number % GROUP for number in grids.numbers]
+    # 1. First grids: against the mean of all their tokens.
+    mean = features.new_zeros(len(grids.sizes), features.shape[1], dtype=torch.float32)
+    mean.index_add_(0, grids.index, features.float())
+    mean /= torch.tensor(grids.sizes, device=mean.device)[:, None]
+    like = (normalize(features.float(), dim=-1) * normalize(mean, dim=-1)[grids.index]).sum(-1)
+    # 2. Second grids: against the same place, whether or not that token stays.
+    back = [size * turn for size, turn in zip(grids.sizes, second, strict=True)]
+    earlier = similarity_to_earlier(features, grids.per_token(back))
+    scores = -torch.where(grids.per_token(second) > 0, earlier, like)
+    budgets = [left_of(size, ratio) for size in grids.sizes]
+    return keep_highest_in_runs(scores, grids.index, grids.sizes, budgets)
+
+
+def evenly_spaced(size: int, count: int, device: torch.device) -> Tensor:
+    """BoolTensor (size,) that marks `count` tokens, in the middle of equal parts."""
+    keep = torch.zeros(size, dtype=torch.bool, device=device)
+    keep[(2 * torch.arange(count, device=device) + 1) * size // (2 * max(count, 1))] = True
+    return keep
+
+
+class Sift(Method):
+    """What all forms share: the video's rule, the groups of sound, budgets and counts."""
+
+    shares = "entry"
+    draws = False
+
+    entry_kind = "changed, sound by picture"
+
+    def entering(self, architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
+        """Each group may keep one sound token more than its share."""
+        video, audio = token_counts(architecture, sizes)
+        kept = sum(
+            left_of(grid_tokens(architecture, grid), self.plan.retention_video) * grid[0]
+            for grid in sizes.grids
+        )
+        groups = sum(-(-grid[0] // GROUP) for grid in sizes.grids)
+        return min(video, kept), min(audio, left_of(audio, self.plan.retention_audio) + groups)
+
+    @abstractmethod
+    def sound_scores(self, audio: Tensor, video: Tensor) -> Tensor:
+        """What each sound token (n, D) of a group has to do with its kept video (m, D): (n,)."""
+
+    @torch.no_grad()
+    def before_llm(self, prompt: PromptTokens) -> Entry:
+        """The video first, then the sound of each group by what of it stays."""
+        plan, keep = self.plan, prompt.keep_all()
+        video, audio = prompt.video, prompt.audio
+        if video.size and plan.retention_video < 1.0:
+            features = prompt.embeddings[video.positions]
+            keep[video.positions] = keep_video(features, split_grids(video), plan.retention_video)
+        if audio.size and plan.retention_audio < 1.0:
+            keep[audio.positions] = self._sound(prompt, keep, plan.retention_audio)
+        return Entry(keep)
+
+    def _sound(self, prompt: PromptTokens, keep: Tensor, ratio: float) -> Tensor:
+        """Keep mask of the sound, given the video that stays (`keep`, (S,))."""
+        audio, video = prompt.audio, prompt.video
+        if not video.size:
+            return evenly_spaced(audio.size, left_of(audio.size, ratio), keep.device)
+        # 1. A group reaches from where it starts to where the next one does.
+        first, group_of = video_groups(video)
+        times = prompt.positions[0]
+        starts = times[video.positions[first]].contiguous()
+        of_sound = torch.searchsorted(starts, times[audio.positions].contiguous(), right=True) - 1
+        of_sound = of_sound.clamp(min=0)
+        # 2. Its sound against what it keeps of the picture.
+        stays = torch.zeros(audio.size, dtype=torch.bool, device=keep.device)
+        kept_video = keep[video.positions]
+        sizes: list[int] = torch.bincount(of_sound, minlength=len(first)).tolist()
+        for group, size in enumerate(sizes):
+            if not size:
+                continue
+            mine = (of_sound == group).nonzero()[:, 0]
+            seen = video.positions[kept_video & (group_of == group)]
+            heard = prompt.embeddings[audio.positions[mine]]
+            scores = self.sound_scores(heard, prompt.embeddings[seen])
+            stays[mine] = keep_highest(scores, left_of(size, ratio))
+        return stays
+
+
+def video_groups(video: Modality) -> tuple[Tensor, Tensor]:
+    """First token of each group of grids, LongTensor (G,), and the group of each token, (n,)."""
+    grids = split_grids(video)
+    begins = grids.per_token([int(number % GROUP == 0) for number in grids.numbers])
+    starts = torch.ones_like(grids.index, dtype=torch.bool)
+    starts[1:] = grids.index.diff() > 0
+    group_of = (begins * starts).cumsum(0) - 1
+    first = torch.ones_like(group_of, dtype=torch.bool)
+    first[1:] = group_of.diff() > 0
+    return first.nonzero()[:, 0], group_of
+
+
+@register_method("omnisift-untrained")
+class OmniSiftUntrained(Sift):
+    """`omnisift-untrained`: sound by its cosine to the mean of its group's kept video.
+
+    Of any model, without weights; not what the paper calls OmniSIFT. Floor: one token of each
+    grid, and of each group's sound.
+    """
+
+    def sound_scores(self, audio: Tensor, video: Tensor) -> Tensor:
+        """Cosine to the mean."""
+        return cosine_similarity(audio.float(), video.float().mean(0, keepdim=True), dim=-1)
+
+    def products(
+        self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
+    ) -> list[Product]:
+        """None: each token is compared with a single other one."""
+        return []
