@@ -150,8 +150,7 @@ def take_salient(unit: Tensor, salience: Tensor, count: int, similar: float) -> 
         fresh.append(left[best] >= 0.0)
         left.masked_fill_((unit @ unit[best][:, None])[:, 0] > similar, -1.0)
         left[best] = -1.0
-    found = torch.masked_select(torch.stack(taken), torch.stack(fresh))
-    return found
+    return torch.masked_select(torch.stack(taken), torch.stack(fresh))
 
 
 def _apart(some: Tensor, others: Tensor) -> Tensor:
