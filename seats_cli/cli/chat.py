@@ -24,7 +24,7 @@ from seats_cli.cli.question import MAX_CHARACTERS, is_text
 from seats_cli.cli.runtime import Stopped, deferring_interrupts, explain, forget_interrupts
 from seats_cli.cli.sources import PIPE, open_model
 from seats_cli.cli.to_config import build_config
-from seats_cli.cost.context import DROP_TURNS
+from seats_cli.cost.context import DROP_TURNS, TALK_SHARE
 from seats_cli.errors import BatchError, OutputError, UsageError
 
 EPILOG = (
@@ -34,8 +34,6 @@ EPILOG = (
     "variables, ./seats.toml and the user's config.toml."
 )
 PROMPT = "> "
-# Part of the context that is left for the turns when the clip is read.
-TALK_SHARE = 1 / 16
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ Entering = Callable[[Architecture, MediaSizes], tuple[int, int]]
 REMEDY = "use `start`/`end`, a lower `retain`, `fps`, `max_frames` or `max_pixels`, or `max_audio`"
 
 DROP_TURNS = "drop earlier turns from `history`"
+# Part of the context that is left for the turns when a clip is read that will be talked about.
+TALK_SHARE = 1 / 16
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from llm.parts import AttachmentPart, StreamEvent, TextPart
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from seats_cli.plugins.open_clips import OpenClips
+    from seats_cli.plugins.clip_model import ClipModel
     from seats_cli.results import Answer, Turn
 
 # What llm finds in files that PyAV reads: by the first bytes, and by what others call them.
@@ -83,7 +83,7 @@ class SeatsModel(llm.Model):
         seed: int = Field(default=0, ge=0, description="Seed of sampling.")
 
     def __init__(self) -> None:
-        self._clips: dict[Any, OpenClips] = {}  # by what the model is loaded with
+        self._clips: dict[Any, ClipModel] = {}  # by what the model is loaded with
 
     def execute(
         self,
@@ -114,12 +114,12 @@ class SeatsModel(llm.Model):
     ) -> Answer:
         from seats_cli.config import ModelOptions
         from seats_cli.media.clip import ReadOptions
-        from seats_cli.plugins.open_clips import ClipSource, OpenClips, config_from
+        from seats_cli.plugins.clip_model import ClipModel, ClipSource, config_from
 
         options = prompt.options
         name = options.model or os.environ.get("SEATS_MODEL") or None
         model = ModelOptions(model=name, device=options.device)
-        clips = self._clips.setdefault(model, OpenClips(model))
+        clips = self._clips.setdefault(model, ClipModel(model))
         clip = asked.attachment
         return clips.ask(
             ClipSource(path=clip.path, url=clip.url, content=clip.content),
@@ -254,7 +254,7 @@ def _report(answer: Answer, response: llm.Response) -> None:
     response.response_json = {key: document[key] for key in _REPORTED}
     counts = document["tokens"]
     response.set_usage(
-        input=sum(counts["offered"].values()),
+        input=counts["offered"]["total"],
         output=len(answer.token_ids),
         details={name: counts[name] for name in ("offered", "final", "average_retention")},
     )

@@ -27,7 +27,7 @@ from seats_cli.evaluate.questions import Item
 from seats_cli.evaluate.runner import MAX_SEED
 from seats_cli.evaluate.scoring import prompt_for, score
 from seats_cli.media.clip import ReadOptions
-from seats_cli.plugins.open_clips import ClipSource, OpenClips, config_from
+from seats_cli.plugins.clip_model import ClipModel, ClipSource, config_from
 from seats_cli.results import Turn
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class SeatsModel(lmms):
     pretrained : str or None
         Hub id or folder; None for the bundled demonstration model.
     retain, method, kv, full
-        What to keep, as `seats_cli.plugins.open_clips.config_from` takes it.
+        What to keep, as `seats_cli.plugins.clip_model.config_from` takes it.
     device, dtype, attn, revision, quantize, adapter
         How the model is loaded, as on the command line of `seats`.
     fps, max_frames, max_pixels, audio
@@ -112,7 +112,7 @@ class SeatsModel(lmms):
             quantize=quantize,
             adapter=adapter,
         )
-        self._clips = OpenClips(options, talks=False)
+        self._clips = ClipModel(options, talks=False)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """An answer for each request, "" for a clip that cannot be read (which is logged).

@@ -25,7 +25,7 @@ from seats_cli.config import ModelOptions
 from seats_cli.errors import ADVICE, MediaError, SeatsError, out_of_memory_on
 from seats_cli.families.registry import BUNDLED
 from seats_cli.media.clip import ReadOptions
-from seats_cli.plugins.open_clips import ClipSource, OpenClips, config_from
+from seats_cli.plugins.clip_model import ClipModel, ClipSource, config_from
 from seats_cli.report.documents import plan_document
 from seats_cli.results import Turn
 
@@ -105,7 +105,7 @@ def make_server(root: Path, model: ModelOptions, *, max_new_tokens: int | None =
     if not root.is_dir():
         raise MediaError(f"{root} is not a folder; name one that holds the clips.")
     folder = Path(os.path.realpath(root))
-    clips = OpenClips(model)
+    clips = ClipModel(model)
     server: MCPServer = MCPServer(
         "seats",
         title="seats",

@@ -19,6 +19,7 @@ from seats_cli.engine.answer import lm_head_hooks, seed_everything
 from seats_cli.engine.generate import Stream, generate, opened_in
 from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.memory_stats import free_memory
+from seats_cli.engine.open_clips import OpenClip
 from seats_cli.engine.prune import prune
 from seats_cli.engine.session import AskableModel, before_layers
 from seats_cli.engine.stop_strings import Cut, cut_at
@@ -36,7 +37,7 @@ from seats_cli.serve import ServeOptions
 from seats_cli.serve.chat_request import ChatRequest, MediaPart, Talk
 from seats_cli.serve.media_parts import LocalMedia, Ticket, bring
 from seats_cli.serve.message_inputs import MessageInputs, read_messages
-from seats_cli.serve.session_store import OpenClip, SessionStore, read_for
+from seats_cli.serve.session_store import SessionStore, read_for
 
 _AHEAD = 3  # clips that have been read and not asked about yet
 _LOOK_S = 0.1  # how often who waits looks whether somebody still waits for him

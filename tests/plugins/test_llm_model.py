@@ -92,6 +92,7 @@ def test_a_conversation_is_a_session(model: Any) -> None:
     assert said == ask(clips.loaded, clip, LAST, config=config, history=turns).text
     assert then.input_tokens > first.input_tokens
     assert first.response_json["evidence"]
+    assert first.input_tokens == first.response_json["tokens"]["offered"]["total"]
 
 
 def test_sound_alone_and_a_system_prompt(model: Any) -> None:

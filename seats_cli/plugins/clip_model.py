@@ -1,7 +1,7 @@
-"""One model and the latest clips that it was asked about, for programs that stay up.
+"""One model and the latest clips that it was asked about, for the programs that we plug into.
 
 The model is loaded with the first question. A clip stays open as a `ClipSession` for the questions
-that follow, up to a number of clips; one that has changed on disk is read again.
+that follow; one that has changed on disk is read again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import tempfile
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,20 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.config import FULL, ModelOptions, SeatsConfig
-from seats_cli.cost.fit import fit_file
-from seats_cli.cost.token_counts import token_counts
 from seats_cli.errors import ConfigError
 from seats_cli.media.clip import ReadOptions
 from seats_cli.media.fetch import download
 
 if TYPE_CHECKING:
-    from seats_cli.engine.session import AskableModel, ClipSession
+    from seats_cli.engine.open_clips import OpenClip, OpenClips
+    from seats_cli.engine.session import AskableModel
     from seats_cli.families.base import FrameSizing
     from seats_cli.results import Answer, Turn
 
 _DEFAULT_PRESET = "25%"  # what the command line keeps, too
-# Part of the context that a clip leaves for questions and turns, as in `seats chat`.
-_TALK_SHARE = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class ClipSource:
         return self.path or self.url or "the attachment"
 
 
-class OpenClips:
+class ClipModel:
     """A model, loaded when it is first needed, and the clips that it was last asked about.
 
     Safe to use from several threads: questions wait for each other.
@@ -93,24 +89,33 @@ class OpenClips:
     Parameters
     ----------
     model : ModelOptions
-    keep : int
-        Clips that stay open; the least recently used one goes first.
+    max_bytes : int or None
+        What clips that stay open may take; the least recently used one goes first. None for
+        twice what a session may keep, which leaves room for its pictures.
     talks : bool
         Whether to leave room in the context for turns that are not known yet.
     """
 
-    def __init__(self, model: ModelOptions, *, keep: int = 2, talks: bool = True) -> None:
-        self._options, self._keep, self._talks = model, keep, talks
+    def __init__(
+        self, model: ModelOptions, *, max_bytes: int | None = None, talks: bool = True
+    ) -> None:
+        self._options, self._max_bytes, self._talks = model, max_bytes, talks
         self._lock = threading.RLock()
-        self._open: OrderedDict[tuple[Any, ...], ClipSession] = OrderedDict()
 
     @cached_property
     def loaded(self) -> AskableModel:
         """The model."""
+        _calm()
         from seats_cli.engine.session import load_model  # imports torch
 
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         return load_model(**self._options.arguments())
+
+    @cached_property
+    def _open(self) -> OpenClips:
+        from seats_cli.engine.open_clips import OpenClips
+        from seats_cli.engine.session import MAX_BYTES
+
+        return OpenClips(2 * MAX_BYTES if self._max_bytes is None else self._max_bytes)
 
     def ask(
         self,
@@ -143,69 +148,55 @@ class OpenClips:
             As for `ClipSession.ask` and `read_clip`.
         """
         with self._lock:
-            asked = _Asked(read or ReadOptions(), grid_tokens, system)
-            text = question if not self._talks else ""
-            session, read_s = self._session(source, asked, text, config, how.get("max_new_tokens"))
-            how.setdefault("read_s", read_s)
-            answer = session.ask(question, config=config, history=history, **how)
-        warnings = dict.fromkeys((*session.clip.warnings, *answer.warnings))
+            loaded = self.loaded  # also the end of what must come before torch is imported
+            wanted = _Wanted(source, read or ReadOptions(), grid_tokens, system, question)
+            opened = self._open.find((source.identity, grid_tokens), wanted.read, system, config)
+            if opened is None:
+                opened = self._read(wanted, config, how.get("max_new_tokens"))
+                how.setdefault("read_s", opened.read_s)
+            try:
+                answer = opened.open(loaded, self._max_bytes or 0).ask(
+                    question, config=config, history=history, **how
+                )
+            finally:
+                self._open.keep(opened)
+        warnings = dict.fromkeys((*opened.warnings, *answer.warnings))
         return replace(answer, warnings=tuple(warnings))
 
-    def close(self) -> None:
-        """Let go of all clips; the model stays."""
-        with self._lock:
-            self._open.clear()
-
-    def _session(
-        self,
-        source: ClipSource,
-        asked: _Asked,
-        question: str,
-        config: SeatsConfig | None,
-        max_new_tokens: int | None,
-    ) -> tuple[ClipSession, float]:
-        """The open clip, and the seconds that reading it took now."""
-        key: tuple[Any, ...] = (source.identity, asked)
-        # Where not all of the clip fits, the setting decides how much of it is read.
-        own = (*key, "full" if config is None else repr(sorted(config.to_dict().items())))
-        for known in (key, own):
-            if known in self._open:
-                self._open.move_to_end(known)
-                return self._open[known], 0.0
+    def _read(
+        self, wanted: _Wanted, config: SeatsConfig | None, max_new_tokens: int | None
+    ) -> OpenClip:
+        from seats_cli.cost.context import TALK_SHARE
+        from seats_cli.engine.open_clips import ClipKey, OpenClip, fit_to_share
         from seats_cli.media.reader import read_clip
         from seats_cli.models import need_of
 
-        loaded = self.loaded
-        sizing = asked.sizing(loaded.sizing)
-        need = need_of(loaded, [question], [config], max_new_tokens, (), asked.system)
-        spare = int(loaded.architecture.max_positions * _TALK_SHARE) if self._talks else 0
+        loaded, source = self.loaded, wanted.source
+        sizing = wanted.sizing(loaded.sizing)
+        key = ClipKey((source.identity, wanted.grid_tokens), wanted.read, wanted.system)
+        # The room for turns that come later is enough for the first question, too.
+        questions = () if self._talks else (wanted.question,)
+        need = need_of(loaded, questions, [config], max_new_tokens, (), wanted.system)
+        spare = int(loaded.architecture.max_positions * TALK_SHARE) if self._talks else 0
         need = replace(need, text=need.text + spare)
         began = time.perf_counter()
         with source.local() as path:
-            # Nothing is left out where all tokens fit, so that every setting can share the clip.
-            whole = replace(need, entering=(token_counts,))
-            read, notes = fit_file(path, asked.read, sizing, loaded.architecture, whole)
-            if notes:
-                read, notes = fit_file(path, asked.read, sizing, loaded.architecture, need)
-                key = own
+            key, read, notes = fit_to_share(path, key, config, loaded, need, sizing)
             clip = read_clip(path, read, sizing=sizing)
         read_s = time.perf_counter() - began
-        facts = replace(clip.facts, path=source.name)
-        clip = replace(clip, facts=facts, warnings=(*notes, *clip.warnings))
-        session = loaded.open(clip, system=asked.system)
-        self._open[key] = session
-        while len(self._open) > self._keep:
-            self._open.popitem(last=False)
-        return session, read_s
+        clip = replace(clip, facts=replace(clip.facts, path=source.name))
+        return OpenClip(key, clip, read_s, (*notes, *clip.warnings))
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """How a clip is to be read, and with which system turn."""
+class _Wanted:
+    """A clip, how it is to be read, and what is asked about it first."""
 
+    source: ClipSource
     read: ReadOptions
     grid_tokens: tuple[int | None, int | None]
     system: str | None
+    question: str
 
     def sizing(self, model: FrameSizing) -> FrameSizing:
         """The model's frame sizes within the bounds."""
@@ -215,6 +206,15 @@ class _Asked:
             min_pixels=model.min_pixels if low is None else low * area,
             max_pixels=model.max_pixels if high is None else high * area,
         )
+
+
+def _calm() -> None:
+    """Keep the loading bars and log lines of libraries out of another program's output.
+
+    Variables are read when the libraries are imported; one that the user has set wins.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def config_from(

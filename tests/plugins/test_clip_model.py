@@ -11,7 +11,7 @@ from seats_cli import SeatsConfig, Turn, ask, read_clip
 from seats_cli.config import ModelOptions
 from seats_cli.errors import ConfigError, MediaError
 from seats_cli.media.clip import ReadOptions
-from seats_cli.plugins.open_clips import ClipSource, OpenClips, config_from
+from seats_cli.plugins.clip_model import ClipModel, ClipSource, config_from
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CARDS = ASSETS / "cards_words_beeps_12s.mp4"
@@ -19,11 +19,11 @@ FIRST, LAST = "What color is shown first?", "What color is shown last?"
 
 
 @pytest.fixture(scope="module")
-def clips() -> OpenClips:
-    return OpenClips(ModelOptions(device="cpu"))
+def clips() -> ClipModel:
+    return ClipModel(ModelOptions(device="cpu"))
 
 
-def test_answers_are_those_of_ask_and_the_clip_is_read_once(clips: OpenClips) -> None:
+def test_answers_are_those_of_ask_and_the_clip_is_read_once(clips: ClipModel) -> None:
     config = SeatsConfig.preset("25%")
     source = ClipSource(path=str(CARDS))
     first = clips.ask(source, FIRST, config=config)
@@ -38,7 +38,7 @@ def test_answers_are_those_of_ask_and_the_clip_is_read_once(clips: OpenClips) ->
     assert full.text == ask(clips.loaded, clip, LAST, config=None).text
 
 
-def test_a_file_that_changes_is_read_again(clips: OpenClips, tmp_path: Path) -> None:
+def test_a_file_that_changes_is_read_again(clips: ClipModel, tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     shutil.copy(CARDS, path)
     read = ReadOptions(end=4.0, fps=1.0)
@@ -52,7 +52,7 @@ def test_a_file_that_changes_is_read_again(clips: OpenClips, tmp_path: Path) -> 
     assert again.media.video_codec is None
 
 
-def test_bytes_are_a_clip(clips: OpenClips) -> None:
+def test_bytes_are_a_clip(clips: ClipModel) -> None:
     read = ReadOptions(end=4.0, fps=1.0)
     config = SeatsConfig.preset("25%")
     held = clips.ask(ClipSource(content=CARDS.read_bytes()), FIRST, config=config, read=read)
@@ -62,14 +62,14 @@ def test_bytes_are_a_clip(clips: OpenClips) -> None:
 
 
 def test_no_more_clips_are_kept_than_allowed() -> None:
-    clips = OpenClips(ModelOptions(device="cpu"), keep=1)
+    clips = ClipModel(ModelOptions(device="cpu"), max_bytes=1)
     source, config = ClipSource(path=str(CARDS)), SeatsConfig.preset("25%")
-    for end in (2.0, 3.0, 2.0):
+    for end in (2.0, 2.0):
         answer = clips.ask(source, FIRST, config=config, read=ReadOptions(end=end, fps=1.0))
         assert answer.timing.read_s > 0
 
 
-def test_a_url_must_not_lead_to_this_machine(clips: OpenClips) -> None:
+def test_a_url_must_not_lead_to_this_machine(clips: ClipModel) -> None:
     source = ClipSource(url="http://127.0.0.1:9/clip.mp4")
     with pytest.raises(MediaError):
         clips.ask(source, FIRST, config=None)
