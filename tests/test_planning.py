@@ -23,7 +23,7 @@ from seats_cli.media.clip import MediaFacts, ReadOptions
 from seats_cli.media.frame_sampling import frame_size
 from seats_cli.media.inspection import ClipOutline, outline_clip
 from seats_cli.media.reader import read_clip
-from seats_cli.models import load_model, need_of
+from seats_cli.models import LoadedModel, load_model, need_of
 from tests.long_media import write_film
 
 CLIP = Path(__file__).parents[1] / "assets" / "cards_words_beeps_12s.mp4"
@@ -44,9 +44,13 @@ def outline(seconds: float, *, frames: int = 0, side: int = 280, audio: bool = T
     return ClipOutline(facts, 2.0 if frames else None)
 
 
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load_model("bundled", device="cpu")
+
+
 @pytest.mark.parametrize("retain", [0.25, 0.10])
-def test_prediction_is_what_happens(retain: float) -> None:
-    loaded = load_model("bundled", device="cpu")
+def test_prediction_is_what_happens(loaded: LoadedModel, retain: float) -> None:
     model = find_model("bundled")
     assert model.architecture == loaded.architecture
     assert model.sizing == loaded.sizing
@@ -104,7 +108,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Little sound with much picture, and the other way round."""
     folder = tmp_path_factory.mktemp("films")
     made = {}
-    for name, seconds, width, height in (("wide", 24, 640, 360), ("long", 240, 160, 96)):
+    for name, seconds, width, height in (("wide", 24, 640, 360), ("long", 120, 160, 96)):
         made[name] = folder / f"{name}.mp4"
         write_film(made[name], seconds, width, height)
     return made
@@ -120,15 +124,19 @@ LIMITS = (4096, 450)  # the bundled model's context, and what it would be with l
         ("wide", {"max_frames": 24, "total_pixels": 40_000}),
         ("wide", {"start": 5.0, "end": 16.0, "fps": 1.0}),
         ("wide", {"audio": False}),
-        ("long", {"max_frames": 60}),
+        ("long", {"max_frames": 30}),
     ],
 )
 @pytest.mark.parametrize("retain", [0.10, None])
 def test_plan_says_what_ask_does(
-    films: dict[str, Path], film: str, read: dict[str, Any], retain: float | None
+    loaded: LoadedModel,
+    films: dict[str, Path],
+    film: str,
+    read: dict[str, Any],
+    retain: float | None,
 ) -> None:
     """Frames, sizes, sound, tokens and positions, number for number."""
-    loaded, model = load_model("bundled", device="cpu"), find_model("bundled")
+    model = find_model("bundled")
     config = None if retain is None else SeatsConfig(retain=retain)
     options, question, new = ReadOptions(**read), "What is shown?", 2
     for limit in LIMITS:

@@ -18,8 +18,6 @@ from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import torch
-
 from seats_cli import errors
 from seats_cli.cost.context import DROP_TURNS, Need
 from seats_cli.families.generation import Sampling
@@ -42,6 +40,8 @@ CALLS: dict[str, Any] = {}
 
 
 def _trouble(name: str) -> BaseException | None:
+    import torch  # here: what never asks starts without it
+
     found: dict[str, BaseException] = {
         "crash": KeyError("deep\ninside"),
         "eof": EOFError("no more"),

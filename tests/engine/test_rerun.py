@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 ROOT = Path(__file__).parents[2]
 
 CODE = """
@@ -30,23 +33,38 @@ print(json.dumps([kept, answer.token_ids, json.loads(dump_document(answer_docume
 """
 
 
-def result(hash_seed: int) -> Any:
-    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+def elsewhere() -> str:
+    """What a process with its own hash seed, and as many threads, prints."""
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     done = subprocess.run(
         [sys.executable, "-c", CODE],
         cwd=ROOT,
-        env=environment,
+        env={**environment, "PYTHONHASHSEED": seed},
         capture_output=True,
         text=True,
         check=True,
     )
-    kept, token_ids, document = json.loads(done.stdout)
+    return done.stdout
+
+
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.chdir(ROOT)
+    exec(compile(CODE, "CODE", "exec"), {"__name__": "__main__"})
+    return capsys.readouterr().out
+
+
+def parts(printed: str) -> Any:
+    kept, token_ids, document = json.loads(printed)
     del document["timing"], document["cost"]["peak_host_bytes"]
     return kept, token_ids, document
 
 
-def test_two_processes_agree() -> None:
-    first, second = result(1), result(2)
+def test_two_processes_agree(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = parts(here(monkeypatch, capsys)), parts(elsewhere())
     assert first == second
     assert len(first[0]) == 5
     assert first[1]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from seats_cli.config import SeatsConfig
 from seats_cli.families.base import Architecture, AudioShape, VisionShape
 from seats_cli.media.clip import MediaFacts
 from seats_cli.results import Answer, ChoiceScore, Cost, Evidence, ModelFacts, Timing
 from seats_cli.schedule import PruningPlan
-from seats_cli.selection.trace import SelectionTrace
+
+if TYPE_CHECKING:
+    from seats_cli.selection.trace import SelectionTrace
 
 EVIDENCE = (Evidence(5.0, 6.0, "audio", 0.412), Evidence(9.5, 10.5, "video", 0.2))
 ARCHITECTURE = Architecture(
@@ -81,6 +81,10 @@ PLAN = PruningPlan(
 def sample_trace(*, video: int = 1000, audio: int = 300, text: int = 50) -> SelectionTrace:
     """Stage I keeps half of each modality, one drop halves that, then nothing is left."""
     length = video + audio + text
+    import torch  # here: processes on the fake engine that never answer start without it
+
+    from seats_cli.selection.trace import SelectionTrace
+
     position = torch.arange(length)
     trace = SelectionTrace(28, position < video, (position >= video) & (position < video + audio))
     is_text = position >= video + audio

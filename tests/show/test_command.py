@@ -35,7 +35,8 @@ def drawn(tmp_path_factory):
     """A folder drawn by the bundled model, and what the command printed."""
     folder = tmp_path_factory.mktemp("drawn")
     result = CliRunner().invoke(
-        app, ["show", str(CARDS), QUESTION, "-o", str(folder / "out"), "--with-full"]
+        app,
+        ["show", str(CARDS), QUESTION, "--end", "5", "-o", str(folder / "out"), "--with-full"],
     )
     return folder / "out", result
 
@@ -68,7 +69,7 @@ def test_a_saved_trace_is_drawn_without_torch(drawn, tmp_path):
     assert done.stdout == "red\n[]\n"
     for name in FILES - {"trace.json"}:
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
-    assert read_clip(tmp_path / "film.mp4").facts.duration_s == pytest.approx(12.0, abs=0.1)
+    assert read_clip(tmp_path / "film.mp4").facts.duration_s == pytest.approx(5.0, abs=0.1)
 
 
 def test_another_clip_is_refused(run, drawn):

@@ -195,7 +195,7 @@ def test_impossible_sizes_are_refused(cards, path, value):
         from_document(document)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_stands_anywhere_is_taken_or_refused(cards, data):
     document = json.loads(json.dumps(to_document(cards.record)))
