@@ -1,8 +1,9 @@
 """A load on a server of this process: `python -m tests.serve_load [REQUESTS [CLIENTS]]`.
 
-Clients ask about mixed clips, half of them through streams. Every answer must be that of `ask`, and
-none may be lost. Printed are requests per minute, the time to the first token, and memory, with
-sessions and without.
+Clients stream answers about mixed clips. Every answer must be that of `ask`, and none may be lost.
+Printed are requests per minute, the time to the first piece of an answer, and memory, with
+sessions and without. `python -m tests.serve_load further` prints how much sooner a further
+question about the same clip is answered, for one client.
 """
 
 from __future__ import annotations
@@ -27,6 +28,15 @@ from seats_cli.serve.model_queue import ModelQueue
 from tests.serve.conftest import ASSETS, Server
 
 CLIPS = ("cards_words_beeps_12s.mp4", "sees_cat_says_dog.mp4", "jfk.wav", "sintel_15s_640.mp4")
+# Clips and the frames per second that they are read with.
+FURTHER = (
+    ("sees_cat_says_dog.mp4", 2),
+    ("cards_words_beeps_12s.mp4", 2),
+    ("bbb_360p_stereo.mp4", 2),
+    ("sintel_15s_640.mp4", 2),
+    ("sintel_15s_640.mp4", 8),
+    ("jfk.wav", 2),
+)
 QUESTIONS = ("What color is shown first?", "What color is shown last?", "What do you hear?")
 
 
@@ -70,13 +80,17 @@ def load(server: Server, answers: dict[tuple[str, str], str], requests: int, cli
     return first, time.perf_counter() - began, wrong
 
 
-def streamed(client: httpx.Client, name: str, question: str) -> tuple[str, float]:
+def streamed(
+    client: httpx.Client, name: str, question: str, more: dict[str, Any] | None = None
+) -> tuple[str, float]:
     """The text of an answer, and after how many seconds its first piece came."""
     url = {"url": (ASSETS / name).as_uri()}
     parts = [{"type": "video_url", "video_url": url}, {"type": "text", "text": question}]
-    body = {"messages": [{"role": "user", "content": parts}], "stream": True}
+    body = {"messages": [{"role": "user", "content": parts}], "stream": True, **(more or {})}
     began, took, text = time.perf_counter(), 0.0, ""
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        if response.status_code != 200:
+            return response.read().decode(), 0.0
         for line in response.iter_lines():
             if not line.startswith("data: {"):
                 continue
@@ -92,8 +106,40 @@ def resident_mib() -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if "VmRSS" in line) / 1024
 
 
+def further() -> None:
+    """Print the time to the first piece for new clips, and for further questions about them."""
+    torch.set_num_threads(1)
+    loaded = load_model("bundled")
+    options = ServeOptions(
+        config=SeatsConfig.preset("10%"), port=0, media_root=str(ASSETS), timeout_s=100
+    )
+    backend = ModelQueue(Answerer(loaded, options), options, loaded.facts.id)
+    with listen(options) as sock:
+        server = Server(backend, options, sock)
+        with closing_server(server), httpx.Client(base_url=server.root, timeout=300) as client:
+            streamed(client, CLIPS[0], "Hello?")
+            for name, fps in FURTHER:
+                for seats in ({}, {"full": True}):
+                    more = {"seats": seats, "media_io_kwargs": {"video": {"fps": fps}}}
+                    new, again = [], []
+                    for _ in range(3):
+                        backend._answerer.store.clear()
+                        new.append(streamed(client, name, "What is shown?", more)[1])
+                        for question in QUESTIONS:
+                            again.append(streamed(client, name, question, more)[1])
+                    first, then = np.median(new), np.median(again)
+                    print(
+                        f"{name} at {fps} fps, {'full' if seats else '10%'}: {first:.2f} s, then "
+                        f"{then:.3f} s ({first / then:.1f}x)",
+                        flush=True,
+                    )
+
+
 def main() -> None:
     """Print the figures."""
+    if sys.argv[1:] == ["further"]:
+        further()
+        return
     requests = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     clients = int(sys.argv[2]) if len(sys.argv) > 2 else 8
     torch.set_num_threads(1)
@@ -127,6 +173,8 @@ def main() -> None:
             f"before the load, {resident_mib():.0f} MiB after",
             flush=True,
         )
+        for one in wrong:
+            print("  not as ask:", *one, flush=True)
         failed = failed or bool(wrong) or len(first) < requests
     sys.exit(failed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 import threading
@@ -93,6 +94,9 @@ class Answerer:
     def __init__(self, loaded: AskableModel, options: ServeOptions) -> None:
         self.loaded = loaded
         self.store = SessionStore(options.session_bytes)
+        # Tokenizers hold their settings in themselves, and two threads must not change them at
+        # once: what is read beside the model has one of its own.
+        self._reader = replace(loaded, processor=copy.deepcopy(loaded.processor))
         self._options = options
         # Pictures are what takes memory: one clip is read at a time, and few wait for the model.
         self._reading = threading.Lock()
@@ -118,7 +122,7 @@ class Answerer:
                 job.stages["fetch"] = time.perf_counter() - began
                 with self._turn_to_read(job):
                     reading = time.perf_counter()
-                    job.inputs = read_messages(self.loaded, job.request, files, job.ticket.check)
+                    job.inputs = read_messages(self._reader, job.request, files, job.ticket.check)
                     job.stages["read"] = time.perf_counter() - reading
             else:
                 self._open(talk, job, began)
@@ -167,7 +171,7 @@ class Answerer:
         began = time.perf_counter()
         longest = job.request.generation.get("max_new_tokens")
         config = job.request.config
-        key, fitted, notes = read_for(media, read, talk.system, config, self.loaded, longest)
+        key, fitted, notes = read_for(media, read, talk.system, config, self._reader, longest)
         clip = read_clip(
             media.path,
             fitted,

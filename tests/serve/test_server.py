@@ -403,6 +403,24 @@ def test_a_further_question_neither_reads_nor_encodes(serving):
     assert spent > 2 * then["timing"]["first_token"]
 
 
+def test_reading_has_a_tokenizer_of_its_own(server, loaded, monkeypatch):
+    """Tokenizers change while they work (`split_special_tokens`): one thread at a time."""
+    kind, used = type(loaded.processor.tokenizer), {}
+    encode = kind._encode_plus
+
+    def noted(self, *arguments, **more):
+        thread = threading.current_thread().name.rpartition("_")[0]
+        used.setdefault(thread, set()).add(id(self._tokenizer))
+        return encode(self, *arguments, **more)
+
+    monkeypatch.setattr(kind, "_encode_plus", noted)
+    server.backend._answerer.store.clear()
+    server.ask(CARDS, FIRST)
+    server.ask(CARDS, CAT, FIRST)
+    assert used.keys() == {"seats-media", "seats-model"}
+    assert not used["seats-media"] & used["seats-model"]
+
+
 def test_what_fits_the_context_goes_by_the_setting(server, loaded, tmp_path):
     """A clip that is too large as it is has as many sizes as there are settings."""
     plain_clip(tmp_path / "long.mp4", frames=600, rate=30)
