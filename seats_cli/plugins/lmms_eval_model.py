@@ -119,14 +119,18 @@ class SeatsModel(lmms):
 
         Those about one clip are asked one after the other.
         """
-        prompts = [self._prompt(request) for request in requests]
+        prompts, settings = [], []
+        for request in requests:
+            prompt, kwargs = self._prompt(request)
+            prompts.append(prompt)
+            settings.append(kwargs)
         first: dict[Any, int] = {}
         for number, prompt in enumerate(prompts):
             first.setdefault(prompt.source.identity, number)
         order = sorted(range(len(prompts)), key=lambda at: first[prompts[at].source.identity])
         answers = [""] * len(prompts)
         for at in tqdm(order, desc="seats"):
-            asked, kwargs = prompts[at], dict(requests[at].args[2])
+            asked, kwargs = prompts[at], settings[at]
             try:
                 answers[at] = self._answer(asked, kwargs)
             except (MediaError, ResourceError) as error:
@@ -136,14 +140,23 @@ class SeatsModel(lmms):
             )
         return answers
 
-    def _prompt(self, request: Instance) -> ReadPrompt:
-        _, doc_to_messages, _, doc_id, task, split = request.args
+    def _prompt(self, request: Instance) -> tuple[ReadPrompt, dict[str, Any]]:
+        """What a request asks, and its task's `generation_kwargs`."""
+        context, second, third, doc_id, task, split = request.args
         document = self.task_dict[task][split][doc_id]
-        prompt = read_prompt(doc_to_messages(document))
+        if callable(second):
+            messages, kwargs = second(document), third
+        else:
+            # A task that is given by the path of its file has no messages, whatever the model
+            # says, but a text and what `doc_to_visual` returns.
+            parts = [{"type": _kind(media), "url": media} for media in third(document) or ()]
+            text = {"type": "text", "text": context}
+            messages, kwargs = [{"role": "user", "content": [*parts, text]}], second
+        prompt = read_prompt(messages)
         own = document.get("id") if isinstance(document, Mapping) else None
         # As `seats eval` seeds an item.
         seed = self._seed if own is None else zlib.crc32(f"{self._seed}:{own}".encode()) % MAX_SEED
-        return replace(prompt, seed=seed)
+        return replace(prompt, seed=seed), dict(kwargs)
 
     def _answer(self, asked: ReadPrompt, kwargs: Mapping[str, Any]) -> str:
         if int(kwargs.get("num_beams") or 1) > 1:
@@ -241,6 +254,13 @@ def read_prompt(messages: Sequence[Mapping[str, Any]]) -> ReadPrompt:
         )
     source, read = clips[0]
     return ReadPrompt(source, question, read, system, tuple(history))
+
+
+def _kind(media: Any) -> str:
+    """The type of what a task gives without one; of files, what is in them decides."""
+    if hasattr(media, "save"):
+        return "image"
+    return "audio" if isinstance(media, Mapping) and "array" in media else "video"
 
 
 def _clip(part: Mapping[str, Any]) -> tuple[ClipSource, ReadOptions]:

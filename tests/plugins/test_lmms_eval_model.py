@@ -22,6 +22,7 @@ from seats_cli.models import load_model
 from seats_cli.results import RunSpec, Turn
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: .ci/matrix lmms-eval")
+from lmms_eval.api.instance import Instance
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models import MODEL_REGISTRY_V2
 from lmms_eval.tasks import TaskManager
@@ -174,6 +175,25 @@ def test_messages() -> None:
     assert Image.open(BytesIO(seen.source.content)).size == (8, 8)
     with pytest.raises(UsageError, match="one clip at a time"):
         read_prompt([{"role": "user", "content": [clip, clip, _text("Which?")]}])
+
+
+def test_a_task_given_by_its_file_has_no_messages() -> None:
+    """lmms-eval gives text and media in place of messages there."""
+    model = SeatsModel(device="cpu", retain=0.25)
+    model.task_dict = {"tiny": {"test": [{"media": str(CARDS)}]}}
+    where = (0, "tiny", "test")
+    content = [{"type": "video", "url": str(CARDS)}, _text(QUESTIONS[0][1])]
+    turns = [{"role": "user", "content": content}]
+    layouts: tuple[tuple[Any, ...], ...] = (
+        (QUESTIONS[0][1], lambda _: turns, {"until": []}, *where),
+        (QUESTIONS[0][1], {"until": []}, lambda doc: [doc["media"]], *where),
+    )
+    about = {"task": "tiny", "doc_id": 0, "repeats": 1}
+    requests = [
+        Instance(request_type="generate_until", arguments=layout, idx=0, metadata=about)
+        for layout in layouts
+    ]
+    assert model.generate_until(requests) == ["red", "red"]
 
 
 def _text(text: str) -> dict[str, str]:
