@@ -164,7 +164,9 @@ def evaluate(
         check_plot(Path("accuracy.png"))
     folder = output.out or Path(f"seats-eval-{Path(questions).stem}")
     check_folder(folder, "-o")
-    specs = [] if find_layers else build_specs(context, sweep, output.seed, variant or ())
+    specs = (
+        [] if find_layers else build_specs(context, sweep, output.seed, variant or (), model.model)
+    )
     fields = ("fps", "max_frames", "max_new_tokens", "system")
     # What is not to be changed is not changed by settings either.
     fixed = questions in ("synthetic", "scripted") or as_published

@@ -13,7 +13,7 @@ from seats_cli.cli.option_groups import FLAGS, was_typed
 from seats_cli.cli.option_parsers import parse_ratio
 from seats_cli.cli.options import BudgetFlags, SweepFlags
 from seats_cli.config import FULL, SeatsConfig
-from seats_cli.errors import UsageError
+from seats_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from seats_cli.results import RunSpec
@@ -115,12 +115,16 @@ def parse_stills(text: str | None) -> tuple[float | None, ...]:
 
 
 def build_specs(
-    context: typer.Context, sweep: SweepFlags, seed: int, variants: Sequence[Path] = ()
+    context: typer.Context,
+    sweep: SweepFlags,
+    seed: int,
+    variants: Sequence[Path] = (),
+    model: str | None = None,
 ) -> list[RunSpec]:
     """Every method and variant with every share; without shares, the file's or the default budget.
 
     With tolerances of Stage 0, each of these with every one of them, after the unpruned model with
-    every one of them.
+    every one of them. "all" holds trained methods where `model` has their weights.
 
     Raises
     ------
@@ -135,7 +139,7 @@ def build_specs(
     shares, stills = parse_shares(sweep.retain), parse_stills(sweep.still_tolerance)
     base = build_config(sweep, context)
     assert base is not None
-    methods = (base.method,) if sweep.method is None else _methods(sweep.method)
+    methods = (base.method,) if sweep.method is None else _methods(sweep.method, model)
     named = [(name, replace(base, method=name, seed=seed)) for name in methods]
     for path in variants:
         named.append((path.stem, replace(SeatsConfig.load(path.expanduser()), seed=seed)))
@@ -161,13 +165,32 @@ def _at_share(config: SeatsConfig, share: float) -> SeatsConfig:
     return replace(config, retain=share, retain_video=None, retain_audio=None)
 
 
-def _methods(text: str) -> list[str]:
+def _methods(text: str, model: str | None) -> list[str]:
     """The methods of `--method seats,random` or "all"; the unpruned model runs in any case."""
     known = _known_methods()
     if text.strip().lower() == ALL:
-        return known
+        return _runnable(known, model)
     wanted = dict.fromkeys(part.strip().lower() for part in text.split(","))
     return [_checked(name, f"{', '.join(known)}, or all") for name in wanted if name != FULL]
+
+
+def _runnable(known: list[str], model: str | None) -> list[str]:
+    """Of all methods those that `model` has the weights for; a line on stderr says what is not."""
+    from seats_cli.families.checkpoint_folder import find_folder
+    from seats_cli.families.registry import BUNDLED
+    from seats_cli.models.method_weights import stored_for
+    from seats_cli.selection.methods import weightless_methods
+
+    trained = [name for name in known if name not in weightless_methods()]
+    try:
+        folder = find_folder(model or BUNDLED).path
+    except ModelError:  # a random shape, or what loading it will complain about
+        missing = trained
+    else:
+        missing = [name for name in trained if not stored_for(folder, name)]
+    if missing:
+        typer.echo(f"Left out of all, without weights here: {', '.join(missing)}.", err=True)
+    return [name for name in known if name not in missing]
 
 
 def _checked(name: str, choices: str = "") -> str:

@@ -14,6 +14,7 @@ from seats_cli.engine.guards import guarded
 from seats_cli.engine.prefill import PrunedPrefill
 from seats_cli.engine.timing import Clock
 from seats_cli.errors import ConfigError, UsageError
+from seats_cli.models.method_weights import give_weights
 from seats_cli.models.optimize import STOCK, Part, RunSwaps, Speedups, default_speedups, installed
 from seats_cli.models.patching import hooked
 from seats_cli.models.registry import adapter_for
@@ -177,6 +178,8 @@ def prune(
             "SeatsConfig(retain=0.1), SeatsConfig.preset('10%') or SeatsConfig.from_dict(...)."
         )
     chosen = (method or method_for)(plan)
+    if chosen.weights_prefix:
+        give_weights(chosen, adapter)
 
     # 2. The parts of the engine, which know each other: statistics are noted for the cache, and
     # expanded to what static regions left out.

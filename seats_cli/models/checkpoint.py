@@ -19,6 +19,7 @@ import torch
 from seats_cli.errors import ModelError
 from seats_cli.families.checkpoint_folder import ADAPTER_CONFIG, tensor_headers, weight_files
 from seats_cli.families.registry import tied_embeddings
+from seats_cli.models.method_weights import of_a_method
 from seats_cli.models.weight_memory import UNUSED_PARTS
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ def check_loaded(info: Mapping[str, Any], family: type[Adapter], name: str) -> N
             f"being {missing[0]}."
         )
     # 5.17 lists the talker and the vocoder, later versions leave them out.
-    left = sorted(key for key in info["unexpected_keys"] if not key.startswith(UNUSED_PARTS))
+    left = sorted(
+        key
+        for key in info["unexpected_keys"]
+        if not key.startswith(UNUSED_PARTS) and not of_a_method(key)
+    )
     if left:
         raise ModelError(
             f"The checkpoint '{name}' has {len(left)} tensors that its model does not know, the "
@@ -219,7 +224,7 @@ def compare_with_files(adapter: Adapter, folder: Path, *, quantized: bool = Fals
         name = key.removeprefix(prefix)
         here = inside.pop(name, None)
         if here is None:
-            if not quantized:  # whose scales have been multiplied in
+            if not quantized and not of_a_method(name):  # whose scales have been multiplied in
                 left.append(name)
             continue
         there = file.get_tensor(key)

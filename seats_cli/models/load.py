@@ -38,6 +38,7 @@ from seats_cli.models.devices import (
     returning_freed_memory,
 )
 from seats_cli.models.lora import apply_adapter, find_adapter
+from seats_cli.models.method_weights import note_folder
 from seats_cli.models.optimize import STOCK, Speedups, best_for_encoders, encoder_attention
 from seats_cli.models.quantization import (
     Scheme,
@@ -160,6 +161,7 @@ def load_model(
             net.eval()
     wrapped = family(net)
     wrapped.check_processor(processor, name)
+    note_folder(wrapped.model, folder)
     loaded = ready(
         wrapped,
         processor,

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
@@ -170,6 +170,9 @@ class Method(ABC):
         that are sampled with any seed.
     entry_kind, layer_kind : str
         What the trace calls the method's stages before the LLM and inside it.
+    weights_prefix : str
+        How the names of the method's own trained weights begin in a checkpoint; empty without any.
+        `take_weights` is given them before the first prompt.
     """
 
     needs_importance: bool = False
@@ -179,9 +182,22 @@ class Method(ABC):
     draws: ClassVar[bool] = True
     entry_kind: ClassVar[str] = "entry"
     layer_kind: ClassVar[str] = "relevance"
+    weights_prefix: ClassVar[str] = ""
 
     def __init__(self, plan: PruningPlan) -> None:
         self.plan = plan
+
+    def take_weights(self, weights: Mapping[str, Tensor], width: int) -> None:
+        """Weights by their names behind `weights_prefix`, float32, on the decoder's first device.
+
+        `width` is that of the model's embeddings.
+
+        Raises
+        ------
+        ValueError
+            If they are not those that the method needs.
+        """
+        raise NotImplementedError
 
     def entering(self, architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
         """Video and audio tokens that `before_llm` keeps at most, of a prompt with these sizes.

@@ -13,7 +13,7 @@ from seats_cli.engine.accounting import account
 from seats_cli.engine.prune import prune
 from seats_cli.models.registry import adapter_for
 from seats_cli.selection.method import Method
-from seats_cli.selection.methods import METHODS
+from seats_cli.selection.methods import weightless_methods
 from seats_cli.selection.trace import SelectionTrace
 from tests.cost.counting import counted
 from tests.engine import test_methods
@@ -82,7 +82,10 @@ def test_pruned_run(subject: tuple[Any, Run], change: dict[str, Any]) -> None:
 PROMPTS = ("audio and video", "ragged", "video only", "audio only")
 MERGING = {"contextual_ratio": 0.1}
 CONFIGS = {
-    **{name: SeatsConfig(retain_video=0.35, retain_audio=0.5, method=name) for name in METHODS},
+    **{
+        name: SeatsConfig(retain_video=0.35, retain_audio=0.5, method=name)
+        for name in weightless_methods()
+    },
     "fastv": SeatsConfig(retain_video=0.7, retain_audio=0.9, method="fastv"),
     "fastv-om": SeatsConfig(retain_video=0.7, retain_audio=0.9, method="fastv-om"),
     "dycoke": SeatsConfig(retain_video=0.6, retain_audio=0.7, method="dycoke"),

@@ -13,7 +13,7 @@ from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
 from seats_cli.errors import ConfigError
 from seats_cli.models import adapter_for
-from seats_cli.selection.methods import METHODS
+from seats_cli.selection.methods import weightless_methods
 from seats_cli.selection.trace import SelectionTrace
 from tests.engine import golden
 from tests.engine.golden import FAMILIES, Run
@@ -107,7 +107,7 @@ def hooks(net: Any) -> int:
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", weightless_methods())
 @pytest.mark.parametrize(("family", "prompt"), CELLS, ids=lambda value: value.replace(" ", "_"))
 def test_matrix(family: str, prompt: str, method: str) -> None:
     config = SeatsConfig(method=method, retain_video=VIDEO, retain_audio=AUDIO, seed=3)
@@ -138,7 +138,7 @@ def test_matrix(family: str, prompt: str, method: str) -> None:
     assert all(bool(values.isfinite().all()) for values in other)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", weightless_methods())
 @pytest.mark.parametrize("family", FAMILIES)
 def test_budget_of_one_changes_nothing(family: str, method: str) -> None:
     _, full = run(family, "ragged", SeatsConfig(method="full"))
@@ -147,7 +147,7 @@ def test_budget_of_one_changes_nothing(family: str, method: str) -> None:
     assert trace.average_retention() == (1.0, 1.0, 1.0)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "full"])
+@pytest.mark.parametrize("method", [name for name in weightless_methods() if name != "full"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("share", [0.3, 0.1, 0.01])
 def test_small_budgets_are_met_or_refused(family: str, method: str, share: float) -> None:
@@ -199,7 +199,7 @@ def test_seed_decides_what_is_drawn(method: str) -> None:
     assert not torch.equal(kept(1), kept(2))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", weightless_methods())
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_word_behind_the_media_asks(family: str, method: str) -> None:
     """The shortest question: a single token behind the two end marks of the clip."""
@@ -228,7 +228,7 @@ def two_clips(family: str, prompt: str) -> dict[str, Any]:
     return {**once, **twice}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", weightless_methods())
 @pytest.mark.parametrize("prompt", ["one window", "ragged", "video only", "audio only"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_clips(family: str, prompt: str, method: str) -> None:
@@ -270,7 +270,7 @@ def half(family: str) -> Any:
     return golden.build(family).bfloat16()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", weightless_methods())
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision(family: str, method: str) -> None:
     given = {

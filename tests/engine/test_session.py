@@ -24,7 +24,7 @@ from seats_cli.errors import ResourceError, UsageError
 from seats_cli.media.clip import Clip
 from seats_cli.models import need_of
 from seats_cli.results import Answer
-from seats_cli.selection.methods import METHODS
+from seats_cli.selection.methods import weightless_methods
 from tests.engine import golden
 from tests.engine.test_outside_method import EveryNth
 from tests.models.test_load import noise_clip
@@ -75,7 +75,7 @@ def test_shared_states_change_nothing_in_eager_attention(family: str) -> None:
 
 
 @pytest.mark.parametrize("kv", ["layerwise", "survivors"])
-@pytest.mark.parametrize("method", tuple(METHODS))
+@pytest.mark.parametrize("method", tuple(weightless_methods()))
 @pytest.mark.parametrize("family", golden.FAMILIES)
 def test_shared_states_change_nothing(family: str, method: str, kv: str) -> None:
     check_shared(family, method, kv, "sdpa")

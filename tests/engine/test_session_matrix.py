@@ -20,7 +20,7 @@ from seats_cli.errors import ModelError
 from seats_cli.media.clip import Clip
 from seats_cli.models.optimize import STOCK
 from seats_cli.results import Answer
-from seats_cli.selection.methods import METHODS
+from seats_cli.selection.methods import weightless_methods
 from tests.engine import golden
 from tests.engine.test_session import latest, model, prefill, prompts
 from tests.models.test_load import noise_clip
@@ -99,7 +99,7 @@ class Asked:
 def test_any_order_of_methods_budgets_and_questions(loaded: AskableModel, kv: str) -> None:
     configs: list[SeatsConfig | None] = [None, SeatsConfig(retain=0.6, kv=kv)]
     # 0.4: FastV drops first after a third of these few layers.
-    configs += [SeatsConfig(retain=0.4, method=method, kv=kv) for method in METHODS]
+    configs += [SeatsConfig(retain=0.4, method=method, kv=kv) for method in weightless_methods()]
     turns = [(question, config) for config in configs for question in QUESTIONS[:2]]
     random.Random(kv).shuffle(turns)
     asked = Asked(loaded, clip_of(loaded))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seats_cli.media.reader import read_clip
-from seats_cli.selection.methods import METHODS
+from seats_cli.selection.methods import weightless_methods
 from seats_cli.show.overlay import MAX_LEVELS, depth_of
 from seats_cli.show.page import render_page
 from seats_cli.show.record import AUDIO, VIDEO
@@ -51,7 +51,7 @@ def shaded(markup: str) -> int:
     )
 
 
-@pytest.mark.parametrize("method", [None, *sorted(METHODS)])
+@pytest.mark.parametrize("method", [None, *sorted(weightless_methods())])
 def test_every_method_draws_just_the_tokens_that_enter(ask, method):
     record = ask(method=method).record
     depth = depth_of(record)

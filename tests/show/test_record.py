@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seats_cli.errors import UsageError
-from seats_cli.selection.methods import METHODS
+from seats_cli.selection.methods import weightless_methods
 from seats_cli.show.page import clip_facts, plan_words
 from seats_cli.show.record import AUDIO, VIDEO
 from seats_cli.show.strip import strip
@@ -25,7 +25,7 @@ from seats_cli.show.trace_file import (
 )
 
 
-@pytest.mark.parametrize("method", [None, *sorted(METHODS)])
+@pytest.mark.parametrize("method", [None, *sorted(weightless_methods())])
 def test_the_record_counts_as_the_trace_does(ask, method):
     run = ask(method=method)
     trace, record = run.answer.trace, run.record

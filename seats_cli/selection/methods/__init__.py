@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from seats_cli.schedule import PruningPlan
     from seats_cli.selection.method import Method
 
-__all__ = ["METHODS", "acting_settings", "method_for", "register_method", "with_default_options"]
+__all__ = [
+    "METHODS",
+    "acting_settings",
+    "method_for",
+    "register_method",
+    "weightless_methods",
+    "with_default_options",
+]
 
 
 def method_for(plan: PruningPlan) -> Method:
@@ -40,6 +47,11 @@ def method_for(plan: PruningPlan) -> Method:
         If there is no such method, or it cannot act in a model of that depth.
     """
     return _find(plan.config.method)(plan)
+
+
+def weightless_methods() -> list[str]:
+    """Names of the methods that any model can run: those without trained weights of their own."""
+    return [name for name, make in METHODS.items() if not class_of(make).weights_prefix]
 
 
 def with_default_options(config: SeatsConfig) -> SeatsConfig:

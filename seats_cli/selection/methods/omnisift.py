@@ -13,14 +13,16 @@ tokens.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from seats_cli.cost.selection import Product
 from seats_cli.cost.token_counts import MediaSizes, grid_tokens, token_counts
 from seats_cli.families.base import Architecture
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import Entry, Method, Modality, PromptTokens, register_method
 from seats_cli.selection.topk import keep_highest, keep_highest_in_runs
 from seats_cli.selection.trace import SelectionTrace
@@ -64,6 +66,57 @@ def evenly_spaced(size: int, count: int, device: torch.device) -> Tensor:
     keep = torch.zeros(size, dtype=torch.bool, device=device)
     keep[(2 * torch.arange(count, device=device) + 1) * size // (2 * max(count, 1))] = True
     return keep
+
+
+class SoundSelector(nn.Module):
+    """OmniSIFT's trained part: how much each sound token has to do with the video of its group.
+
+    Names and shapes are those of `thinker.compressor` in the published checkpoint: 4,856,321
+    parameters with an inner width of 512 and 8 heads behind embeddings of 3,584.
+
+    Parameters
+    ----------
+    width : int
+        Of embeddings D.
+    inner : int
+        Width of the attention.
+    heads : int
+    """
+
+    def __init__(self, width: int, inner: int, heads: int) -> None:
+        super().__init__()
+        self.v_proj, self.a_proj = nn.Linear(width, inner), nn.Linear(width, inner)
+        self.v_norm, self.a_norm = nn.LayerNorm(inner), nn.LayerNorm(inner)
+        self.cross_attn = nn.MultiheadAttention(inner, heads, batch_first=True)
+        self.post_attn_norm = nn.LayerNorm(inner)
+        self.score_head = nn.Sequential(
+            nn.Linear(inner, inner // 2), nn.SiLU(), nn.Linear(inner // 2, 1)
+        )
+
+    def forward(self, audio: Tensor, video: Tensor) -> Tensor:
+        """Scores (n,) in 0..1 of sound tokens (n, D) beside kept video tokens (m, D), m > 0."""
+        seen = self.v_norm(self.v_proj(video))[None]
+        heard = self.a_norm(self.a_proj(audio))[None]
+        found, _ = self.cross_attn(heard, seen, seen, need_weights=False)
+        scores: Tensor = self.score_head(self.post_attn_norm(found + heard))
+        return scores[0, :, 0].sigmoid()
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], width: int) -> SoundSelector:
+        """The one with these weights, which it uses as they are; 64 to a head, or 4 heads.
+
+        `width` is that of the embeddings.
+
+        Raises
+        ------
+        KeyError, RuntimeError
+            If a tensor is missing, left over or of another shape.
+        """
+        inner = len(weights["a_proj.weight"])
+        with torch.device("meta"):
+            made = cls(width, inner, max(inner // 64, 4))
+        made.load_state_dict(dict(weights), assign=True)
+        return made.eval()
 
 
 class Sift(Method):
@@ -116,9 +169,10 @@ class Sift(Method):
         kept_video = keep[video.positions]
         sizes: list[int] = torch.bincount(of_sound, minlength=len(first)).tolist()
         for group, size in enumerate(sizes):
-            if not size:
-                continue
             mine = (of_sound == group).nonzero()[:, 0]
+            if size < 2 or left_of(size, ratio) == size:  # nothing to choose from
+                stays[mine] = True
+                continue
             seen = video.positions[kept_video & (group_of == group)]
             heard = prompt.embeddings[audio.positions[mine]]
             scores = self.sound_scores(heard, prompt.embeddings[seen])
@@ -155,3 +209,49 @@ class OmniSiftUntrained(Sift):
     ) -> list[Product]:
         """None: each token is compared with a single other one."""
         return []
+
+
+@register_method("omnisift")
+class OmniSift(Sift):
+    """`omnisift`. Sound by a trained selector, whose weights lie in the model's checkpoint.
+
+    Floor: one token of each grid, and of each group's sound.
+    """
+
+    weights_prefix = "compressor."
+
+    def __init__(self, plan: PruningPlan) -> None:
+        super().__init__(plan)
+        self._selector: SoundSelector | None = None
+        self._groups: list[tuple[int, int]] = []  # sound and kept video of each that was compared
+
+    def take_weights(self, weights: Mapping[str, Tensor], width: int) -> None:
+        """Those of `SoundSelector`."""
+        self._selector = SoundSelector.of(weights, width)
+
+    def before_llm(self, prompt: PromptTokens) -> Entry:
+        """As in every form; what the selector works on is noted for `products`."""
+        self._groups = []
+        return super().before_llm(prompt)
+
+    def sound_scores(self, audio: Tensor, video: Tensor) -> Tensor:
+        """Of the selector, in float32."""
+        assert self._selector is not None
+        self._groups.append((len(audio), len(video)))
+        scores: Tensor = self._selector(audio.float(), video.float())
+        return scores
+
+    def products(
+        self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
+    ) -> list[Product]:
+        """The selector's layers on the sound of every group and on its kept video."""
+        if self._selector is None:
+            return []
+        inner, width = self._selector.a_proj.weight.shape
+        products: list[Product] = []
+        for heard, seen in self._groups:
+            products += [(seen, inner, width), (heard, inner, width)]
+            products += [(heard, inner, inner)] * 2 + [(seen, inner, inner)] * 2
+            products += [(heard, seen, inner)] * 2
+            products += [(heard, inner // 2, inner), (heard, 1, inner // 2)]
+        return products
