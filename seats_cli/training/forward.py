@@ -108,7 +108,7 @@ def packed_attention(
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
-def _run_layers(
+def run_layers(
     language: Any,
     states: torch.Tensor,
     positions: torch.Tensor,
@@ -116,6 +116,7 @@ def _run_layers(
     layers: range,
     prefix_length: int,
 ) -> torch.Tensor:
+    """States (B, N, width) behind some of the decoder's layers, under `packed_mask`."""
     rotary = language.rotary_emb(states, positions)
     with use_attention([language], "seats_packed", packed_attention):
         for index in layers:
@@ -223,16 +224,14 @@ def packed_forward(
 
     # 4. The first layers, after which the context heads read.
     layer_count = len(language.layers)
-    states = _run_layers(language, states, positions, mask, range(middle_layer), prefix_length)
+    states = run_layers(language, states, positions, mask, range(middle_layer), prefix_length)
     middle = states[:, :prefix_length]
 
     # 5. Layers in which a name fetches what it stands for, and the question's end the answer.
     cut = layer_count if thinning.cut_layer is None else thinning.cut_layer
     read = min(middle_layer + _LOOKUP_LAYERS, cut)
     before = states
-    states = _run_layers(
-        language, states, positions, mask, range(middle_layer, read), prefix_length
-    )
+    states = run_layers(language, states, positions, mask, range(middle_layer, read), prefix_length)
     lookup = states.new_zeros(())
     if model.training and read < cut:
         rotary = language.rotary_emb(states, positions)
@@ -249,7 +248,7 @@ def packed_forward(
             )
 
     # 6. The rest; from `cut` on without the clip, as in the late block.
-    states = _run_layers(language, states, positions, mask, range(read, cut), prefix_length)
+    states = run_layers(language, states, positions, mask, range(read, cut), prefix_length)
     if cut < layer_count:
         # No token attends to the clip any more, so its own states need not be computed either.
         text = is_text[kept]
@@ -259,7 +258,7 @@ def packed_forward(
         positions = positions.gather(2, places.expand(3, -1, -1))
         mask = packed_mask(number.gather(1, places))
         prefix_length = int(text[0].sum())
-        states = _run_layers(
+        states = run_layers(
             language, states, positions, mask, range(cut, layer_count), prefix_length
         )
     answers = states[:, prefix_length:][batch.target != IGNORE]
