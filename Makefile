@@ -16,7 +16,9 @@ Q ?= What color is shown first?
 ARGS ?=
 WORKERS ?= 2
 
-# One thread per test worker: two workers that both use all cores slow each other down.
+# One thread per test worker: two workers that both use all cores slow each other down. A file's
+# tests stay in one worker, with the models and clips that they share, and in order: large files first
+# is what xdist would do, and it counts tests, not seconds.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 export VIDEO Q
@@ -43,7 +45,7 @@ lint: $(STAMP)
 # The counts of docs/architecture.md are printed on the way; tests/test_structure.py holds them.
 test: lint
 	@$(BIN)/python -m tests.structure
-	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS)
+	$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Without what an earlier build left, which setuptools would pack again although it was removed.
 wheel: $(STAMP)

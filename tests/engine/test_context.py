@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
@@ -46,12 +44,6 @@ def model(family: str, attention: str = "sdpa") -> Any:
 
 def av_run(family: str) -> Run:
     return Run(family, AV_CASE[family], "seats_a")
-
-
-def test_it_needs_no_reader_of_media() -> None:
-    code = "import sys; from seats_cli import prune; print('av' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "False\n"
 
 
 # What transformers itself notes on a model that runs.
