@@ -15,6 +15,7 @@ from seats_cli import SeatsConfig, Turn, ask, read_clip
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.serve import ServeOptions
 from seats_cli.serve.answering import Piece
+from seats_cli.serve.session_store import TALK_SHARE
 from tests.serve.conftest import ASSETS, CARDS, CAT, SPEECH, data_url, openai
 
 FIRST, LAST = "What color is shown first?", "What color is shown last?"
@@ -421,18 +422,19 @@ def test_reading_has_a_tokenizer_of_its_own(server, loaded, monkeypatch):
     assert not used["seats-media"] & used["seats-model"]
 
 
-def test_what_fits_the_context_goes_by_the_setting(server, loaded, tmp_path):
+def test_what_fits_the_context_goes_by_the_setting(server, loaded):
     """A clip that is too large as it is has as many sizes as there are settings."""
-    plain_clip(tmp_path / "long.mp4", frames=600, rate=30)
+    room = 3300  # what an answer may take leaves too little for the whole clip
 
     def ask_long(**seats):
-        more = {"seats": seats, "media_io_kwargs": {"video": {"fps": 30}}}
-        got = server.ask(tmp_path / "long.mp4", FIRST, extra_body=more)
+        more = {"seats": seats, "media_io_kwargs": {"video": {"fps": 3}}}
+        got = server.ask(CARDS, FIRST, extra_body=more, max_completion_tokens=room)
         return got.model_extra["seats"]["session"], got.usage.prompt_tokens
 
     session, tokens = ask_long(retain=0.25)
     assert session == "new"
-    assert tokens > loaded.architecture.max_positions
+    spare = loaded.architecture.max_positions * TALK_SHARE
+    assert tokens + room + spare > loaded.architecture.max_positions
     assert ask_long(retain=0.25) == ("open", tokens)
     assert ask_long(retain=0.1) == ("new", tokens)
 
