@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import llm
 from llm.parts import AttachmentPart, StreamEvent, TextPart
@@ -82,8 +82,9 @@ class SeatsModel(llm.Model):
         top_k: int | None = Field(default=None, ge=0, description="0 draws from all tokens.")
         seed: int = Field(default=0, ge=0, description="Seed of sampling.")
 
-    def __init__(self) -> None:
-        self._clips: dict[Any, ClipModel] = {}  # by what the model is loaded with
+    # By what a model is loaded with; of all instances, because llm makes one whenever it is asked
+    # for its models.
+    _clips: ClassVar[dict[Any, ClipModel]] = {}
 
     def execute(
         self,

@@ -44,8 +44,10 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return llm_model.SeatsModel()
+def model() -> Iterator[Any]:
+    llm_model.SeatsModel._clips.clear()
+    yield llm_model.SeatsModel()
+    llm_model.SeatsModel._clips.clear()
 
 
 def test_the_entry_points_name_what_is_there() -> None:
@@ -71,7 +73,7 @@ def test_errors_are_sentences() -> None:
         ([FIRST, "-a", CARDS, "-o", "model", "no/such-model"], "no/such-model"),
         ([FIRST, "--at", str(ROOT / "README.md"), "video/mp4"], "not a video or sound file"),
     ):
-        result = CliRunner().invoke(cli, ["-m", "seats", *arguments])
+        result = CliRunner().invoke(cli, ["-m", "seats", "-o", "device", "cpu", *arguments])
         assert result.exit_code == 1
         assert reason in result.output
         assert "Traceback" not in result.output
@@ -85,7 +87,7 @@ def test_a_conversation_is_a_session(model: Any) -> None:
     said = then.text()
     assert first.response_json["timing"]["read_s"] > 0
     assert then.response_json["timing"]["read_s"] == 0  # the clip is open
-    (clips,) = {id(one): one for one in model._clips.values()}.values()
+    (clips,) = model._clips.values()
     clip = read_clip(CARDS, sizing=clips.loaded.sizing)
     turns = [Turn(FIRST, "red")]
     config = SeatsConfig.preset("25%")
