@@ -40,7 +40,8 @@ def unpadded(mask: Tensor | None, keep: Tensor) -> Tensor:
 
 def cached_tokens(cache: Any, layer: int = 0) -> int:
     """Tokens held by a layer (0-based) of a transformers cache; 0 without a cache."""
-    return 0 if cache is None else int(cache.get_seq_length(layer))
+    # Not its own method, which on a pruned cache counts the unpruned sequence (`_PrunedCache`).
+    return 0 if cache is None else int(type(cache).get_seq_length(cache, layer))
 
 
 def require_dynamic(cache: Any) -> None:
@@ -49,13 +50,15 @@ def require_dynamic(cache: Any) -> None:
     Raises
     ------
     UsageError
-        For static, offloaded-to-fixed or quantised caches.
+        For static, offloaded or quantized caches.
     """
-    # This class exactly: layers with a sliding window and quantised ones derive from it.
-    if cache is not None and any(
-        type(layer).__name__ != "DynamicLayer" for layer in getattr(cache, "layers", ())
-    ):
-        raise UsageError("Pruning needs a dynamic KV cache: leave out cache_implementation.")
+    # This class exactly: layers with a sliding window and quantized ones derive from it.
+    fixed = any(type(layer).__name__ != "DynamicLayer" for layer in getattr(cache, "layers", ()))
+    if fixed or getattr(cache, "offloading", False):
+        raise UsageError(
+            "Pruning needs a dynamic KV cache in one place: leave out `cache_implementation`, or "
+            "pass a DynamicCache."
+        )
 
 
 def keep_in_layers(cache: Any, layers: int, places: TokenIndex) -> None:
@@ -98,10 +101,11 @@ def decode_mask(
 
 @dataclass(eq=False)
 class _Continuation:
-    """What decoding on a pruned cache must know: its length then, and the next position."""
+    """What decoding on a pruned cache must know of the prompt that filled it."""
 
-    cached: int
-    next_position: Tensor
+    cached: int  # tokens that the first layer held then
+    next_position: Tensor  # of the token to come
+    prompt: Tensor  # LongTensor (S,), on the CPU: ids of the unpruned prompt
 
 
 # The pruned caches there are; each is forgotten with its cache. They outlive the block that filled
@@ -109,16 +113,18 @@ class _Continuation:
 _continuations: WeakKeyDictionary[Any, _Continuation] = WeakKeyDictionary()
 
 
-class _GuardedUpdate:
-    """`update` of a pruned cache: refuses to be continued by a model that is not pruned now.
+class _PrunedCache:
+    """What takes the place of two methods of a pruned cache.
 
-    Such a model sizes one mask for all layers and counts positions from the shortened cache.
+    `update` refuses to be continued by a model that is not pruned now: it sizes one mask for all
+    layers and counts positions from the shortened cache. `get_seq_length` counts the sequence and
+    not what is left of it, because `generate` takes all that is beyond for new.
     """
 
     def __init__(self, cache: Any, model: Any) -> None:
         self._cache, self._model = ref(cache), ref(model)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def update(self, *args: Any, **kwargs: Any) -> Any:
         if not is_swapped(self._model()):
             raise UsageError(
                 "This KV cache was filled inside prune(...) and holds the tokens that were kept: "
@@ -127,12 +133,28 @@ class _GuardedUpdate:
         cache: Any = self._cache()
         return type(cache).update(cache, *args, **kwargs)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _GuardedUpdate:
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        del layer_idx  # the sequence is as long for all of them
+        return seen_tokens(self._cache())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _PrunedCache:
         """Of a copied cache: for the copy, which goes on where the original does."""
         original, model = self._cache(), self._model()
         copied = memo.get(id(original), original)
         _continuations[copied] = _continuations[original]
-        return _GuardedUpdate(copied, model)
+        return _PrunedCache(copied, model)
+
+
+def seen_tokens(cache: Any) -> int:
+    """Length of the unpruned sequence that a pruned cache stands for."""
+    known = _continuations[cache]
+    return len(known.prompt) + cached_tokens(cache) - known.cached
+
+
+def prompt_of(cache: Any) -> Tensor | None:
+    """Ids (S,) of the unpruned prompt that filled a cache inside a block; None for any other."""
+    known = None if cache is None else _continuations.get(cache)
+    return None if known is None else known.prompt
 
 
 class Continuations:
@@ -141,35 +163,45 @@ class Continuations:
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
 
-    def note(self, cache: Any, next_position: Tensor) -> None:
-        """Remember a cache as a prefill left it, and the position of the token to come."""
-        _continuations[cache] = _Continuation(cached_tokens(cache), next_position)
-        vars(cache)["update"] = _GuardedUpdate(cache, self._adapter.model)
+    def note(self, cache: Any, next_position: Tensor, prompt: Tensor) -> None:
+        """Remember a cache as a prefill left it.
 
-    def arguments(
-        self, cache: Any, kwargs: dict[str, Any], positions_given: bool
-    ) -> dict[str, Any]:
+        Parameters
+        ----------
+        next_position : LongTensor, shape ()
+            Of the token to come.
+        prompt : LongTensor, shape (S,)
+            Unpruned, on the CPU.
+        """
+        _continuations[cache] = _Continuation(cached_tokens(cache), next_position, prompt)
+        pruned = _PrunedCache(cache, self._adapter.model)
+        vars(cache).update(update=pruned.update, get_seq_length=pruned.get_seq_length)
+
+    def arguments(self, cache: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder's arguments: true positions, and no mask of the unpruned length.
 
         Parameters
         ----------
         cache : transformers Cache
-            Not empty.
+            That a prefill inside a block has filled.
         kwargs : dict
             What transformers passes.
-        positions_given : bool
-            Whether its positions come from the caller (`generate` counts the whole sequence).
         """
-        # 1. True positions. A generated token has the same one in every row (M-RoPE), so that one
-        #    number is enough to continue from.
-        known = _continuations.get(cache)
+        # 1. A text token has the same position in every row (M-RoPE), so that one number is enough
+        #    to continue from. Trap 11: transformers would count from the shortened cache, or in a
+        #    later turn by the offset of whatever prompt the model has seen last.
+        known = _continuations[cache]
+        first = known.next_position + cached_tokens(cache) - known.cached
         embeddings: Tensor = kwargs["inputs_embeds"]
-        positions = kwargs.get("position_ids")
-        if known is not None and (positions is None or not positions_given):
-            # Trap 11: transformers would count from the cache, which is shorter than the sequence.
-            first = known.next_position + cached_tokens(cache) - known.cached
-            positions = self._adapter.positions(None, embeddings) + first.to(embeddings.device)
-        elif positions is not None:
-            positions = self._adapter.positions(positions, embeddings)
-        # 2. Trap 1: the mask fits no layer's cache; `decode_mask` makes one for each where needed.
+        positions = self._adapter.positions(None, embeddings) + first.to(embeddings.device)
+        # 2. Several answers to one prompt continue it, each in a row of its own.
+        rows, held = len(embeddings), len(cache.layers[0].keys)
+        if held == 1 < rows:
+            cache.batch_repeat_interleave(rows)
+        elif held != rows:
+            raise UsageError(
+                f"The KV cache holds {held} sequences and is continued by {rows}: pick one with "
+                "`cache.batch_select_indices`."
+            )
+        # 3. Trap 1: the mask fits no layer's cache; `decode_mask` makes one for each where needed.
         return {**kwargs, "position_ids": positions, "attention_mask": None}

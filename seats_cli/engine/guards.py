@@ -13,9 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
+import torch
+
+from seats_cli.engine.generate_calls import check_call
 from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import replace_forward, replace_method
+
+_Check = Callable[[tuple[Any, ...], dict[str, Any]], None]  # of a call's arguments
 
 
 @contextmanager
@@ -28,35 +33,35 @@ def guarded(adapter: Adapter) -> Iterator[None]:
     Raises
     ------
     UsageError
-        Inside the block: for a deep copy of the model, `labels`, and `generate` without a cache.
+        Inside the block: for a deep copy of the model, `labels`, speech about a clip, and what
+        `generate_calls` refuses.
     """
     lock = threading.RLock()  # `generate` calls `forward`
 
-    def one_at_a_time(
-        check: Callable[[dict[str, Any]], None], call: Callable[..., Any]
-    ) -> Callable[..., Any]:
+    def one_at_a_time(check: _Check, call: Callable[..., Any]) -> Callable[..., Any]:
         # transformers reads the signature of `forward`, which `wraps` hands on.
         @functools.wraps(call)
         def waiting(*args: Any, **kwargs: Any) -> Any:
-            check(kwargs)
+            check(args, kwargs)
             with lock:
                 return call(*args, **kwargs)
 
         return waiting
 
-    check_cache = functools.partial(_refuse_no_cache, adapter.model)
+    generating = [(adapter.model, functools.partial(check_call, adapter.model))]
+    if adapter.whole is not adapter.model:
+        generating.append((adapter.whole, functools.partial(_refuse_speech, adapter)))
     with ExitStack() as stack:
         for part in _parts(adapter):
             stack.enter_context(_without_deepcopy(part))
         stack.enter_context(
             replace_forward(adapter.model, functools.partial(one_at_a_time, _refuse_labels))
         )
-        if hasattr(adapter.model, "generate"):
-            stack.enter_context(
-                replace_method(
-                    adapter.model, "generate", functools.partial(one_at_a_time, check_cache)
+        for model, check in generating:
+            if hasattr(model, "generate"):
+                stack.enter_context(
+                    replace_method(model, "generate", functools.partial(one_at_a_time, check))
                 )
-            )
         yield
 
 
@@ -80,7 +85,7 @@ def _without_deepcopy(module: Any) -> Iterator[None]:
         del vars(module)["__deepcopy__"]
 
 
-def _refuse_labels(arguments: dict[str, Any]) -> None:
+def _refuse_labels(_args: tuple[Any, ...], arguments: dict[str, Any]) -> None:
     if arguments.get("labels") is not None:
         raise UsageError(
             "Pruning leaves no logits for the labels of dropped tokens: call the model without "
@@ -88,8 +93,15 @@ def _refuse_labels(arguments: dict[str, Any]) -> None:
         )
 
 
-def _refuse_no_cache(model: Any, arguments: dict[str, Any]) -> None:
-    """Without a cache every token would be a prompt of its own, whose media were not encoded."""
-    config = arguments.get("generation_config") or getattr(model, "generation_config", None)
-    if arguments.get("use_cache", getattr(config, "use_cache", None)) is False:
-        raise UsageError("Pruned generation needs the KV cache: leave out use_cache=False.")
+def _refuse_speech(adapter: Adapter, args: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+    """The talker goes on from the thinker's states of the whole prompt."""
+    ids = arguments.get("input_ids", args[0] if args else None)
+    media = (adapter.video_token_id, adapter.audio_token_id)
+    if not adapter.speaks(arguments) or (
+        ids is not None and not torch.isin(ids, torch.tensor(media, device=ids.device)).any()
+    ):
+        return
+    raise UsageError(
+        "Speech needs the thinker's states of every token of the prompt, and pruning drops some: "
+        'ask for text (`generation_mode="text"`), or call the model outside of prune(...).'
+    )

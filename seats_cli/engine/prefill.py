@@ -33,11 +33,13 @@ from seats_cli.engine.cache import (
     cached_tokens,
     decode_mask,
     keep_in_layers,
+    prompt_of,
     require_dynamic,
     unpadded,
 )
 from seats_cli.engine.clip_prefix import PrefixSharing, PrefixStore
 from seats_cli.engine.encoder_stats import EncoderCall, EncoderStatistics
+from seats_cli.engine.generate_calls import batch_refusal, first_row, repeated, text_only
 from seats_cli.engine.timing import Clock
 from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter, SideTensors
@@ -146,13 +148,15 @@ class PrunedPrefill:
         prefixes: PrefixStore | None = None,
     ) -> None:
         self.trace: SelectionTrace | None = None
+        self._answers = 1  # how many `generate` wants of the prompt to come
+        self._copies = 1  # and of the one under way
         self._adapter = adapter
         self._plan = plan
         self._method = method
         self._statistics = statistics
         self._clock = clock
         self._input_ids: Tensor | None = None
-        self._positions_given = False
+        self._pruned_cache = False  # whether the call under way continues one
         self._next_position = torch.zeros((), dtype=torch.long)
         self._alive: TokenState | None = None
         self._question = 0
@@ -161,13 +165,19 @@ class PrunedPrefill:
         # Arguments of `SelectionTrace.add`; counting tokens waits until the decoder has finished.
         self._stages: list[tuple[str, int, Tensor, Tensor | None, str]] = []
         self._continuations = Continuations(adapter)
+        self._leaving: list[tuple[Any, RemovableHandle]] = []  # hooks of a layer, and ours
         self.sharing = PrefixSharing(prefixes, adapter, plan, method)
+
+    def expect(self, answers: int) -> None:
+        """The next prompt will be repeated for so many answers."""
+        self._answers = answers
 
     # ---------------------------------------------------------------- hooks
 
     def install(self) -> list[RemovableHandle]:
         """Register all hooks; they act until the handles are removed."""
         adapter = self._adapter
+        self._leaving.clear()
         handles: list[RemovableHandle] = [
             adapter.core.register_forward_pre_hook(self._enter_model, with_kwargs=True),
             adapter.language_model.register_forward_pre_hook(self._enter_decoder, with_kwargs=True),
@@ -177,19 +187,29 @@ class PrunedPrefill:
             handles.append(
                 layer.register_forward_pre_hook(self._enter_layer(number), with_kwargs=True)
             )
-            handles.append(layer.register_forward_hook(self._leave_layer(number)))
+            leaving = layer.register_forward_hook(self._leave_layer(number))
+            self._leaving.append((layer._forward_hooks, leaving))
+            handles.append(leaving)
         return handles
 
-    def _enter_model(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter_model(
+        self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Note the ids: the decoder itself only sees embeddings."""
+        # 1. A prompt with several answers enters once; `_leave_decoder` repeats what comes of it.
+        cache = cache_of(kwargs)
+        if not cached_tokens(cache):
+            self._copies, self._answers = self._answers, 1
+            if self._copies > 1:
+                kwargs = first_row(kwargs)
         ids = kwargs.get("input_ids", args[0] if args else None)
-        # A prompt's ids come to the host now: later the copy would wait for the encoders' work.
+        # 2. A prompt's ids come to the host now: later the copy would wait for the encoders' work.
         self._input_ids = ids if ids is None or ids.shape[-1] == 1 else ids.cpu()
-        # `generate` passes one or the other, counted over the whole unpruned sequence; a bare
-        # `model(input_ids=..., past_key_values=...)` counts from the shortened cache instead.
-        self._positions_given = any(
-            kwargs.get(name) is not None for name in ("position_ids", "attention_mask")
-        )
+        # 3. What follows on a pruned cache is text.
+        if prompt_of(cache) is not None and ids is not None and ids.shape[-1] > 1:
+            assert self._input_ids is not None
+            kwargs = text_only(self._adapter, self._input_ids, kwargs)
+        return args, kwargs
 
     def _enter_decoder(
         self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -198,14 +218,17 @@ class PrunedPrefill:
         self._cache = cache_of(kwargs)
         if cached_tokens(self._cache):
             self._alive = None  # tells the layers' hooks that nothing is pruned now
-            return args, self._continuations.arguments(self._cache, kwargs, self._positions_given)
+            self._pruned_cache = prompt_of(self._cache) is not None
+            if not self._pruned_cache:  # filled outside: nothing about it is out of the ordinary
+                return args, kwargs
+            return args, self._continuations.arguments(self._cache, kwargs)
         require_dynamic(self._cache)
         return args, self._begin(kwargs)
 
-    def _leave_decoder(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def _leave_decoder(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         """Complete the trace, while the device is still busy with the last layers."""
         if self._alive is None:
-            return
+            return None
         self._alive = self._entered = None
         self.sharing.end()
         assert self.trace is not None
@@ -213,7 +236,13 @@ class PrunedPrefill:
             self.trace.add(*stage)
         self._statistics.clear()
         if self._cache is not None:
-            self._continuations.note(self._cache, self._next_position)
+            assert self._input_ids is not None
+            self._continuations.note(self._cache, self._next_position, self._input_ids[0].cpu())
+        if self._copies == 1:
+            return None
+        if self._cache is not None:
+            self._cache.batch_repeat_interleave(self._copies)
+        return repeated(output, self._copies)
 
     def _enter_layer(self, number: int) -> Any:
         def hook(
@@ -221,6 +250,8 @@ class PrunedPrefill:
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
             hidden = args[0] if args else kwargs["hidden_states"]
             alive, self._cache = self._alive, cache_of(kwargs)
+            if alive is None and not self._pruned_cache:
+                return None
             if alive is None:
                 # Decoding. Trap 3: every layer has a cache of its own length, and transformers
                 # would size one mask for all of them by the first layer's.
@@ -234,6 +265,10 @@ class PrunedPrefill:
                 )
                 return args, {**kwargs, "attention_mask": mask}
             if number == 1:
+                # transformers records hidden states by hooks, which it leaves on the model once
+                # it was asked for them. Before ours, they see all tokens of a layer in every run.
+                for hooks, handle in self._leaving:
+                    hooks.move_to_end(handle.id)
                 # The decoder has worked out the rotary factors once for all its layers.
                 alive.sides |= self.sharing.side_tensors(self._adapter.layer_side_tensors(kwargs))
             if self._question or self.sharing.needs_entered(number):
@@ -299,10 +334,7 @@ class PrunedPrefill:
         if ids is None or ids.shape != embeddings.shape[:2]:
             raise UsageError("Pruning needs input_ids: they tell which tokens are video or audio.")
         if len(ids) != 1:
-            raise UsageError(
-                f"Pruning works on one prompt at a time, not on a batch of {len(ids)}: run them in "
-                "turn, with an EncoderCache where they are about the same clip."
-            )
+            raise UsageError(batch_refusal(len(ids)))
         ids, padding = ids[0].cpu(), kwargs.get("attention_mask")
         found = self.sharing.find(ids, embeddings[0], self._cache, padding)
         video, audio = ids == self._adapter.video_token_id, ids == self._adapter.audio_token_id

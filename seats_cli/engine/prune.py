@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.encoder_reuse import EncoderReuse
 from seats_cli.engine.encoder_stats import EncoderStatistics
+from seats_cli.engine.generate_calls import one_prefill
 from seats_cli.engine.guards import guarded
 from seats_cli.engine.prefill import PrunedPrefill
 from seats_cli.engine.timing import Clock
@@ -196,6 +197,7 @@ def prune(
         "guards": lambda: guarded(adapter),
         "encoder_statistics": lambda: hooked(statistics.hooks()),
         "pruned_prefill": lambda: hooked(prefill.install()),
+        "one_prefill": lambda: one_prefill(adapter, prefill.expect),
     }
     if reuse is not None:
         parts["static_regions"] = reuse.attach

@@ -114,6 +114,7 @@ class Adapter(ABC):
     not_quantizable: ClassVar[str] = ""
     pixel_std: ClassVar[tuple[float, float, float]]  # the processor divides by it; for Stage 0
 
+    whole: Any  # what the adapter was made for: `model`, or a larger one around it
     model: Any  # gives logits; has `forward` and `generate`
     core: Any  # the module in it whose `forward` is given `input_ids`, or the model itself
     language_model: Any  # the decoder, which is given `inputs_embeds` and has `layers`
@@ -274,6 +275,13 @@ class Adapter(ABC):
     @abstractmethod
     def media_sizes(self, inputs: dict[str, Any]) -> MediaSizes:
         """What the encoders are given by these inputs."""
+
+    def speaks(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether `whole.generate` with these arguments gives sound besides text."""
+        spoken = arguments.get("return_audio")
+        if spoken is None:  # its newer name; without either, a model with a talker speaks
+            spoken = arguments.get("generation_mode") not in ("text", False)
+        return bool(spoken and getattr(self.whole, "has_talker", False))
 
     # ------------------------------------------------------------ encoders
 

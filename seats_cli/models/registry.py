@@ -71,7 +71,23 @@ def adapter_for(model: Any) -> Adapter:
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     if not isinstance(model, nn.Module) or not isinstance(model_type, str):
         raise ModelError(f"A {kind} is no model that seats can prune: load {family_titles()}.")
-    return adapter_class(model_type)(model)
+    adapter = adapter_class(model_type)(model)
+    adapter.whole = model
+    if any(map(_compiled, (model, adapter.model, adapter.language_model))):
+        raise ModelError(
+            "The model is compiled, and a compiled graph runs without hooks: prune the model that "
+            "`torch.compile` was given (`model._orig_mod`), before any `model.compile()`."
+        )
+    return adapter
+
+
+def _compiled(model: Any) -> bool:
+    """Whether `torch.compile` made a module, or was put inside it or its `forward`."""
+    return (
+        hasattr(model, "_orig_mod")
+        or getattr(model, "_compiled_call_impl", None) is not None
+        or hasattr(model.forward, "_torchdynamo_orig_callable")
+    )
 
 
 def _without_peft(model: Any) -> Any:

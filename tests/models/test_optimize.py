@@ -91,6 +91,7 @@ class TestTheList:
             "static_regions",
             "encoder_statistics",
             "pruned_prefill",
+            "one_prefill",
         ]
 
     def test_what_must_lie_in_what(self) -> None:
