@@ -159,8 +159,12 @@ def first_row(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, **{name: value[..., :1, :] for name, value in rows.items()}}
 
 
-def repeated(output: Any, times: int) -> Any:
-    """A decoder's output, once for each of several answers."""
+def repeated(output: Any, times: int, cache: Any) -> Any:
+    """A decoder's output and cache, once for each of several answers; None for a single one."""
+    if times == 1:
+        return None
+    if cache is not None:
+        cache.batch_repeat_interleave(times)
     names = ("last_hidden_state", "hidden_states", "attentions")
 
     def repeat(value: Any) -> Any:
@@ -176,13 +180,17 @@ def repeated(output: Any, times: int) -> Any:
 # ------------------------------------------------------------------------- further turns
 
 
-def text_only(adapter: Adapter, ids: Tensor, arguments: dict[str, Any]) -> dict[str, Any]:
+def text_only(
+    adapter: Adapter, ids: Tensor | None, cache: Any, arguments: dict[str, Any]
+) -> dict[str, Any]:
     """A model's arguments for a further turn, without the media of earlier ones.
 
     Parameters
     ----------
-    ids : LongTensor, shape (B, S)
-        New tokens, on the CPU.
+    ids : LongTensor, shape (B, S), or None
+        New tokens, on the CPU if there are several.
+    cache : transformers Cache or None
+        Other calls than those with a pruned one are left alone, and so are single tokens.
     arguments : dict
         Media that `generate` was given with the whole conversation are still in them.
 
@@ -191,6 +199,8 @@ def text_only(adapter: Adapter, ids: Tensor, arguments: dict[str, Any]) -> dict[
     UsageError
         If the turn brings media of its own, which would enter the LLM unpruned.
     """
+    if ids is None or ids.shape[-1] == 1 or prompt_of(cache) is None:
+        return arguments
     media = torch.tensor((adapter.video_token_id, adapter.audio_token_id))
     if torch.isin(ids, media).any():
         raise UsageError(

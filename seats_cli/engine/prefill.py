@@ -148,7 +148,7 @@ class PrunedPrefill:
         prefixes: PrefixStore | None = None,
     ) -> None:
         self.trace: SelectionTrace | None = None
-        self._answers = 1  # how many `generate` wants of the prompt to come
+        self.answers = 1  # how many `generate` wants of the prompt to come
         self._copies = 1  # and of the one under way
         self._adapter = adapter
         self._plan = plan
@@ -167,10 +167,6 @@ class PrunedPrefill:
         self._continuations = Continuations(adapter)
         self._leaving: list[tuple[Any, RemovableHandle]] = []  # hooks of a layer, and ours
         self.sharing = PrefixSharing(prefixes, adapter, plan, method)
-
-    def expect(self, answers: int) -> None:
-        """The next prompt will be repeated for so many answers."""
-        self._answers = answers
 
     # ---------------------------------------------------------------- hooks
 
@@ -199,17 +195,14 @@ class PrunedPrefill:
         # 1. A prompt with several answers enters once; `_leave_decoder` repeats what comes of it.
         cache = cache_of(kwargs)
         if not cached_tokens(cache):
-            self._copies, self._answers = self._answers, 1
+            self._copies, self.answers = self.answers, 1
             if self._copies > 1:
                 kwargs = first_row(kwargs)
         ids = kwargs.get("input_ids", args[0] if args else None)
         # 2. A prompt's ids come to the host now: later the copy would wait for the encoders' work.
         self._input_ids = ids if ids is None or ids.shape[-1] == 1 else ids.cpu()
         # 3. What follows on a pruned cache is text.
-        if prompt_of(cache) is not None and ids is not None and ids.shape[-1] > 1:
-            assert self._input_ids is not None
-            kwargs = text_only(self._adapter, self._input_ids, kwargs)
-        return args, kwargs
+        return args, text_only(self._adapter, self._input_ids, cache, kwargs)
 
     def _enter_decoder(
         self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -238,11 +231,7 @@ class PrunedPrefill:
         if self._cache is not None:
             assert self._input_ids is not None
             self._continuations.note(self._cache, self._next_position, self._input_ids[0].cpu())
-        if self._copies == 1:
-            return None
-        if self._cache is not None:
-            self._cache.batch_repeat_interleave(self._copies)
-        return repeated(output, self._copies)
+        return repeated(output, self._copies, self._cache)
 
     def _enter_layer(self, number: int) -> Any:
         def hook(

@@ -197,7 +197,7 @@ def prune(
         "guards": lambda: guarded(adapter),
         "encoder_statistics": lambda: hooked(statistics.hooks()),
         "pruned_prefill": lambda: hooked(prefill.install()),
-        "one_prefill": lambda: one_prefill(adapter, prefill.expect),
+        "one_prefill": lambda: one_prefill(adapter, partial(setattr, prefill, "answers")),
     }
     if reuse is not None:
         parts["static_regions"] = reuse.attach
