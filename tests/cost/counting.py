@@ -20,7 +20,7 @@ class Counter(TorchDispatchMode):
     """The formulas of torch's own `FlopCounterMode`.
 
     That one asks every operation to take itself apart, in case it is made of products, and looks up
-    its module: most of the time of a run. Without gradients no composite operation comes this far.
+    its module: most of the time of a run. Only in inference mode do composite operations come here.
     """
 
     def __init__(self) -> None:
@@ -32,8 +32,13 @@ class Counter(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         formula = flop_registry.get(func.overloadpacket)
+        if formula is None and torch.is_inference_mode_enabled():
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        result = func(*args, **kwargs)
         if formula is not None and not self.rotary:
             self.flops += formula(*args, **kwargs, out_val=result)
         return result
