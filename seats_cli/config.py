@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from seats_cli.errors import ConfigError
 from seats_cli.families.base import ENCODER_SCALE, PRESETS, Pairs
@@ -29,6 +29,8 @@ QUANTIZE = ("4bit", "8bit")  # to what weights of 16 bits can be quantized while
 
 # The method with a schedule of its own, and the one that keeps everything.
 SEATS, FULL = "seats", "full"
+
+EncoderSkips: TypeAlias = tuple[float | None, float | None, float | None]
 
 # Methods own their options but stand above this module: `register_method` enters the check of
 # each option here, and `seats_cli/__init__.py` the import that registers the package's methods.
@@ -142,6 +144,12 @@ def check_levels(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be a number of grey levels, 0 to 255, got {value!r}.")
 
 
+def check_cosine(name: str, value: Any) -> None:
+    """Refuse anything but a number from 0 to 1."""
+    if not _is_number(value) or not 0.0 <= value <= 1.0:
+        raise ConfigError(f"{name} must be a cosine from 0 to 1, got {value!r}.")
+
+
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse anything but one of `choices`."""
     if value not in choices:
@@ -233,6 +241,14 @@ class SeatsConfig:
     still_tolerance : float or None
         Stage 0: parts of the picture that changed by at most this many grey levels (0 to 255)
         since they were last encoded are not encoded again; None encodes everything.
+    encoder_reuse : float or None
+        Units (what becomes one token) whose states, behind the first quarter of the vision
+        encoder's blocks, have a cosine above this (0 to 1) with those of the unit that was last
+        carried at the same place take its features instead of passing the other blocks; None, or
+        1, carries all of them.
+    encoder_keep : float or None
+        Most of the units that are to be carried, a share in (0, 1]: the cosine follows from it,
+        or is lowered to it.
     options : mapping of str to value
         Options of selection methods, of the chosen one or of others; a file has them beside
         the other keys. Each stands in the file of its method under `selection/methods/`.
@@ -257,6 +273,8 @@ class SeatsConfig:
     method: str = SEATS
     seed: int = 0
     still_tolerance: float | None = None
+    encoder_reuse: float | None = None
+    encoder_keep: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -279,6 +297,10 @@ class SeatsConfig:
         check_integer("seed", self.seed, 0)
         if self.still_tolerance is not None:
             check_levels("still_tolerance", self.still_tolerance)
+        if self.encoder_reuse is not None:
+            check_cosine("encoder_reuse", self.encoder_reuse)
+        if self.encoder_keep is not None:
+            check_fraction("encoder_keep", self.encoder_keep)
         object.__setattr__(self, "options", dict(self.options))
         check_options(self.options)
 
@@ -298,6 +320,20 @@ class SeatsConfig:
         """
         check_choice("preset", name, tuple(PRESETS))
         return cls(retain=PRESETS[name])
+
+    @property
+    def reuses_states(self) -> bool:
+        """Whether encoder reuse is on."""
+        return self.encoder_reuse is not None or self.encoder_keep is not None
+
+    @property
+    def encoder_skips(self) -> EncoderSkips | None:
+        """What tells what the vision encoder computes from what it takes from earlier grids.
+
+        Tolerance of Stage 0, cosine and share of encoder reuse; None where all is computed.
+        """
+        found = (self.still_tolerance, self.encoder_reuse, self.encoder_keep)
+        return None if found == (None, None, None) else found
 
     def targets(self, family: str, own: Pairs = ()) -> tuple[float, float]:
         """Average retention of video and of audio, by the pairs of the family or the model."""

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from seats_cli.families.base import Architecture
     from seats_cli.media.clip import MediaFacts
     from seats_cli.schedule import PruningPlan
+    from seats_cli.selection.alike_units import CarriedFacts
     from seats_cli.selection.methods.ablation import ModalityAblation
+    from seats_cli.selection.static_regions import ReuseFacts
     from seats_cli.selection.trace import SelectionTrace
 
 
@@ -77,27 +79,6 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class ReuseFacts:
-    """What of a prompt's frames Stage 0 did not encode again, because it had not changed.
-
-    Grids are temporal grids (two frames); tokens are those of the prompt.
-    """
-
-    tolerance_levels: float  # grey levels of 0..255
-    grids: int
-    whole_grids: int  # encoded as a whole
-    still_grids: int  # not encoded at all
-    tokens: int
-    encoded_tokens: int
-    saved_flops: float
-
-    @property
-    def partial_grids(self) -> int:
-        """Grids that are encoded in part."""
-        return self.grids - self.whole_grids - self.still_grids
-
-
-@dataclass(frozen=True)
 class Cost:
     """FLOPs and bytes of a run: the LLM's prefill as executed, and what it takes unpruned.
 
@@ -106,8 +87,8 @@ class Cost:
     position). `selection_flops` is what choosing tokens adds to the prefill. Bytes are the KV
     cache right after the prefill, an estimate of the activations, and the process's or the
     device's peak. `encoder_flops` is what was executed, `full_encoder_flops` what encoding every
-    patch of every frame takes; they differ only with Stage 0. `evidence_flops` is what reading
-    the evidence adds where Stage II has no scores to read it from.
+    patch of every frame takes; they differ only with Stage 0 and encoder reuse. `evidence_flops`
+    is what reading the evidence adds where Stage II has no scores to read it from.
     """
 
     prefill_flops: float
@@ -125,6 +106,7 @@ class Cost:
     full_activation_bytes: int = 0
     full_encoder_flops: float = 0.0
     still: ReuseFacts | None = None  # None without Stage 0
+    carried: CarriedFacts | None = None  # None without encoder reuse
     evidence_flops: float = 0.0
 
 
@@ -235,13 +217,17 @@ class RunSpec:
 
     @property
     def method(self) -> str:
-        """Selection method, "full" for the unpruned model, "still" with Stage 0 alone."""
+        """Selection method, "full" for the unpruned model.
+
+        "still" with Stage 0 alone, "reuse" with encoder reuse, alone or with it.
+        """
         if self.blind is not None:
             return "blind"
         if self.config is None:
             return FULL
-        skipping = self.config.method == FULL and self.config.still_tolerance is not None
-        return "still" if skipping else self.config.method
+        if self.config.method != FULL or self.config.encoder_skips is None:
+            return self.config.method
+        return "reuse" if self.config.reuses_states else "still"
 
     @property
     def retain(self) -> float | None:

@@ -332,9 +332,10 @@ class PruningPlan:
         resolved = {item.name: getattr(self, item.name) for item in fields(self)}
         config = resolved.pop("config")
         names = ("allocation", "kv", "video_window", "audio_window", "method", "seed")
+        skips = ("still_tolerance", "encoder_reuse", "encoder_keep")
         return {
             **resolved,
-            **{name: getattr(config, name) for name in (*names, "still_tolerance")},
+            **{name: getattr(config, name) for name in (*names, *skips)},
             **config.options,
         }
 

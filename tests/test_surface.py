@@ -163,6 +163,8 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "kv": "survivors",
     "allocation": "adaptive",
     "skip_still": 2.0,
+    "encoder_reuse": 0.98,
+    "encoder_keep": "35%",
     "config": "mine.toml",
     "max_new_tokens": 7,
     "temperature": 0.5,
@@ -188,6 +190,8 @@ FULL_CONFIG: dict[str, Any] = {
     "fastv_layer": 3,
     "seed": 7,
     "still_tolerance": 2.0,
+    "encoder_reuse": 0.98,
+    "encoder_keep": 0.35,
 }
 
 # What every option for a number is tried with, to find what it takes.

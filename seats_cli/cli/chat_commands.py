@@ -19,7 +19,7 @@ from seats_cli.cli.conversation import (
 )
 from seats_cli.cli.option_parsers import parse_ratio
 from seats_cli.cli.outputs import print_evidence, print_strip, record_answer
-from seats_cli.cli.to_config import DEFAULT_PRESET
+from seats_cli.cli.to_config import DEFAULT_PRESET, SKIPS, unpruned
 from seats_cli.config import DEFAULT_RETAIN, FULL, SeatsConfig
 from seats_cli.errors import UsageError
 
@@ -85,9 +85,8 @@ class ChatState:
             self._use(replace(self._pruned(), method=name, options={}))
 
     def full(self) -> None:
-        """Prune nothing, but for what Stage 0 skips."""
-        level = None if self.config is None else self.config.still_tolerance
-        self._use(None if level is None else SeatsConfig(method=FULL, still_tolerance=level))
+        """Prune nothing, but for what the vision encoder skips."""
+        self._use(unpruned(self._skips()))
 
     def map(self) -> None:
         """The strip of the latest answer."""
@@ -154,8 +153,13 @@ class ChatState:
         """The settings, or the default ones in place of none."""
         if self.config is not None and self.config.method != FULL:
             return self.config
-        level = None if self.config is None else self.config.still_tolerance
-        return replace(SeatsConfig.preset(DEFAULT_PRESET), still_tolerance=level)
+        return replace(SeatsConfig.preset(DEFAULT_PRESET), **self._skips())
+
+    def _skips(self) -> dict[str, Any]:
+        """What the vision encoder skips now."""
+        if self.config is None:
+            return {}
+        return {name: getattr(self.config, name) for name in SKIPS}
 
     def _latest(self) -> Answer:
         if self.answer is None:

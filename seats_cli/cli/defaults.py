@@ -54,6 +54,8 @@ KEYS = (
     "kv",
     "allocation",
     "skip_still",
+    "encoder_reuse",
+    "encoder_keep",
     "config",
     "max_new_tokens",
     "temperature",

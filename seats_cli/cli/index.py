@@ -30,7 +30,7 @@ from seats_cli.cli.sources import (
     open_model,
     read_input,
 )
-from seats_cli.cli.to_config import build_specs
+from seats_cli.cli.to_config import SKIPS, build_specs
 from seats_cli.config import FULL, SeatsConfig
 from seats_cli.errors import UsageError
 from seats_cli.files import check_writable
@@ -184,10 +184,10 @@ def _settings(budget: IndexBudget, context: typer.Context, model: str | None) ->
     )
     found = build_specs(context, sweep, 0, model=model)
     specs = [spec for spec in found if spec.method != FULL]
-    if any(spec.config is not None and spec.config.still_tolerance is not None for spec in specs):
+    if any(spec.config is not None and spec.config.encoder_skips is not None for spec in specs):
         raise UsageError(
-            "An index answers without pictures, so Stage 0 cannot compare them: leave "
-            "still_tolerance out of --config."
+            "An index answers without pictures, so Stage 0 and encoder reuse cannot compare them: "
+            f"leave {', '.join(SKIPS)} out of --config."
         )
     listed = (budget.method or "").lower().split(",")  # of which `build_specs` leaves `full` out
     wanted = budget.full or len(specs) < len(found) or FULL in map(str.strip, listed)

@@ -27,6 +27,18 @@ def parse_ratio(text: str) -> float:
     return number
 
 
+OFF = "off"
+
+
+def parse_cosine(text: str) -> float:
+    """A cosine from 0 to 1; "off" is 1, above which none is."""
+    cleaned = str(text).strip().lower()
+    number = 1.0 if cleaned == OFF else _number(cleaned)
+    if not 0 <= number <= 1:
+        raise typer.BadParameter(f"{text!r} is neither 'off' nor a cosine, 0 to 1")
+    return number
+
+
 def parse_positive(text: str) -> float:
     """A finite number above 0."""
     number = _number(str(text))
@@ -117,6 +129,7 @@ _PARSERS = {
     "RATE": parse_positive,
     "SECONDS": parse_positive,
     "SHARE": parse_ratio,
+    "COSINE": parse_cosine,
     "T": parse_temperature,
     "P": parse_top_p,
     "TEXT": parse_text,

@@ -160,6 +160,10 @@ ConfigFile = Annotated[
 ]
 
 
+_REUSE = "In the vision encoder, reuse what is this alike (cosine) to what was there before"
+_KEEP = "Carry at most this share of the picture through the vision encoder"
+
+
 @dataclass(frozen=True)
 class BudgetFlags:
     """One configuration; None is what was not set. Names are those of `SeatsConfig`."""
@@ -202,6 +206,13 @@ class BudgetFlags:
             max=255.0,
         ),
     ] = None
+    encoder_reuse: Annotated[
+        float | None,
+        budget_option("--encoder-reuse COSINE", f"{_REUSE}, such as 0.98; or off.", shown="off"),
+    ] = None
+    encoder_keep: Annotated[
+        float | None, budget_option("--encoder-keep SHARE", f"{_KEEP}: 35%.", shown="off")
+    ] = None
     kv: KvPolicy = None
     allocation: AllocationPolicy = None
     config_file: ConfigFile = None
@@ -209,7 +220,7 @@ class BudgetFlags:
 
 @dataclass(frozen=True)
 class SweepFlags:
-    """Several configurations: each method with each budget and each tolerance of Stage 0."""
+    """Several configurations: each method with each budget and each setting of the encoder."""
 
     retain: Annotated[
         str | None,
@@ -235,6 +246,13 @@ class SweepFlags:
             "grey levels (0 to 255), each one setting: off,2.",
             shown="off",
         ),
+    ] = None
+    encoder_reuse: Annotated[
+        str | None,
+        budget_option("--encoder-reuse COSINE,...", f"{_REUSE}: off,0.98.", shown="off"),
+    ] = None
+    encoder_keep: Annotated[
+        str | None, budget_option("--encoder-keep SHARE,...", f"{_KEEP}: off,35%.", shown="off")
     ] = None
     kv: KvPolicy = None
     allocation: AllocationPolicy = None

@@ -13,7 +13,7 @@ from seats_cli.cli.option_groups import Omit, grouped, with_flags
 from seats_cli.cli.option_parsers import input_option, output_option
 from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.sources import local_path
-from seats_cli.cli.to_config import build_config
+from seats_cli.cli.to_config import SKIPS, build_config
 from seats_cli.families.registry import BUNDLED
 
 EPILOG = (
@@ -38,7 +38,7 @@ def plan(
             "--text-tokens N", "Tokens of the question and the template around it.", min=1
         ),
     ] = 40,
-    budget: Annotated[opt.BudgetFlags, Omit("method", "still_tolerance")],
+    budget: Annotated[opt.BudgetFlags, Omit("method", *SKIPS)],
     model: opt.ShapeFlags,
     max_new_tokens: opt.MaxNewTokens = 128,
     memory: Annotated[

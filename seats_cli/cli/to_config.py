@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from seats_cli.cli.option_groups import FLAGS, was_typed
-from seats_cli.cli.option_parsers import parse_ratio
+from seats_cli.cli.option_parsers import OFF, parse_cosine, parse_ratio
 from seats_cli.cli.options import BudgetFlags, SweepFlags
 from seats_cli.config import FULL, SeatsConfig
 from seats_cli.errors import ModelError, UsageError
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 # The paper's second-smallest cut: a clear gain on long clips at an accuracy close to full.
 DEFAULT_PRESET = "25%"
 ALL = "all"
-OFF = "off"
+# What the vision encoder skips is beside the budget, and possible without one.
+SKIPS = ("still_tolerance", "encoder_reuse", "encoder_keep")
 
 
 def build_config(budget: BudgetFlags | SweepFlags, context: typer.Context) -> SeatsConfig | None:
@@ -45,24 +46,25 @@ def build_config(budget: BudgetFlags | SweepFlags, context: typer.Context) -> Se
     # A typed budget beats `full` from the settings.
     asked = budget.full if isinstance(budget, BudgetFlags) else False
     if asked and not was_typed(context, "full"):
-        asked = not typed - {"still_tolerance"} and not was_typed(context, "config_file")
+        asked = not typed - {*SKIPS} and not was_typed(context, "config_file")
     if isinstance(budget, BudgetFlags) and asked:
-        clash = sorted(FLAGS[name] for name in typed if name != "still_tolerance")
+        clash = sorted(FLAGS[name] for name in typed if name not in SKIPS)
         clash += ["--config"] if budget.config_file is not None else []
         if clash:
             raise UsageError(f"--full prunes nothing, so it cannot be combined with {clash[0]}.")
-        level = budget.still_tolerance
-        return None if level is None else SeatsConfig(method=FULL, still_tolerance=level)
+        return unpruned({name: given.get(name) for name in SKIPS})
     if "method" in given:
         given["method"] = _checked(given["method"].strip().lower())
     if budget.config_file is not None:
         config = SeatsConfig.load(budget.config_file.expanduser())
-        given = {k: v for k, v in given.items() if k in typed or k == "still_tolerance"}
+        given = {k: v for k, v in given.items() if k in typed or k in SKIPS}
     else:
         config = SeatsConfig.preset(DEFAULT_PRESET)
         if "retain" in typed:  # a typed target for all beats a split from the settings
             split = {"retain_video", "retain_audio"} - typed
             given = {k: v for k, v in given.items() if k not in split}
+    if given.get("encoder_reuse") == 1.0:
+        given["encoder_reuse"] = None
     if "retain" in given:
         # A target for both together replaces the base's split, unless the split is given too.
         given = {"retain_video": None, "retain_audio": None, **given}
@@ -70,9 +72,17 @@ def build_config(budget: BudgetFlags | SweepFlags, context: typer.Context) -> Se
 
 
 _FIELDS = (
-    *("retain", "retain_video", "retain_audio", "method", "still_tolerance"),
+    *("retain", "retain_video", "retain_audio", "method", *SKIPS),
     *("kv", "allocation"),
 )
+
+
+def unpruned(skips: Mapping[str, Any]) -> SeatsConfig | None:
+    """The unpruned model with what its vision encoder skips; None if that is nothing."""
+    if skips.get("encoder_reuse") == 1.0:
+        skips = {**skips, "encoder_reuse": None}
+    found = SeatsConfig(method=FULL, **skips)
+    return None if found.encoder_skips is None else found
 
 
 def parse_shares(text: str | None) -> tuple[float, ...]:
@@ -114,6 +124,30 @@ def parse_stills(text: str | None) -> tuple[float | None, ...]:
     return tuple(found)
 
 
+def parse_reuses(cosines: str | None, shares: str | None) -> list[dict[str, float | None]]:
+    """The settings of `--encoder-reuse off,0.98` and `--encoder-keep 50%,35%`, "off" once.
+
+    Raises
+    ------
+    BadParameter
+        A part is neither "off" nor a cosine or a share.
+    """
+    found: dict[tuple[float | None, float | None], None] = {}
+    for text, name in ((cosines, "--encoder-reuse"), (shares, "--encoder-keep")):
+        for part in () if text is None else str(text).split(","):
+            reads = text is cosines and name == "--encoder-reuse"
+            try:
+                if part.strip().lower() == OFF:
+                    found[None, None] = None
+                elif reads:
+                    found[parse_cosine(part), None] = None
+                else:
+                    found[None, parse_ratio(part)] = None
+            except typer.BadParameter as error:
+                raise typer.BadParameter(error.message, param_hint=name) from None
+    return [{"encoder_reuse": cosine, "encoder_keep": share} for cosine, share in found]
+
+
 def build_specs(
     context: typer.Context,
     sweep: SweepFlags,
@@ -123,8 +157,9 @@ def build_specs(
 ) -> list[RunSpec]:
     """Every method and variant with every share; without shares, the file's or the default budget.
 
-    With tolerances of Stage 0, each of these with every one of them, after the unpruned model with
-    every one of them. "all" holds trained methods where `model` has their weights.
+    With settings of the encoder (Stage 0, encoder reuse), each of these with every one of them,
+    after the unpruned model with every one of them. "all" holds trained methods where `model` has
+    their weights.
 
     Raises
     ------
@@ -143,22 +178,43 @@ def build_specs(
     named = [(name, replace(base, method=name, seed=seed)) for name in methods]
     for path in variants:
         named.append((path.stem, replace(SeatsConfig.load(path.expanduser()), seed=seed)))
+    reuses = parse_reuses(sweep.encoder_reuse, sweep.encoder_keep)
+    skips: list[dict[str, Any]] = [
+        {**({} if level is _UNASKED else {"still_tolerance": level}), **reuse}
+        for level in (stills or (_UNASKED,))
+        for reuse in (reuses or ({},))
+    ]
     specs = {}
-    for level in stills:
-        if level is not None:
-            label = f"{FULL} still {level:g}"
-            specs[label] = RunSpec(label, SeatsConfig(method=FULL, still_tolerance=level))
+    for asked in skips:
+        alone = unpruned(asked)
+        if alone is not None:
+            label = _with_skips(FULL, alone)
+            specs[label] = RunSpec(label, alone)
     for name, config in named:
         for share in shares or (None,):
             at = config if share is None else _at_share(config, share)
             label = _label(name, at, named=share is not None)
-            for level in stills or (config.still_tolerance,):
-                own = label if level is None else f"{label} still {level:g}"
+            for asked in skips:
+                spelled_out = with_default_options(replace(at, **asked))
+                own = _with_skips(label, spelled_out)
                 if own in specs:
                     raise UsageError(f"Two settings are called '{own}': rename the file.")
-                spelled_out = with_default_options(replace(at, still_tolerance=level))
                 specs[own] = RunSpec(own, spelled_out)
     return list(specs.values())
+
+
+_UNASKED: Any = object()
+
+
+def _with_skips(label: str, config: SeatsConfig) -> str:
+    parts = [label]
+    if config.still_tolerance is not None:
+        parts.append(f"still {config.still_tolerance:g}")
+    if config.encoder_reuse is not None:
+        parts.append(f"reuse {config.encoder_reuse:g}")
+    if config.encoder_keep is not None:
+        parts.append(f"keep {100 * config.encoder_keep:.4g}%")
+    return " ".join(parts)
 
 
 def _at_share(config: SeatsConfig, share: float) -> SeatsConfig:

@@ -132,11 +132,9 @@ def vision_flops(shape: VisionShape, grids: Iterable[Sequence[int]]) -> int:
     grids : iterable of (int, int, int)
         Temporal grids, and patches in height and width, of each video or image.
     """
-    total = 0
-    for times, height, width in grids:
-        full, windowed = (times * pairs for pairs in _attention_pairs(shape, height, width))
-        total += packed_vision_flops(shape, times * height * width, full, windowed)
-    return total
+    grids = tuple(grids)
+    patches = sum(times * height * width for times, height, width in grids)
+    return packed_vision_flops(shape, patches, *vision_pairs(shape, grids))
 
 
 def packed_vision_flops(
@@ -152,19 +150,43 @@ def packed_vision_flops(
     full_pairs, windowed_pairs : int
         Query-key pairs in one block that sees whole grids, and in one that sees windows.
     """
-    hidden = shape.hidden_size
     patch_values = shape.in_channels * shape.temporal_patch_size * shape.patch_size**2
-    embedding = 2 * patches * patch_values * hidden
+    embedding = 2 * patches * patch_values * shape.hidden_size
+    return embedding + vision_block_flops(shape, 0, patches, full_pairs, windowed_pairs)
+
+
+def vision_block_flops(
+    shape: VisionShape, first: int, patches: int, full_pairs: int, windowed_pairs: int
+) -> int:
+    """The vision encoder from one of its blocks on, with the mergers behind them.
+
+    Parameters
+    ----------
+    first : int
+        The block, from 0.
+    patches, full_pairs, windowed_pairs : int
+        As for `packed_vision_flops`.
+    """
+    hidden, blocks = shape.hidden_size, range(first, shape.depth)
     matrices = 3 if shape.gated_mlp else 2
     dense = 2 * patches * (4 * hidden**2 + matrices * hidden * shape.intermediate_size)
-    windowed = shape.window_size is not None
-    full_blocks = len(set(shape.full_attention_blocks)) if windowed else shape.depth
-    pairs = full_blocks * full_pairs + (shape.depth - full_blocks) * windowed_pairs
+    whole = shape.window_size is None
+    full_blocks = sum(whole or block in shape.full_attention_blocks for block in blocks)
+    pairs = full_blocks * full_pairs + (len(blocks) - full_blocks) * windowed_pairs
     merged = patches // shape.merge_size**2
     wide = hidden * shape.merge_size**2
     merger = 2 * merged * wide * (wide + shape.out_hidden_size)
-    mergers = 1 + len(shape.deepstack_blocks)
-    return embedding + shape.depth * dense + 2 * 2 * pairs * hidden + mergers * merger
+    mergers = 1 + sum(block in blocks for block in shape.deepstack_blocks)
+    return len(blocks) * dense + 2 * 2 * pairs * hidden + mergers * merger
+
+
+def vision_pairs(shape: VisionShape, grids: Iterable[Sequence[int]]) -> tuple[int, int]:
+    """Query-key pairs of complete grids: in a block that sees them whole, and in a windowed one."""
+    full = windowed = 0
+    for times, height, width in grids:
+        whole, parts_of_it = _attention_pairs(shape, height, width)
+        full, windowed = full + times * whole, windowed + times * parts_of_it
+    return full, windowed
 
 
 def _attention_pairs(shape: VisionShape, height: int, width: int) -> tuple[int, int]:

@@ -13,8 +13,9 @@ from seats_cli.results import Cost
 
 if TYPE_CHECKING:
     from seats_cli.families.base import Architecture
-    from seats_cli.results import ReuseFacts
+    from seats_cli.selection.alike_units import CarriedFacts
     from seats_cli.selection.method import Method
+    from seats_cli.selection.static_regions import ReuseFacts
     from seats_cli.selection.trace import SelectionTrace
 
 
@@ -29,6 +30,7 @@ def account(
     peak_host_bytes: int,
     peak_gpu_bytes: int | None,
     still: ReuseFacts | None = None,
+    carried: CarriedFacts | None = None,
     evidence_flops: int = 0,
 ) -> Cost:
     """FLOPs and bytes of one answered question.
@@ -51,6 +53,8 @@ def account(
         Largest allocation on the GPUs together.
     still : ReuseFacts or None
         What Stage 0 left out.
+    carried : CarriedFacts or None
+        What encoder reuse carried.
     evidence_flops : int
         What reading the evidence took.
     """
@@ -65,9 +69,10 @@ def account(
         full_prefill_flops=prefill_flops(architecture, full),
         paper_prefill_macs=paper_prefill_macs(architecture, alive, final),
         paper_full_prefill_macs=paper_prefill_macs(architecture, full),
-        encoder_flops=encoders - (0 if still is None else still.saved_flops),
+        encoder_flops=encoders - sum(one.saved_flops for one in (still, carried) if one),
         full_encoder_flops=encoders,
         still=still,
+        carried=carried,
         kv_bytes=kv_bytes(architecture, cached, bytes_per_value),
         full_kv_bytes=kv_bytes(architecture, full, bytes_per_value),
         peak_host_bytes=peak_host_bytes,

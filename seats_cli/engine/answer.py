@@ -283,6 +283,7 @@ def ask(
             peak_host_bytes=peak_host_bytes(),
             peak_gpu_bytes=peak_gpu_bytes(clock.devices or devices_of(loaded.model)),
             still=None if run is None else run.still,
+            carried=None if run is None else run.carried,
             evidence_flops=reader.flops(trace),
         ),
         seed=seed,

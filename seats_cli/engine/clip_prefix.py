@@ -201,7 +201,7 @@ class PrefixSharing:
             store is None
             or store.clip is not clip
             or method.shares != "entry"  # others look at the clip before the LLM
-            or plan.config.still_tolerance is not None  # Stage 0 reports what it sees of the pixels
+            or plan.config.encoder_skips is not None  # which are reported, as of the pixels seen
         ):
             return inputs
         ids = _clip_ids(self._adapter, inputs["input_ids"][0].cpu())

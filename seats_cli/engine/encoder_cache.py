@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from seats_cli.config import EncoderSkips
 from seats_cli.engine.encoder_stats import EncoderCall, EncoderStatistics
 from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import replace_forward
 
-MAX_ENCODINGS = 4  # of each encoder, for different window sizes and tolerances
+MAX_ENCODINGS = 4  # of each encoder, for different window sizes and settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Encoding:
     output: Any
     calls: tuple[EncoderCall, ...]
     window: int | None  # of the statistics in `calls`; None in an unpruned run, which has none
-    tolerance: float | None  # of Stage 0; None where everything was encoded
+    skips: EncoderSkips | None  # `SeatsConfig.encoder_skips`; None where everything was encoded
 
 
 class EncoderCache:
@@ -90,7 +91,7 @@ class EncoderCache:
         adapter: Adapter,
         statistics: EncoderStatistics | None,
         *,
-        tolerance: float | None = None,
+        skips: EncoderSkips | None = None,
     ) -> Iterator[None]:
         """Let both encoders use this cache inside the block.
 
@@ -98,10 +99,10 @@ class EncoderCache:
         ----------
         statistics : EncoderStatistics or None
             Of the pruned run under way, noting everything; None in an unpruned one.
-        tolerance : float or None
-            Of an `EncoderReuse` that is attached already.
+        skips : tuple or None
+            `SeatsConfig.encoder_skips`, of an `EncoderReuse` that is attached already.
         """
-        video = partial(self._cached, "video", statistics, tolerance)
+        video = partial(self._cached, "video", statistics, skips)
         audio = partial(self._cached, "audio", statistics, None)
         with replace_forward(adapter.visual, video), replace_forward(adapter.audio_tower, audio):
             yield
@@ -110,7 +111,7 @@ class EncoderCache:
         self,
         modality: str,
         statistics: EncoderStatistics | None,
-        tolerance: float | None,
+        skips: EncoderSkips | None,
         encode: Callable[..., Any],
     ) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -119,12 +120,12 @@ class EncoderCache:
             window = None if statistics is None else statistics.window(modality)
 
             # 1. An equal call: its output, and what was noted on the way. The numbers of Stage I
-            # depend on the size of its windows, and what Stage 0 left out on its tolerance. Tensors
+            # depend on the size of its windows, and what was left out on what was asked. Tensors
             # are compared last, because that waits for the device.
             outputs = self._outputs[modality]
             for number, known in enumerate(outputs):
                 if (
-                    known.tolerance == tolerance
+                    known.skips == skips
                     and window in (None, known.window)
                     and (self._closed or _same((args, kwargs), known.arguments))
                 ):
@@ -133,13 +134,13 @@ class EncoderCache:
                     return copy(known.output)
 
             if self._closed:
-                raise UsageError(_refusal(modality, window, tolerance))
+                raise UsageError(_refusal(modality, window, skips))
 
             # 2. A new one: encoded, while the statistics' hooks note what belongs to it.
             before = len(calls)
             output = encode(*args, **kwargs)
             noted = tuple(calls[before:])
-            outputs.append(Encoding((args, kwargs), output, noted, window, tolerance))
+            outputs.append(Encoding((args, kwargs), output, noted, window, skips))
             del outputs[:-MAX_ENCODINGS]
             # transformers writes into the object that it is given, though not into its tensors
             return copy(output)
@@ -147,12 +148,16 @@ class EncoderCache:
         return forward
 
 
-def _refusal(modality: str, window: int | None, tolerance: float | None) -> str:
+def _refusal(modality: str, window: int | None, skips: EncoderSkips | None) -> str:
     """Why a clip that is no longer there would have to be."""
-    if tolerance is not None:
+    if skips is not None:
+        names = ("still_tolerance", "encoder_reuse", "encoder_keep")
+        asked = " and ".join(
+            f"`{name}`" for name, value in zip(names, skips, strict=True) if value is not None
+        )
         return (
-            "Stage 0 compares pictures, which an indexed clip no longer has: leave "
-            "`still_tolerance` out, or ask the clip itself."
+            "The encoder compares pictures, which an indexed clip no longer has: leave "
+            f"{asked} out, or ask the clip itself."
         )
     unit = "grids" if modality == "video" else "audio tokens"
     return (

@@ -1,28 +1,32 @@
-"""Stage 0 in a running model: the vision encoder is given only what has changed.
+"""Stage 0 and encoder reuse in a running model: the vision encoder works on what is new.
 
 Vision encoders take packed patches with the borders between their segments, so leaving patches out
 needs no change of their code: a call gets the patches of all units (a unit becomes one token) that
-changed, with their positions, and its output is copied to the units that did not.
+changed, with their positions, and its output is copied to the units that did not. Stage 0 tells
+them by their pixels, before the encoder; encoder reuse by their states, behind one of its early
+blocks (`seats_cli.engine.carried_units`). Both pack in the same way, and may act together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seats_cli.cost.flops import packed_vision_flops, vision_flops
+from seats_cli.engine.carried_units import CarriedUnits, EncoderInput, block_gathers
 from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.encoder_attention import use_gathered
 from seats_cli.models.patching import hooked, replace_forward
-from seats_cli.results import ReuseFacts
+from seats_cli.selection.alike_units import CarriedFacts, Likeness
 from seats_cli.selection.static_regions import (
     Packing,
+    ReuseFacts,
     StillMap,
     grey_levels,
     pack,
@@ -44,8 +48,11 @@ class EncoderReuse:
 
     Parameters
     ----------
-    tolerance : float
-        Largest change in grey levels (0..255) that counts as none; 0 skips exact repeats only.
+    tolerance : float or None
+        Of Stage 0: largest change in grey levels (0..255) that counts as none; 0 skips exact
+        repeats only, None nothing.
+    likeness : Likeness, optional
+        Of encoder reuse: when units that are encoded need not pass all blocks.
     cell : int, optional
         Tokens on a side of what is encoded or left out as a whole; by default an attention window
         of the encoder, or as much where it has none.
@@ -56,11 +63,19 @@ class EncoderReuse:
         If the model's vision encoder does not take packed patches.
     """
 
-    def __init__(self, adapter: Adapter, tolerance: float, *, cell: int | None = None) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        tolerance: float | None,
+        likeness: Likeness | None = None,
+        *,
+        cell: int | None = None,
+    ) -> None:
         if not adapter.packed_attentions:
-            raise UsageError(
-                f"Stage 0 (still_tolerance) does not work with {adapter.family.title}."
-            )
+            what = "Encoder reuse (encoder_reuse, encoder_keep)"
+            if tolerance is not None:
+                what = "Stage 0 (still_tolerance)"
+            raise UsageError(f"{what} does not work with {adapter.family.title}.")
         self._adapter = adapter
         self._vision = vision = adapter.architecture().vision
         unit = vision.patch_size * vision.merge_size
@@ -69,6 +84,8 @@ class EncoderReuse:
         self.tolerance = tolerance
         self.packing: Packing | None = None
         self.facts: ReuseFacts | None = None
+        self.carried_facts: CarriedFacts | None = None
+        self._units = None if likeness is None else CarriedUnits(adapter, likeness)
         self._calls: list[ReuseFacts] = []
 
     @contextmanager
@@ -82,52 +99,100 @@ class EncoderReuse:
         # A pre-hook, and not part of `forward`, so that it also runs where the cache has the
         # output: the facts are about every prompt.
         look = visual.register_forward_pre_hook(self._look, with_kwargs=True)
-        with hooked([look]), replace_forward(visual, self._skipping):
+        inside = () if self._units is None else self._units.hooks()
+        with hooked([look]), hooked(inside), replace_forward(visual, self._skipping):
             yield
 
+    @property
+    def call_facts(self) -> CarriedFacts | None:
+        """What was carried in the latest call of the encoder; None without encoder reuse."""
+        return None if self._units is None else self._units.facts
+
+    def sources(self) -> Tensor | None:
+        """LongTensor (n,) on the CPU: whose features each token of the latest call has.
+
+        In the order of the prompt; None where each has its own.
+        """
+        packing = self._latest
+        return None if packing is None else packing.chosen[packing.place]
+
+    @property
+    def _latest(self) -> Packing | None:
+        """How the states are packed by now."""
+        return (None if self._units is None else self._units.packing) or self.packing
+
     def expand(self, values: Tensor) -> Tensor:
-        """Values per encoded position, (m, ...), for all positions in the encoder's own order."""
-        packing = self.packing
+        """Values per position of the last block, (m, ...), for all in the encoder's own order."""
+        packing = self._latest
         if packing is None:
             return values
         units = packing.place[packing.order].to(values.device)
         return values[positions(units, self._adapter.merge_unit)]
 
-    def finish(self) -> None:
-        """Sum up what was found in the prompt's pictures, as `facts`."""
-        self.facts = _together(self.tolerance, self._calls)
+    def finish(self, carried: Sequence[CarriedFacts] = ()) -> None:
+        """Sum up what was found in the prompt's pictures, as `facts` and `carried_facts`.
+
+        Parameters
+        ----------
+        carried : sequence of CarriedFacts
+            `call_facts` of its calls, also of those whose output comes from a cache.
+        """
+        if self.tolerance is not None:
+            self.facts = _together(self.tolerance, self._calls)
+        self.carried_facts = _carried_together(carried)
         self._calls.clear()
 
     @torch.no_grad()
     def _look(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find out what has changed."""
         self.packing = None
+        if self._units is not None:
+            self._units.expect(None)
         if len(args) + len(kwargs) != 2 or not kwargs.keys() <= {"hidden_states", "grid_thw"}:
             return
-        # 1. Compare the pixels of every cell with those that were last encoded there.
         pixels, grid_thw = _pixels_and_grids(args, kwargs)
         grids = [(int(t), int(h), int(w)) for t, h, w in grid_thw.tolist()]
-        vision = self._vision
+        raster = self._adapter.vision_raster_order(grid_thw)
+        # 1. Compare the pixels of every cell with those that were last encoded there.
+        if self.tolerance is not None:
+            still = self._unchanged(self.tolerance, pixels, grids)
+        else:
+            merge = self._vision.merge_size
+            units = torch.arange(len(pixels) // self._adapter.merge_unit)
+            still = StillMap(units, tuple((t, h // merge, w // merge) for t, h, w in grids))
+        # 2. Pack the units that changed, in the encoder's own order.
+        order = torch.arange(len(still.source)) if raster is None else torch.argsort(raster).cpu()
+        if self.tolerance is not None:
+            unit = self._adapter.merge_unit
+            packing = pack(still, order, window=self._window, patches=unit)
+            if len(packing.chosen) < len(packing.place):
+                self.packing = packing
+            self._calls.append(self._facts(self.tolerance, still, packing, grids))
+        # 3. What encoder reuse starts from, if this call is not answered by a cache.
+        if self._units is not None:
+            self._units.expect(EncoderInput(still, order, grids, self.packing))
+
+    def _unchanged(
+        self, tolerance: float, pixels: Tensor, grids: list[tuple[int, int, int]]
+    ) -> StillMap:
+        """Stage 0's criterion, on the CPU."""
         levels = grey_levels(self._adapter.pixel_std, pixels.shape[-1]).to(pixels.device)
         found = still_map(
             pixels,
             grids,
             levels,
-            tolerance=self.tolerance,
-            merge=vision.merge_size,
+            tolerance=tolerance,
+            merge=self._vision.merge_size,
             side=self._cell,
         )
-        still = StillMap(found.source.cpu(), found.grids)  # the one wait for the device
-        # 2. Pack the units that changed, in the encoder's own order.
-        raster = self._adapter.vision_raster_order(grid_thw)
-        order = torch.arange(len(still.source)) if raster is None else torch.argsort(raster)
-        packing = pack(still, order, window=self._window, patches=self._adapter.merge_unit)
-        if len(packing.chosen) < len(packing.place):
-            self.packing = packing
-        self._calls.append(self._facts(still, packing, grids))
+        return StillMap(found.source.cpu(), found.grids)  # the one wait for the device
 
     def _facts(
-        self, still: StillMap, packing: Packing, grids: list[tuple[int, int, int]]
+        self,
+        tolerance: float,
+        still: StillMap,
+        packing: Packing,
+        grids: list[tuple[int, int, int]],
     ) -> ReuseFacts:
         """Of one call of the encoder."""
         per_grid = still.per_grid()
@@ -139,7 +204,7 @@ class EncoderReuse:
             packing.windowed.pairs,
         )
         return ReuseFacts(
-            tolerance_levels=self.tolerance,
+            tolerance_levels=tolerance,
             grids=len(per_grid),
             whole_grids=sum(encoded == size for encoded, size in per_grid),
             still_grids=sum(encoded == 0 for encoded, _ in per_grid),
@@ -150,46 +215,45 @@ class EncoderReuse:
 
     def _skipping(self, encode: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            packing = self.packing
-            if packing is None:
-                return encode(*args, **kwargs)
-            pixels, grid_thw = _pixels_and_grids(args, kwargs)
-            chosen = positions(packing.chosen, self._adapter.merge_unit).to(pixels.device)
-            gathers = self._gathers(packing, pixels.device)
-            arguments = self._adapter.packed_vision_arguments(grid_thw, packing)
-            if not gathers:
-                output = encode(pixels[chosen], grid_thw=grid_thw, **arguments)
-            else:
-                # Units that were left out are still keys of the others in their segment: these
-                # take them from where the unit was last encoded, elsewhere in the packed sequence.
-                with use_gathered(self._adapter):
-                    output = encode(pixels[chosen], grid_thw=grid_thw, gathers=gathers, **arguments)
-            return self._expanded(output, packing)
+            units = self._units
+            if units is None:
+                return self._changed(encode, args, kwargs)
+            try:
+                output = self._changed(encode, args, kwargs)
+            finally:
+                units.finish()
+            return output
 
         return forward
 
-    def _gathers(self, packing: Packing, device: torch.device) -> dict[nn.Module, Any]:
-        """Where the attention of each block finds its keys, if not among its queries."""
-        full, windowed = (
-            tuple((batch.queries.to(device), batch.keys.to(device)) for batch in segments.batches)
-            for segments in (packing.full, packing.windowed)
-        )
-        # Blocks that see a whole grid and blocks that see windows cut the sequence differently.
-        sees_all = self._vision.full_attention_blocks
-        gathers = {}
-        for number, attention in enumerate(self._adapter.packed_attentions):
-            whole = self._vision.window_size is None or number in sees_all
-            batches = full if whole else windowed
-            if batches:
-                gathers[attention] = batches
-        return gathers
+    def _changed(self, encode: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Encode what Stage 0 says, and give it to everything."""
+        packing = self.packing
+        if packing is None:
+            output = encode(*args, **kwargs)
+        else:
+            pixels, grid_thw = _pixels_and_grids(args, kwargs)
+            chosen = positions(packing.chosen, self._adapter.merge_unit).to(pixels.device)
+            arguments = self._adapter.packed_vision_arguments(grid_thw, packing)
+            gathers = block_gathers(self._adapter, self._vision, packing, pixels.device)
+            if not gathers:
+                output = encode(pixels[chosen], grid_thw=grid_thw, **arguments)
+            else:
+                with use_gathered(self._adapter):
+                    output = encode(pixels[chosen], grid_thw=grid_thw, gathers=gathers, **arguments)
+        # The mergers' outputs are whole already: they are given back what was not carried to them.
+        if self._units is not None and self._units.packing is not None:
+            output.last_hidden_state = self._units.whole(output.last_hidden_state)
+        return output if packing is None else self._expanded(output, packing)
 
     def _expanded(self, output: Any, packing: Packing) -> Any:
         """The output for all units, in the order of the prompt."""
         # Tokens in the order of the prompt, patches in the encoder's own order, as without Stage 0.
         place = packing.place.to(output.pooler_output.device)
         output.pooler_output = output.pooler_output[place]
-        output.last_hidden_state = self.expand(output.last_hidden_state)
+        units = packing.place[packing.order].to(output.last_hidden_state.device)
+        rows = positions(units, self._adapter.merge_unit)
+        output.last_hidden_state = output.last_hidden_state[rows]
         if getattr(output, "deepstack_features", None) is not None:
             output.deepstack_features = [part[place] for part in output.deepstack_features]
         return output
@@ -206,3 +270,12 @@ def _together(tolerance: float, calls: list[ReuseFacts]) -> ReuseFacts:
     counted = [field.name for field in fields(ReuseFacts)][1:]
     sums = {name: sum(getattr(call, name) for call in calls) for name in counted}
     return ReuseFacts(tolerance, **sums)
+
+
+def _carried_together(calls: Sequence[CarriedFacts]) -> CarriedFacts | None:
+    """The same for encoder reuse; None without any."""
+    if not calls:
+        return None
+    summed = ("tokens", "compared_tokens", "carried_tokens", "saved_flops")
+    sums = {name: sum(getattr(call, name) for call in calls) for name in summed}
+    return replace(calls[0], **sums)

@@ -20,6 +20,7 @@ from seats_cli.engine.timing import Clock
 from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter
 from seats_cli.schedule import PruningPlan
+from seats_cli.selection.alike_units import CarriedFacts
 from seats_cli.selection.device import on_device
 from seats_cli.selection.importance import pool_mean, received_attention
 from seats_cli.selection.method import Method
@@ -34,6 +35,9 @@ class EncoderCall:
     windows: tuple[int, ...]  # tokens of a selection window in each
     grids: tuple[int, ...] = ()  # tokens of a temporal grid in each clip; empty for sound
     keys: Tensor | None = None  # float32 (n, d): averaged over heads, where the method needs them
+    # LongTensor (n,) on the CPU: whose features each token has; None: each its own.
+    sources: Tensor | None = None
+    carried: CarriedFacts | None = None  # what encoder reuse did in it
 
 
 class EncoderStatistics:
@@ -93,11 +97,11 @@ class EncoderStatistics:
 
     def clear(self) -> None:
         """Forget all calls."""
+        if self._reuse is not None:
+            self._reuse.finish([call.carried for call in self._video if call.carried])
         self._video.clear()
         self._audio.clear()
         self._projected.clear()
-        if self._reuse is not None:
-            self._reuse.finish()
 
     def calls(self, modality: str) -> list[EncoderCall]:
         """What has been noted of "video" or "audio" so far, in order."""
@@ -153,7 +157,12 @@ class EncoderStatistics:
             if self._keys:
                 keys = _ordered(pool_mean(key.float().mean(1), unit), order)
         per_grid = tuple(patches // unit for _, patches in grids)
-        self._video.append(EncoderCall(importance, lengths, windows, per_grid, keys))
+        sources = carried = None
+        if self._reuse is not None:
+            sources, carried = self._reuse.sources(), self._reuse.call_facts
+        self._video.append(
+            EncoderCall(importance, lengths, windows, per_grid, keys, sources, carried)
+        )
 
     def _enter_audio(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._mel_frames = self._adapter.mel_frames(args, kwargs)

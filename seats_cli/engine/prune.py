@@ -20,13 +20,15 @@ from seats_cli.models.optimize import STOCK, Part, RunSwaps, Speedups, default_s
 from seats_cli.models.patching import hooked
 from seats_cli.models.registry import adapter_for
 from seats_cli.schedule import PruningPlan
+from seats_cli.selection.alike_units import Likeness
 from seats_cli.selection.methods import method_for
 
 if TYPE_CHECKING:
     from seats_cli.engine.clip_prefix import PrefixStore
     from seats_cli.engine.encoder_cache import EncoderCache
-    from seats_cli.results import ReuseFacts
+    from seats_cli.selection.alike_units import CarriedFacts
     from seats_cli.selection.method import Method
+    from seats_cli.selection.static_regions import ReuseFacts
     from seats_cli.selection.trace import SelectionTrace
 
 
@@ -89,6 +91,11 @@ class PrunedRun:
     def still(self) -> ReuseFacts | None:
         """What Stage 0 left out of the latest prompt's pictures; None if it is off."""
         return None if self._reuse is None else self._reuse.facts
+
+    @property
+    def carried(self) -> CarriedFacts | None:
+        """What encoder reuse carried of the latest prompt's pictures; None if it is off."""
+        return None if self._reuse is None else self._reuse.carried_facts
 
     @property
     def report(self) -> str:
@@ -185,8 +192,12 @@ def prune(
     # 2. The parts of the engine, which know each other: statistics are noted for the cache, and
     # expanded to what static regions left out.
     clock = clock or Clock()
-    tolerance = plan.config.still_tolerance
-    reuse = None if tolerance is None else EncoderReuse(adapter, tolerance)
+    config, reuse = plan.config, None
+    if config.encoder_skips is not None:
+        alike = Likeness(config.encoder_reuse, config.encoder_keep)
+        reuse = EncoderReuse(
+            adapter, config.still_tolerance, alike if config.reuses_states else None
+        )
     statistics = EncoderStatistics(
         adapter, plan, chosen, clock, everything=encoder_cache is not None, reuse=reuse
     )
@@ -203,7 +214,7 @@ def prune(
         parts["static_regions"] = reuse.attach
     if encoder_cache is not None:
         parts["encoder_cache"] = partial(
-            encoder_cache.attach, adapter, statistics, tolerance=tolerance
+            encoder_cache.attach, adapter, statistics, skips=config.encoder_skips
         )
     if isinstance(optimize, bool):
         optimize = default_speedups(adapter) if optimize else STOCK

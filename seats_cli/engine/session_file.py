@@ -234,14 +234,14 @@ def save_session(
     ):
         raise UsageError(f"Clips that {architecture.family} has read cannot be saved.")
     tensors |= {f"inputs.{name}": value for name, value in kept.items()}
-    # 2. Settings: Stage 0 looks at pixels, and methods that were made by hand have no name.
+    # 2. Settings: what skips in the encoder needs pixels, methods made by hand have no name.
     settings: list[IndexedSetting] = []
     sizes: list[tuple[SeatsConfig, int]] = []
     entry_only = only
     for key, prefix in prefixes.prefixes():
         plan = prefix.plan
         method = method_for(plan)
-        if plan.config.still_tolerance is not None or setting_key(plan, method) != key:
+        if plan.config.encoder_skips is not None or setting_key(plan, method) != key:
             continue
         entry_only &= method.shares == "entry" and prefix.depth >= architecture.deepstack_layers
         number = len(settings)
@@ -259,7 +259,7 @@ def save_session(
     encodings: list[IndexedEncoding] = []
     outputs: dict[str, Tensor] = {}
     for modality in MODALITIES:
-        found = [one for one in encoders.encodings(modality) if one.tolerance is None]
+        found = [one for one in encoders.encodings(modality) if one.skips is None]
         if found:
             encodings.append(_encoding_of(modality, found))
             outputs |= {f"{modality}.{name}": part for name, part in _outputs_of(found)}

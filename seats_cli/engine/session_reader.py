@@ -328,7 +328,7 @@ class SavedIndex:
                     ),
                 ),
                 window=window,
-                tolerance=None,
+                skips=None,
             )
 
     def _statistics(

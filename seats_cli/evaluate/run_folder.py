@@ -53,7 +53,7 @@ class ItemRecord:
     prefill_flops: float | None = None
     full_prefill_flops: float | None = None
     selection_flops: float | None = None
-    # Of the encoders as executed, and without Stage 0.
+    # Of the encoders as executed, and without Stage 0 or encoder reuse.
     encoder_flops: float | None = None
     full_encoder_flops: float | None = None
     kv_bytes: int | None = None  # of the KV cache right after the prefill

@@ -326,6 +326,18 @@ class Adapter(ABC):
         """
         raise NotImplementedError
 
+    @property
+    def vision_blocks(self) -> Sequence[nn.Module]:
+        """The blocks of an encoder that takes packed patches."""
+        return list(self.visual.blocks)
+
+    @property
+    def vision_mergers(self) -> list[tuple[int, nn.Module]]:
+        """What merges their patches to tokens, with the block (from 0) behind which each does."""
+        deep = getattr(self.visual, "deepstack_visual_indexes", ())  # Qwen3-Omni
+        levels = zip(deep, getattr(self.visual, "merger_list", ()), strict=False)
+        return [*levels, (len(self.visual.blocks) - 1, self.visual.merger)]
+
     def packed_vision_arguments(self, grid_thw: Tensor, packing: Packing) -> dict[str, Any]:
         """What the vision encoder would derive from a complete grid, for a part of its patches."""
         raise NotImplementedError

@@ -31,7 +31,9 @@ from seats_cli.report.phrases import (
 )
 
 if TYPE_CHECKING:
-    from seats_cli.results import Answer, Cost, ReuseFacts
+    from seats_cli.results import Answer, Cost
+    from seats_cli.selection.alike_units import CarriedFacts
+    from seats_cli.selection.static_regions import ReuseFacts
 
 
 # Video and audio of one file rarely end at exactly the same time.
@@ -79,14 +81,18 @@ def report(answer: Answer) -> RenderableType:
 
 
 def _run_facts(answer: Answer) -> list[tuple[str, str]]:
-    model, still = answer.model, answer.cost.still
+    model, still, carried = answer.model, answer.cost.still, answer.cost.carried
     name = f"{name_phrase(model, revision=True)} ({model.family}, {size_phrase(model.parameters)})"
     lines = [
         ("Clip", _clip_line(answer)),
         ("Model", f"{name}, {model.device}, {precision_phrase(model)}, {model.attention}"),
         ("Plan", _plan_line(answer)),
     ]
-    return lines if still is None else [*lines, ("Stage 0", _still_line(answer.cost, still))]
+    if still is not None:
+        lines.append(("Stage 0", _still_line(answer.cost, still)))
+    if carried is not None:
+        lines.append(("Reuse", _carried_line(answer.cost, carried)))
+    return lines
 
 
 def _clip_line(answer: Answer) -> str:
@@ -122,6 +128,19 @@ def _still_line(cost: Cost, still: ReuseFacts) -> str:
         f"of {still.grids} grids {grids}; {format_ratio(still.encoded_tokens, still.tokens)} of "
         f"the picture encoded, {still.tolerance_levels:g} levels tolerated, encoder FLOPs "
         f"{format_si(cost.encoder_flops)} instead of {format_si(cost.full_encoder_flops)}"
+    )
+
+
+def _carried_line(cost: Cost, carried: CarriedFacts) -> str:
+    """What encoder reuse carried through the later blocks, and what all of it saved."""
+    asked = f"cosine {carried.threshold:g}"
+    if carried.share is not None:
+        asked = f"{format_percent(carried.share)} asked"
+    return (
+        f"{format_ratio(carried.carried_tokens, carried.tokens)} of the picture carried through "
+        f"blocks {carried.start_block + 1} to {carried.blocks} of the vision encoder, {asked}, "
+        f"encoder FLOPs {format_si(cost.encoder_flops)} instead of "
+        f"{format_si(cost.full_encoder_flops)}"
     )
 
 

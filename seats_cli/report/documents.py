@@ -93,6 +93,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
                 "kv_bytes_ratio": _ratio(cost.kv_bytes, cost.full_kv_bytes),
             },
             "still": _still(cost),
+            "encoder_reuse": _carried(cost),
             "timing": {**asdict(timing), "decode_tokens_per_s": timing.decode_tokens_per_s},
             "sampling": answer.sampling,
             "seed": answer.seed,
@@ -372,7 +373,7 @@ def _ratio(part: float, whole: float) -> float | None:
 def _cost(cost: Cost) -> dict[str, Any]:
     """FLOPs and bytes by name."""
     values = asdict(cost)
-    del values["still"]
+    del values["still"], values["carried"]
     return values
 
 
@@ -381,6 +382,11 @@ def _still(cost: Cost) -> dict[str, Any] | None:
     if cost.still is None:
         return None
     return {**asdict(cost.still), "partial_grids": cost.still.partial_grids}
+
+
+def _carried(cost: Cost) -> dict[str, Any] | None:
+    """What encoder reuse carried; None where it was off."""
+    return None if cost.carried is None else asdict(cost.carried)
 
 
 def _measured(run: MeasuredRun, full: MeasuredRun | None) -> dict[str, Any]:
@@ -406,6 +412,7 @@ def _measured(run: MeasuredRun, full: MeasuredRun | None) -> dict[str, Any]:
         "decode_tokens": run.decode_tokens,
         "cost": _cost(run.cost),
         "still": _still(run.cost),
+        "encoder_reuse": _carried(run.cost),
         "prefill_flops_ratio": run.flops_ratio,
         "achieved_flops_per_s": run.achieved_flops_per_s,
         "encoder_share_of_first_token": run.encoder_share,

@@ -202,6 +202,7 @@ def _costs(group: tuple[MeasuredRun, ...]) -> Table:
         ("selection FLOPs", lambda run: format_si(run.cost.selection_flops)),
         ("encoder FLOPs", lambda run: format_si(run.cost.encoder_flops)),
         ("picture encoded", _encoded),
+        ("picture carried", _carried),
         ("prefill FLOP/s", lambda run: format_si(run.achieved_flops_per_s)),
         ("KV cache", lambda run: format_bytes(run.cost.kv_bytes)),
         ("peak host memory", lambda run: format_bytes(run.cost.peak_host_bytes)),
@@ -209,6 +210,8 @@ def _costs(group: tuple[MeasuredRun, ...]) -> Table:
     ]
     if all(run.cost.still is None for run in group):
         rows = [row for row in rows if row[0] != "picture encoded"]
+    if all(run.cost.carried is None for run in group):
+        rows = [row for row in rows if row[0] != "picture carried"]
     if all(run.cost.peak_gpu_bytes is None for run in group):
         rows = [row for row in rows if row[0] != "peak GPU memory"]
     return _beside("Cost", group, rows)
@@ -218,3 +221,11 @@ def _encoded(run: MeasuredRun) -> str:
     """The share of the tokens that the vision encoder computed with Stage 0."""
     still = run.cost.still
     return format_percent(1.0 if still is None else still.encoded_tokens / max(still.tokens, 1))
+
+
+def _carried(run: MeasuredRun) -> str:
+    """The share of the tokens that encoder reuse carried through all blocks."""
+    carried = run.cost.carried
+    if carried is None:
+        return _encoded(run)
+    return format_percent(carried.carried_tokens / max(carried.tokens, 1))

@@ -17,6 +17,27 @@ FINE_SHARE = 0.25
 _PICTURES = 6  # in a patch: three colours of two frames
 
 
+@dataclass(frozen=True)
+class ReuseFacts:
+    """What of a prompt's frames Stage 0 did not encode again, because it had not changed.
+
+    Grids are temporal grids (two frames); tokens are those of the prompt.
+    """
+
+    tolerance_levels: float  # grey levels of 0..255
+    grids: int
+    whole_grids: int  # encoded as a whole
+    still_grids: int  # not encoded at all
+    tokens: int
+    encoded_tokens: int
+    saved_flops: float
+
+    @property
+    def partial_grids(self) -> int:
+        """Grids that are encoded in part."""
+        return self.grids - self.whole_grids - self.still_grids
+
+
 @dataclass(frozen=True, eq=False)
 class StillMap:
     """Where the features of every place come from.

@@ -146,6 +146,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "kv": ("survivors", "survivors"),
     "allocation": ("adaptive", "adaptive"),
     "skip_still": ("2", 2.0),
+    "encoder_reuse": ("0.98", 0.98),
+    "encoder_keep": ("35%", 0.35),
     "config": ("mine.toml", Path("mine.toml")),
     "max_new_tokens": ("9", 9),
     "temperature": ("0.5", 0.5),
