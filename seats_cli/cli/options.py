@@ -242,8 +242,7 @@ class SweepFlags:
         str | None,
         budget_option(
             "--skip-still LEVELS,...",
-            "Do not re-encode parts of the picture that changed by at most this many "
-            "grey levels (0 to 255), each one setting: off,2.",
+            "Do not re-encode what changed by at most so many grey levels (0 to 255): off,2.",
             shown="off",
         ),
     ] = None

@@ -93,7 +93,7 @@ def answer_document(answer: Answer) -> dict[str, Any]:
                 "kv_bytes_ratio": _ratio(cost.kv_bytes, cost.full_kv_bytes),
             },
             "still": _still(cost),
-            "encoder_reuse": _carried(cost),
+            "encoder_reuse": cost.carried and asdict(cost.carried),
             "timing": {**asdict(timing), "decode_tokens_per_s": timing.decode_tokens_per_s},
             "sampling": answer.sampling,
             "seed": answer.seed,
@@ -384,11 +384,6 @@ def _still(cost: Cost) -> dict[str, Any] | None:
     return {**asdict(cost.still), "partial_grids": cost.still.partial_grids}
 
 
-def _carried(cost: Cost) -> dict[str, Any] | None:
-    """What encoder reuse carried; None where it was off."""
-    return None if cost.carried is None else asdict(cost.carried)
-
-
 def _measured(run: MeasuredRun, full: MeasuredRun | None) -> dict[str, Any]:
     times = {name: run.times[name] for name in (*STAGES, *STAGE1_PARTS, *TOTALS)}
     return {
@@ -412,7 +407,7 @@ def _measured(run: MeasuredRun, full: MeasuredRun | None) -> dict[str, Any]:
         "decode_tokens": run.decode_tokens,
         "cost": _cost(run.cost),
         "still": _still(run.cost),
-        "encoder_reuse": _carried(run.cost),
+        "encoder_reuse": run.cost.carried and asdict(run.cost.carried),
         "prefill_flops_ratio": run.flops_ratio,
         "achieved_flops_per_s": run.achieved_flops_per_s,
         "encoder_share_of_first_token": run.encoder_share,
