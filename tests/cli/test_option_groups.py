@@ -121,7 +121,7 @@ def test_no_command_takes_more_than_12_parameters() -> None:
             )
     assert set(counts) == {
         f"def {name}"
-        for name in ("ask", "chat", "index", "plan", "compare", "show", "batch", "serve")
+        for name in ("ask", "chat", "index", "plan", "compare", "show", "batch", "serve", "mcp")
     } | {
         "def profile",
         "def evaluate",
