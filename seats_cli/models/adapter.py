@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from seats_cli.media.clip import Clip
     from seats_cli.selection.static_regions import Packing
 
-# Bytes of a GPU that the processor needs for each byte of the frames: float32 pixels in three
-# copies and once in the model's precision, and as much again to be on the safe side.
-_PROCESSOR_SHARE = 24
+# Bytes of a GPU that the processor needs for each byte of the frames (the byte, its float32 value,
+# and as much again to be on the safe side), and for each sample of the sound (with its transform,
+# that as float32 and squared, and mel frames).
+_FRAMES_SHARE, _SAMPLE_SHARE = 12, 64
 
 
 def devices_of(model: torch.nn.Module) -> tuple[torch.device, ...]:
@@ -39,8 +40,10 @@ def devices_of(model: torch.nn.Module) -> tuple[torch.device, ...]:
     return tuple(device for device in found if device.type != "meta")
 
 
-def processor_device(device: torch.device, frames: int, free: int) -> torch.device | None:
-    """Where the processor turns frames into pixel values; None leaves it on the CPU.
+def processor_device(
+    device: torch.device, free: int, *, frames: int = 0, samples: int = 0
+) -> torch.device | None:
+    """Where the processor makes pixel values and mel frames; None leaves it on the CPU.
 
     On a GPU it takes milliseconds, and bytes travel instead of float32 values.
 
@@ -48,12 +51,13 @@ def processor_device(device: torch.device, frames: int, free: int) -> torch.devi
     ----------
     device : torch.device
         Where the model begins.
-    frames : int
-        Bytes of the frames.
     free : int
         Bytes that are free there (`free_bytes`).
+    frames, samples : int
+        Bytes of the frames, and samples of the sound.
     """
-    return device if device.type == "cuda" and free >= _PROCESSOR_SHARE * frames else None
+    needed = _FRAMES_SHARE * frames + _SAMPLE_SHARE * samples
+    return device if device.type == "cuda" and free >= needed else None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -230,7 +234,7 @@ class Adapter(ABC):
         question : str
             Contains no control tokens.
         device : torch.device or None
-            Where pixel values are best computed, if not on the CPU.
+            Where pixel values and mel frames are best computed, if not on the CPU.
         system : str or None
             System turn that replaces the chat template's own; contains no control tokens.
 

@@ -74,7 +74,7 @@ def prepare_clip(loaded: LoadedModel, clip: Clip, *, system: str | None = None) 
         loaded.processor,
         clip,
         STAND_IN,
-        _pixels_on(loaded.model.device, clip),
+        _processor_on(loaded.model.device, clip),
         system=None if system is None else STAND_IN,
     )
     template = inputs.pop("input_ids")[0]
@@ -402,11 +402,13 @@ def sizes_of_clip(architecture: Architecture, clip: Clip) -> MediaSizes:
     return MediaSizes.of_clip(architecture, frames, height, width, samples)
 
 
-def _pixels_on(device: torch.device, clip: Clip) -> torch.device | None:
+def _processor_on(device: torch.device, clip: Clip) -> torch.device | None:
     """The GPU on which the processor works, if it does on one."""
-    if device.type != "cuda" or clip.frames is None:
+    if device.type != "cuda":
         return None
-    return processor_device(device, clip.frames.nbytes, free_bytes(device))
+    frames = 0 if clip.frames is None else clip.frames.nbytes
+    samples = 0 if clip.audio is None else len(clip.audio)
+    return processor_device(device, free_bytes(device), frames=frames, samples=samples)
 
 
 def _on_model(inputs: dict[str, Any], model: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ same numbers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -26,6 +27,19 @@ class Qwen25Omni(QwenOmni):
     token_suffix = "index"
     slow_positions = "get_chunked_index"
     pixel_std = (0.26862954, 0.26130258, 0.27577711)
+    usual_fps = 2.0
+
+    def interleaved(self, processor: Any, instants: Tensor, sound: int) -> Tensor:
+        """In chunks of two seconds, the picture's part of a chunk before the sound's."""
+        # Settings of the processor since transformers 5.18; before, constants of its call.
+        rate = getattr(processor, "position_id_per_seconds", 25)
+        size = int(rate * getattr(processor, "seconds_per_chunk", 2.0))
+        both = instants * rate, torch.arange(sound)
+        chunks = [chunk_borders(times, size) or [] for times in both]
+        pairs = zip_longest(*chunks, fillvalue=(0, 0))
+        lengths = [end - begin for pair in pairs for begin, end in pair]
+        picture = torch.tensor([True, False]).repeat(len(lengths) // 2)
+        return picture.repeat_interleave(torch.tensor(lengths))
 
     def vision_raster_order(self, grid_thw: Tensor) -> Tensor | None:
         """The encoder works in the order of its attention windows: undo that permutation."""

@@ -32,6 +32,14 @@ class Qwen3OmniMoe(QwenOmni):
         "16 bits: use several GPUs with `device=spread`, or Qwen/Qwen2.5-Omni-7B"
     )
     pixel_std = (0.5, 0.5, 0.5)
+    usual_fps = 1.0
+
+    def interleaved(self, processor: Any, instants: Tensor, sound: int) -> Tensor:
+        """By time; of equal ones the picture's come first."""
+        # A setting of the processor since transformers 5.18; before, a constant of its call.
+        rate = getattr(processor, "position_id_per_seconds", 13.0)
+        order = torch.cat([instants * rate, torch.arange(sound)]).argsort(stable=True)
+        return order < len(instants)
 
     def quick_positions(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         """The merge of a picture's and a sound's tokens by time, where one video is alone."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
@@ -19,16 +19,14 @@ from transformers.vision_utils import (
 
 from seats_cli.cost.token_counts import MediaSizes
 from seats_cli.errors import ModelError
-from seats_cli.families.base import HOP, MIN_SAMPLES
 from seats_cli.models.adapter import Adapter, SideTensors
+from seats_cli.models.clip_features import Media, with_media
 from seats_cli.models.fused_modules import rotate_vision
 from seats_cli.selection import static_regions
 from seats_cli.selection.device import on_device
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy.typing as npt
 
     from seats_cli.media.clip import Clip
     from seats_cli.selection.static_regions import Packing
@@ -47,6 +45,7 @@ class QwenOmni(Adapter):
     name: ClassVar[str]  # how names of the family's classes in transformers begin
     token_suffix: ClassVar[str]  # of placeholder ids in configs
     slow_positions: ClassVar[str]  # method of transformers that interleaves them token by token
+    usual_fps: ClassVar[float]  # of frames without times, by the family's processor
     unused_weights = ("audio_bos_eos_token",)
     encoder_arguments = ("pixel_values_videos", "input_features")
     weights_prefix = "thinker."
@@ -196,20 +195,17 @@ class QwenOmni(Adapter):
         *,
         system: str | None = None,
     ) -> dict[str, Any]:
-        """One user turn; the processor interleaves picture and sound by the effective frame rate.
+        """One user turn; picture and sound are interleaved by the effective frame rate.
 
-        It gets the frames as they are, and the whole sound: no truncation, and padding to the
+        Frames are taken as they are, and the whole sound: no truncation, and padding to the
         sound's own length instead of the 300 s that the Whisper feature extractor defaults to.
         """
         kind = "audio" if clip.frames is None else "video"
         text = self.conversation(processor, kind, [question], system)
-        arguments: dict[str, Any] = {}
+        frames, fps = None, clip.fps or self.usual_fps
         if clip.frames is not None:
             frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
-            arguments |= _video_arguments(frames, clip.fps, device)
-        if clip.audio is not None:
-            arguments |= self._audio_arguments(clip.audio, len(clip.audio))
-        return _processed(processor, text, arguments)
+        return self._prompt(processor, text, Media(frames, fps, clip.audio), device)
 
     def conversation(
         self, processor: Any, kind: str, texts: Sequence[str], system: str | None = None
@@ -267,14 +263,14 @@ class QwenOmni(Adapter):
 
         ids, features = encoded(ahead), defaultdict(list)
         for part, piece in zip(parts, behind, strict=True):
-            kind, arguments = part["type"], {}
+            kind = part["type"]
             if kind == "image":
-                arguments = {"images": [next(waiting[kind])], "images_kwargs": {"do_resize": False}}
-            if kind == "video":
-                arguments |= _video_arguments(*next(frames))
-            if kind == "audio" or "sound" in part:
-                arguments |= self._audio_arguments(next(waiting["audio"]), longest)
-            made = _processed(processor, marks[kind], arguments)
+                still = {"images": [next(waiting[kind])], "images_kwargs": {"do_resize": False}}
+                made = dict(processor(text=[marks[kind]], return_tensors="pt", **still))
+            else:
+                video, fps = next(frames) if kind == "video" else (None, self.usual_fps)
+                sound = next(waiting["audio"]) if kind == "audio" or "sound" in part else None
+                made = self._prompt(processor, marks[kind], Media(video, fps, sound, longest))
             ids += made.pop("input_ids")[0].tolist() + encoded(piece)
             made.pop("attention_mask")
             for name, value in made.items():
@@ -284,20 +280,46 @@ class QwenOmni(Adapter):
         together = any("sound" in part for part in parts)
         return {**joined, "input_ids": prompt, _TOGETHER: together}
 
-    def _audio_arguments(self, sound: npt.NDArray[np.float32], longest: int) -> dict[str, Any]:
-        """The processor's arguments for a whole sound, padded like the longest of the prompt."""
-        if len(sound) < MIN_SAMPLES:  # no copy where nothing is added: this may be hours of sound
-            sound = np.pad(sound, (0, MIN_SAMPLES - len(sound)))
-        length = max(longest, MIN_SAMPLES)
-        if self.family.pads_sound:
-            # One hop more than there are frames: the last window then ends in silence, as it does
-            # in the 300 s of the official processor, and not in a reflection of the sound.
-            length = (self.family.mel_frames(longest) + 1) * HOP
-        # Elsewhere a length that is no multiple of the hop stays as it is: padded up to one, the
-        # sound would have a frame more than officially. For a single sound these arguments are the
-        # processor's own, so that transformers 5.23.0, which loses `audio_kwargs`, agrees.
-        padding = {"padding": "max_length", "max_length": length}
-        return {"audio": [sound], "audio_kwargs": {"truncation": False, **padding}}
+    def _prompt(
+        self, processor: Any, text: str, media: Media, device: torch.device | None = None
+    ) -> dict[str, Any]:
+        """A text around one clip, with what the encoders are given: the processor's own values.
+
+        Placeholders are put in as ids. To spell thousands of them, for the tokenizer to find each
+        again, takes as long as everything else together where pixels are made on a GPU.
+        """
+        found = media.features(processor, self.family, device, self.model.dtype)
+        sizes, tokenizer = self.media_sizes(found), processor.tokenizer
+        seen = sum(map(math.prod, sizes.grids)) // self.merge_unit
+        heard = sum(map(self.family.audio_tokens, sizes.mel_frames))
+        together = bool(sizes.grids and sizes.mel_frames)
+        place = self.video_token_id if sizes.grids else self.audio_token_id
+        run = [place] * (seen if sizes.grids else heard)
+        if together:
+            instants = media.instants(processor, sizes.grids[0][0], seen)
+            picture = self.interleaved(processor, instants, heard)
+            marks = [processor.audio_bos_token, processor.audio_eos_token]
+            begin, end = tokenizer.convert_tokens_to_ids(marks)
+            run = torch.where(picture, self.video_token_id, self.audio_token_id).tolist()
+            run = [begin, *run, end]
+        ids = with_media(tokenizer(text)["input_ids"], place, run)
+        return {**found, **ids, _TOGETHER: together}
+
+    @abstractmethod
+    def interleaved(self, processor: Any, instants: Tensor, sound: int) -> Tensor:
+        """The order of a video's and its sound's tokens in the prompt, as the processor has it.
+
+        Parameters
+        ----------
+        instants : Tensor, shape (n,), float64
+            Seconds at which the grids of the video tokens begin, ascending.
+        sound : int
+            Audio tokens.
+
+        Returns
+        -------
+        BoolTensor, shape (n + sound,): True for a video token.
+        """
 
     def media_sizes(self, inputs: dict[str, Any]) -> MediaSizes:
         """From the grids and the mask of the mel frames."""
@@ -417,31 +439,6 @@ class QwenOmni(Adapter):
         """M-RoPE positions; which part computes them depends on the version of transformers."""
         parts = {id(part): part for part in (self.model, self.core)}.values()
         return [(part, self.slow_positions, self.quick_positions) for part in parts]
-
-
-def _video_arguments(
-    frames: Tensor, fps: float | None, device: torch.device | None = None
-) -> dict[str, Any]:
-    """The processor's arguments for a video (T, 3, H, W) that has been sampled and resized."""
-    settings: dict[str, Any] = {"do_resize": False, "do_sample_frames": False}
-    if fps is not None:  # without, the processor takes 2.0 (Qwen2.5) or 1.0 (Qwen3)
-        settings["fps"] = fps
-    if device is not None:
-        settings["device"] = device
-    return {"videos": [frames], "videos_kwargs": settings}
-
-
-def _processed(processor: Any, text: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What the processor makes of a text with at most one video and one sound, which is its."""
-    together = "videos" in arguments and "audio" in arguments
-    if together:
-        # transformers 5.18 and later take the sound of a video by index
-        if hasattr(processor, "_resolve_audio_from_video"):
-            arguments.update(load_audio_from_video=True, audio_from_video_indices=[0])
-        else:
-            arguments["videos_kwargs"]["use_audio_in_video"] = True
-    inputs = processor(text=[text], return_tensors="pt", **arguments)
-    return {**inputs, _TOGETHER: together}
 
 
 def _token_id(config: Any, modality: str) -> int:
