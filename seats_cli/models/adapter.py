@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from seats_cli.media.clip import Clip
     from seats_cli.selection.static_regions import Packing
 
-# Bytes of a GPU that the processor needs for each byte of the frames (the byte, its float32 value,
-# and as much again to be on the safe side), and for each sample of the sound (with its transform,
-# that as float32 and squared, and mel frames).
+# Bytes of a GPU that the processor needs for each byte of the frames (itself, its float32 value,
+# and twice as much to be safe), and for each sample of the sound (its transform and mel frames).
 _FRAMES_SHARE, _SAMPLE_SHARE = 12, 64
 
 
