@@ -247,6 +247,14 @@ class LayerSegment:
     flops: float  # of all of them together
 
 
+@dataclass(frozen=True)
+class Bottleneck:
+    """The stage that takes most of the time to the first token."""
+
+    stage: str  # one of `STAGES`
+    share_of_first_token: float  # 0..1
+
+
 @dataclass(frozen=True, eq=False)
 class MeasuredRun:
     """One configuration, measured several times."""
@@ -290,6 +298,14 @@ class MeasuredRun:
         whole = self.times["first_token"].median_s
         encoders = self.times["vision"].median_s + self.times["audio"].median_s
         return encoders / whole if whole > 0 else None
+
+    @property
+    def bottleneck(self) -> Bottleneck | None:
+        """What to make faster next; None where nothing was timed."""
+        whole = self.times["first_token"].median_s
+        stage = max(STAGES, key=lambda name: self.times[name].median_s)
+        own = self.times[stage].median_s
+        return Bottleneck(stage, own / whole) if whole > 0 and own > 0 else None
 
     @property
     def selection_share(self) -> float | None:

@@ -411,6 +411,7 @@ def _measured(run: MeasuredRun, full: MeasuredRun | None) -> dict[str, Any]:
         "prefill_flops_ratio": run.flops_ratio,
         "achieved_flops_per_s": run.achieved_flops_per_s,
         "encoder_share_of_first_token": run.encoder_share,
+        "bottleneck": run.bottleneck,
         "selection_share_of_prefill": run.selection_share,
     }
 

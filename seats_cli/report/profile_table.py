@@ -105,7 +105,28 @@ def profile_report(profile: Profile) -> RenderableType:
     parts += [
         Text(f"{run.label}: could not run. {run.error}", style="yellow") for run in profile.failed
     ]
+    parts += [Text(line, style="bold") for line in (bottleneck_sentence(profile),) if line]
     return Group(*parts)
+
+
+def bottleneck_sentence(profile: Profile) -> str | None:
+    """What now takes most of the time to the first token, in the run that is first to it.
+
+    Reading the clip stands before the first token that is measured, and is named where it takes
+    longer than that stage.
+    """
+    timed = [run for run in profile.runs if run.bottleneck is not None]
+    if not timed:
+        return None
+    run = min(timed, key=lambda run: run.times["first_token"].median_s)
+    found = run.bottleneck
+    assert found is not None
+    name, share = LABELS[found.stage], found.share_of_first_token
+    line = f"Next bottleneck ({run.label}): {name}, {100 * share:.0f} % of the first token"
+    reading = sum(spread.median_s for spread in profile.reading.values())
+    if reading > run.times[found.stage].median_s:
+        line += f"; reading the clip before it takes {format_seconds(reading)}"
+    return line
 
 
 def _all_short(runs: Sequence[MeasuredRun]) -> bool:

@@ -103,6 +103,10 @@ def test_derived_numbers(measured: Profile) -> None:
     assert full.speed_up(full, "first_token") == 1.0
     assert full.speed_up(full, "stage1") is None
     assert 0 < (seats.encoder_share or 0) < 1
+    assert seats.bottleneck is not None
+    longest = seats.times[seats.bottleneck.stage].median_s
+    assert longest == max(seats.times[stage].median_s for stage in STAGES)
+    assert seats.bottleneck.share_of_first_token == longest / seats.times["first_token"].median_s
     assert (seats.average_retention or 1) < 0.5
 
 

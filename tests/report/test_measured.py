@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -21,8 +22,13 @@ from seats_cli.report.compare_table import comparison_markdown, comparison_repor
 from seats_cli.report.documents import dump_document
 from seats_cli.report.plan_table import paper_markdown, plan_report, windows_line
 from seats_cli.report.plots import check_plot, plot_profile
-from seats_cli.report.profile_table import factor_words, profile_report, sentence
-from seats_cli.results import FailedRun
+from seats_cli.report.profile_table import (
+    bottleneck_sentence,
+    factor_words,
+    profile_report,
+    sentence,
+)
+from seats_cli.results import FailedRun, Spread
 from tests.report.measured import (
     PRUNED_TIMES,
     measured_run,
@@ -48,6 +54,28 @@ def test_the_sentence() -> None:
         "seats 25%: prefill 5.0x faster, 125 % of what the FLOPs allow; "
         "first token 2.1x faster: the encoders are now 57 % of the time"
     )
+
+
+def test_the_last_sentence_names_the_next_bottleneck() -> None:
+    profile = sample_profile()
+    assert bottleneck_sentence(profile) == (
+        "Next bottleneck (seats 25%): vision encoder, 43 % of the first token"
+    )
+    assert (
+        text_of(profile_report(profile))
+        .rstrip()
+        .endswith("vision encoder, 43 % of the first token")
+    )
+
+    slow = {"media_decode": Spread(0.7, 0.7, 0.7)}
+    assert (bottleneck_sentence(sample_profile(reading=slow)) or "").endswith(
+        "; reading the clip before it takes 0.70 s"
+    )
+    nothing_timed = dict.fromkeys(PRUNED_TIMES, 0.0)
+    run = measured_run("seats 25%", nothing_timed, 0.25)
+    assert run.bottleneck is None
+    untimed = dataclasses.replace(profile, full=None, pruned=(run,))
+    assert bottleneck_sentence(untimed) is None
 
 
 def test_the_sentence_says_slower() -> None:
