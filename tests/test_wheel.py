@@ -120,6 +120,8 @@ def run(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         for key, value in os.environ.items()
         if not key.startswith(("PYTHON", "SEATS_")) and key != "VIRTUAL_ENV"
     }
+    # A shell is named by its argument: `make` runs the tests from one that Typer does not know.
+    kept["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
     folder = home / "elsewhere"
     folder.mkdir()
 
@@ -211,7 +213,7 @@ def test_the_description_reads_alone(built: Built) -> None:
 def test_every_version_is_the_package_s(built: Built) -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == seats_cli.__version__
-    assert citation["license"] == str(built.metadata.license_expression).split(" AND ")
+    assert citation["license"] in str(built.metadata.license_expression).split(" AND ")
     bibtex = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"version = {{{seats_cli.__version__}}}" in bibtex
     names = [author["family-names"] for author in citation["preferred-citation"]["authors"]]

@@ -55,7 +55,7 @@ class ServerFlags:
             min=1,
         ),
     ] = 16
-    timeout: Annotated[
+    timeout_s: Annotated[
         float, server_option("--timeout SECONDS", "The longest that a request may take.")
     ] = 600.0
     max_body: Annotated[
@@ -113,7 +113,7 @@ def serve(
         allow_local_urls=allow_local_urls,
         offline=model.offline,
         max_requests=server.max_requests,
-        timeout_s=server.timeout,
+        timeout_s=server.timeout_s,
         max_body_bytes=server.max_body << 20,
         max_media_bytes=server.max_media << 20,
         session_bytes=server.session_memory << 20,

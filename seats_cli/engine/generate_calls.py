@@ -2,7 +2,7 @@
 
 Most of its modes only choose among the tokens that a prompt or a step gives, and work as they
 are. Some hand the model something else than a prompt and then one token after another. These are
-either brought into that form, or refused before anything is computed: the model would give
+either brought into that form, or refused: the model would give
 another answer and no error.
 """
 
@@ -36,10 +36,30 @@ _REFUSED = {
     "guidance_scale": "Guidance runs a second prompt beside the pruned one",
     "penalty_alpha": f"Contrastive search is not known to work here: {_ELSEWHERE}",
     "dola_layers": f"DoLa is not known to work here: {_ELSEWHERE}",
+    "custom_generate": "Decoding of one's own may treat the KV cache in its own way",
+    "num_beam_groups": f"Group beam search is not known to work here: {_ELSEWHERE}",
+    "force_words_ids": f"Constrained beam search is not known to work here: {_ELSEWHERE}",
+    "constraints": f"Constrained beam search is not known to work here: {_ELSEWHERE}",
     "inputs_embeds": "Pruning reads from `input_ids` which tokens are video or audio, and "
     "`generate` does not hand them on beside embeddings",
 }
-_UNSET: dict[str, tuple[Any, ...]] = {"guidance_scale": (None, 1, 1.0), "use_mtp": (None, False)}
+_UNSET: dict[str, tuple[Any, ...]] = {
+    "guidance_scale": (None, 1, 1.0),
+    "use_mtp": (None, False),
+    "num_beam_groups": (None, 1),
+    "penalty_alpha": (None, 0, 0.0),
+}
+
+# The first parameters of `generate`, which may be given without their names.
+_POSITIONAL = (
+    "inputs",
+    "generation_config",
+    "logits_processor",
+    "stopping_criteria",
+    "prefix_allowed_tokens_fn",
+    "synced_gpus",
+    "assistant_model",
+)
 
 # What `generate` passes for each row of a batch; everything else is about the media in it.
 _ROWS = ("attention_mask", "inputs_embeds")
@@ -61,6 +81,7 @@ def check_call(model: Any, args: tuple[Any, ...], arguments: Mapping[str, Any]) 
     UsageError
         If it cannot.
     """
+    arguments = {**dict(zip(_POSITIONAL, args, strict=False)), **arguments}
     setting = functools.partial(_setting, model, arguments)
     if setting("use_cache") is False:
         # Every token would be a prompt of its own, whose media were not encoded.
@@ -74,7 +95,7 @@ def check_call(model: Any, args: tuple[Any, ...], arguments: Mapping[str, Any]) 
     for name, why in _REFUSED.items():
         if setting(name) not in _UNSET.get(name, (None,)):
             raise UsageError(f"{why}: leave out `{name}` inside prune(...).")
-    ids = arguments.get("input_ids", arguments.get("inputs", args[0] if args else None))
+    ids = arguments.get("input_ids", arguments.get("inputs"))
     if isinstance(ids, Tensor) and ids.ndim == 2:
         if len(ids) > 1:
             raise UsageError(batch_refusal(len(ids)))

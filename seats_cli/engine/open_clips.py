@@ -31,8 +31,8 @@ class ClipKey:
     content: Hashable  # equal for the same clip, say the SHA-256 of its file
     read: ReadOptions  # as requested
     system: str | None
-    # The setting that decided how much of the clip fits the context; None where all of it does,
-    # whatever the setting.
+    # The setting and the length of answers that decided how much of the clip fits the context;
+    # None where all of it does, whatever they are.
     fitted_for: str | None = None
 
 
@@ -82,11 +82,19 @@ class OpenClips:
             return sum(size for _, size in self._clips.values())
 
     def find(
-        self, content: Hashable, read: ReadOptions, system: str | None, config: SeatsConfig | None
+        self,
+        content: Hashable,
+        read: ReadOptions,
+        system: str | None,
+        config: SeatsConfig | None,
+        max_new_tokens: int | None = None,
     ) -> OpenClip | None:
-        """An open clip with this content that a setting can ask about; from now on the latest."""
+        """An open clip with this content that a setting can ask about; from now on the latest.
+
+        `max_new_tokens` is what the request says about its answer; None where it says nothing.
+        """
         with self._lock:
-            for fitted_for in (None, _setting(config)):
+            for fitted_for in (None, _setting(config, max_new_tokens)):
                 key = ClipKey(content, read, system, fitted_for)
                 if key in self._clips:
                     self._clips.move_to_end(key)
@@ -120,6 +128,8 @@ def fit_to_share(
     loaded: AskableModel,
     need: Need,
     sizing: FrameSizing | None = None,
+    *,
+    max_new_tokens: int | None = None,
 ) -> tuple[ClipKey, ReadOptions, tuple[str, ...]]:
     """How to read a clip so that the context holds it, whatever the setting if that is possible.
 
@@ -131,6 +141,8 @@ def fit_to_share(
         What of the clip enters the LLM where not all of it fits, as `need` has it.
     sizing : FrameSizing, optional
         In place of the model's own.
+    max_new_tokens : int, optional
+        What the request says about its answer, as in `OpenClips.find`.
 
     Returns
     -------
@@ -148,9 +160,10 @@ def fit_to_share(
     if not notes:
         return key, fitted, ()
     fitted, notes = fit_file(path, key.read, sizes, loaded.architecture, need)
-    return replace(key, fitted_for=_setting(config)), fitted, notes
+    return replace(key, fitted_for=_setting(config, max_new_tokens)), fitted, notes
 
 
-def _setting(config: SeatsConfig | None) -> str:
-    """What of a setting decides how much of a clip fits."""
-    return "full" if config is None else repr(sorted(config.to_dict().items()))
+def _setting(config: SeatsConfig | None, max_new_tokens: int | None) -> str:
+    """What of a request decides how much of a clip fits."""
+    kept = "full" if config is None else repr(sorted(config.to_dict().items()))
+    return f"{kept} {max_new_tokens}"

@@ -194,9 +194,10 @@ class PrunedPrefill:
         """Note the ids: the decoder itself only sees embeddings."""
         # 1. A prompt with several answers enters once; `_leave_decoder` repeats what comes of it.
         cache = cache_of(kwargs)
+        wanted, self.answers = self.answers, 1  # used up where a cache is continued, too
         if not cached_tokens(cache):
-            self._copies, self.answers = self.answers, 1
-            if self._copies > 1:
+            self._copies = wanted
+            if wanted > 1:
                 kwargs = first_row(kwargs)
         ids = kwargs.get("input_ids", args[0] if args else None)
         # 2. A prompt's ids come to the host now: later the copy would wait for the encoders' work.

@@ -18,6 +18,10 @@ from seats_cli.errors import UsageError
 ROOM_TO_THINK = 1024
 
 
+# Scores divided by less would leave the range of float32, and nothing could be drawn.
+LEAST_TEMPERATURE = 1e-5
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How answer tokens are chosen, and how many there may be."""
@@ -36,8 +40,11 @@ class Sampling:
         """
         if self.max_new_tokens < 1:
             raise UsageError(f"`max_new_tokens` must be at least 1, not {self.max_new_tokens}.")
-        if not 0.0 <= self.temperature < math.inf:
-            raise UsageError(f"`temperature` must be 0 or larger, not {self.temperature}.")
+        if self.temperature and not LEAST_TEMPERATURE <= self.temperature < math.inf:
+            raise UsageError(
+                f"`temperature` must be 0 or at least {LEAST_TEMPERATURE:g}, "
+                f"not {self.temperature:g}."
+            )
         if not 0.0 < self.top_p <= 1.0:
             raise UsageError(f"`top_p` must be in (0, 1], not {self.top_p}.")
         if self.top_k < 0:

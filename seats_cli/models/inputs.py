@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 
 
 # What parts of a message may say about their file, besides the range.
-_READ_KEYS = ("fps", "max_frames", "max_pixels", "total_pixels", "video_track", "audio_track")
+_READ_KEYS = (
+    *("fps", "max_frames", "max_pixels", "total_pixels"),
+    *("video_track", "audio_track", "max_audio"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,9 +229,13 @@ def inputs_from_messages(
     # 2. The files themselves, and the prompt around them.
     conversation = []
     for message, parts in zip(messages, listed, strict=True):
-        content = [
-            next(fitted).content(on_progress) if isinstance(part, _File) else part for part in parts
-        ]
+        content = []
+        for part in parts:
+            if isinstance(part, _File):
+                part, told = next(fitted).content(on_progress)
+                for sentence in told:
+                    warnings.warn(sentence, stacklevel=2)
+            content.append(part)
         conversation.append({"role": message["role"], "content": content})
     inputs = loaded.adapter.message_inputs(loaded.processor, conversation)
     ids = with_texts(inputs.pop("input_ids")[0], tokenizer, texts)
@@ -246,19 +253,21 @@ class _File:
     sizing: FrameSizing
     silent: bool = False  # whether a video may be without the audio that is asked for
 
-    def content(self, on_progress: Callable[[str, float], None] | None) -> dict[str, Any]:
-        """The part with the file's frames or samples in place of the path."""
+    def content(
+        self, on_progress: Callable[[str, float], None] | None
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The part with the file's frames or samples in place of the path, and what was lost."""
         from seats_cli.media.reader import read_clip
 
         clip = read_clip(self.path, self.read, sizing=self.sizing, on_progress=on_progress)
         if self.kind == "audio":
-            return {"type": "audio", "audio": clip.audio}
+            return {"type": "audio", "audio": clip.audio}, clip.warnings
         use_audio = self.read.audio and not (self.silent and clip.audio is None)
         if clip.frames is None or (use_audio and clip.audio is None):
             lacks = "pictures" if clip.frames is None else "audio: set `use_audio_in_video=False`"
             raise UsageError(f"'{self.path}' has no {lacks}.")
         area = clip.frames.shape[1] * clip.frames.shape[2]
-        return {
+        found = {
             "type": "video",
             "video": [Image.fromarray(frame) for frame in clip.frames],
             "sample_fps": clip.fps,
@@ -266,6 +275,7 @@ class _File:
             "max_pixels": area,
             **({"sound": clip.audio} if use_audio else {}),
         }
+        return found, clip.warnings
 
 
 def _checked(part: Mapping[str, Any], loaded: LoadedModel, use_audio: bool | None) -> Any:

@@ -150,9 +150,10 @@ class ClipModel:
         with self._lock:
             loaded = self.loaded  # also the end of what must come before torch is imported
             wanted = _Wanted(source, read or ReadOptions(), grid_tokens, system, question)
-            opened = self._open.find((source.identity, grid_tokens), wanted.read, system, config)
+            content, longest = (source.identity, grid_tokens), how.get("max_new_tokens")
+            opened = self._open.find(content, wanted.read, system, config, longest)
             if opened is None:
-                opened = self._read(wanted, config, how.get("max_new_tokens"))
+                opened = self._read(wanted, config, longest)
                 how.setdefault("read_s", opened.read_s)
             try:
                 answer = opened.open(loaded, self._max_bytes or 0).ask(
@@ -181,7 +182,9 @@ class ClipModel:
         need = replace(need, text=need.text + spare)
         began = time.perf_counter()
         with source.local() as path:
-            key, read, notes = fit_to_share(path, key, config, loaded, need, sizing)
+            key, read, notes = fit_to_share(
+                path, key, config, loaded, need, sizing, max_new_tokens=max_new_tokens
+            )
             clip = read_clip(path, read, sizing=sizing)
         read_s = time.perf_counter() - began
         clip = replace(clip, facts=replace(clip.facts, path=source.name))

@@ -173,7 +173,10 @@ class SeatsModel(lmms):
             if self._max_new_tokens is None:
                 how["max_new_tokens"] = kwargs.get("max_new_tokens")
             greedy = kwargs.get("do_sample") is False
-            how["temperature"] = 0.0 if greedy else float(kwargs.get("temperature") or 0.0)
+            warmth = kwargs.get("temperature")
+            if warmth is None:  # transformers' own, where a task only says that it draws
+                warmth = 1.0 if kwargs.get("do_sample") else 0.0
+            how["temperature"] = 0.0 if greedy else float(warmth)
             how["top_p"] = kwargs.get("top_p") or None
         answer = self._clips.ask(
             asked.source,
@@ -273,7 +276,7 @@ def _clip(part: Mapping[str, Any]) -> tuple[ClipSource, ReadOptions]:
         if "array" in media:
             media = _wav(media["array"], media["sampling_rate"])
         else:
-            media = media.get("path") or media.get("url") or media.get("bytes")
+            media = media.get("bytes") or media.get("path") or media.get("url")
     read = ReadOptions(start=start, end=end, video=not sound)
     if isinstance(media, (str, os.PathLike)):
         name = os.fspath(media)

@@ -23,7 +23,7 @@ from pydantic import Field
 from seats_cli import __version__
 from seats_cli.config import ModelOptions
 from seats_cli.errors import ADVICE, MediaError, SeatsError, out_of_memory_on
-from seats_cli.families.registry import BUNDLED
+from seats_cli.families.registry import BUNDLED, named_shapes
 from seats_cli.media.clip import ReadOptions
 from seats_cli.plugins.clip_model import ClipModel, ClipSource, config_from
 from seats_cli.report.documents import plan_document
@@ -182,7 +182,10 @@ def make_server(root: Path, model: ModelOptions, *, max_new_tokens: int | None =
         def work(_check: Callable[[], None]) -> dict[str, Any]:
             from seats_cli.cost.estimate import find_model, plan_file
 
-            found = find_model(model_name or model.model or BUNDLED)
+            if model_name is not None and model_name.lower() not in named_shapes():
+                # A folder would be one outside of the root.
+                raise ToolError(f"`model_name` is one of {', '.join(named_shapes())}.")
+            found = find_model(model_name.lower() if model_name else model.model or BUNDLED)
             planned = plan_file(
                 path_below(folder, path),
                 ReadOptions(start=start, end=end, fps=fps),

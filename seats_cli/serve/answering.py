@@ -144,6 +144,7 @@ class Answerer:
 
     def _open(self, talk: Talk, job: Job, began: float) -> None:
         request, part = job.request, talk.media
+        longest = request.generation.get("max_new_tokens")
         read = replace(
             request.read,
             video=part.kind != "audio",
@@ -151,18 +152,18 @@ class Answerer:
         )
         known = self.store.named(part.uuid, part.url)
         if known is not None:
-            job.opened = self.store.find(known, read, talk.system, request.config)
+            job.opened = self.store.find(known, read, talk.system, request.config, longest)
         if job.opened is None:
             media = self._bring(part, job)
             self.store.name(part.uuid, part.url, media.sha256)
             job.stages["fetch"] = time.perf_counter() - began
-            job.opened = self.store.find(media.sha256, read, talk.system, request.config)
+            job.opened = self.store.find(media.sha256, read, talk.system, request.config, longest)
         job.hit = job.opened is not None
         if job.opened is not None:
             return
         with self._turn_to_read(job):
             # Somebody before us may have been reading the same clip.
-            job.opened = self.store.find(media.sha256, read, talk.system, request.config)
+            job.opened = self.store.find(media.sha256, read, talk.system, request.config, longest)
             job.hit = job.opened is not None
             if job.opened is None:
                 job.opened = self._read(media, talk, read, job)
@@ -230,6 +231,7 @@ class Answerer:
         talk = request.talk
         assert opened is not None
         assert talk is not None
+        reused = opened.session is not None
         session = opened.open(self.loaded, self._options.session_bytes)
         try:
             answer = session.ask(
@@ -252,7 +254,7 @@ class Answerer:
             answer.text,
             answer.thinking,
             answer.finish_reason,
-            _usage(answer.trace, len(answer.token_ids), reused=job.hit),
+            _usage(answer.trace, len(answer.token_ids), reused=reused),
             jsonable(
                 {
                     "evidence": answer.evidence,

@@ -129,7 +129,9 @@ def _guard(options: ServeOptions) -> Callable[[Request], Awaitable[None]]:
 
 
 def _is_loopback(host: str) -> bool:
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    name, _, port = host.rpartition(":")
+    if not (port.isdigit() and (name.endswith("]") or ":" not in name)):
+        name = host  # without a port; an IPv6 address has colons of its own
     name = name.strip("[]")
     try:
         return name in LOOPBACK_NAMES or ip_address(name).is_loopback

@@ -15,6 +15,7 @@ from typing import Any
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.stop_strings import check_stop
 from seats_cli.errors import RequestError
+from seats_cli.families.generation import Sampling
 from seats_cli.media.clip import ReadOptions
 from seats_cli.results import Turn
 from seats_cli.serve import ServeOptions
@@ -256,6 +257,8 @@ def _part(value: Any, where: str) -> str | MediaPart:
 
 
 def _named(part: MediaPart, kind: str) -> MediaPart:
+    for text in (part.url, part.uuid or ""):
+        _text(text, f"`{kind}`")
     if not part.url and part.uuid is None:
         raise RequestError(f"`{kind}` needs a URL or data, or the `uuid` of what was sent before.")
     return part
@@ -348,6 +351,7 @@ def _generation(asked: Mapping[str, Any], options: ServeOptions) -> dict[str, An
             found["max_new_tokens"] = _count(asked[name], name, 1, 1 << 20)
     if asked.get("temperature") is not None:
         found["temperature"] = _number(asked["temperature"], "temperature", 0, 100)
+        Sampling(temperature=found["temperature"]).checked()
     if asked.get("top_p") is not None:
         found["top_p"] = _number(asked["top_p"], "top_p", 0, 1, least_excluded=True)
     if asked.get("top_k") is not None:

@@ -167,10 +167,12 @@ def _below_root(url: str, options: ServeOptions, ticket: Ticket) -> LocalMedia:
         403,
         "forbidden",
     )
-    parts = urlsplit(url)
-    if options.media_root is None or parts.netloc.lower() not in ("", "localhost"):
+    if options.media_root is None:
         raise refusal
     try:
+        parts = urlsplit(url)
+        if parts.netloc.lower() not in ("", "localhost"):
+            raise refusal
         root = os.path.realpath(options.media_root)
         path = os.path.realpath(url2pathname(parts.path))
         if os.path.commonpath((root, path)) != root:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from PIL import Image
+
 from seats_cli.config import SeatsConfig
 from seats_cli.cost.context import context_use
 from seats_cli.cost.token_counts import token_counts
 from seats_cli.engine.answer import fitted_length
-from seats_cli.errors import ResourceError
+from seats_cli.errors import MediaError, ResourceError
 from seats_cli.families.generation import Sampling
 from seats_cli.models import LoadedModel, inputs_from_messages
 from seats_cli.models.inputs import longest_answer
@@ -131,11 +133,34 @@ def _as_messages(request: ChatRequest, files: tuple[LocalMedia, ...]) -> list[di
             if isinstance(part, str):
                 parts.append({"type": "text", "text": part})
                 continue
-            found: dict[str, Any] = {"type": part.kind, part.kind: next(at).path}
+            path = next(at).path
+            what = _picture(path) if part.kind == "image" else path
+            found: dict[str, Any] = {"type": part.kind, part.kind: what}
             if part.kind == "video":
                 found |= {"fps": read.fps, "max_frames": read.max_frames}
+                found |= {"total_pixels": read.total_pixels, "video_track": read.video_track}
+            if part.kind != "image":
+                found |= {f"{part.kind}_start": read.start, f"{part.kind}_end": read.end}
+                found |= {"audio_track": read.audio_track, "max_audio": read.max_audio}
             if part.kind != "audio" and read.max_pixels is not None:
                 found["max_pixels"] = read.max_pixels
             parts.append(found)
         listed.append({"role": message.role, "content": parts})
     return listed
+
+
+_PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no format that starts a program
+_MOST_OBLONG = 200  # `qwen_omni_utils` refuses more
+
+
+def _picture(path: str) -> Image.Image:
+    try:
+        picture = Image.open(path, formats=_PICTURES)
+        picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MediaError(
+            f"A picture of the request is damaged, or none of {', '.join(_PICTURES)}."
+        ) from error
+    if max(picture.size) > _MOST_OBLONG * min(picture.size):
+        raise MediaError(f"A picture of the request is over {_MOST_OBLONG} times as long as wide.")
+    return picture

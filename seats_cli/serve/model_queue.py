@@ -228,7 +228,7 @@ class ModelQueue:
 
     def close(self) -> None:
         """End what is under way, at its next step."""
-        for ticket in self._tickets:
+        for ticket in tuple(self._tickets):  # the loop's thread may change them meanwhile
             ticket.cancel()
         self._model.shutdown(wait=True, cancel_futures=True)
         self._media.shutdown(wait=False, cancel_futures=True)

@@ -85,9 +85,10 @@ class Replicas:
         """Answer a request on the replica that has its clip open."""
         ticket.taken = True
         left_s = max(0.1, ticket.deadline - time.monotonic())
-        replica = self._handle.options(stream=True, multiplexed_model_id=clip_of(request))
-        found, answered = replica.events.remote(request, left_s), False
+        found, answered = None, False
         try:
+            replica = self._handle.options(stream=True, multiplexed_model_id=clip_of(request))
+            found = replica.events.remote(request, left_s)
             async for event in found:
                 if isinstance(event, Exception):
                     raise event
@@ -96,7 +97,7 @@ class Replicas:
                     self.metrics.note(event)
                 yield event
         finally:
-            if not answered:
+            if found is not None and not answered:
                 found.cancel()  # which ends the work there at its next step
             self.admission.leave(ticket, answered=answered)
 
@@ -215,5 +216,7 @@ def _portable(error: Exception) -> Exception:
     """An error that another process can read, whatever made it."""
     from seats_cli.serve.app import described
 
+    if isinstance(error, RequestError):
+        return error
     sentence, status, code = described(error)
     return RequestError(sentence, status, code)

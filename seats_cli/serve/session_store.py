@@ -78,4 +78,5 @@ def read_for(
     need = need_of(loaded, (), [config], max_new_tokens, (), system)
     spare = int(loaded.architecture.max_positions * TALK_SHARE)
     key = ClipKey(media.sha256, read, system)
-    return fit_to_share(media.path, key, config, loaded, replace(need, text=need.text + spare))
+    need = replace(need, text=need.text + spare)
+    return fit_to_share(media.path, key, config, loaded, need, max_new_tokens=max_new_tokens)

@@ -250,6 +250,7 @@ def test_a_further_turn_continues_the_sequence(family: str, kv: str, again: str)
         if rows == 1:
             assert found[0, more.shape[1] :].tolist() == wanted
         assert output[name].get_seq_length() == found.shape[1] - 1
+        assert len(model(**inputs(family)).logits) == 1
 
 
 @torch.no_grad()
@@ -299,6 +300,9 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("`prefill_chunk_size`", {"prefill_chunk_size": 64}),
     ("contrastive search", {"penalty_alpha": 0.6, "top_k": 4}),
     ("DoLa", {"dola_layers": "low"}),
+    ("group beam search", {"num_beams": 4, "num_beam_groups": 2}),
+    ("constrained beam search", {"force_words_ids": [[5]], "num_beams": 2}),
+    ("`custom_generate`", {"custom_generate": lambda model, **_: None}),
     ("`guidance_scale`", {"guidance_scale": 1.5}),
     ("`inputs_embeds`", {"inputs_embeds": torch.zeros(1, 740, 64)}),
     ("a batch of prompts, padded or not", {"input_ids": torch.zeros(2, 9, dtype=torch.long)}),
@@ -330,8 +334,12 @@ def test_settings_of_the_model_count_as_those_of_the_call() -> None:
     model = net("qwen2_5")
     config = copy.deepcopy(model.generation_config)
     config.cache_implementation = "static"
-    with pruned("qwen2_5"), pytest.raises(UsageError, match="not one that is static"):
-        model.generate(**inputs("qwen2_5"), generation_config=config)
+    with pruned("qwen2_5"):
+        with pytest.raises(UsageError, match="not one that is static"):
+            model.generate(**inputs("qwen2_5"), generation_config=config)
+        given = inputs("qwen2_5")
+        with pytest.raises(UsageError, match="not one that is static"):
+            model.generate(given.pop("input_ids"), config, **given)  # without their names
 
 
 class Omni(nn.Module):

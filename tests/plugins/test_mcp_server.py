@@ -71,6 +71,9 @@ def test_an_answer_is_that_of_ask(server: Any) -> None:
 
 
 def test_a_plan_runs_no_model(server: Any) -> None:
+    elsewhere = call(server, "plan_clip", path=CARDS, model_name="/etc")
+    assert elsewhere.is_error
+    assert "`model_name` is one of" in elsewhere.content[0].text
     result = call(server, "plan_clip", path=CARDS, retain=0.1, model_name="qwen2.5-omni-7b")
     assert not result.is_error, result.content
     assert result.structured_content["tokens"]["offered"]["audio"] == 300

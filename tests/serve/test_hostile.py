@@ -14,6 +14,7 @@ import pytest
 
 from seats_cli.errors import ModelError, RequestError, UsageError
 from seats_cli.serve import ServeOptions
+from seats_cli.serve.app import _is_loopback
 from seats_cli.serve.chat_request import parse_request
 from tests.media.server import Handler
 from tests.serve.conftest import ASSETS, CARDS, CAT, data_url
@@ -69,6 +70,9 @@ BODIES = [
     b'{"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}',
     b'{"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": 1}]}]}',
     b'{"messages": [{"role": "user", "content": [{"type": "video_url", "uuid": 7}]}]}',
+    b'{"messages": [{"role": "user", "content": [{"type": "video_url", "uuid": "\\ud800"}]}]}',
+    b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": '
+    b'"data:,\\ud800"}]}]}',
     b'{"messages": [{"role": "assistant", "content": "x"}]}',
     b'{"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]}',
 ]
@@ -79,6 +83,7 @@ FIELDS = [
     {"seats": {"temperature": 10**400}},
     {"mm_processor_kwargs": {"fps": 10**400}},
     {"temperature": -1},
+    {"temperature": 1e-40},
     {"temperature": "hot"},
     {"temperature": True},
     {"top_p": 0},
@@ -181,6 +186,7 @@ def test_files_of_the_server_stay_its_own(server, serving, tmp_path):
         f"{ASSETS.as_uri()}/gone.mp4",
         f"{ASSETS.as_uri()}-other/cat.mp4",
         f"{ASSETS.as_uri()}/a%00b.mp4",
+        "file://[/x",
     ]
     told = {refusal(server.post(clip_body(url)), 403) for url in outside}
     assert len(told) == 1  # which of them exist cannot be told
@@ -217,7 +223,36 @@ def test_clips_that_are_none(server):
     # What is left of a damaged clip is answered about, and said.
     cut = server.post(clip_body(data(whole[: len(whole) // 3])))
     assert any("damaged" in warning for warning in cut.json()["seats"]["warnings"])
+    # Beside another part, too.
+    for url in ("data:image/png;base64,eA==", "data:image/png;base64,", data(whole[:3000])):
+        body = clip_body(data_url(CARDS))
+        picture = {"type": "image_url", "image_url": {"url": url}}
+        body["messages"][0]["content"].insert(0, picture)
+        refusal(server.post(body), 422)
+    body = clip_body(data(whole[: len(whole) // 3]))
+    body["messages"][0]["content"].insert(0, clip_body(CAT.as_uri())["messages"][0]["content"][0])
+    told = server.post(body).json()["seats"]["warnings"]
+    assert any("damaged" in warning for warning in told)
     alive(server)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("::1", True),
+        ("[::1]", True),
+        ("[::1]:80", True),
+        ("127.0.0.1", True),
+        ("127.0.0.1:80", True),
+        ("localhost:80", True),
+        ("10.0.0.1:80", False),
+        ("[::2]:80", False),
+        ("2001:db8::1", False),
+        ("", False),
+    ],
+)
+def test_which_addresses_are_this_machine(host, local):
+    assert _is_loopback(host) is local
 
 
 def test_urls_that_lead_where_they_must_not(server, site):

@@ -188,7 +188,7 @@ def test_sessions_are_bounded_in_bytes(serving, loaded):
         assert server.metric("seats_session_bytes") <= 1.1 * size
         answer = server.ask(CAT, "What?")
         assert server.metric("seats_session_bytes") <= 1.1 * size
-    assert answer.model_extra["seats"]["session"] in ("new", "open")
+    assert answer.model_extra["seats"]["session"] == "new"
     none = serving(session_bytes=0)
     got = none.ask(CARDS, FIRST)
     assert got.choices[0].message.content == "red"
@@ -248,7 +248,7 @@ def test_who_leaves_stops_the_model(serving, monkeypatch, stream):
 
         def slow_check():
             steps.append(time.monotonic())
-            time.sleep(0.02)
+            time.sleep(0.06)
             check()
 
         job.ticket.check = slow_check
@@ -271,12 +271,12 @@ def test_who_leaves_stops_the_model(serving, monkeypatch, stream):
         httpx.post(
             f"{server.root}/v1/chat/completions",
             json=body,
-            timeout=httpx.Timeout(10, read=0.3),
+            timeout=httpx.Timeout(10, read=0.7),
         )
     left = time.monotonic()
     wait_until(lambda: server.backend.admission.inside == 0)
     assert 3 < len(steps) < 100
-    assert max(steps) < left + 1  # a step of the model takes 0.02 s here
+    assert max(steps) < left + 1  # a step of the model takes 0.06 s here
     assert server.metric('seats_requests_total{status="499"}') == 1
     monkeypatch.undo()
     assert server.ask(CARDS, FIRST).choices[0].message.content == "red"
@@ -437,6 +437,9 @@ def test_what_fits_the_context_goes_by_the_setting(server, loaded):
     assert tokens + room + spare > loaded.architecture.max_positions
     assert ask_long(retain=0.25) == ("open", tokens)
     assert ask_long(retain=0.1) == ("new", tokens)
+    # The answer's length decides as well: another request's does not make this one's clip smaller.
+    room = 3301
+    assert ask_long(retain=0.25) == ("new", tokens)
 
 
 def test_every_token_is_told(loaded):
