@@ -139,7 +139,8 @@ class CarriedUnits:
         rows = positions(given.place[packing.chosen], unit).to(hidden.device)
         rotary = tuple(part[rows.to(part.device)] for part in kwargs["position_embeddings"])
         gathers = block_gathers(self._adapter, self._vision, packing, hidden.device)
-        if gathers:
+        # Where Stage 0 has passed gathers, it has swapped the attention, and puts it back.
+        if gathers and "gathers" not in kwargs:
             self._swapped.enter_context(use_gathered(self._adapter))
         for whole, segments in ((True, packing.full), (False, packing.windowed)):
             own: dict[str, Any] = {

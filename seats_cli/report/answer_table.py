@@ -133,9 +133,10 @@ def _still_line(cost: Cost, still: ReuseFacts) -> str:
 
 def _carried_line(cost: Cost, carried: CarriedFacts) -> str:
     """What encoder reuse carried through the later blocks, and what all of it saved."""
-    asked = f"cosine {carried.threshold:g}"
+    limits = [] if carried.threshold is None else [f"cosine {carried.threshold:g}"]
     if carried.share is not None:
-        asked = f"{format_percent(carried.share)} asked"
+        limits.append(f"{format_percent(carried.share)} asked")
+    asked = ", ".join(limits)
     return (
         f"{format_ratio(carried.carried_tokens, carried.tokens)} of the picture carried through "
         f"blocks {carried.start_block + 1} to {carried.blocks} of the vision encoder, {asked}, "
