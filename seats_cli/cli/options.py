@@ -208,7 +208,7 @@ class BudgetFlags:
     ] = None
     encoder_reuse: Annotated[
         float | None,
-        budget_option("--encoder-reuse COSINE", f"{_REUSE}, such as 0.98; or off.", shown="off"),
+        budget_option("--encoder-reuse COSINE", f"{_REUSE}, such as 0.99; or off.", shown="off"),
     ] = None
     encoder_keep: Annotated[
         float | None, budget_option("--encoder-keep SHARE", f"{_KEEP}: 35%.", shown="off")
@@ -248,7 +248,7 @@ class SweepFlags:
     ] = None
     encoder_reuse: Annotated[
         str | None,
-        budget_option("--encoder-reuse COSINE,...", f"{_REUSE}: off,0.98.", shown="off"),
+        budget_option("--encoder-reuse COSINE,...", f"{_REUSE}: off,0.99.", shown="off"),
     ] = None
     encoder_keep: Annotated[
         str | None, budget_option("--encoder-keep SHARE,...", f"{_KEEP}: off,35%.", shown="off")

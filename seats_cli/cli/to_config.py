@@ -125,7 +125,7 @@ def parse_stills(text: str | None) -> tuple[float | None, ...]:
 
 
 def parse_reuses(cosines: str | None, shares: str | None) -> list[dict[str, float | None]]:
-    """The settings of `--encoder-reuse off,0.98` and `--encoder-keep 50%,35%`, "off" once.
+    """The settings of `--encoder-reuse off,0.99` and `--encoder-keep 50%,35%`, "off" once.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def parse_reuses(cosines: str | None, shares: str | None) -> list[dict[str, floa
     found: dict[tuple[float | None, float | None], None] = {}
     for text, name in ((cosines, "--encoder-reuse"), (shares, "--encoder-keep")):
         for part in () if text is None else str(text).split(","):
-            reads = text is cosines and name == "--encoder-reuse"
+            reads = name == "--encoder-reuse"
             try:
                 if part.strip().lower() == OFF:
                     found[None, None] = None

@@ -35,8 +35,6 @@ class EncoderCall:
     windows: tuple[int, ...]  # tokens of a selection window in each
     grids: tuple[int, ...] = ()  # tokens of a temporal grid in each clip; empty for sound
     keys: Tensor | None = None  # float32 (n, d): averaged over heads, where the method needs them
-    # LongTensor (n,) on the CPU: whose features each token has; None: each its own.
-    sources: Tensor | None = None
     carried: CarriedFacts | None = None  # what encoder reuse did in it
 
 
@@ -157,12 +155,8 @@ class EncoderStatistics:
             if self._keys:
                 keys = _ordered(pool_mean(key.float().mean(1), unit), order)
         per_grid = tuple(patches // unit for _, patches in grids)
-        sources = carried = None
-        if self._reuse is not None:
-            sources, carried = self._reuse.sources(), self._reuse.call_facts
-        self._video.append(
-            EncoderCall(importance, lengths, windows, per_grid, keys, sources, carried)
-        )
+        carried = None if self._reuse is None else self._reuse.call_facts
+        self._video.append(EncoderCall(importance, lengths, windows, per_grid, keys, carried))
 
     def _enter_audio(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._mel_frames = self._adapter.mel_frames(args, kwargs)

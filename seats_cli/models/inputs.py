@@ -174,7 +174,7 @@ def inputs_from_messages(
         and `max_pixels`.
     use_audio_in_video : bool or None
         Whether the audio of videos is used too; then every video must have some. None uses that
-        of those that have some.
+        of those that have some: beside silent ones it stands behind its video, not woven into it.
     config : SeatsConfig, optional
         What the conversation will be pruned with, by default the default budget. Where even then
         more would enter the LLM than the context holds, frames are read smaller, with a warning.
@@ -237,10 +237,24 @@ def inputs_from_messages(
                     warnings.warn(sentence, stacklevel=2)
             content.append(part)
         conversation.append({"role": message["role"], "content": content})
+    every = [part for message in conversation for part in message["content"]]
+    if len({"sound" in part for part in every if part["type"] == "video"}) == 2:
+        # With sound woven in, transformers gives positions to no video without any.
+        conversation = [_sounds_behind(message) for message in conversation]
     inputs = loaded.adapter.message_inputs(loaded.processor, conversation)
     ids = with_texts(inputs.pop("input_ids")[0], tokenizer, texts)
     inputs |= {"input_ids": ids[None], "attention_mask": torch.ones_like(ids)[None]}
     return _on_model(inputs, loaded.model)
+
+
+def _sounds_behind(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose videos have their sound behind them, as a part of its own."""
+    content: list[dict[str, Any]] = []
+    for part in message["content"]:
+        content.append({name: value for name, value in part.items() if name != "sound"})
+        if "sound" in part:
+            content.append({"type": "audio", "audio": part["sound"]})
+    return {**message, "content": content}
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def weights_for(adapter: Adapter, method: str) -> dict[str, Tensor]:
     ModelError
         If the model's checkpoint has none.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     net: Any = adapter.model
     known = _READ.setdefault(net, {})
@@ -93,8 +93,13 @@ def weights_for(adapter: Adapter, method: str) -> dict[str, Tensor]:
         device = next(adapter.layers.parameters()).device
         read = {}
         for own, (file, name) in places.items():
-            with safe_open(file, "pt") as opened:
-                read[own] = opened.get_tensor(name).to(device, torch.float32)
+            try:
+                with safe_open(file, "pt") as opened:
+                    read[own] = opened.get_tensor(name).to(device, torch.float32)
+            except (OSError, SafetensorError) as error:
+                raise ModelError(
+                    f"The weights in '{file}' cannot be read: fetch them again."
+                ) from error
         known[method] = read
     return known[method]
 
@@ -111,8 +116,9 @@ def give_weights(method: Method, adapter: Adapter) -> None:
     weights = weights_for(adapter, name)
     try:
         method.take_weights(weights, adapter.architecture().hidden_size)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"The weights for '{name}' beside this model are of another kind or size "
-            f"({str(error).strip().splitlines()[0]}): use those that were trained with it."
+            f"({reason}): use those that were trained with it."
         ) from error

@@ -198,7 +198,9 @@ def test_what_is_saved_is_what_is_not_executed(
     model = golden.build(family, "eager")  # consists of products that the counter knows
     adapter = adapter_for(model)
     given = pixels(model)
-    given[4 * 60 :] = given[: len(given) - 4 * 60]  # something for Stage 0, too
+    given[4 * 60 : 5 * 60 - 4] = given[3 * 60 : 4 * 60 - 4]  # all but a unit, for Stage 0
+    given[-24:] = given[-48:-24]  # and a whole grid
+    found = adapter.visual.config._attn_implementation
 
     def counted() -> int:
         # Attention to keys from elsewhere is PyTorch's own: as products, too.
@@ -215,6 +217,12 @@ def test_what_is_saved_is_what_is_not_executed(
     reuse.finish([carried])
     saved = carried.saved_flops + (0 if reuse.facts is None else reuse.facts.saved_flops)
     assert everything - rest == pytest.approx(saved, rel=1e-6)
+    assert adapter.visual.config._attn_implementation == found
+    if tolerance is not None:
+        assert reuse.facts is not None
+        assert reuse.facts.encoded_tokens < reuse.facts.tokens
+    with torch.no_grad():  # the stock encoder, as before
+        adapter.visual(given, grid_thw=GRIDS)
 
 
 def test_half_precision(family: str) -> None:

@@ -16,6 +16,7 @@ from seats_cli.engine.prune import prune
 from seats_cli.errors import MediaError, ResourceError, UsageError
 from seats_cli.media.reader import read_clip
 from seats_cli.models import LoadedModel, build_inputs, inputs_from_messages, load_model
+from seats_cli.world.clips import write_mp4
 from tests.long_media import write_film
 from tests.models.checkpoints import write_checkpoint
 from tests.models.test_load import FAMILIES
@@ -137,3 +138,35 @@ def test_videos_of_a_conversation_are_fitted_together(loaded: LoadedModel, tmp_p
     with prune(loaded.model, config) as run:
         loaded.model.generate(**inputs, max_new_tokens=1, do_sample=False)
     assert sum(run.trace.alive_per_layer()[0]) + 8 <= limit
+
+
+@pytest.mark.parametrize("first", ["heard", "silent"])
+def test_a_silent_video_beside_one_with_sound_keeps_its_positions(
+    loaded: LoadedModel, tmp_path: Path, first: str
+) -> None:
+    silent = tmp_path / "silent.mp4"
+    write_mp4(silent, np.full((8, 112, 112, 3), 90, np.uint8), 4.0, None)
+    quiet = {"type": "video", "video": str(silent)}
+    parts = [video(), quiet] if first == "heard" else [quiet, video()]
+    both = inputs_from_messages(loaded, user(*parts), use_audio_in_video=None)
+    alone = inputs_from_messages(loaded, user(quiet), use_audio_in_video=None)
+
+    def of_silent(inputs: dict[str, Any], *, last: bool) -> torch.Tensor:
+        """Positions of the silent video's tokens, from its first."""
+        grids = inputs["video_grid_thw"]
+        count = int(alone["video_grid_thw"].prod()) // loaded.adapter.merge_unit
+        with torch.inference_mode():
+            found = loaded.adapter.model.get_rope_index(
+                inputs["input_ids"],
+                None,
+                grids,
+                inputs["attention_mask"],
+                inputs["use_audio_in_video"],
+                inputs["feature_attention_mask"].sum(1) if "input_features" in inputs else None,
+                inputs["video_second_per_grid"],
+            )[0][:, 0]
+        places = (inputs["input_ids"][0] == loaded.adapter.video_token_id).nonzero()[:, 0]
+        own = found[:, places[-count:] if last else places[:count]]
+        return own - own[:, :1]
+
+    assert torch.equal(of_silent(both, last=first == "heard"), of_silent(alone, last=False))

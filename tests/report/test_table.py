@@ -10,6 +10,7 @@ from rich.console import Console
 
 from seats_cli.report.answer_table import print_report
 from seats_cli.report.columns import columns, table
+from seats_cli.selection.alike_units import CarriedFacts
 from tests.report.sample import CHOICES, FACTS, MODEL, sample_answer, sample_trace
 
 
@@ -116,3 +117,21 @@ def test_labels_and_numbers_are_whole_in_any_width(width):
     assert all(len(line.rstrip()) <= width for line in lines) or width < 30
     # Wide enough for a table: a line for each row.
     assert (sum("90 (50 %)" in line and "317" in line for line in lines) == 1) == (width >= 56)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "share", "words"),
+    [
+        (0.99, None, "encoder, cosine 0.99, encoder"),
+        (None, 0.35, "encoder, 35.0 % asked, encoder"),
+        (0.99, 0.35, "encoder, cosine 0.99, 35.0 % asked, encoder"),
+    ],
+)
+def test_encoder_reuse_says_what_was_asked(threshold, share, words):
+    carried = CarriedFacts(
+        threshold=threshold, share=share, start_block=2, blocks=4, tokens=100, compared_tokens=90,
+        carried_tokens=30, saved_flops=5,
+    )  # fmt: skip
+    answer = sample_answer()
+    answer = dataclasses.replace(answer, cost=dataclasses.replace(answer.cost, carried=carried))
+    assert words in " ".join(shown(answer).split())

@@ -55,9 +55,8 @@ def test_scores_see_no_question_and_no_answer(trainer: SiftTrainer, batch: Train
 
 
 def test_the_gradients_path(trainer: SiftTrainer, batch: TrainingBatch) -> None:
-    """From the answer through the sound that stays to its score, and to nothing that left."""
+    """From the answer through the sound that stays to the selector's weights."""
     prefix = sift_prefix(trainer.model, trainer.selector, batch, RATIOS[1])
-    prefix.scores.retain_grad()
     # Only the forward value is 0 or 1: what stays is as the encoder gave it.
     logits = sifted_logits(trainer.model, batch, prefix)
     weights = list(trainer.selector.parameters())
