@@ -1,4 +1,4 @@
-"""`--skip-still` becomes settings, and the report says what it saved."""
+"""`--skip-still` and `--encoder-reuse` become settings, and reports say what they saved."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import typer
 from typer.testing import CliRunner
 
 from seats_cli.cli.main import app
-from seats_cli.cli.to_config import parse_stills
+from seats_cli.cli.to_config import parse_reuses, parse_stills
 from seats_cli.config import SeatsConfig
 from seats_cli.errors import ConfigError
 from tests import talking_head
 from tests.cli.fakes import CALLS
+
+BOTH = ("full", "seats 25%")
 
 
 def asked(run: Any, clip: str, *arguments: str) -> SeatsConfig:
@@ -70,6 +72,37 @@ class TestSweep:
             parse_stills(text)
 
 
+def reuse(cosine: float | None = None, share: float | None = None) -> dict[str, float | None]:
+    return {"encoder_reuse": cosine, "encoder_keep": share}
+
+
+class TestReuseSweep:
+    @pytest.mark.parametrize(
+        ("cosines", "shares", "found"),
+        [
+            (None, None, []),
+            ("off,0.99", None, [reuse(), reuse(0.99)]),
+            (" 0.990, OFF,0.99", None, [reuse(0.99), reuse()]),
+            (None, "off,50%,0.35", [reuse(), reuse(share=0.5), reuse(share=0.35)]),
+            ("off,0.9", "off,50%", [reuse(), reuse(0.9), reuse(share=0.5)]),  # off once
+        ],
+    )
+    def test_each_setting_once(self, cosines: Any, shares: Any, found: Any) -> None:
+        assert parse_reuses(cosines, shares) == found
+
+    @pytest.mark.parametrize("text", ["on", "", "0.9,", "-0.1", "1.01", "nan", "0.9 0.8"])
+    def test_no_cosine(self, text: str) -> None:
+        with pytest.raises(typer.BadParameter) as found:
+            parse_reuses(text, "off")
+        assert found.value.param_hint == "--encoder-reuse"
+
+    @pytest.mark.parametrize("text", ["none", "", "0", "120%", "nan"])
+    def test_no_share(self, text: str) -> None:
+        with pytest.raises(typer.BadParameter) as found:
+            parse_reuses("off", text)
+        assert found.value.param_hint == "--encoder-keep"
+
+
 class TestProfile:
     """The bundled model on a talking head, compressed for real."""
 
@@ -109,6 +142,39 @@ class TestProfile:
         lines = [line for line in text.splitlines() if line.startswith("picture encoded")]
         assert all("100.0 %" in line for line in lines)  # of the unpruned run, beside less
         assert max(len(line) for line in text.splitlines()) <= 80
+
+    def test_reuse_beside_it(self, head: str) -> None:
+        text = self.quick(head, "--encoder-reuse", "off,0.9", "--encoder-keep", "35%", "--json")
+        runs = {run["label"]: run["encoder_reuse"] for run in json.loads(text)["runs"]}
+        names = [f"{name}{asked}" for name in BOTH for asked in ("", " reuse 0.9", " keep 35%")]
+        assert sorted(runs) == sorted(names)
+        for label, facts in runs.items():
+            if label in BOTH:
+                assert facts is None
+            else:
+                assert facts["carried_tokens"] < facts["compared_tokens"] == facts["tokens"]
+
+    def test_compare(self, head: str) -> None:
+        given = ["compare", head, "What?", "--encoder-reuse", "off,0.9", "--max-new-tokens", "1"]
+        result = CliRunner().invoke(app, given, env={"TERMINAL_WIDTH": "80"})
+        assert result.exit_code == 0, result.stderr
+        lines = result.stdout.splitlines()
+        header = next(number for number, line in enumerate(lines) if " enc. " in line)
+        column = lines[header].index("enc.") - 1  # numbers end where their header does
+        rows = lines[header + 1 : header + 5]
+        encoded = {row[:20].strip(): row[column : column + 5].strip() for row in rows}
+        assert list(encoded) == [f"{name}{asked}" for name in BOTH for asked in ("", " reuse 0.9")]
+        assert [share == "100 %" for share in encoded.values()] == [True, False] * 2
+        assert max(map(len, lines)) <= 80
+
+    def test_eval(self, tmp_path: Path) -> None:
+        given = ["eval", "synthetic", "--limit", "1", "--retain", "25%", "--encoder-reuse"]
+        given += ["off,0.9", "--skip-still", "off,4", "--json", "-o", str(tmp_path / "run")]
+        result = CliRunner().invoke(app, given)
+        assert result.exit_code == 0, result.stderr
+        labels = [setting["label"] for setting in json.loads(result.stdout)["settings"]]
+        skips = ("", " reuse 0.9", " still 4", " still 4 reuse 0.9")
+        assert sorted(labels) == sorted(f"{name}{asked}" for name in BOTH for asked in skips)
 
 
 def test_the_report_of_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

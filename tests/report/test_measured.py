@@ -149,6 +149,20 @@ def test_comparison_table() -> None:
     assert "a blue | card" in shown
 
 
+def test_comparison_says_what_the_encoders_were_spared() -> None:
+    whole = sample_comparison()
+    answer = whole.runs[0].answer
+    assert answer is not None
+    cost = dataclasses.replace(answer.cost, encoder_flops=3e9, full_encoder_flops=4e9)
+    spared = dataclasses.replace(whole.runs[1], answer=dataclasses.replace(answer, cost=cost))
+    comparison = dataclasses.replace(whole, runs=(whole.runs[0], spared, *whole.runs[2:]))
+    for shown in (text_of(comparison_report(comparison)), comparison_markdown(comparison)):
+        rows = [line for line in shown.splitlines() if "seats 25%" in line]
+        assert "75 %" in rows[0]
+        assert "enc." in shown
+    assert "enc." not in text_of(comparison_report(whole))
+
+
 def test_comparison_markdown() -> None:
     lines = comparison_markdown(sample_comparison()).split("\n")
     assert len(lines) == 6
