@@ -29,6 +29,7 @@ QUANTIZE = ("4bit", "8bit")  # to what weights of 16 bits can be quantized while
 
 # The method with a schedule of its own, and the one that keeps everything.
 SEATS, FULL = "seats", "full"
+SCHEDULED = (SEATS, "seats-plus")  # the second has the variants of the first under study
 
 EncoderSkips: TypeAlias = tuple[float | None, float | None, float | None]
 

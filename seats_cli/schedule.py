@@ -15,7 +15,7 @@ from typing import Any
 from seats_cli.config import (
     FULL,
     NO_LATE_BLOCK,
-    SEATS,
+    SCHEDULED,
     SeatsConfig,
     as_tuple,
     check_fraction,
@@ -286,7 +286,7 @@ class PruningPlan:
         )
         # 2. Other methods have no schedule, and neither has SEATS where everything stays.
         everything = video == audio == 1.0 and config.late_layer in (None, NO_LATE_BLOCK)
-        if config.method != SEATS or everything:
+        if config.method not in SCHEDULED or everything:
             return plan(1.0, 1.0)
         # 3. The layers come first: what can be reached depends on them.
         drop_layers, late_layer = _resolve_layers(config, architecture)
@@ -312,7 +312,7 @@ class PruningPlan:
         """False if every audio-visual token stays in every layer."""
         if self.config.method == FULL:
             return False
-        if self.config.method != SEATS:
+        if self.config.method not in SCHEDULED:
             return min(self.retention_video, self.retention_audio) < 1.0
         ratios = (self.initial_video, self.initial_audio, *self.keep_video, *self.keep_audio)
         return self.late_layer is not None or min(ratios) < 1.0

@@ -74,11 +74,12 @@ class ChatState:
 
     def method(self, name: str) -> None:
         """Choose by another method; options of the earlier one are forgotten."""
-        from seats_cli.selection.methods import METHODS
+        from seats_cli.selection.methods import METHODS, listed_methods
 
         name = name.lower()
         if name not in METHODS:
-            raise UsageError(f"{name!r} is not a method: choose from {', '.join(METHODS)}.")
+            known = ", ".join(listed_methods())
+            raise UsageError(f"{name!r} is not a method: choose from {known}.")
         if name == FULL:
             self.full()
         else:

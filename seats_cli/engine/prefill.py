@@ -90,51 +90,6 @@ class TokenState:
         return len(self.index) - (int(audiovisual[-1]) + 1 if len(audiovisual) else 0)
 
 
-def last_text_relevance(adapter: Adapter, layer: Any, output: Tensor, alive: TokenState) -> Tensor:
-    """Attention of the last text token, computed anew from the layer's output states.
-
-    Parameters
-    ----------
-    output : Tensor, shape (1, n, D)
-        What the layer returned.
-    alive : TokenState
-        The n tokens.
-
-    Returns
-    -------
-    float32 Tensor, shape (n,)
-    """
-    # Usually the last token of all; the query of the token that the answer starts from.
-    last_text = int(alive.text.nonzero()[-1])
-    query, key = adapter.relevance_query_key(layer, output[0], alive.sides, last_text)
-    return relevance.last_query_relevance(query, key)
-
-
-def question_relevance(
-    adapter: Adapter, layer: Any, entered: Tensor, alive: TokenState, question: int
-) -> Tensor:
-    """Attention of the last `question` tokens, as the layer computed it from its input.
-
-    Parameters
-    ----------
-    adapter, layer, alive
-        As for `last_text_relevance`.
-    entered : Tensor, shape (1, n, D)
-        What the layer was given.
-    question : int
-        At least 1.
-
-    Returns
-    -------
-    float32 Tensor, shape (n,)
-        Mean over these tokens and heads.
-    """
-    length = entered.shape[1]
-    index = torch.arange(length - question, length, device=entered.device)
-    query, key = adapter.relevance_query_key(layer, entered[0], alive.sides, index)
-    return relevance.question_relevance(query, key, index)
-
-
 class PrunedPrefill:
     """State and hooks of one model inside `prune(...)`."""
 
@@ -261,7 +216,7 @@ class PrunedPrefill:
                     hooks.move_to_end(handle.id)
                 # The decoder has worked out the rotary factors once for all its layers.
                 alive.sides |= self.sharing.side_tensors(self._adapter.layer_side_tensors(kwargs))
-            if self._question or self.sharing.needs_entered(number):
+            if self._method.reads_input or self.sharing.needs_entered(number):
                 self._entered = hidden
             if not alive.thinned:  # what the decoder passes still fits
                 return None
@@ -406,26 +361,55 @@ class PrunedPrefill:
         """Stage II after decoder layer `number`."""
         alive = self._alive
         assert alive is not None
-        # 1. Relevance of every token alive, by the method's kind of query.
-        scores: Tensor | None = None
-        if self._method.query_tokens == "question" and self._question:
-            assert self._entered is not None
-            scores = question_relevance(self._adapter, layer, self._entered, alive, self._question)
-        elif self._method.query_tokens != "none":
-            scores = last_text_relevance(self._adapter, layer, hidden, alive)
-        # 2. The one wait for the device; ranking and bookkeeping happen on the host.
-        if scores is None:
-            nothing = torch.zeros(0)
-            tokens = LayerTokens(alive.index, alive.video, alive.audio, nothing, hidden[0])
-        else:
-            scores = scores.cpu()
-            tokens = LayerTokens(alive.index, alive.video, alive.audio, scores)
+        # 1. Relevance of every token alive, and the one wait for the device: ranking and
+        #    bookkeeping happen on the host.
+        asks, scores = self._method.query_tokens != "none", None
+        if asks:
+            scores = self._relevance(layer, hidden, number, alive).cpu()
+        tokens = LayerTokens(
+            alive.index,
+            alive.video,
+            alive.audio,
+            torch.zeros(0) if scores is None else scores,
+            hidden[0] if self._method.needs_states or not asks else None,
+        )
+        # 2. The method's choice, perhaps with states that have changed.
         chosen = self._method.after_layer(number, tokens)
         entry = chosen if isinstance(chosen, Entry) else Entry(chosen)
         if entry.embeddings is not None:
             hidden = entry.embeddings[None]
         kind, label = self._method.layer_kind, self._method.stage_label(number)
         return self._keep(hidden, number, entry.keep, kind, scores, label)
+
+    def _relevance(self, layer: Any, left: Tensor, number: int, alive: TokenState) -> Tensor:
+        """Attention (n,) of whoever asks to the tokens alive, float32.
+
+        `layer` is the one that returned `left` (1, n, D), counted from 1 as `number`.
+        """
+        method, states = self._method, left[0]
+        if method.reads_input and self._question:
+            # The attention that the layer has computed, where the last text token's is one that it
+            # would compute from its own output.
+            assert self._entered is not None
+            states = self._entered[0]
+        elif method.query_states == "next" and number < len(self._adapter.layers):
+            layer = self._adapter.layers[number]
+            device = next(layer.parameters()).device
+            if device.type != "meta":  # offloaded: it fetches weights and states by itself
+                states = states.to(device)
+        length = len(alive.index)
+        if self._question:
+            sees = on_device(torch.arange(length - self._question, length), states.device)
+            query, key = self._adapter.relevance_query_key(layer, states, alive.sides, sees)
+        else:
+            # The last text token is usually the last of all, the one that the answer starts from.
+            last = int(alive.text.nonzero()[-1])
+            query, key = self._adapter.relevance_query_key(layer, states, alive.sides, last)
+            if method.query_heads == "mean":
+                return relevance.last_query_relevance(query, key)
+            query, sees = query[None], on_device([length - 1], states.device)
+        media = on_device(~alive.text, key.device)
+        return relevance.over_heads(query, key, sees, method.query_heads, media)
 
     def _keep(
         self,

@@ -246,7 +246,7 @@ def save_session(
         entry_only &= method.shares == "entry" and prefix.depth >= architecture.deepstack_layers
         number = len(settings)
         parts = dict(_parts_of(prefix))
-        if method.query_tokens != "question":
+        if not method.reads_input:
             del parts["entered"]  # nobody looks at it
         own = {f"settings.{number}.{name}": part for name, part in parts.items()}
         tensors |= {"ids": prefix.ids, **own}

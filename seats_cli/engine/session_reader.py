@@ -397,7 +397,7 @@ class SavedIndex:
         states = (1, count, shape.hidden_size)
         left = self.tensor(f"{at}.left", dtype, states).to(places[-1])
         entered = left[:, :0]
-        if method.query_tokens == "question":
+        if method.reads_input:
             entered = self.tensor(f"{at}.entered", dtype, states).to(places[-1])
         sides = {}
         for name, few in setting.sides.items():

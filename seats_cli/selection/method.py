@@ -35,6 +35,10 @@ from seats_cli.selection.trace import SelectionTrace
 
 T = TypeVar("T")
 
+# How the attention of several heads becomes one number: see `seats_cli.selection.relevance`.
+Heads = Literal["mean", "max", "audiovisual"]
+Shares = Literal["entry", "states", "encoders"]
+
 
 @dataclass(frozen=True, eq=False)
 class Modality:
@@ -104,7 +108,8 @@ class LayerTokens:
     # float32 Tensor, shape (n,): attention to each, from the method's `query_tokens`; empty where
     # nothing asks.
     relevance: Tensor
-    # Tensor, shape (n, D), or None: what left the layer, on its device, where nothing asks.
+    # Tensor, shape (n, D), or None: what left the layer, on its device, where nothing asks and for
+    # methods that `needs_states`.
     states: Tensor | None = None
 
 
@@ -159,6 +164,14 @@ class Method(ABC):
         attention that this layer really computed (arXiv 2605.14458). In a conversation these are
         all turns so far, and not the last question alone, which need not say what it is about.
         With "none", nothing asks, and `LayerTokens.states` holds the layer's output instead.
+    query_states : str
+        Which layer is asked, on which states, where that is not the usual of `query_tokens`:
+        "output", the drop layer itself, on what it returned, or "next", the layer behind it, on
+        the same states: the attention that this one would compute if nothing were dropped.
+    query_heads : str
+        What becomes of the heads, see `seats_cli.selection.relevance.over_heads`.
+    needs_states : bool
+        Whether `LayerTokens.states` must hold the layer's output beside the relevance.
     shares : str
         What questions about one clip have in common: "entry", if `before_llm` sees nothing of the
         question and leaves nothing behind for `after_layer`; "states", if it leaves something, so
@@ -173,16 +186,22 @@ class Method(ABC):
     weights_prefix : str
         How the names of the method's own trained weights begin in a checkpoint; empty without any.
         `take_weights` is given them before the first prompt.
+    experimental : bool
+        Whether it is under study: it runs by its name, but no list of methods names it.
     """
 
     needs_importance: bool = False
     needs_keys: bool = False
-    query_tokens: ClassVar[Literal["last_text", "question", "none"]] = "last_text"
-    shares: ClassVar[Literal["entry", "states", "encoders"]] = "encoders"
+    needs_states: bool = False
+    query_tokens: Literal["last_text", "question", "none"] = "last_text"
+    query_states: Literal["usual", "output", "next"] = "usual"
+    query_heads: Heads = "mean"
+    shares: Shares = "encoders"
     draws: ClassVar[bool] = True
     entry_kind: ClassVar[str] = "entry"
     layer_kind: ClassVar[str] = "relevance"
     weights_prefix: ClassVar[str] = ""
+    experimental: ClassVar[bool] = False
 
     def __init__(self, plan: PruningPlan) -> None:
         self.plan = plan
@@ -206,6 +225,11 @@ class Method(ABC):
         that do not drop any there.
         """
         return token_counts(architecture, sizes)
+
+    @property
+    def reads_input(self) -> bool:
+        """Whether relevance comes from the states that entered the layer."""
+        return self.query_tokens == "question" and self.query_states == "usual"
 
     @property
     def drops_before_llm(self) -> bool:

@@ -16,9 +16,11 @@ from seats_cli.selection.allocation import (
     reference_budgets,
     window_weights,
 )
-from seats_cli.selection.topk import keep_highest_in_runs
+from seats_cli.selection.method import Heads
+from seats_cli.selection.topk import keep_highest, keep_highest_in_runs
 from seats_cli.selection.windows import Runs, contiguous_runs, pair_windows
 
+HEADS_PART = 4  # one of so many heads counts where not all do
 _MAX_SCORES = 1 << 27  # of several queries, held at once (float32: 512 MiB)
 
 
@@ -77,6 +79,40 @@ def question_relevance(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
         scores = _scores(some, key).masked_fill(places > at.unsqueeze(1), -torch.inf)
         parts.append(scores.softmax(-1).mean((0, 1, 2)) * (len(some) / queries))
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+
+@torch.no_grad()
+def over_heads(query: Tensor, key: Tensor, index: Tensor, heads: Heads, media: Tensor) -> Tensor:
+    """Causal attention of some queries over the sequence, of some heads only.
+
+    Queries, keys and index as for `question_relevance`.
+
+    Parameters
+    ----------
+    heads : str
+        "mean" of all, "max" over them, or "audiovisual": the mean of the quarter of the heads
+        that attend to audio-visual tokens most in this prompt.
+    media : BoolTensor, shape (S,)
+        Which tokens are video or audio.
+
+    Returns
+    -------
+    float32 Tensor, shape (S,)
+        Sums to 1 unless it is a maximum.
+    """
+    if heads == "mean":
+        return question_relevance(query, key, index)
+    count = query.shape[1]
+    by_head = torch.zeros(count, key.shape[1], device=key.device)
+    places = torch.arange(key.shape[1], device=key.device)
+    at_once = max(1, _MAX_SCORES // (count * key.shape[1]))
+    for some, at in zip(torch.split(query, at_once), torch.split(index, at_once), strict=True):
+        scores = _scores(some, key).masked_fill(places > at.unsqueeze(1), -torch.inf)
+        by_head += scores.softmax(-1).sum(2).flatten(0, 1) / len(query)
+    if heads == "max":
+        return by_head.amax(0)
+    attending = keep_highest(by_head[:, media].sum(-1), max(1, count // HEADS_PART))
+    return by_head[attending].mean(0)
 
 
 def _scores(query: Tensor, key: Tensor) -> Tensor:
@@ -168,6 +204,14 @@ def allocate(
     return Allocated(video, audio, budgets)
 
 
+def _ranked_behind(scores: Tensor, first: Tensor) -> Tensor:
+    """Numbers (n,) that rank as the scores do, and those of `first` above all others."""
+    order = scores.argsort(descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), 0, -1, device=order.device)
+    return ranks + len(order) * first
+
+
 def _finite(scores: Tensor) -> Tensor:
     """Float32 scores in which NaN counts as lowest."""
     limit = torch.finfo(torch.float32).max
@@ -184,6 +228,7 @@ def select_by_relevance(
     *,
     temperature: float,
     allocation: str = "reference",
+    first: Tensor | None = None,
 ) -> Tensor:
     """Keep the most relevant tokens, with a budget for each temporal window.
 
@@ -206,6 +251,9 @@ def select_by_relevance(
         "reference" reproduces the published implementation. The others keep exactly
         `max(1, round(keep * n))` tokens of each modality and do not depend on the scale of the
         scores: those of `seats_cli.selection.allocation`, and "global", which has no windows.
+    first : BoolTensor, shape (S,), optional
+        Tokens that come before all others of their window, whatever their score. Budgets are the
+        same.
 
     Returns
     -------
@@ -230,8 +278,11 @@ def select_by_relevance(
     kept = ~(video_mask | audio_mask)
     video, audio, windows = allocated.video, allocated.audio, allocated.budgets
     positions = torch.cat([video.positions, audio.positions])
+    ranking = _finite(scores)[positions]
+    if first is not None:
+        ranking = _ranked_behind(ranking, first[positions])
     kept[positions] = keep_highest_in_runs(
-        _finite(scores)[positions],
+        ranking,
         torch.cat([video.index, audio.index + len(video.sizes)]),
         [*video.sizes, *audio.sizes],
         [

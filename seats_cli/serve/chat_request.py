@@ -295,11 +295,11 @@ def _config(value: Any, options: ServeOptions) -> SeatsConfig | None:
     base = options.config or SeatsConfig.preset("25%")
     merged = {**base.to_dict(), **given}
     config = SeatsConfig.from_dict({k: v for k, v in merged.items() if v is not None})
-    from seats_cli.selection.methods import METHODS
+    from seats_cli.selection.methods import METHODS, listed_methods
 
     if config.method not in METHODS:
         raise RequestError(
-            f"{_shown(config.method)!r} is not a method: choose from {', '.join(METHODS)}."
+            f"{_shown(config.method)!r} is not a method: choose from {', '.join(listed_methods())}."
         )
     return config
 

@@ -18,7 +18,7 @@ from seats_cli.selection.method import METHODS, class_of, options_of, register_m
 from seats_cli.selection.methods import baselines, fastv, visionzip  # noqa: F401
 from seats_cli.selection.methods import divprune, dycoke, omnizip  # noqa: F401
 from seats_cli.selection.methods import omnidrop, omnipack, omnisift  # noqa: F401
-from seats_cli.selection.methods import seats  # noqa: F401
+from seats_cli.selection.methods import seats, seats_plus  # noqa: F401
 # isort: on
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "acting_settings",
+    "listed_methods",
     "method_for",
     "register_method",
     "weightless_methods",
@@ -49,9 +50,14 @@ def method_for(plan: PruningPlan) -> Method:
     return _find(plan.config.method)(plan)
 
 
+def listed_methods() -> list[str]:
+    """Names of all methods but those under study, as help and messages list them."""
+    return [name for name, make in METHODS.items() if not class_of(make).experimental]
+
+
 def weightless_methods() -> list[str]:
-    """Names of the methods that any model can run: those without trained weights of their own."""
-    return [name for name, make in METHODS.items() if not class_of(make).weights_prefix]
+    """Names of the listed methods that any model can run: without trained weights of their own."""
+    return [name for name in listed_methods() if not class_of(METHODS[name]).weights_prefix]
 
 
 def with_default_options(config: SeatsConfig) -> SeatsConfig:
@@ -80,5 +86,5 @@ def acting_settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _find(name: str) -> Callable[[PruningPlan], Method]:
     if name not in METHODS:
-        raise ConfigError(f"Unknown method '{name}': choose from {', '.join(METHODS)}.")
+        raise ConfigError(f"Unknown method '{name}': choose from {', '.join(listed_methods())}.")
     return METHODS[name]

@@ -15,6 +15,7 @@ from seats_cli.selection.method import (
     LayerTokens,
     Method,
     PromptTokens,
+    Shares,
     register_method,
 )
 from seats_cli.selection.relevance import select_by_relevance
@@ -25,7 +26,7 @@ from seats_cli.selection.trace import SelectionTrace
 class Seats(Method):
     """Stages I and II; Stage III (the late block) needs no choice and belongs to the engine."""
 
-    shares = "entry"
+    shares: Shares = "entry"
     draws = False
 
     entry_kind = "diversity"
@@ -62,7 +63,7 @@ class Seats(Method):
         """Whether `layer` is one of the plan's drop layers."""
         return layer in self._ratios
 
-    def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor:
+    def after_layer(self, layer: int, tokens: LayerTokens) -> Tensor | Entry:
         """Stage II: budgets per temporal window, then the most relevant tokens of each."""
         return select_by_relevance(
             tokens.relevance,

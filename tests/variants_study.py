@@ -1,0 +1,159 @@
+"""What each variant of SEATS is worth: `seats-plus` on the bundled model and questions.
+
+    python -m tests.variants_study --limit 300 --retain 10%,5% > study.md
+
+Unpruned, random, published SEATS and every variant are asked the same questions about the same
+reading of every clip. Differences are paired, to published SEATS at the same budget, with 95 %
+bootstrap intervals over clips; FLOPs are those of prefill and selection together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from seats_cli.config import SeatsConfig
+from seats_cli.evaluate.benchmarks import question_set
+from seats_cli.evaluate.paired import compare_paired
+from seats_cli.evaluate.run_folder import ItemRecord
+from seats_cli.evaluate.runner import evaluate
+from seats_cli.models import load_model
+from seats_cli.results import RunSpec
+
+SEATS, RANDOM, FULL = "seats", "random", "unpruned"
+# Fields of `SeatsConfig` by the variant's name; options stand beside the settings.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "adaptive": {"allocation": "adaptive"},
+    "floor": {"allocation": "adaptive-floor"},
+    "split": {"allocation": "adaptive", "modality_split": "relevance"},
+    "question": {"relevance_query": "question"},
+    "next-layer": {"relevance_layer": "next"},
+    "max-head": {"relevance_heads": "max"},
+    "av-heads": {"relevance_heads": "audiovisual"},
+    "merge-entry": {"merging": "entry"},
+    "merge-layers": {"merging": "layers"},
+    "merge-both": {"merging": "both"},
+    "asked-entry": {"question_weight": 0.5},
+    "novelty": {"entry_windows": "novelty"},
+    "grid-floor": {"grid_floor": True},
+    "all-inside": {
+        "allocation": "adaptive-floor",
+        "relevance_query": "question",
+        "relevance_layer": "next",
+        "relevance_heads": "audiovisual",
+    },
+}
+
+
+def settings(variants: Sequence[str], retain: Sequence[float]) -> list[RunSpec]:
+    """The unpruned model, and at every budget random choice, published SEATS and the variants."""
+    specs = [RunSpec(FULL, None)]
+    for share in retain:
+        for name in (RANDOM, SEATS, *variants):
+            values = VARIANTS.get(name, {})
+            method = "seats-plus" if name in VARIANTS else name
+            config = SeatsConfig.from_dict({"method": method, "retain": share, **values})
+            specs.append(RunSpec(label(name, share), config))
+    return specs
+
+
+def label(name: str, share: float) -> str:
+    """How a table calls a setting."""
+    return f"{name} {100 * share:g}%"
+
+
+def table(records: Sequence[ItemRecord], variants: Sequence[str], retain: Sequence[float]) -> str:
+    """Markdown: one row for each setting, and its difference to published SEATS."""
+    by_label: Mapping[str, list[ItemRecord]] = defaultdict(list)
+    for record in records:
+        by_label[record.label].append(record)
+    lines = [
+        "| | right | to seats (95 %) | won, lost | p | tokens | FLOPs to seats |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    full = by_label[FULL]
+    lines.append(f"| {FULL} | {_right(full)} | | | | 100 % | |")
+    for share in retain:
+        reference = label(SEATS, share)
+        for name in (RANDOM, SEATS, *variants):
+            own = by_label[label(name, share)]
+            if not own:
+                lines.append(f"| {label(name, share)} | - | out of reach | | | | |")
+                continue
+            cells = ["", "", ""]
+            if name != SEATS:
+                found = compare_paired(records, label(name, share), reference)
+                low, high = 100 * found.difference.low, 100 * found.difference.high
+                cells = [
+                    f"{100 * found.difference.value:+.1f} ({low:+.1f} to {high:+.1f})",
+                    f"{found.only_first}, {found.only_second}",
+                    f"{found.p:.2g}",
+                ]
+            tokens = sum(one.average_retention or 0.0 for one in own) / len(own)
+            ratio = _flops(own) / _flops(by_label[reference])
+            lines.append(
+                f"| {label(name, share)} | {_right(own)} | {' | '.join(cells)} | "
+                f"{100 * tokens:.1f} % | {ratio:.3f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _right(records: Sequence[ItemRecord]) -> str:
+    return f"{100 * sum(one.correct for one in records) / len(records):.1f}"
+
+
+def _flops(records: Sequence[ItemRecord]) -> float:
+    return sum((one.prefill_flops or 0) + (one.selection_flops or 0) for one in records)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--limit", type=int, default=300, help="questions")
+    parser.add_argument("--retain", default="10%,5%", help="budgets, for example 10%%,5%%")
+    parser.add_argument("--only", nargs="*", default=list(VARIANTS), help="names of variants")
+    parser.add_argument("--kinds", nargs="*", default=[], help="families or kinds of questions")
+    parser.add_argument("--set-seed", type=int, help="of the questions")
+    parser.add_argument("--answers", type=Path, help="file for the records, one JSON a line")
+    options = parser.parse_args()
+    unknown = [name for name in options.only if name not in VARIANTS]
+    if unknown:
+        parser.error(f"unknown variants {', '.join(unknown)}: choose from {', '.join(VARIANTS)}")
+    retain = [float(part.strip().rstrip("%")) / 100 for part in options.retain.split(",")]
+    questions = question_set(
+        "synthetic",
+        root=None,
+        limit=options.limit,
+        set_seed=options.set_seed,
+        only=tuple(options.kinds),
+    )
+    records: list[ItemRecord] = []
+    refused = evaluate(
+        load_model("bundled", device="cpu"),
+        questions,
+        settings(options.only, retain),
+        done=set(),
+        store=records.append,
+        seed=0,
+    )
+    failed = [record for record in records if record.error is not None]
+    if failed:
+        raise SystemExit(f"{failed[0].item_id}, {failed[0].label}: {failed[0].error}")
+    for name, why in refused.items():
+        sys.stderr.write(f"{name}: {why}\n")
+    if options.answers is not None:
+        lines = [json.dumps(asdict(record)) for record in records]
+        options.answers.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sys.stdout.write(table(records, options.only, retain))
+
+
+if __name__ == "__main__":
+    main()
