@@ -29,6 +29,7 @@ COMMANDS = {
     "selection": ["cpu-0.5b", *SMALL],
     "positions": SMALL,
     "lengths": ["bundled", "--seconds", "1"],
+    "processor": ["bundled", *SMALL],
     "index": ["bundled", "--seconds", "2", "--repeats", "1"],
     "loading": ["--random", "dense", "--megabytes", "60"],
     "checkpoint": ["bundled"],
@@ -70,6 +71,24 @@ def test_modules(capsys: pytest.CaptureFixture[str]) -> None:
         "attention and modules",
     ]
     assert all(row["difference"] < 1e-4 for row in rows)
+
+
+def test_processor(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same values and ids by either way, part by part."""
+    rows = rows_of(capsys, "processor")
+    assert [(row["part"], row["way"]) for row in rows] == [
+        ("pixel values", "transformers"),
+        ("pixel values", "ours"),
+        ("- rescale, normalise", "transformers"),
+        ("- patches", "transformers"),
+        ("- join, dtype", "transformers"),
+        *(
+            (part, way)
+            for part in ("mel frames", "prompt", "everything")
+            for way in ("transformers", "ours")
+        ),
+    ]
+    assert all(row["difference"] == 0 and row["ms"] > 0 for row in rows)
 
 
 def test_selection(capsys: pytest.CaptureFixture[str]) -> None:

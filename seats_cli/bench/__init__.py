@@ -5,6 +5,7 @@
     python -m seats_cli.bench selection qwen2.5-omni-7b --size 644x280
     python -m seats_cli.bench positions --size 644x364
     python -m seats_cli.bench lengths qwen2.5-omni-7b
+    python -m seats_cli.bench processor cpu-0.5b --size 644x280
     python -m seats_cli.bench index bundled --seconds 12
     python -m seats_cli.bench loading --random moe --megabytes 1000
     python -m seats_cli.bench checkpoint Qwen/Qwen2.5-Omni-7B
@@ -120,7 +121,7 @@ def encoders(options: argparse.Namespace) -> list[Row]:
     by itself, also with a function that does nothing. What a run takes beyond that is attention,
     the rest projections and rotary embedding.
     """
-    adapter = _open(options, layers=1).adapter
+    adapter = open_model(options, layers=1).adapter
     audio = [layer.self_attn for layer in adapter.audio_tower.layers]
     return [
         *_encoder("vision", adapter, options, _vision(adapter, options), adapter.packed_attentions),
@@ -176,7 +177,7 @@ def modules(options: argparse.Namespace) -> list[Row]:
 
     On a CPU the modules are stock.
     """
-    adapter = _open(options, layers=1).adapter
+    adapter = open_model(options, layers=1).adapter
     weight = next(adapter.visual.parameters())
     own = best_for_encoders(weight.device, weight.dtype)
 
@@ -197,7 +198,7 @@ def modules(options: argparse.Namespace) -> list[Row]:
 def _vision(adapter: Adapter, options: argparse.Namespace) -> Callable[[], Tensor]:
     """The vision encoder on noise of that length and size."""
     vision, weight = adapter.visual.config, next(adapter.visual.parameters())
-    grids, rows, columns = _grid(vision, vision.spatial_merge_size, options)
+    grids, rows, columns = grid_of(vision, vision.spatial_merge_size, options)
     merge = vision.spatial_merge_size
     grid = torch.tensor([[grids, rows * merge, columns * merge]], device=weight.device)
     values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
@@ -214,7 +215,7 @@ def _audio(adapter: Adapter, options: argparse.Namespace) -> Callable[[], Tensor
     return lambda: adapter.audio_tower(sound, feature_lens=lengths).last_hidden_state
 
 
-def _grid(vision: Any, merge: int, options: argparse.Namespace) -> tuple[int, int, int]:
+def grid_of(vision: Any, merge: int, options: argparse.Namespace) -> tuple[int, int, int]:
     """Grids of a clip, and rows and columns of tokens in each."""
     columns, rows = (round(side / (vision.patch_size * merge)) for side in options.size)
     return max(1, round(options.seconds * FPS / vision.temporal_patch_size)), rows, columns
@@ -237,7 +238,7 @@ def selection(options: argparse.Namespace) -> list[Row]:
     architecture, _ = describe_config(named_config(options.model), options.model)
     plan = PruningPlan.resolve(SeatsConfig.preset(options.retain), architecture)
     vision = architecture.vision
-    grids, *sides = _grid(vision, vision.merge_size, options)
+    grids, *sides = grid_of(vision, vision.merge_size, options)
     tokens, unit = grids * math.prod(sides), vision.merge_size**2
     window = plan.config.video_window * math.prod(sides)
     draw = torch.Generator(device).manual_seed(0)
@@ -303,7 +304,7 @@ def positions(options: argparse.Namespace) -> list[Row]:
 def _prompt(adapter: Adapter, options: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `get_rope_index` for some words, a clip with sound, and a question."""
     config, vision, word = adapter.config, adapter.architecture().vision, 5
-    grids, rows, columns = _grid(vision, vision.merge_size, options)
+    grids, rows, columns = grid_of(vision, vision.merge_size, options)
     frames = round(options.seconds * MEL_FRAMES)
     video = [adapter.video_token_id] * (grids * rows * columns)
     audio = [adapter.audio_token_id] * adapter.family.audio_tokens(frames)
@@ -333,7 +334,7 @@ def lengths(options: argparse.Namespace) -> list[Row]:
 
     Lengths have not been seen before; single tokens are those of a long answer.
     """
-    loaded = _open(options)
+    loaded = open_model(options)
     clip = synthetic_clip(options.seconds, sizing=loaded.sizing)
     runs = {"pruned": SeatsConfig.preset(options.retain), "unpruned": None}
 
@@ -374,7 +375,7 @@ def index(options: argparse.Namespace) -> list[Row]:
     The answer is one token, and the index is on this disk. Its bytes are those of the encoders, of
     this setting, and of the whole file.
     """
-    loaded = _open(options)
+    loaded = open_model(options)
     clip = synthetic_clip(options.seconds, sizing=loaded.sizing)
     rows: list[Row] = []
     for name, config in {options.retain: SeatsConfig.preset(options.retain), "full": None}.items():
@@ -408,7 +409,7 @@ def _answered(opened: Callable[[], ClipSession], config: SeatsConfig | None) -> 
     return 1e3 * (time.perf_counter() - start)
 
 
-def _open(options: argparse.Namespace, layers: int | None = None) -> LoadedModel:
+def open_model(options: argparse.Namespace, layers: int | None = None) -> LoadedModel:
     """The model; of a named shape with random weights, and only so many decoder layers."""
     where = {"device": options.device, "dtype": options.dtype}
     if options.model in named_shapes():

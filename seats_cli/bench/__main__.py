@@ -13,6 +13,7 @@ import torch
 from seats_cli import bench
 from seats_cli.bench import Row
 from seats_cli.bench.first_day import checkpoint, loading
+from seats_cli.bench.processor import processor
 from seats_cli.errors import SeatsError
 from seats_cli.models.random_weights import KINDS
 
@@ -42,6 +43,7 @@ MEASUREMENTS = {
     bench.selection: "model --size --repeats --retain --seconds --json",
     bench.positions: "--size --repeats --seconds --json",
     bench.lengths: "model --retain --device --dtype --seconds --json",
+    processor: "model --size --repeats --device --dtype --seconds --json",
     bench.index: "model --repeats --retain --device --dtype --seconds --json",
     loading: "checkpoint --random --megabytes --device --dtype --json",
     checkpoint: "checkpoint --device --dtype --retain --assets",
