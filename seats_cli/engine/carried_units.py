@@ -153,18 +153,7 @@ class CarriedUnits:
             if gathers or "gathers" in kwargs:
                 own["gathers"] = gathers
             self._arguments[whole] = own
-        if self._likeness.merged:
-            return self._means(hidden, packing)
         return hidden[rows]
-
-    def _means(self, hidden: Tensor, packing: Packing) -> Tensor:
-        """Of every unit that goes on, the mean over itself and those that follow it."""
-        given = self._given
-        assert given is not None
-        leads = packing.place[given.chosen].to(hidden.device)
-        units = hidden.view(len(leads), -1)
-        sums = units.new_zeros(len(packing.chosen), units.shape[1]).index_add_(0, leads, units)
-        return (sums / torch.bincount(leads)[:, None]).view(-1, hidden.shape[-1])
 
     def _leave_merger(self, _module: Any, _args: Any, output: Tensor) -> Tensor | None:
         """Tokens of all units that the encoder was given, from those that went on."""
@@ -189,8 +178,7 @@ class CarriedUnits:
         saved = vision_block_flops(vision, self._start, unit * len(given.chosen), *before)
         saved -= vision_block_flops(vision, self._start, unit * len(packing.chosen), *after)
         compared = sum(
-            rows * columns * pairs_compared(times, asked.neighbours)
-            for times, rows, columns in given.still.grids
+            rows * columns * pairs_compared(times) for times, rows, columns in given.still.grids
         )
         return CarriedFacts(
             threshold=asked.threshold,

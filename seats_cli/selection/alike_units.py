@@ -27,15 +27,12 @@ _ROUNDS = 3  # of trying; the step of the last is a 32,768th of the pairs seen
 class Likeness:
     """When a unit follows an earlier one: above a cosine, and as many as leave a share.
 
-    With both, whichever carries less. What the others are for is measured in docs/stage0.md.
+    With both, whichever carries less. Where to start was measured in docs/stage0.md.
     """
 
     threshold: float | None = None  # cosine; at 1 nothing is alike
     share: float | None = None  # of each clip's units: carried at most, its first grid in any case
     start: int | None = None  # blocks that run on all units; None: `start_block`
-    anchor: int | None = None  # every so many grids one is carried whole; None: the first alone
-    neighbours: bool = False  # the best of the eight places around counts, too
-    merged: bool = False  # units go on with the mean over those that follow them
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,6 @@ def alike_map(states: Tensor, before: StillMap, likeness: Likeness) -> StillMap:
         found = _clip_sources(
             states[clip].view(times, size, -1),
             encoded[clip].view(times, size),
-            _offsets(rows, columns, likeness.neighbours),
             likeness,
         )
         source[clip] = found.flatten() + done
@@ -101,10 +97,10 @@ def alike_map(states: Tensor, before: StillMap, likeness: Likeness) -> StillMap:
     return StillMap(source[there], before.grids)
 
 
-def pairs_compared(times: int, neighbours: bool = False) -> int:
+def pairs_compared(times: int) -> int:
     """Products of two units' states that are worked out for each place of a clip."""
     sizes = [len(stretch) + (stretch.start > 0) for stretch in _stretches(times)]
-    return (9 if neighbours else 1) * sum(size**2 for size in sizes if size > 1)
+    return sum(size**2 for size in sizes if size > 1)
 
 
 def _stretches(times: int) -> Iterator[range]:
@@ -112,23 +108,7 @@ def _stretches(times: int) -> Iterator[range]:
         yield range(start, min(start + STRETCH, times))
 
 
-def _offsets(rows: int, columns: int, neighbours: bool) -> Tensor:
-    """LongTensor (o, places): itself and the places around each; itself where there is none."""
-    place = torch.arange(rows * columns).view(rows, columns)
-    if not neighbours:
-        return place.view(1, -1)
-    steps = [(0, 0), *((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x)]
-    found = []
-    for down, right in steps:
-        row = (torch.arange(rows) + down).view(-1, 1)
-        column = (torch.arange(columns) + right).view(1, -1)
-        inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-        moved = place[row.clamp(0, rows - 1), column.clamp(0, columns - 1)]
-        found.append(torch.where(inside, moved, place).flatten())
-    return torch.stack(found)
-
-
-def _clip_sources(states: Tensor, encoded: Tensor, around: Tensor, likeness: Likeness) -> Tensor:
+def _clip_sources(states: Tensor, encoded: Tensor, likeness: Likeness) -> Tensor:
     """The unit of the clip that each follows, LongTensor (times, places), on the CPU."""
     times, size, _ = states.shape
     latest = torch.zeros(size, dtype=torch.long)  # grid in which each place was last carried
@@ -145,22 +125,16 @@ def _clip_sources(states: Tensor, encoded: Tensor, around: Tensor, likeness: Lik
             there = torch.cat([there[:1], there])
         if len(part) == 1:
             continue
-        cosines = _cosines(part, around)
+        cosines = _cosines(part)
         # 2. One walk through the grids, with the threshold that was asked for or that fits.
-        forced = torch.zeros(len(part), dtype=torch.bool)
-        if likeness.anchor is not None:
-            forced = grids[:, 0].remainder(likeness.anchor) == 0
-            forced[0] = False
         threshold = 1.0 if likeness.threshold is None else likeness.threshold
         if likeness.share is not None:
             budget = int(likeness.share * len(stretch) * size)
-            fits = _fitting(cosines, there, forced, around, budget, ahead=stretch.start == 0)
-            threshold = min(threshold, fits)
-        walked = _walk(cosines, there, forced, around, torch.tensor([threshold]))
-        carried, row, offset = (decided[0] for decided in walked)
+            threshold = min(threshold, _fitting(cosines, there, budget, ahead=stretch.start == 0))
+        carried, row = (decided[0] for decided in _walk(cosines, there, torch.tensor([threshold])))
         # 3. From rows of the stretch to units of the clip.
+        place = torch.arange(size)
         for at in range(1, len(part)):
-            place = around[offset[at], torch.arange(size)]
             followed = grids[row[at], place] * size + place
             grid = int(grids[at, 0])
             sources[grid] = torch.where(carried[at], sources[grid], followed)
@@ -168,68 +142,52 @@ def _clip_sources(states: Tensor, encoded: Tensor, around: Tensor, likeness: Lik
     return sources
 
 
-def _cosines(part: Tensor, around: Tensor) -> Tensor:
-    """Cosine of each unit with those at its own and other places, on the CPU.
+def _cosines(part: Tensor) -> Tensor:
+    """Cosines of the units of each place, on the CPU.
 
-    From (rows, places, d) to float32 (o, places, rows, rows): of a unit in one row, and the one at
-    another of the o places in another row; at most 1.
+    From (rows, places, d) to float32 (places, rows, rows); at most 1.
     """
     unit = normalize(part.float(), dim=-1).transpose(0, 1)
-    others = (unit[place.to(unit.device)] for place in around)
-    found = [torch.bmm(unit, other.transpose(1, 2)) for other in others]
-    return torch.stack(found).clamp_(max=1.0).cpu()
+    return torch.bmm(unit, unit.transpose(1, 2)).clamp_(max=1.0).cpu()
 
 
-def _walk(
-    cosines: Tensor, encoded: Tensor, forced: Tensor, around: Tensor, thresholds: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _walk(cosines: Tensor, encoded: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
     """Decide grid by grid, for K thresholds at once; row 0 is carried.
 
     Returns
     -------
     carried : BoolTensor, shape (K, rows, places)
-    row, offset : LongTensor, the same shape
-        What those that are not carried follow: its row, and which of the places around.
+    followed : LongTensor, the same shape
+        The row that those that are not carried follow.
     """
-    count, places, rows, _ = cosines.shape
+    places, rows, _ = cosines.shape
     tried = len(thresholds)
     latest = torch.zeros(tried, places, dtype=torch.long)
     carried = torch.ones(tried, rows, places, dtype=torch.bool)
     followed = torch.zeros(tried, rows, places, dtype=torch.long)
-    offsets = torch.zeros_like(followed)
     for row in range(1, rows):
-        reference = latest[:, around]  # (K, o, places)
-        now = cosines[:, :, row].expand(tried, count, places, rows)
-        found, offset = now.gather(-1, reference[..., None])[..., 0].max(1)
-        carried[:, row] = ((found <= thresholds[:, None]) | forced[row]) & encoded[row]
-        followed[:, row] = reference.gather(1, offset[:, None])[:, 0]
-        offsets[:, row] = offset
+        now = cosines[:, row].expand(tried, places, rows)
+        found = now.gather(-1, latest[..., None])[..., 0]
+        carried[:, row] = (found <= thresholds[:, None]) & encoded[row]
+        followed[:, row] = latest
         latest = torch.where(carried[:, row], row, latest)
-    return carried, followed, offsets
+    return carried, followed
 
 
-def _fitting(
-    cosines: Tensor,
-    encoded: Tensor,
-    forced: Tensor,
-    around: Tensor,
-    budget: int,
-    *,
-    ahead: bool,
-) -> float:
+def _fitting(cosines: Tensor, encoded: Tensor, budget: int, *, ahead: bool) -> float:
     """The highest threshold that carries at most `budget` units; 1 if all may be carried."""
     # 1. Thresholds worth trying are the cosines that a unit can have: with the grid before, and
     #    with the first one.
     if budget >= int(encoded.sum() if ahead else encoded[1:].sum()):
         return 1.0
-    seen = torch.cat([cosines[0].diagonal(-1, 1, 2).flatten(), cosines[0, :, 1:, 0].flatten()])
+    seen = torch.cat([cosines.diagonal(-1, 1, 2).flatten(), cosines[:, 1:, 0].flatten()])
     seen = seen.sort().values
     # 2. Narrowed down between two of them, many at once.
     low, high = 0, len(seen) - 1
     best = -1.0 - 1e-6
     for _ in range(_ROUNDS):
         places = torch.linspace(low, high, _TRIED).long()
-        carried, _, _ = _walk(cosines, encoded, forced, around, seen[places])
+        carried, _ = _walk(cosines, encoded, seen[places])
         counts = carried[:, 0 if ahead else 1 :].sum((1, 2))
         fits = (counts <= budget).nonzero()[:, 0]
         last = int(fits[-1]) if len(fits) else -1

@@ -103,23 +103,6 @@ def test_with_both_whichever_carries_less() -> None:
     assert carried(-1.0, 0.9) == 9
 
 
-def test_motion_follows_the_place_where_it_came_from() -> None:
-    pattern = torch.randn(3, 4, 16)
-    moved = pattern.roll(1, 1)
-    moved[:, 0] = torch.randn(3, 16)
-    states = torch.cat([pattern, moved]).flatten(0, 1)
-    before = everything((2, 3, 4))
-    assert alike_map(states, before, Likeness(0.99)).encoded.all()
-    found = alike_map(states, before, Likeness(0.99, neighbours=True)).source[12:].view(3, 4)
-    assert found[:, 1:].tolist() == [[0, 1, 2], [4, 5, 6], [8, 9, 10]]
-    assert found[:, 0].tolist() == [12, 16, 20]
-
-
-def test_an_anchor_is_carried_whole() -> None:
-    found = alike_map(torch.ones(8, 3), everything((8, 1, 1)), Likeness(0.5, anchor=3))
-    assert found.source.tolist() == [0, 0, 0, 3, 3, 3, 6, 6]
-
-
 @pytest.mark.parametrize(
     ("depth", "start"), [(1, 0), (2, 1), (3, 2), (4, 2), (16, 4), (27, 7), (32, 8)]
 )
