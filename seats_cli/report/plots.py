@@ -31,6 +31,7 @@ _STAGE_COLOURS = {
 }
 _SHARE_COLOURS = (_BLUE, _VERMILION, _GREEN, _PURPLE, _ORANGE, _SKY)
 _LINES = ("-", "--", ":", "-.")
+_SHORT = 13  # longest label of which four stand above half of the picture
 _KEPT_LABEL = "audio-visual tokens kept, mean over layers (%)"
 
 
@@ -126,11 +127,15 @@ def _stages(axes: Any, profile: Profile) -> None:
 
 
 def _alive(axes: Any, profile: Profile) -> None:
-    """Tokens that each decoder layer processes."""
+    """Tokens that each decoder layer processes, once for all runs that keep as many."""
     from matplotlib.ticker import MaxNLocator
 
+    drawn: list[list[int]] = []
     for run, (colour, line) in zip(profile.runs, _styles(profile), strict=True):
         totals = [sum(counts) for counts in run.alive]
+        if totals in drawn:  # what the encoders skip changes no count: it would lie on the others
+            continue
+        drawn.append(totals)
         axes.step(
             range(1, len(totals) + 1),
             totals,
@@ -143,7 +148,8 @@ def _alive(axes: Any, profile: Profile) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("decoder layer")
     axes.set_ylabel("tokens alive")
-    _finish(axes, 4)
+    longest = max(len(label) for label in axes.get_legend_handles_labels()[1])
+    _finish(axes, 4 if longest <= _SHORT else 2)
 
 
 def _pareto(axes: Any, profile: Profile) -> None:

@@ -53,8 +53,9 @@ LABELS = {
 _SUMS = ("prefill_and_selection", "first_token", "total")
 # On a machine that does other work too, a factor this close to 1 is noise.
 _EVEN = 0.02
-RUNS_PER_TABLE = 3  # beside the unpruned one, in 80 columns
-_SHORT = 13  # longest label with which that many runs, or spreads beside one, fit
+# Longest labels of which three, or one with spreads, and of which two fit beside the unpruned run
+# in 80 columns.
+_SHORT, _LONG = 13, 20
 
 
 def sentence(run: MeasuredRun, full: MeasuredRun | None) -> str:
@@ -94,7 +95,8 @@ def profile_report(profile: Profile) -> RenderableType:
     parts: list[RenderableType] = [facts(_facts(profile))]
     first = () if profile.full is None else (profile.full,)
     # Each table has the unpruned run, if it fits, and as many others as there is room for.
-    room = RUNS_PER_TABLE if _all_short(profile.pruned) else RUNS_PER_TABLE - 1
+    longest = max((len(run.label) for run in profile.pruned), default=0)
+    room = 3 if longest <= _SHORT else 2 if longest <= _LONG else 1
     for start in range(0, max(len(profile.pruned), 1), room):
         group = (*first, *profile.pruned[start : start + room])
         parts += [Text(), _stages(profile, group), Text(), _segments(group)]

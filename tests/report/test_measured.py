@@ -17,7 +17,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.cost.estimate import find_model, plan_run
 from seats_cli.errors import UsageError
 from seats_cli.media.inspection import ClipOutline
-from seats_cli.report import documents
+from seats_cli.report import documents, plots
 from seats_cli.report.compare_table import comparison_markdown, comparison_report
 from seats_cli.report.documents import dump_document
 from seats_cli.report.plan_table import paper_markdown, plan_report, windows_line
@@ -30,6 +30,7 @@ from seats_cli.report.profile_table import (
 )
 from seats_cli.results import FailedRun, Spread
 from tests.report.measured import (
+    FULL_TIMES,
     PRUNED_TIMES,
     measured_run,
     sample_comparison,
@@ -264,6 +265,20 @@ class TestPlot:
         assert (tmp_path / "b.svg").stat().st_size > 1000
         plot_profile(sample_without_full(), tmp_path / "c.svg")
         assert "unpruned does not fit: no ratio" in (tmp_path / "c.svg").read_text()
+
+    def test_runs_that_keep_as_many_tokens_are_one_line(self) -> None:
+        """Encoder reuse changes no count: its lines would lie on each other."""
+        figure = pytest.importorskip("matplotlib.figure").Figure()
+        profile = sample_profile(1)
+        runs = [
+            measured_run("full keep 35%", FULL_TIMES, 1.0),
+            *profile.pruned,
+            measured_run("seats 25% keep 35%", PRUNED_TIMES, 0.25),
+        ]
+        axes = figure.add_subplot()
+        plots._alive(axes, dataclasses.replace(profile, pruned=tuple(runs)))
+        shown = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert shown == ["full", "seats 25%"]
 
     def test_refusals(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UsageError, match="must end in"):
