@@ -74,8 +74,9 @@ def sentence(run: MeasuredRun, full: MeasuredRun | None) -> str:
     if run.encoder_share is not None:
         now = "" if full is None else "now "
         line += f": the encoders are {now}{100 * run.encoder_share:.0f} % of the time"
-    if prefill is not None and prefill < 1 - _EVEN and run.selection_share is not None:
-        line += f", and selection {100 * run.selection_share:.0f} % of the prefill"
+    selection = 100 * (run.selection_share or 0.0)
+    if prefill is not None and prefill < 1 - _EVEN and selection >= 0.5:  # shown as 1
+        line += f", and selection {selection:.0f} % of the prefill"
     return f"{line}; {NO_RATIO}" if full is None else line
 
 

@@ -86,6 +86,8 @@ def test_the_sentence_says_slower() -> None:
     assert "prefill 1.3x slower" in words
     assert "first token 1.2x slower" in words
     assert words.endswith("and selection 82 % of the prefill")
+    noise = {**slow, "stage1": 0.0003, "stage2": 0.0}  # as of encoder reuse alone
+    assert "selection" not in sentence(measured_run("full keep 50%", noise, 1.0), full)
 
 
 @pytest.mark.parametrize(
