@@ -122,7 +122,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), help="names of variants")
     parser.add_argument("--kinds", nargs="*", default=[], help="families or kinds of questions")
     parser.add_argument("--set-seed", type=int, help="of the questions")
-    parser.add_argument("--answers", type=Path, help="file for the records, one JSON a line")
+    parser.add_argument(
+        "--answers", type=Path, help="file of the records: what it holds is not asked again"
+    )
     options = parser.parse_args()
     unknown = [name for name in options.only if name not in VARIANTS]
     if unknown:
@@ -136,12 +138,22 @@ def main() -> None:
         only=tuple(options.kinds),
     )
     records: list[ItemRecord] = []
+    if options.answers is not None and options.answers.exists():
+        lines = options.answers.read_text(encoding="utf-8").split("\n")
+        records = [ItemRecord.from_dict(json.loads(line)) for line in lines if line]
+
+    def store(record: ItemRecord) -> None:
+        records.append(record)
+        if options.answers is not None:
+            with options.answers.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(record)) + "\n")
+
     refused = evaluate(
         load_model("bundled", device="cpu"),
         questions,
         settings(options.only, retain),
-        done=set(),
-        store=records.append,
+        done={record.key for record in records},
+        store=store,
         seed=0,
     )
     failed = [record for record in records if record.error is not None]
@@ -149,9 +161,8 @@ def main() -> None:
         raise SystemExit(f"{failed[0].item_id}, {failed[0].label}: {failed[0].error}")
     for name, why in refused.items():
         sys.stderr.write(f"{name}: {why}\n")
-    if options.answers is not None:
-        lines = [json.dumps(asdict(record)) for record in records]
-        options.answers.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    asked = {item.id for item in questions.items}
+    records = [record for record in records if record.item_id in asked]
     sys.stdout.write(table(records, options.only, retain))
 
 

@@ -126,7 +126,8 @@ def _clip_records(
         except Exception as error:
             record = replace(_blank(item, spec), error=_reason(error))
             impossible = isinstance(error, ConfigError)
-        if record.error is not None:
+        # Not where a method refuses a budget: nothing was allocated, and collecting takes a while.
+        if record.error is not None and not impossible:
             free_memory([loaded.model.device])
         yield record, impossible
 
