@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "merge-both": {"merging": "both"},
     "asked-entry": {"question_weight": 0.5},
     "novelty": {"entry_windows": "novelty"},
+    "novelty-merge": {"entry_windows": "novelty", "merging": "entry"},
     "grid-floor": {"grid_floor": True},
     "all-inside": {
         "allocation": "adaptive-floor",
