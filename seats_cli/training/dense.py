@@ -21,7 +21,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_
 
 from seats_cli.world.layouts import Layout
 from seats_cli.world.lettering import letter_centers
-from seats_cli.world.script import Script, SpokenWord, Thing
+from seats_cli.world.script import Script, SpokenWord, Thing, place_of
 from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import (
     AUDIO_TOKENS_PER_SECOND,
@@ -119,7 +119,12 @@ CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
         "sweep": len(SWEEPS),
         "word": len(WORDS) + 1,
     },
-    "video_context": {"shot": _SHOTS, "kind": len(HEARD_KINDS), "word": len(WORDS) + 1},
+    # A grid comes before the sound of its time, so a word that begins there is not yet known.
+    "video_context": {
+        "shot": _SHOTS,
+        "kind": len(HEARD_KINDS),
+        "place": len(PLACE_NAMES) + 1,
+    },
     "audio_context": {
         "shot": _SHOTS,
         "beeps": MAX_BEEPS + 1,
@@ -129,6 +134,13 @@ CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
         "screen_print": len(PRINTS) + 1,
         **AT_PLACES,
     },
+}
+
+# What the classes from 1 on are called in answers, where they have a name.
+NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "video": {"color": COLORS, "shape": SHAPES, "print": PRINTS},
+    "audio": {"word": WORDS},
+    "video_context": {"place": PLACE_NAMES},
 }
 
 
@@ -274,18 +286,24 @@ def _is_cut_off(times: npt.NDArray[np.float64], sound: SpokenWord) -> BoolArray:
     return np.asarray(heard < 0.6 * (sound.end - sound.word_start))
 
 
-def _sounding(script: Script, times: npt.NDArray[np.float64]) -> dict[str, IntArray]:
-    """What is heard at moments of the picture, with the tokens of a grid sharing its moment."""
-    kind, word = np.zeros(len(times), dtype=np.int64), np.zeros(len(times), dtype=np.int64)
+def _kinds_heard(script: Script, times: npt.NDArray[np.float64]) -> IntArray:
+    """Kind of sound at moments of the picture."""
+    kind = np.zeros(len(times), dtype=np.int64)
     for sound in script.heard:
-        labels = [(kind, HEARD_KINDS.index(sound.kind), sound.start)]
-        if isinstance(sound, SpokenWord):
-            labels.append((word, WORDS.index(sound.word) + 1, sound.word_start))
-        for label, value, start in labels:
-            near = (times >= start - 0.5) & (times < sound.end + 0.5)
-            label[near & (label == 0)] = IGNORE
-            label[(times >= start) & (times < sound.end)] = value
-    return {"kind": kind, "word": word}
+        near = (times >= sound.start - 0.5) & (times < sound.end + 0.5)
+        kind[near & (kind == 0)] = IGNORE
+        kind[(times >= sound.start) & (times < sound.end)] = HEARD_KINDS.index(sound.kind)
+    return kind
+
+
+def _places(layout: Layout) -> IntArray:
+    """Where in the frame each cell (rows, columns) is, as questions call it; 0: no such place."""
+    rows, columns = layout.height // CELL, layout.width // CELL
+    labels = np.zeros((rows, columns), dtype=np.int64)
+    for row, column in np.ndindex(rows, columns):
+        place = place_of((row + 0.5) / rows, (column + 0.5) / columns)
+        labels[row, column] = 0 if place is None else PLACE_NAMES.index(place) + 1
+    return labels
 
 
 def _screen(script: Script, time: float) -> dict[str, int]:
@@ -320,10 +338,12 @@ def _video_context(script: Script) -> dict[str, IntArray]:
     times = np.array(layout.frame_times).reshape(-1, 2)
     cells = (layout.height // CELL) * (layout.width // CELL)
     shots = np.array([[script.shot_index(time) for time in pair] for pair in times.tolist()])
-    labels = {"shot": shots[:, 1], **_sounding(script, times.mean(axis=1))}
+    kind = _kinds_heard(script, times.mean(axis=1))
     if not layout.audio_samples:
-        labels["kind"] = labels["word"] = np.full(len(times), IGNORE)
-    return {name: np.repeat(label, cells).astype(np.int64) for name, label in labels.items()}
+        kind[:] = IGNORE
+    labels = {"shot": np.repeat(shots[:, 1], cells), "kind": np.repeat(kind, cells)}
+    labels["place"] = np.tile(_places(layout).ravel(), len(times))
+    return {name: label.astype(np.int64) for name, label in labels.items()}
 
 
 def _audio_context(script: Script) -> dict[str, IntArray]:

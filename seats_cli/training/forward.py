@@ -39,7 +39,8 @@ class PackedOutput:
     video: torch.Tensor | None  # projected embeddings (B, tokens, width)
     audio: torch.Tensor | None
     middle: torch.Tensor  # (B, P, width): states of the whole prefix after `middle_layer` layers
-    labels: dict[str, dict[str, torch.Tensor]]  # its context labels (B, P), `IGNORE` elsewhere
+    # Its labels (B, P) by part and name as in `CLASSES`, `IGNORE` at other tokens than the part's.
+    labels: dict[str, dict[str, torch.Tensor]]
     logits: torch.Tensor  # (answer tokens, vocabulary), in the order of `target[target != IGNORE]`
     lookup: torch.Tensor  # (): loss of the taught heads (`attention_loss`), 0 in eval mode
 
@@ -208,9 +209,10 @@ def packed_forward(
         ],
         dim=1,
     ).sort(dim=1)[0]
+    tokens = {"video": config.video_token_id, "audio": config.audio_token_id}
     labels = {
-        "video_context": _prefix_labels(batch, "video_context", config.video_token_id, kept),
-        "audio_context": _prefix_labels(batch, "audio_context", config.audio_token_id, kept),
+        part: _prefix_labels(batch, part, tokens[part.removesuffix("_context")], kept)
+        for part in batch.labels
     }
     prefix = prefix.gather(1, kept[..., None].expand(-1, -1, prefix.shape[-1]))
     prefix_length = kept.shape[1]

@@ -62,10 +62,15 @@ class Hyperparameters:
         Phase("joint", 5000, 0.01, 1.5e-3, 4000, questions=12, drill_share=0.2),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
-    # Weights in the joint loss: the throw-away heads, and the taught attention.
+    # Weights in the joint loss: the throw-away heads, the names of what is seen and heard, and the
+    # taught attention.
     encoder_head_weight: float = 0.3
     context_head_weight: float = 0.15
+    naming_weight: float = 0.3
     lookup_weight: float = 0.2
+    # What the encoders' last projections are multiplied by when the joint phase begins. The decoder
+    # that the run starts from adds seven times as much to a token's state within five layers.
+    encoder_gain: float = 3.0
     middle_layer: int = 5  # LLM layers before the context heads are applied
     # Difficulty of the clips (`world.painting.draft_script`): it rises from `first_level` to 1 in
     # this share of the joint phase.

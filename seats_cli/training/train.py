@@ -54,6 +54,7 @@ from seats_cli.training.objective import (
     DenseHeads,
     Figures,
     Muon,
+    Naming,
     WorkerGroup,
     draw_thinning,
     encoder_loss,
@@ -146,6 +147,7 @@ class Trainer:
         self.pause = pause
         self.adapter = adapter_for(self.model)
         self.heads = DenseHeads(settings.width)
+        self.naming = Naming(self.processor.tokenizer)
         self.phase_index = 0
         self.step = 0
         self.elapsed = 0.0  # seconds spent in the current phase, over all restarts
@@ -186,6 +188,17 @@ class Trainer:
             fused=True,
         )
 
+    def begin_phase(self) -> None:
+        """Start the current phase at its first step."""
+        self.step, self.elapsed = 0, 0.0
+        if self.phase.name == "joint":
+            net = self.model.model
+            with torch.no_grad():
+                for projection in (net.audio_tower.proj, net.visual.merger.mlp[-1]):
+                    projection.weight.mul_(self.settings.encoder_gain)
+                    projection.bias.mul_(self.settings.encoder_gain)
+        self._start_phase()
+
     def progress(self) -> float:
         """Share of the phase's steps that is done."""
         return min(1.0, self.step / self.phase.steps)
@@ -212,7 +225,7 @@ class Trainer:
         rng = np.random.default_rng([self.settings.seed, 7, self.step, self.workers.rank])
         long = self._is_long(self.step)
         thinning = draw_thinning(rng, self.progress(), self.settings, long=long)
-        return joint_loss(self.model, self.heads, batch, thinning, self.settings)
+        return joint_loss(self.model, self.heads, self.naming, batch, thinning, self.settings)
 
     def update(self, batch: TrainingBatch) -> Figures:
         """One optimiser step; a batch with a broken gradient is skipped."""
@@ -374,8 +387,7 @@ class Trainer:
                 self.save()
                 return
             self.phase_index += 1
-            self.step, self.elapsed = 0, 0.0
-            self._start_phase()
+            self.begin_phase()
             self.save()
 
 

@@ -34,7 +34,7 @@ from seats_cli.world.script import Backdrop, Script, SpokenWord, Thing
 from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import COLORS, IGNORE, SHAPES
 from seats_cli.world.voices import WORDS
-from seats_cli.world.wording import HEARD_KINDS
+from seats_cli.world.wording import HEARD_KINDS, PLACE_NAMES
 
 
 def two_shots() -> Script:
@@ -78,10 +78,11 @@ def test_labels_say_what_every_token_shows_and_plays() -> None:
     assert labels["audio_context"]["left_color"][10] == red
     assert labels["audio_context"]["screen_print"][70] == PRINTS.index("dog") + 1
     assert labels["audio_context"]["words"].tolist() == [0] * 75 + [1] * 25
-    # The word is heard in the third grid (2 to 2.5 s) and goes on; it is not in the first.
-    context = labels["video_context"]["word"].reshape(4, 24)
-    assert (context[0] == 0).all()
-    assert set(context[2:].ravel().tolist()) <= {IGNORE, WORDS.index("seven") + 1}
+    # Places are those of the frame, whatever is there: corners and the middle have none.
+    place = labels["video_context"]["place"].reshape(4, 4, 6)
+    assert (place == place[:1]).all()
+    assert place[0, 1:3, 0].tolist() == [PLACE_NAMES.index("left") + 1] * 2
+    assert place[0, 0].tolist() == [0, 0, *[PLACE_NAMES.index("top") + 1] * 2, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,16 @@ from seats_cli.training.forward import Thinker
 from seats_cli.training.held_out import as_clip, blanked, held_out_scripts
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
 from seats_cli.training.minibatch import drill_batch, long_batch, token_count
-from seats_cli.training.objective import Muon, draw_thinning, orthogonalised, split_parameters
+from seats_cli.training.objective import (
+    Muon,
+    Naming,
+    draw_thinning,
+    orthogonalised,
+    split_parameters,
+)
 from seats_cli.training.train import Trainer
+from seats_cli.world.vocabulary import IGNORE
+from seats_cli.world.voices import WORDS
 
 
 def micro_run() -> Hyperparameters:
@@ -233,3 +242,38 @@ def test_a_blanked_clip_keeps_its_size_and_nothing_else() -> None:
     assert grey.frames.shape == clip.frames.shape
     assert grey.frames.std() == 0
     assert blanked(clip, []) is clip
+
+
+def test_naming_rewards_states_that_say_what_they_show(processor: Any) -> None:
+    # A stand-in decoder with embeddings at right angles: a state that is a word's own row names it.
+    tokenizer = processor.tokenizer
+    naming = Naming(tokenizer)
+    rows = torch.eye(len(tokenizer))
+    model = SimpleNamespace(
+        model=SimpleNamespace(language_model=SimpleNamespace(norm=lambda states: 20 * states)),
+        lm_head=SimpleNamespace(weight=rows),
+    )
+    seven, dog = (tokenizer.encode(word)[0] for word in ("seven", "dog"))
+    labels = {"word": torch.tensor([[0, WORDS.index("seven") + 1, IGNORE, WORDS.index("dog") + 1]])}
+    states = rows[[seven, seven, dog, dog]][None]
+    loss, figures = naming.loss(model, "audio", states, labels)
+    assert figures == {"named.audio.word": 1.0}
+    assert loss < 0.01
+    loss, figures = naming.loss(model, "audio", states.flip(1), labels)
+    assert figures == {"named.audio.word": 0.0}
+    assert loss > 5
+    nothing = {"word": torch.zeros(1, 4, dtype=torch.long)}
+    assert naming.loss(model, "audio", states, nothing) == (0.0, {})
+
+
+def test_the_joint_phase_begins_with_louder_encoders(tmp_path: Path) -> None:
+    trainer = Trainer(Hyperparameters(encoder_gain=3.0), tmp_path)
+    projection = trainer.model.model.audio_tower.proj
+    before = projection.weight.detach().clone()
+    trainer.phase_index = 1
+    trainer.begin_phase()
+    torch.testing.assert_close(projection.weight, 3 * before)
+    trainer.save()
+    resumed = Trainer(Hyperparameters(encoder_gain=3.0), tmp_path)
+    resumed.resume()
+    torch.testing.assert_close(resumed.model.model.audio_tower.proj.weight, 3 * before)
