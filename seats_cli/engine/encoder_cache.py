@@ -191,4 +191,4 @@ def note_tensors(value: Any, found: dict[int, int]) -> None:
         for part in value:
             note_tensors(part, found)
     elif isinstance(value, EncoderCall):
-        note_tensors((value.importance, value.keys), found)
+        note_tensors((value.importance, value.keys, value.sources), found)

@@ -108,6 +108,15 @@ class EncoderReuse:
         """What was carried in the latest call of the encoder; None without encoder reuse."""
         return None if self._units is None else self._units.facts
 
+    @property
+    def approximates(self) -> bool:
+        """Whether tokens may get features that an encoding of everything would not give them.
+
+        Exact repeats (a tolerance of 0 and no more) leave Stage I what it would have had, ties
+        included, so that its choice is that of a run without.
+        """
+        return self._units is not None or bool(self.tolerance)
+
     def sources(self) -> Tensor | None:
         """LongTensor (n,) on the CPU: whose features each token of the latest call has.
 

@@ -36,6 +36,7 @@ class EncoderCall:
     grids: tuple[int, ...] = ()  # tokens of a temporal grid in each clip; empty for sound
     keys: Tensor | None = None  # float32 (n, d): averaged over heads, where the method needs them
     carried: CarriedFacts | None = None  # what encoder reuse did in it
+    sources: Tensor | None = None  # LongTensor (n,): `EncoderReuse.sources`
 
 
 class EncoderStatistics:
@@ -155,8 +156,13 @@ class EncoderStatistics:
             if self._keys:
                 keys = _ordered(pool_mean(key.float().mean(1), unit), order)
         per_grid = tuple(patches // unit for _, patches in grids)
-        carried = None if self._reuse is None else self._reuse.call_facts
-        self._video.append(EncoderCall(importance, lengths, windows, per_grid, keys, carried))
+        carried, sources = None, None
+        if self._reuse is not None:
+            carried = self._reuse.call_facts
+            sources = self._reuse.sources() if self._reuse.approximates else None
+        self._video.append(
+            EncoderCall(importance, lengths, windows, per_grid, keys, carried, sources)
+        )
 
     def _enter_audio(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._mel_frames = self._adapter.mel_frames(args, kwargs)

@@ -347,6 +347,7 @@ class PrunedPrefill:
                 call.grids,
                 call.importance.to(device) if self._method.needs_importance else None,
                 None if call.keys is None else call.keys.to(device),
+                None if call.sources is None else call.sources.to(device),
                 on_device(positions, device),
             )
 

@@ -67,8 +67,47 @@ def _greedy_max_min(distance: Tensor, keep: int) -> Tensor:
     return torch.stack(chosen, 1)
 
 
+def _behind_all(distance: Tensor, spare: Tensor) -> Tensor:
+    """Distances (B, N, N), in place, with which spare tokens (B, N) are the last to be chosen."""
+    distance.clamp_(min=0.0)  # rounding, scaled by importance, must not fall below what is spare
+    distance.masked_fill_(spare.unsqueeze(2), torch.inf)  # nobody's neighbour
+    return distance.masked_fill_(spare.unsqueeze(1), -1.0)
+
+
+def spare_copies(sources: Tensor, tokens: Tensor) -> Tensor:
+    """Which tokens of a window are copies that another of its tokens stands for.
+
+    Of the tokens with the same features, one stands for all; which one goes by turns, from place to
+    place. If it always were the first, as ties go, nine of ten tokens kept of a still picture would
+    be of the first grid of their window, and answers about when something happens would suffer.
+
+    Parameters
+    ----------
+    sources : LongTensor, shape (N,)
+        The token whose features each token has.
+    tokens : LongTensor, shape (W, n)
+        The tokens of each window.
+
+    Returns
+    -------
+    BoolTensor, shape (W, n)
+    """
+    # 1. Copies side by side, in their order.
+    source, order = sources[tokens].sort(dim=1, stable=True)
+    begins = torch.ones_like(source, dtype=torch.bool)
+    begins[:, 1:] = source[:, 1:] != source[:, :-1]
+    # 2. How many there are of each, and the number of each among them.
+    group = begins.cumsum(1) - 1
+    count = torch.zeros_like(group).scatter_add_(1, group, torch.ones_like(group)).gather(1, group)
+    place = torch.arange(source.shape[1], device=source.device).expand_as(source)
+    number = place - torch.where(begins, place, 0).cummax(1).values
+    return torch.empty_like(begins).scatter_(1, order, number != source % count)
+
+
 @torch.no_grad()
-def select_diverse(features: Tensor, importance: Tensor | None, keep: int) -> Tensor:
+def select_diverse(
+    features: Tensor, importance: Tensor | None, keep: int, spare: Tensor | None = None
+) -> Tensor:
     """Choose `keep` tokens of each window that are far from each other and well attended.
 
     The first token is the one whose weighted distance to its nearest neighbour is largest;
@@ -83,6 +122,8 @@ def select_diverse(features: Tensor, importance: Tensor | None, keep: int) -> Te
         Attention received by each token (non-negative).
     keep : int
         Tokens to keep in each window; all N if larger.
+    spare : BoolTensor, shape (B, N), optional
+        Copies that are chosen only when nothing else is left.
 
     Returns
     -------
@@ -109,10 +150,13 @@ def select_diverse(features: Tensor, importance: Tensor | None, keep: int) -> Te
     at_once = _at_once(features, size * size)
     parts = torch.split(features, at_once)
     weights = [None] * len(parts) if importance is None else torch.split(importance, at_once)
-    chosen = [
-        _greedy_max_min(weighted_distances(part, weight), keep)
-        for part, weight in zip(parts, weights, strict=True)
-    ]
+    copies = [None] * len(parts) if spare is None else torch.split(spare, at_once)
+    chosen = []
+    for part, weight, copy in zip(parts, weights, copies, strict=True):
+        distance = weighted_distances(part, weight)
+        chosen.append(
+            _greedy_max_min(distance if copy is None else _behind_all(distance, copy), keep)
+        )
     return torch.cat(chosen).sort(1).values
 
 
@@ -123,6 +167,7 @@ def select_diverse_in_windows(
     window: int | Sequence[int],
     ratio: float,
     lengths: Sequence[int] | None = None,
+    sources: Tensor | None = None,
 ) -> Tensor:
     """Apply `select_diverse` to every window of a modality's token list.
 
@@ -136,6 +181,9 @@ def select_diverse_in_windows(
         Fraction of each window that stays, in [0, 1]; at least one token does.
     window, lengths
         Of `fixed_windows`.
+    sources : LongTensor, shape (N,), optional
+        The token whose features each token has, where the encoder was spared some: of copies in a
+        window one is chosen first (`spare_copies`).
 
     Returns
     -------
@@ -162,7 +210,10 @@ def select_diverse_in_windows(
         at_once = _at_once(features, size * max(size, features.shape[1]))
         for tokens in torch.split(window_tokens(starts, size, features.device), at_once):
             chosen = select_diverse(
-                features[tokens], None if importance is None else importance[tokens], count
+                features[tokens],
+                None if importance is None else importance[tokens],
+                count,
+                None if sources is None else spare_copies(sources, tokens),
             )
             kept.index_fill_(0, tokens.gather(1, chosen).flatten(), True)
     return kept

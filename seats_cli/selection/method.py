@@ -55,6 +55,9 @@ class Modality:
     # float32 Tensor, shape (n, d), or None: keys of the last encoder layer, averaged over heads and
     # over the positions that become one token, where the method needs them.
     keys: Tensor | None = None
+    # LongTensor, shape (n,), or None: the token of this modality whose features each has, where
+    # Stage 0 or encoder reuse has copied some.
+    sources: Tensor | None = None
     # LongTensor, shape (n,), or None: the mask as positions, if they are known without waiting for
     # the device.
     where: Tensor | None = None

@@ -174,6 +174,7 @@ def test_a_prompt_is_pruned_and_the_model_left_alone(model: Any, prompt: dict[st
     assert plain[2] is None
     cache, config = EncoderCache(), replace(CONFIG, encoder_keep=0.5)
     first, again, other = run(config, cache), run(config, cache), run(CONFIG, cache)
+    assert first[0] == again[0]
     assert first[2] == again[2]
     assert first[2].carried_tokens < first[2].tokens
     assert torch.equal(first[1], again[1])
@@ -188,6 +189,29 @@ def test_a_prompt_is_pruned_and_the_model_left_alone(model: Any, prompt: dict[st
     assert [len(block._forward_pre_hooks) for block in adapter.vision_blocks] == blocks
     assert adapter.vision_attention.config._attn_implementation == found
     assert "forward" not in vars(adapter.visual)
+
+
+def test_of_a_still_picture_all_grids_are_kept_from(model: Any, prompt: dict[str, Any]) -> None:
+    times, rows, columns = prompt["video_grid_thw"][0].tolist()
+    grid = prompt["pixel_values_videos"][: rows * columns]
+    still = {**prompt, "pixel_values_videos": grid.repeat(times, 1)}
+    video = (prompt["input_ids"][0] == model.config.video_token_id).nonzero()[:, 0]
+    size = rows * columns // 4
+
+    def kept(**settings: float) -> tuple[list[int], list[int]]:
+        """Tokens that Stage I keeps, and how many of the first and second grid of all windows."""
+        config = replace(CONFIG, retain_video=0.3, **settings)
+        with torch.no_grad(), prune(model, config) as pruned:
+            model(**still)
+        chosen = torch.isin(video, torch.as_tensor(pruned.trace.stages[0].kept))
+        number = chosen.nonzero()[:, 0] // size
+        return chosen.tolist(), [int((number % 2 == turn).sum()) for turn in (0, 1)]
+
+    plain, _ = kept()
+    assert kept(still_tolerance=0.0)[0] == plain  # exact repeats change nothing
+    for setting in ({"still_tolerance": 1.0}, {"encoder_reuse": 0.999}):
+        first, second = kept(**setting)[1]
+        assert min(first, second) >= 0.3 * (first + second), setting
 
 
 @pytest.mark.parametrize("tolerance", [None, 0.0])

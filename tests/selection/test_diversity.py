@@ -13,6 +13,7 @@ from seats_cli.selection import diversity
 from seats_cli.selection.diversity import (
     select_diverse,
     select_diverse_in_windows,
+    spare_copies,
 )
 from tests.golden_units import Case, cases_with_result, family_cases
 
@@ -174,3 +175,35 @@ def test_window_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="sizes for"):
         select_diverse_in_windows(features, None, [2], 0.5, lengths=[3, 3])
     assert select_diverse_in_windows(torch.zeros(0, 3), None, 2, 0.5).numel() == 0
+
+
+def test_copies_stand_for_each_other_by_turns() -> None:
+    # Two windows of two grids of four places. The second window begins with what the first had.
+    sources = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0, 9, 10, 3, 0, 9, 14, 15])
+    spare = spare_copies(sources, torch.arange(16).view(2, 8))
+    assert spare.int().tolist() == [[0, 1, 0, 1, 1, 0, 1, 0], [0, 1, 0, 0, 1, 0, 0, 0]]
+
+
+@given(seed=st.integers(0, 10_000), keep=st.integers(1, 12), kinds=st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_a_copy_is_kept_only_where_nothing_else_is_left(seed: int, keep: int, kinds: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    sources = torch.randint(kinds, (24,), generator=draw)
+    features = torch.randn(kinds, 6, generator=draw)[sources]
+    importance = torch.rand(kinds, generator=draw)[sources]
+    kept = select_diverse_in_windows(features, importance, 12, keep / 12, sources=sources)
+    for window in (slice(0, 12), slice(12, 24)):
+        different = len(set(sources[window].tolist()))
+        assert len(set(sources[window][kept[window]].tolist())) == min(keep, different)
+        assert kept[window].sum() == keep
+
+
+def test_what_is_kept_of_a_still_picture_is_spread_over_its_window() -> None:
+    features = torch.randn(1, 100, 8, generator=torch.Generator().manual_seed(1))
+    twice, importance = features.expand(2, -1, -1).flatten(0, 1), torch.ones(200)
+    sources = torch.arange(100).repeat(2)
+    usual = select_diverse_in_windows(twice, importance, 200, 0.3)
+    spread = select_diverse_in_windows(twice, importance, 200, 0.3, sources=sources)
+    assert usual[:100].sum() > 50  # ties go to the first grid
+    assert 20 < spread[:100].sum() < 40
+    assert len(set(sources[spread].tolist())) == 60

@@ -15,7 +15,7 @@ from torch import Tensor
 from seats_cli.cost.selection import Product, pairs, stage1_windows
 from seats_cli.cost.token_counts import MediaSizes, tokens_to_keep
 from seats_cli.families.base import Architecture
-from seats_cli.selection.diversity import select_diverse, select_diverse_in_windows
+from seats_cli.selection.diversity import select_diverse, select_diverse_in_windows, spare_copies
 from seats_cli.selection.method import Modality, PromptTokens, register_method
 from seats_cli.selection.methods.visual_only import VisualMethod
 from seats_cli.selection.trace import SelectionTrace
@@ -37,10 +37,17 @@ class DivPrune(VisualMethod):
         features = prompt.embeddings[modality.mask]
         # Without importance (None) the distances are not weighted: that is what SEATS adds.
         if self.omni:
-            windows, lengths = modality.windows, modality.lengths
-            return select_diverse_in_windows(features, None, windows, ratio, lengths), None
+            chosen = select_diverse_in_windows(
+                features, None, modality.windows, ratio, modality.lengths, modality.sources
+            )
+            return chosen, None
         # A batch of one window, as long as the modality: clips are compared with each other too.
-        chosen = select_diverse(features[None], None, tokens_to_keep(len(features), ratio))
+        spare = None
+        if modality.sources is not None:
+            whole = torch.arange(len(features), device=features.device)[None]
+            spare = spare_copies(modality.sources, whole)
+        count = tokens_to_keep(len(features), ratio)
+        chosen = select_diverse(features[None], None, count, spare)
         keep = torch.zeros(len(features), dtype=torch.bool, device=features.device)
         keep[chosen[0]] = True
         return keep, None

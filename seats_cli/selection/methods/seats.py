@@ -56,6 +56,7 @@ class Seats(Method):
                     modality.windows,
                     ratio,
                     modality.lengths,
+                    modality.sources,
                 )
         return Entry(keep)
 

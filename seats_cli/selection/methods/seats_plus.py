@@ -23,6 +23,7 @@ from seats_cli.selection.diversity import (
     MAX_MATRIX_ENTRIES,
     select_diverse,
     select_diverse_in_windows,
+    spare_copies,
 )
 from seats_cli.selection.method import (
     Entry,
@@ -110,7 +111,12 @@ class SeatsPlus(Seats):
                 chosen = select_novel(features, importance, modality, ratio)
             else:
                 chosen = select_diverse_in_windows(
-                    features, importance, modality.windows, ratio, modality.lengths
+                    features,
+                    importance,
+                    modality.windows,
+                    ratio,
+                    modality.lengths,
+                    modality.sources,
                 )
             keep[at] = chosen
             if merges:
@@ -317,7 +323,8 @@ def select_novel(
         for count in sorted(set(counts_of.tolist())):
             some = tokens[(counts_of == count).to(tokens.device)]
             weight = None if importance is None else importance[some]
-            chosen = select_diverse(features[some], weight, count)
+            spare = None if modality.sources is None else spare_copies(modality.sources, some)
+            chosen = select_diverse(features[some], weight, count, spare)
             kept.index_fill_(0, some.gather(1, chosen).flatten(), True)
     return kept
 
