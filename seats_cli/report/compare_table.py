@@ -38,7 +38,7 @@ def comparison_report(comparison: Comparison) -> RenderableType:
     rows = [compared_row(run) for run in comparison.runs]
     heading = Text(f"{comparison.question}  ({name_phrase(comparison.model)})", style="bold")
     skips = _skips(rows)
-    # What the encoders were spared takes the place of the memory, which it does not change.
+    # What the encoders were spared takes the place of the memory: 80 columns hold one of them.
     columns = [one for one in _numbers(skips=skips) if not (skips and one.header == _MEMORY)]
     parts: list[RenderableType] = [heading, Text(), table(columns, rows, gap=1)]
     answers = (_label(""), Column("Answer", _answer, text=True, wraps=True))
@@ -91,7 +91,7 @@ def _encoded(row: Mapping[str, Any]) -> float | None:
 
 def _skips(rows: Sequence[Mapping[str, Any]]) -> bool:
     """Whether Stage 0 or encoder reuse spared any run a part of the encoders."""
-    return any((_encoded(row) or 1.0) != 1.0 for row in rows)
+    return any(_encoded(row) not in (None, 1.0) for row in rows)
 
 
 def _peak(row: Mapping[str, Any]) -> int | None:

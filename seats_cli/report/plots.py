@@ -127,15 +127,16 @@ def _stages(axes: Any, profile: Profile) -> None:
 
 
 def _alive(axes: Any, profile: Profile) -> None:
-    """Tokens that each decoder layer processes, once for all runs that keep as many."""
+    """Tokens that each decoder layer processes, once for all runs of a method that keep as many."""
     from matplotlib.ticker import MaxNLocator
 
-    drawn: list[list[int]] = []
+    drawn: list[tuple[str, list[int]]] = []
     for run, (colour, line) in zip(profile.runs, _styles(profile), strict=True):
         totals = [sum(counts) for counts in run.alive]
-        if totals in drawn:  # what the encoders skip changes no count: it would lie on the others
+        one = (run.method, totals)
+        if one in drawn:  # what the encoders skip changes no count: it would lie on the others
             continue
-        drawn.append(totals)
+        drawn.append(one)
         axes.step(
             range(1, len(totals) + 1),
             totals,

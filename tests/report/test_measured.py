@@ -281,6 +281,12 @@ class TestPlot:
         plots._alive(axes, dataclasses.replace(profile, pruned=tuple(runs)))
         shown = [text.get_text() for text in axes.get_legend().get_texts()]
         assert shown == ["full", "seats 25%"]
+        # Another method is a line of its own, though it keeps as many.
+        other = dataclasses.replace(profile.pruned[0], label="fastv 25%", method="fastv")
+        axes = figure.add_subplot()
+        plots._alive(axes, dataclasses.replace(profile, pruned=(*profile.pruned, other)))
+        shown = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert shown == ["full", "seats 25%", "fastv 25%"]
 
     def test_refusals(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UsageError, match="must end in"):
