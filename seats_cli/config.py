@@ -36,6 +36,7 @@ EncoderSkips: TypeAlias = tuple[float | None, float | None, float | None]
 # Methods own their options but stand above this module: `register_method` enters the check of
 # each option here, and `seats_cli/__init__.py` the import that registers the package's methods.
 OPTION_CHECKS: dict[str, Callable[[str, Any], None]] = {}
+UNLISTED: set[str] = set()  # options of methods under study, which no list names
 METHOD_IMPORTS: list[Callable[[], object]] = []
 
 
@@ -185,7 +186,7 @@ def check_options(options: Mapping[str, Any]) -> None:
             register()
     unknown = sorted(set(options) - set(OPTION_CHECKS))
     if unknown:
-        known = ", ".join((*SETTINGS, *OPTION_CHECKS))
+        known = ", ".join((*SETTINGS, *(name for name in OPTION_CHECKS if name not in UNLISTED)))
         raise ConfigError(f"Unknown setting {', '.join(unknown)}; known are {known}.")
     for name, value in options.items():
         OPTION_CHECKS[name](name, value)

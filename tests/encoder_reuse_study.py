@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -65,6 +66,8 @@ class Setting:
         if given is None or not any(given.group("still", "reuse", "keep")):
             raise ValueError(label)
         still, reuse, keep, start = given.group("still", "reuse", "keep", "start")
+        if start is not None and reuse is keep is None:
+            raise ValueError(label)  # Stage 0 alone has no start block
         config = SeatsConfig(
             method=FULL,
             still_tolerance=None if still is None else float(still),
@@ -125,7 +128,7 @@ def encoded(
     sources = reuse.sources()
     carried = units if sources is None else len(set(sources.tolist()))
     before = None if reuse.packing is None else reuse.packing.chosen[reuse.packing.place]
-    depends: list[Any] = [_bytes(before)]
+    depends: list[Any] = [_bytes(before), reuse.approximates if sources is not None else False]
     if _bytes(sources) != _bytes(before):
         depends += [setting.start, _bytes(sources)]
     return replace(plain, carried=carried, saved=saved), tuple(depends) if any(depends) else ()
@@ -146,25 +149,25 @@ def answers(
     """Ask everything about a clip, with one setting and every budget."""
     cache, prefixes = EncoderCache(), PrefixStore(clip)
     start = None if setting is None else setting.start
-    engine.Likeness = partial(Likeness, start=start)  # type: ignore[assignment, attr-defined]
-    # The statistics that are noted for a pruned run do for an unpruned one, not the reverse.
-    for budget in sorted(budgets, key=lambda share: share is None):
-        config = SeatsConfig(method=FULL) if setting is None else setting.config
-        if budget is not None:
-            config = replace(config, method="seats", retain=budget)
-        for item in items:
-            found = ask(
-                loaded,
-                clip,
-                prompt_for(item, protocol),
-                config=None if config == SeatsConfig(method=FULL) else config,
-                max_new_tokens=protocol.max_new_tokens,
-                choices=options_for(item, protocol),
-                encoder_cache=cache,
-                prefixes=prefixes,
-                evidence=False,
-            )
-            yield budget, item, score(item, found.text).correct
+    with patch.object(engine, "Likeness", partial(Likeness, start=start)):
+        # The statistics that are noted for a pruned run do for an unpruned one, not the reverse.
+        for budget in sorted(budgets, key=lambda share: share is None):
+            config = SeatsConfig(method=FULL) if setting is None else setting.config
+            if budget is not None:
+                config = replace(config, method="seats", retain=budget)
+            for item in items:
+                found = ask(
+                    loaded,
+                    clip,
+                    prompt_for(item, protocol),
+                    config=None if config == SeatsConfig(method=FULL) else config,
+                    max_new_tokens=protocol.max_new_tokens,
+                    choices=options_for(item, protocol),
+                    encoder_cache=cache,
+                    prefixes=prefixes,
+                    evidence=False,
+                )
+                yield budget, item, score(item, found.text).correct
 
 
 def study(

@@ -223,3 +223,13 @@ def test_unknown_measurement() -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["nonsense"])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("given", [["--size", "10x10"], ["--repeats", "0"]])
+def test_measurements_of_nothing_are_refused(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["encoders", "bundled", *given])
+    assert refused.value.code
+    assert given[0] in capsys.readouterr().err

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from seats_cli.cli.to_config import parse_shares
 from seats_cli.config import SeatsConfig
 from seats_cli.evaluate.benchmarks import question_set
 from seats_cli.evaluate.paired import compare_paired
@@ -130,7 +131,7 @@ def main() -> None:
     unknown = [name for name in options.only if name not in VARIANTS]
     if unknown:
         parser.error(f"unknown variants {', '.join(unknown)}: choose from {', '.join(VARIANTS)}")
-    retain = [float(part.strip().rstrip("%")) / 100 for part in options.retain.split(",")]
+    retain = parse_shares(options.retain)
     questions = question_set(
         "synthetic",
         root=None,
@@ -140,12 +141,13 @@ def main() -> None:
     )
     records: list[ItemRecord] = []
     if options.answers is not None and options.answers.exists():
-        lines = options.answers.read_text(encoding="utf-8").split("\n")
-        records = [ItemRecord.from_dict(json.loads(line)) for line in lines if line]
+        lines = options.answers.read_text(encoding="utf-8").split("\n")[:-1]  # the rest is torn
+        options.answers.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        records = [ItemRecord.from_dict(json.loads(line)) for line in lines]
 
     def store(record: ItemRecord) -> None:
         records.append(record)
-        if options.answers is not None:
+        if options.answers is not None and record.error is None:  # a failure is asked again
             with options.answers.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(record)) + "\n")
 

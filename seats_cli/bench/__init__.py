@@ -36,6 +36,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.engine.session import ClipSession
 from seats_cli.engine.session_reader import SavedIndex
+from seats_cli.errors import UsageError
 from seats_cli.families.registry import FAMILIES, describe_config, named_config, named_shapes
 from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models.adapter import Adapter
@@ -216,8 +217,17 @@ def _audio(adapter: Adapter, options: argparse.Namespace) -> Callable[[], Tensor
 
 
 def grid_of(vision: Any, merge: int, options: argparse.Namespace) -> tuple[int, int, int]:
-    """Grids of a clip, and rows and columns of tokens in each."""
-    columns, rows = (round(side / (vision.patch_size * merge)) for side in options.size)
+    """Grids of a clip, and rows and columns of tokens in each.
+
+    Raises
+    ------
+    UsageError
+        If a frame is smaller than what becomes one token.
+    """
+    unit = vision.patch_size * merge
+    columns, rows = (round(side / unit) for side in options.size)
+    if not columns or not rows:
+        raise UsageError(f"Frames of this model have at least {unit}x{unit} pixels (--size).")
     return max(1, round(options.seconds * FPS / vision.temporal_patch_size)), rows, columns
 
 

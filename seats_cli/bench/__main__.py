@@ -23,11 +23,17 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def _at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "model": {"help": "bundled, a folder, or a named shape, which gets random weights"},
     "--seconds": {"type": float, "default": 60.0, "help": "length of the clip (60)"},
     "--size": {"type": _size, "default": "280x168", "help": "WIDTHxHEIGHT of a frame (280x168)"},
-    "--repeats": {"type": int, "default": 7, "help": "of each way (7)"},
+    "--repeats": {"type": _at_least_one, "default": 7, "help": "of each way (7)"},
     "--retain": {"default": "10%", "help": "a preset (10%%)"},
     "--device": {"default": "auto"},
     "--dtype": {"default": "auto"},

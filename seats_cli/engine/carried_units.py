@@ -95,6 +95,7 @@ class CarriedUnits:
     def finish(self) -> None:
         """The encoder has returned, or failed: its attention is what it was."""
         self._swapped.close()
+        self._arguments.clear()
 
     def whole(self, patches: Tensor) -> Tensor:
         """States (m, d) behind the start block, for all patches that the encoder was given."""

@@ -168,7 +168,7 @@ def _walk(cosines: Tensor, encoded: Tensor, thresholds: Tensor) -> tuple[Tensor,
     for row in range(1, rows):
         now = cosines[:, row].expand(tried, places, rows)
         found = now.gather(-1, latest[..., None])[..., 0]
-        carried[:, row] = (found <= thresholds[:, None]) & encoded[row]
+        carried[:, row] = (~(found > thresholds[:, None])) & encoded[row]
         followed[:, row] = latest
         latest = torch.where(carried[:, row], row, latest)
     return carried, followed

@@ -314,3 +314,10 @@ def test_split_by_relevance(level: float, wanted: list[int]) -> None:
     keep = method.after_layer(layer, LayerTokens(torch.arange(24), video, ~video, scores))
     assert isinstance(keep, torch.Tensor)
     assert [int(keep[video].sum()), int(keep[~video].sum())] == wanted
+
+
+def test_no_message_names_its_options() -> None:
+    with pytest.raises(ConfigError, match="Unknown setting mergin") as refused:
+        SeatsConfig.from_dict({"mergin": "entry"})
+    assert "fastv_layer" in str(refused.value)
+    assert "merging" not in str(refused.value).partition("known are")[2]
