@@ -63,6 +63,10 @@ class TooLargeError(MediaError):
     """A file with more bytes than are taken (exit 3)."""
 
 
+class LocalAddressError(MediaError):
+    """A URL that leads to this machine or its own network (exit 3)."""
+
+
 class ModelError(SeatsError):
     """A model that cannot be found, loaded or supported (exit 4)."""
 

@@ -44,6 +44,7 @@ class OpenClip:
     clip: Clip
     read_s: float
     warnings: tuple[str, ...]  # of reading it
+    room: int = 0  # tokens of text and answer that it was read to leave room for
     session: ClipSession | None = None
 
     def open(self, loaded: AskableModel, max_bytes: int = MAX_BYTES) -> ClipSession:
@@ -114,6 +115,11 @@ class OpenClips:
             while self._clips and held > self._max_bytes:
                 _, (_, freed) = self._clips.popitem(last=False)
                 held -= freed
+
+    def forget(self, opened: OpenClip) -> None:
+        """Let one go, which is not to be found any more."""
+        with self._lock:
+            self._clips.pop(opened.key, None)
 
     def clear(self) -> None:
         """Let all of them go: their memory is needed."""

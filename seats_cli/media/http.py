@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urlsplit
 
-from seats_cli.errors import MediaError
+from seats_cli.errors import LocalAddressError, MediaError
 
 _PORTS = {"http": 80, "https": 443}
 _SAFE = "/%:@!$&'()*+,;=~?-._[]"  # what stands unquoted in a request; a % is taken as quoting
@@ -77,12 +77,12 @@ def check_public(host: str, addresses: list[str]) -> None:
 
     Raises
     ------
-    MediaError
+    LocalAddressError
         If an address is private, loopback, link-local or otherwise not public.
     """
     for address in addresses:
         if not is_public(address):
-            raise MediaError(
+            raise LocalAddressError(
                 f"{host} is an address of this machine or its own network; "
                 "`allow_local_urls` permits fetching from there."
             )

@@ -11,23 +11,27 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from seats_cli.config import FULL, ModelOptions, SeatsConfig
-from seats_cli.errors import ConfigError
+from seats_cli.errors import ConfigError, LocalAddressError, MediaError
 from seats_cli.media.clip import ReadOptions
 from seats_cli.media.fetch import download
+from seats_cli.media.http import printable
 
 if TYPE_CHECKING:
+    from seats_cli.cost.context import Need
     from seats_cli.engine.open_clips import OpenClip, OpenClips
     from seats_cli.engine.session import AskableModel
     from seats_cli.families.base import FrameSizing
     from seats_cli.results import Answer, Turn
+
+Check = Callable[[], None]
 
 _DEFAULT_PRESET = "25%"  # what the command line keeps, too
 
@@ -55,8 +59,13 @@ class ClipSource:
         return (self.url,)
 
     @contextmanager
-    def local(self) -> Iterator[str]:
+    def local(self, check: Check | None = None) -> Iterator[str]:
         """A file of this machine with the clip, for the time of the block.
+
+        Parameters
+        ----------
+        check : callable, optional
+            Is called while the URL is fetched; what it raises ends that.
 
         Raises
         ------
@@ -72,8 +81,18 @@ class ClipSource:
                 if self.content is not None:
                     file.write(self.content)
                 else:
-                    download(str(self.url), file)
+                    self._fetch(file, check)
             yield str(target)
+
+    def _fetch(self, file: IO[bytes], check: Check | None) -> None:
+        progress = None if check is None else lambda _done, _expected: check()
+        try:
+            download(str(self.url), file, on_progress=progress)
+        except LocalAddressError as error:  # whose remedy is none of the plugins' settings
+            raise MediaError(
+                f"{printable(str(self.url))} leads to this machine or its own network, from where "
+                "nothing is fetched here: name the file itself."
+            ) from error
 
     @property
     def name(self) -> str:
@@ -127,6 +146,8 @@ class ClipModel:
         grid_tokens: tuple[int | None, int | None] = (None, None),
         system: str | None = None,
         history: Sequence[Turn] = (),
+        others: Sequence[str] = (),
+        check: Check | None = None,
         **how: Any,
     ) -> Answer:
         """Answer a question about a clip, with all warnings about the clip and the answer.
@@ -139,6 +160,12 @@ class ClipModel:
             What of the clip to read.
         grid_tokens : (int or None, int or None)
             Bounds on the merged tokens of a grid; None for the model's own.
+        others : sequence of str
+            What will be asked about the clip later, as far as it is known: where `talks` is False,
+            the longest question decides how much of the clip fits the context.
+        check : callable, optional
+            Is called again and again from the moment the clip is fetched: what it raises ends the
+            question there, and leaves everything as it was. Loading the model is not interrupted.
         **how
             What else `ClipSession.ask` takes.
 
@@ -149,57 +176,96 @@ class ClipModel:
         """
         with self._lock:
             loaded = self.loaded  # also the end of what must come before torch is imported
-            wanted = _Wanted(source, read or ReadOptions(), grid_tokens, system, question)
+            if check is not None:
+                check()  # others may have been answered first
+            # The room for turns that come later is enough for these, too.
+            texts, before = ((), ()) if self._talks else ((question, *others), tuple(history))
+            wanted = _Wanted(source, read or ReadOptions(), grid_tokens, system, texts, before)
             content, longest = (source.identity, grid_tokens), how.get("max_new_tokens")
             opened = self._open.find(content, wanted.read, system, config, longest)
+            if opened is not None and not self._fits(opened, wanted, config, longest):
+                self._open.forget(opened)
+                opened = None
             if opened is None:
-                opened = self._read(wanted, config, longest)
+                opened = self._read(wanted, config, longest, check)
                 how.setdefault("read_s", opened.read_s)
             try:
                 answer = opened.open(loaded, self._max_bytes or 0).ask(
-                    question, config=config, history=history, **how
+                    question, config=config, history=history, on_layer=check, **how
                 )
             finally:
                 self._open.keep(opened)
         warnings = dict.fromkeys((*opened.warnings, *answer.warnings))
         return replace(answer, warnings=tuple(warnings))
 
-    def _read(
+    def _need(
         self, wanted: _Wanted, config: SeatsConfig | None, max_new_tokens: int | None
+    ) -> Need:
+        """What the questions take of the context, of the clip aside."""
+        from seats_cli.models import need_of
+
+        loaded, asked = self.loaded, (wanted.questions, [config], max_new_tokens)
+        return need_of(loaded, *asked, (), wanted.system, wanted.history)
+
+    def _fits(
+        self,
+        opened: OpenClip,
+        wanted: _Wanted,
+        config: SeatsConfig | None,
+        max_new_tokens: int | None,
+    ) -> bool:
+        """Whether a clip that was read for shorter questions leaves room for these."""
+        if self._talks:
+            return True
+        from seats_cli.cost.fit import sizes_of
+
+        shape, need = self.loaded.architecture, self._need(wanted, config, max_new_tokens)
+        room = shape.max_positions - need.answer - need.text
+        if need.answer + need.text <= opened.room or room <= 0:  # reading it anew is of no use
+            return True
+        sizes = sizes_of(shape, [opened.clip.facts])
+        return all(sum(enters(shape, sizes)) <= room for enters in need.entering)
+
+    def _read(
+        self,
+        wanted: _Wanted,
+        config: SeatsConfig | None,
+        max_new_tokens: int | None,
+        check: Check | None,
     ) -> OpenClip:
         from seats_cli.cost.context import TALK_SHARE
         from seats_cli.engine.open_clips import ClipKey, OpenClip, fit_to_share
         from seats_cli.media.reader import read_clip
-        from seats_cli.models import need_of
 
         loaded, source = self.loaded, wanted.source
         sizing = wanted.sizing(loaded.sizing)
         key = ClipKey((source.identity, wanted.grid_tokens), wanted.read, wanted.system)
-        # The room for turns that come later is enough for the first question, too.
-        questions = () if self._talks else (wanted.question,)
-        need = need_of(loaded, questions, [config], max_new_tokens, (), wanted.system)
+        need = self._need(wanted, config, max_new_tokens)
         spare = int(loaded.architecture.max_positions * TALK_SHARE) if self._talks else 0
         need = replace(need, text=need.text + spare)
         began = time.perf_counter()
-        with source.local() as path:
+        progress = None if check is None else lambda _what, _done: check()
+        with source.local(check) as path:
             key, read, notes = fit_to_share(
                 path, key, config, loaded, need, sizing, max_new_tokens=max_new_tokens
             )
-            clip = read_clip(path, read, sizing=sizing)
+            clip = read_clip(path, read, sizing=sizing, on_progress=progress)
         read_s = time.perf_counter() - began
         clip = replace(clip, facts=replace(clip.facts, path=source.name))
-        return OpenClip(key, clip, read_s, (*notes, *clip.warnings))
+        warnings = (*notes, *clip.warnings)
+        return OpenClip(key, clip, read_s, warnings, need.answer + need.text)
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A clip, how it is to be read, and what is asked about it first."""
+    """A clip, how it is to be read, and what it has to leave room for."""
 
     source: ClipSource
     read: ReadOptions
     grid_tokens: tuple[int | None, int | None]
     system: str | None
-    question: str
+    questions: tuple[str, ...]
+    history: tuple[Turn, ...]
 
     def sizing(self, model: FrameSizing) -> FrameSizing:
         """The model's frame sizes within the bounds."""

@@ -143,7 +143,7 @@ class SeatsModel(llm.Model):
             seed=options.seed,
             on_text=say,
             on_thinking=think,
-            on_layer=check,
+            check=check,
         )
 
 
@@ -202,7 +202,8 @@ def _pieces(ask: Callable[..., Answer]) -> Generator[str | StreamEvent | Answer,
     """Turn callbacks into an iterator: pieces of the answer, and then the answer.
 
     `ask` is called in a thread with what receives text, what receives reasoning, and what is
-    called before every layer. Where the iterator is given up, the thread ends within a layer.
+    called again and again. Where the iterator is given up, the thread ends within a layer, or a
+    frame of the clip that it reads.
     """
     from seats_cli.errors import ADVICE, SeatsError, out_of_memory_on
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -129,10 +130,14 @@ class SeatsModel(lmms):
             first.setdefault(prompt.source.identity, number)
         order = sorted(range(len(prompts)), key=lambda at: first[prompts[at].source.identity])
         answers = [""] * len(prompts)
+        questions: dict[Any, list[str]] = defaultdict(list)
+        for prompt in prompts:
+            questions[prompt.source.identity, prompt.read].append(prompt.question)
         for at in tqdm(order, desc="seats"):
             asked, kwargs = prompts[at], settings[at]
             try:
-                answers[at] = self._answer(asked, kwargs)
+                others = questions[asked.source.identity, asked.read]
+                answers[at] = self._answer(asked, kwargs, others)
             except (MediaError, ResourceError) as error:
                 _log.error("%s: %s", asked.source.name, error)
             self.cache_hook.add_partial(
@@ -158,7 +163,10 @@ class SeatsModel(lmms):
         seed = self._seed if own is None else zlib.crc32(f"{self._seed}:{own}".encode()) % MAX_SEED
         return replace(prompt, seed=seed), dict(kwargs)
 
-    def _answer(self, asked: ReadPrompt, kwargs: Mapping[str, Any]) -> str:
+    def _answer(
+        self, asked: ReadPrompt, kwargs: Mapping[str, Any], questions: Sequence[str]
+    ) -> str:
+        """One answer; `questions` are all about its clip, the longest of which has to fit."""
         if int(kwargs.get("num_beams") or 1) > 1:
             raise UsageError("`num_beams` above 1 is not possible with pruning.")
         reading = {name: kwargs.get(name) for name in ("fps", "max_frames")}
@@ -186,6 +194,7 @@ class SeatsModel(lmms):
             grid_tokens=(kwargs.get("min_tokens_per_grid"), kwargs.get("max_tokens_per_grid")),
             system=self._system if asked.system is None else asked.system,
             history=asked.history,
+            others=questions,
             seed=asked.seed,
             evidence=False,
             **how,

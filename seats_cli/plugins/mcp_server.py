@@ -145,7 +145,7 @@ def make_server(root: Path, model: ModelOptions, *, max_new_tokens: int | None =
                 system=system,
                 history=[Turn(turn.question, turn.answer) for turn in history or ()],
                 max_new_tokens=max_tokens or max_new_tokens,
-                on_layer=check,
+                check=check,
                 on_text=lambda _piece: check(),
             )
             moments = [
@@ -234,7 +234,7 @@ def _question(text: str) -> str:
 
 
 async def _in_thread(work: Callable[[Callable[[], None]], Result]) -> Result:
-    """Run something that takes long, which ends within a layer when the client cancels the call.
+    """Run something that takes long, which ends soon after the client has cancelled the call.
 
     `work` is given what it has to call now and then. Its errors become sentences for the client.
     """

@@ -8,7 +8,7 @@ answer and is not supported is refused; other unknown keys are ignored and named
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,13 @@ _HARMLESS = {"user", "metadata", "store", "service_tier", "parallel_tool_calls",
 _HARMLESS |= {"safety_identifier", "max_completion_tokens", "max_tokens", "tool_choice"}
 _KNOWN = {"model", "messages", "stream", "stream_options", "temperature", "top_p", "top_k", "seed"}
 _KNOWN |= {"stop", "seats", "mm_processor_kwargs", "media_io_kwargs"}
+# Keys of messages, of their parts and in these, and of `stream_options`; the format of a sound is
+# found out, a name belongs to nobody here, and reasoning (as we send it) is no part of a history.
+_OF_MESSAGE = {"role", "content", "name", "reasoning_content"}
+_OF_PART = {"type", "uuid"}
+_OF_MEDIUM = {"url"}
+_OF_SOUND = {"data", "format"}
+_OF_STREAM = {"include_usage", "include_obfuscation"}
 # What the body may hold at most: the texts' own commas, and a part for each medium. It bounds what
 # reading it takes, which for many small values is a hundred times their bytes.
 _MAX_VALUES = MAX_CHARACTERS + 100_000
@@ -154,22 +161,40 @@ def parse_request(body: bytes, options: ServeOptions, model: str) -> ChatRequest
         if asked.get(name) is not None and asked[name] not in neutral:
             only = f"leave it out, or send {json.dumps(neutral[0])}"
             raise RequestError(f"`{name}` is not supported: {only}.", 400, "unsupported", name)
-    ignored = sorted(asked.keys() - _KNOWN - _HARMLESS - _NEUTRAL.keys())
-    warnings = [f"`{_shown(name)}` is not known here and was ignored." for name in ignored]
+    ignored = _Ignored()
+    ignored.note(asked, _KNOWN | _HARMLESS | _NEUTRAL.keys())
     stream = _stream(asked)
+    streaming = _object(asked.get("stream_options"), "`stream_options`", optional=True)
+    ignored.note(streaming, _OF_STREAM, "stream_options.")
     return ChatRequest(
-        messages=_messages(asked.get("messages")),
+        messages=_messages(asked.get("messages"), ignored),
         config=_config(asked.get("seats"), options),
-        read=_read(asked, options, warnings),
+        read=_read(asked, options, ignored),
         generation=_generation(asked, options),
         stream=stream,
-        usage_chunk=bool(
-            _object(asked.get("stream_options"), "`stream_options`", optional=True).get(
-                "include_usage"
-            )
-        ),
-        warnings=tuple(warnings),
+        usage_chunk=bool(streaming.get("include_usage")),
+        warnings=ignored.warnings(),
     )
+
+
+class _Ignored:
+    """Keys that are not known here, each named once however often it comes."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    def note(self, found: Mapping[str, Any], known: Collection[str], where: str = "") -> None:
+        """Keep what is not known of an object's keys; `where` are those that lead to it.
+
+        What clients fill in without a meaning is not worth a word: null, and what is empty.
+        """
+        for name in sorted(set(found).difference(known)):
+            if found[name] not in (None, [], {}):
+                self._names[_shown(f"{where}{name}")] = None
+
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each."""
+        return tuple(f"`{name}` is not known here and was ignored." for name in self._names)
 
 
 def _refuse_constant(name: str) -> None:
@@ -198,10 +223,10 @@ def _stream(asked: Mapping[str, Any]) -> bool:
 # ---------------------------------------------------------- messages
 
 
-def _messages(listed: Any) -> tuple[Message, ...]:
+def _messages(listed: Any, ignored: _Ignored) -> tuple[Message, ...]:
     if not isinstance(listed, list) or not listed:
         raise RequestError("`messages` must be a list with at least one message.")
-    messages = tuple(_message(one, f"`messages[{at}]`") for at, one in enumerate(listed))
+    messages = tuple(_message(one, f"`messages[{at}]`", ignored) for at, one in enumerate(listed))
     if any(message.role == "system" for message in messages[1:]):
         raise RequestError("Only the first of `messages` may be a system message.")
     if messages[-1].role != "user":
@@ -214,8 +239,9 @@ def _messages(listed: Any) -> tuple[Message, ...]:
     return messages
 
 
-def _message(value: Any, where: str) -> Message:
+def _message(value: Any, where: str, ignored: _Ignored) -> Message:
     found = _object(value, where)
+    ignored.note(found, _OF_MESSAGE, "messages.")
     role = found.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise RequestError(f"The role of {where} must be one of {', '.join(_ROLES)}.")
@@ -224,15 +250,16 @@ def _message(value: Any, where: str) -> Message:
         return Message(_ROLES[role], (_text(content, where),))
     if not isinstance(content, list):
         raise RequestError(f"The content of {where} must be a text or a list of parts.")
-    parts = tuple(_part(part, where) for part in content)
+    parts = tuple(_part(part, where, ignored) for part in content)
     if _ROLES[role] != "user" and not all(isinstance(part, str) for part in parts):
         raise RequestError(f"{where} may hold text only: media belong to the user's messages.")
     return Message(_ROLES[role], parts)
 
 
-def _part(value: Any, where: str) -> str | MediaPart:
+def _part(value: Any, where: str, ignored: _Ignored) -> str | MediaPart:
     part = _object(value, f"Each part of {where}")
     kind = part.get("type")
+    ignored.note(part, {*_OF_PART, str(kind)}, "messages.content.")
     if kind == "text":
         return _text(part.get("text"), where)
     uuid = part.get("uuid")
@@ -240,6 +267,7 @@ def _part(value: Any, where: str) -> str | MediaPart:
         raise RequestError(f"A `uuid` is a text of 1 to {_UUID_CHARACTERS} characters.")
     if kind == "input_audio":
         sound = _object(part.get(kind), "`input_audio`", optional=True)
+        ignored.note(sound, _OF_SOUND, f"{kind}.")
         data = sound.get("data") or ""
         if not isinstance(data, str):
             raise RequestError("The `data` of `input_audio` must be base64 or a URL.")
@@ -250,7 +278,10 @@ def _part(value: Any, where: str) -> str | MediaPart:
         known = ", ".join(("text", *_MEDIA, "input_audio"))
         raise RequestError(f"A part of {where} has the type {_shown(kind)}; known are {known}.")
     inner = part.get(kind) or {}
-    url = inner if isinstance(inner, str) else _object(inner, f"`{kind}`").get("url") or ""
+    medium = {"url": inner} if isinstance(inner, str) else _object(inner, f"`{kind}`")
+    plain = {"detail"} if medium.get("detail") == "auto" else set()
+    ignored.note(medium, _OF_MEDIUM | plain, f"{kind}.")
+    url = medium.get("url") or ""
     if not isinstance(url, str):
         raise RequestError(f"The `url` of `{kind}` must be a text.")
     return _named(MediaPart(_MEDIA[kind], url, uuid), str(kind))
@@ -314,7 +345,7 @@ def _share(value: Any) -> Any:
     return value
 
 
-def _read(asked: Mapping[str, Any], options: ServeOptions, warnings: list[str]) -> ReadOptions:
+def _read(asked: Mapping[str, Any], options: ServeOptions, ignored: _Ignored) -> ReadOptions:
     """How clips are read: at most the server's number of frames and size."""
     found: dict[str, Any] = {}
     io = _object(asked.get("media_io_kwargs"), "`media_io_kwargs`", optional=True)
@@ -337,10 +368,9 @@ def _read(asked: Mapping[str, Any], options: ServeOptions, warnings: list[str]) 
     if pixels is not None:
         most = options.read.max_pixels or 1 << 32
         found["max_pixels"] = _count(pixels, "max_pixels", 1, most)
-    others = [f"media_io_kwargs.{name}" for name in io if name != "video"]
-    others += [f"media_io_kwargs.video.{name}" for name in video]
-    others += [f"mm_processor_kwargs.{name}" for name in processor]
-    warnings += [f"`{_shown(name)}` is not known here and was ignored." for name in others]
+    ignored.note(io, {"video"}, "media_io_kwargs.")
+    ignored.note(video, (), "media_io_kwargs.video.")
+    ignored.note(processor, (), "mm_processor_kwargs.")
     return replace(options.read, audio=options.read.audio and use_audio, **found)
 
 

@@ -8,6 +8,7 @@ there. Where that replica has too much to do, another one reads the clip, too.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import time
@@ -89,7 +90,15 @@ class Replicas:
         try:
             replica = self._handle.options(stream=True, multiplexed_model_id=clip_of(request))
             found = replica.events.remote(request, left_s)
-            async for event in found:
+            while True:
+                # Of its own, because a request may wait in Ray for a replica that takes it.
+                left_s = max(0.0, ticket.deadline - time.monotonic())
+                try:
+                    event = await asyncio.wait_for(anext(found), left_s)
+                except asyncio.TimeoutError:
+                    raise ticket.late() from None
+                except StopAsyncIteration:
+                    return
                 if isinstance(event, Exception):
                     raise event
                 if isinstance(event, Reply):

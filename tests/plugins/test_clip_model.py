@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,8 +73,58 @@ def test_no_more_clips_are_kept_than_allowed() -> None:
 
 def test_a_url_must_not_lead_to_this_machine(clips: ClipModel) -> None:
     source = ClipSource(url="http://127.0.0.1:9/clip.mp4")
-    with pytest.raises(MediaError):
+    with pytest.raises(MediaError, match="own network") as caught:
         clips.ask(source, FIRST, config=None)
+    assert "allow_local_urls" not in str(caught.value)  # which no plugin has
+
+
+def test_reading_a_clip_can_be_ended(clips: ClipModel) -> None:
+    class LeftError(Exception):
+        pass
+
+    calls = []
+
+    def check() -> None:
+        calls.append(len(calls))
+        if len(calls) == 3:  # the first call comes before the clip is opened
+            raise LeftError
+
+    source, read = ClipSource(path=str(CARDS)), ReadOptions(end=6.0)
+    with pytest.raises(LeftError):
+        clips.ask(source, FIRST, config=None, read=read, check=check)
+    # Nothing was encoded, and nothing is kept of it.
+    assert calls == [0, 1, 2]
+    again = clips.ask(source, FIRST, config=None, read=read, max_new_tokens=1)
+    assert again.timing.read_s > 0
+
+
+def test_a_longer_question_about_an_open_clip_fits_too(clips: ClipModel) -> None:
+    """Where no talk is expected, a clip takes all of the context that its questions leave."""
+    small = replace(clips.loaded.architecture, max_positions=480)
+
+    def without_talks() -> ClipModel:
+        model = ClipModel(ModelOptions(device="cpu"), talks=False)
+        model.loaded = replace(clips.loaded, architecture=small)
+        return model
+
+    asked = without_talks()
+    source, read = ClipSource(path=str(CARDS)), ReadOptions(fps=4.0)
+    how: dict[str, Any] = {"config": None, "read": read, "max_new_tokens": 4}
+    longer = FIRST + " Tell me only the color" * 12
+
+    first = asked.ask(source, FIRST, **how)
+    assert first.timing.read_s > 0
+    assert asked.ask(source, LAST, **how).timing.read_s == 0
+    then = asked.ask(source, longer, **how)
+    assert then.timing.read_s > 0  # anew, with less of the clip
+    assert sum(then.trace.offered[:2]) < sum(first.trace.offered[:2])
+    assert asked.ask(source, longer, **how).timing.read_s == 0
+    assert asked.ask(source, FIRST, **how).timing.read_s == 0
+    # What is known before decides at once.
+    known = without_talks()
+    at_once = known.ask(source, FIRST, others=(longer,), **how)
+    assert at_once.trace.offered[:2] == then.trace.offered[:2]
+    assert known.ask(source, longer, **how).timing.read_s == 0
 
 
 def test_settings() -> None:

@@ -128,3 +128,20 @@ def test_an_answer_that_nobody_reads_ends(model: Any, monkeypatch: pytest.Monkey
     assert next(pieces) == "a"
     pieces.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name == "seats"]
+
+
+def test_reading_ends_where_nobody_waits(model: Any) -> None:
+    calls: list[None] = []
+
+    def check() -> None:
+        calls.append(None)
+        if len(calls) == 3:  # the first is before the clip is opened
+            raise llm_model._LeftError
+
+    attachment = llm.Attachment(path=CARDS)
+    prompt = llm.Prompt(FIRST, model, options=model.Options(end=5.0, device="cpu"))
+    asked = llm_model.AskedClip(attachment, FIRST)
+    with pytest.raises(llm_model._LeftError):
+        model._ask(asked, prompt, lambda _: None, lambda _: None, check)
+    (clips,) = model._clips.values()
+    assert all(key.read.end != 5.0 for key in clips._open._clips)  # it was never read

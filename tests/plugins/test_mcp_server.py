@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from typer.testing import CliRunner
 
@@ -110,6 +113,32 @@ def test_links_that_lead_out_are_not_followed(tmp_path: Path) -> None:
     for path in (f"out/{CARDS}", "..", "../rootless/a.mp4", "a\0b", "below/../../x"):
         with pytest.raises(MediaError, match="Only files below"):
             path_below(root, path)
+
+
+def test_reading_ends_where_the_client_has_cancelled(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, ended = threading.Event(), threading.Event()
+
+    def endless(_path: Any, _read: Any, *, on_progress: Any, **_others: Any) -> None:
+        try:
+            while True:
+                on_progress("picture", 0.0)
+                reading.set()
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    async def cancelled() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(server.call_tool, "ask_clip", {**question, "end": 3.0})
+            await anyio.to_thread.run_sync(reading.wait, 60)
+            group.cancel_scope.cancel()
+
+    question = {"path": CARDS, "question": FIRST}
+    monkeypatch.setattr("seats_cli.media.reader.read_clip", endless)
+    anyio.run(cancelled)
+    assert ended.wait(10)
 
 
 def test_over_stdin_and_stdout() -> None:

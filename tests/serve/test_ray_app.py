@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -11,13 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
-from seats_cli.errors import UsageError
+from seats_cli.errors import RequestError, UsageError
 from tests.serve.conftest import ASSETS, CARDS, CAT, data_url, openai
 
 pytest.importorskip("ray.serve", reason="ray[serve] is not installed (extra ray)")
 
 from seats_cli.serve import ServeOptions
-from seats_cli.serve.ray_app import app, clip_of, ray_app
+from seats_cli.serve.chat_request import parse_request
+from seats_cli.serve.ray_app import Replicas, app, clip_of, ray_app
 from tests.serve.test_server import FIRST, LAST
 
 
@@ -95,18 +98,52 @@ def test_replicas_answer_each_with_its_clips(address: str, loaded: Any) -> None:
 
 
 def test_a_request_is_known_by_its_clips() -> None:
-    from seats_cli.serve.chat_request import parse_request
     from tests.serve.test_hostile import clip_body
 
     def key(body: dict[str, Any]) -> str:
-        import json
-
         return clip_of(parse_request(json.dumps(body).encode(), ServeOptions(), "bundled"))
 
     assert key(clip_body("http://host/a.mp4", "x")) == key(clip_body("http://host/a.mp4", "y"))
     assert key(clip_body("http://host/a.mp4")) != key(clip_body("http://host/b.mp4"))
     assert len(key(clip_body(data_url(CAT)))) == 64
     assert key({"messages": [{"role": "user", "content": "x"}]}) == ""
+
+
+def test_a_request_that_no_replica_takes_ends_in_time() -> None:
+    class Waiting:
+        """A handle whose replicas have too much to do."""
+
+        cancelled = False
+
+        @property
+        def events(self) -> Any:
+            return self
+
+        def options(self, **_: Any) -> Any:
+            return self
+
+        def remote(self, *_: Any) -> Any:
+            return self
+
+        async def __anext__(self) -> Any:
+            await asyncio.sleep(60)
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    async def ask() -> None:
+        async for _ in backend.events(request, ticket):
+            pass
+
+    handle, options = Waiting(), ServeOptions(timeout_s=0.1)
+    backend = Replicas(handle, options, "bundled")
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode()
+    request, ticket = parse_request(body, options, "bundled"), backend.admission.enter()
+    with pytest.raises(RequestError, match=r"after 0\.1 s") as caught:
+        asyncio.run(asyncio.wait_for(ask(), 30))
+    assert caught.value.status == 504
+    assert handle.cancelled
+    assert backend.admission.inside == 0
 
 
 def test_arguments_of_serve_run() -> None:

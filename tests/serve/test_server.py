@@ -15,6 +15,7 @@ from seats_cli import SeatsConfig, Turn, ask, read_clip
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.serve import ServeOptions
 from seats_cli.serve.answering import Piece
+from seats_cli.serve.chat_request import parse_request
 from seats_cli.serve.session_store import TALK_SHARE
 from tests.serve.conftest import ASSETS, CARDS, CAT, SPEECH, data_url, openai
 
@@ -153,6 +154,34 @@ def test_settings_of_a_request(server):
     warnings = " ".join(told.model_extra["seats"]["warnings"])
     assert "fooo" in warnings
     assert "mm_processor_kwargs.bar" in warnings
+
+
+def test_keys_without_an_effect_are_named_once():
+    def told(content, **more):
+        talk = {"messages": [{"role": "user", "content": content, "name": "me"}], **more}
+        return parse_request(json.dumps(talk).encode(), ServeOptions(), "bundled").warnings
+
+    def sentence(name):
+        return f"`{name}` is not known here and was ignored."
+
+    url, text = {"url": "data:,x"}, {"type": "text", "text": "What?"}
+    clip = {"type": "video_url", "video_url": {**url, "max_frames": 8}, "fps": 1, "uuid": "a"}
+    assert told([clip, clip, {**text, "cache_control": {"type": "x"}}]) == (
+        sentence("messages.content.fps"),
+        sentence("video_url.max_frames"),
+        sentence("messages.content.cache_control"),
+    )
+    still = {"type": "image_url", "image_url": {**url, "detail": "auto"}}
+    sound = {"type": "input_audio", "input_audio": {"data": "eA==", "format": "wav"}}
+    assert told([still, {"type": "audio_url", "audio_url": "data:,x"}, sound, text]) == ()
+    # As OpenAI's client writes an answer that is sent back.
+    assert told("x", reasoning=None) == told([{**text, "annotations": [], "refusal": None}]) == ()
+    still["image_url"]["detail"], sound["input_audio"]["rate"] = "low", 8000
+    assert told([still, sound, text], stream_options={"x": 1, "include_usage": True}) == (
+        sentence("stream_options.x"),
+        sentence("image_url.detail"),
+        sentence("input_audio.rate"),
+    )
 
 
 def test_a_clip_is_known_by_content_and_by_uuid(serving):
