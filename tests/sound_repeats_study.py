@@ -6,28 +6,41 @@ Qwen2.5-Omni's audio encoder cuts mel frames into chunks of 2 s (2 * `n_window`)
 anew in each and attention stays inside it, so chunks with equal mel frames have equal features.
 Shares are of chunks; the first of those that are alike would still have to be encoded. Behind the
 files come sounds that are made from assets/jfk.wav, and silence.
+
+    python -m tests.sound_repeats_study --questions 200
+
+With questions, the bundled model answers as many, unpruned and at 10 %, with the features of equal
+chunks given to all of them, and those of the first quiet chunk to all quiet ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from seats_cli.config import SeatsConfig
 from seats_cli.cost.estimate import find_model, plan_file
 from seats_cli.cost.flops import audio_flops
+from seats_cli.engine.answer import ask
+from seats_cli.evaluate.generated import synthetic_set
+from seats_cli.evaluate.questions import EvalProtocol, Item, open_clip
+from seats_cli.evaluate.scoring import options_for, prompt_for, score
 from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.clip import ReadOptions
 from seats_cli.media.reader import read_clip
-from seats_cli.models import load_model
+from seats_cli.models import LoadedModel, PreparedClip, load_model, need_of, prepare_clip
 from seats_cli.models.clip_features import mel_features
+from seats_cli.models.patching import replace_forward
 
 Sound = npt.NDArray[np.float32]
 JFK = Path(__file__).parents[1] / "assets" / "jfk.wav"
@@ -37,6 +50,9 @@ _DB_PER_UNIT = 40.0
 _LOWEST = (-10 + 4) / 4
 _FLOORS_DB = (80.0, 60.0, 50.0)  # below the loudest; Whisper's spectrogram is clamped at the first
 _ALIKE = 0.05  # mean absolute difference of mel values, 2 dB
+# Chunks that are alike, with questions: equal ones, and those that nowhere rise further (in dB)
+# above the lowest value of the sound.
+RULES: dict[str, float | None] = {"repeats": None, "floor + 10 dB": 10.0, "floor + 20 dB": 20.0}
 
 
 def read_sound(path: Path) -> Sound:
@@ -96,12 +112,102 @@ def cost_shares(path: Path, model: str) -> str:
     return f"{audio / run.encoder_flops:.1%} of the encoders, {audio / first:.1%} of a first token"
 
 
+def sources(mel: Tensor, frames: int, rise_db: float | None) -> list[int]:
+    """For each chunk of (bins, n) the one whose features it has: itself, or an earlier one."""
+    lowest, known, found = float(mel.min()), dict[Any, int](), []
+    for place, chunk in enumerate(mel.split(frames, dim=1)):
+        key: Any = chunk.contiguous().numpy().tobytes()
+        if rise_db is not None and float(chunk.max()) - lowest <= rise_db / _DB_PER_UNIT + 1e-6:
+            key = "quiet", chunk.shape[1]
+        found.append(known.setdefault(key, place))
+    return found
+
+
+@contextmanager
+def alike(loaded: LoadedModel, rise_db: float | None, counts: list[int]) -> Iterator[None]:
+    """Give chunks the features of those that they are like; counts those, and all."""
+    family, frames = loaded.adapter.family, loaded.architecture.audio.window_frames
+
+    def copying(encode: Any) -> Any:
+        def forward(input_features: Tensor, feature_lens: Tensor, **others: Any) -> Any:
+            output = encode(input_features, feature_lens=feature_lens, **others)
+            found = sources(input_features.cpu(), frames, rise_db)
+            counts[0] += sum(source != place for place, source in enumerate(found))
+            counts[1] += len(found)
+            lengths = [chunk.shape[1] for chunk in input_features.split(frames, dim=1)]
+            parts = output.last_hidden_state.split([family.audio_tokens(n) for n in lengths])
+            states = torch.cat([parts[source] for source in found])
+            output.last_hidden_state = output.pooler_output = states
+            return output
+
+        return forward
+
+    with replace_forward(loaded.adapter.audio_tower, copying):
+        yield
+
+
+def right_answers(
+    loaded: LoadedModel,
+    clip: PreparedClip,
+    items: Sequence[Item],
+    protocol: EvalProtocol,
+    budget: float | None,
+) -> Iterator[bool]:
+    """Whether each question about a clip is answered right."""
+    for item in items:
+        found = ask(
+            loaded,
+            clip,
+            prompt_for(item, protocol),
+            config=None if budget is None else SeatsConfig(retain=budget),
+            max_new_tokens=protocol.max_new_tokens,
+            choices=options_for(item, protocol),
+            evidence=False,
+        )
+        yield score(item, found.text).correct
+
+
+def answers(limit: int, seed: int) -> Iterator[str]:
+    """Right answers with each rule and budget, in Markdown."""
+    loaded, questions = load_model("bundled", device="cpu"), synthetic_set(limit, seed=seed)
+    protocol, right = questions.protocol, dict[tuple[str, float | None], list[bool]]()
+    counts = {rule: [0, 0] for rule in RULES}
+    for _, items in questions.clips():
+        prompts = [prompt_for(item, protocol) for item in items]
+        choices = [choice for item in items for choice in options_for(item, protocol)]
+        need = need_of(loaded, prompts, [None], protocol.max_new_tokens, choices, protocol.system)
+        clip = open_clip(items[0], protocol, loaded.sizing, (loaded.architecture, need))
+        prepared = prepare_clip(loaded, clip, system=protocol.system)
+        asked = partial(right_answers, loaded, prepared, items, protocol)
+        for budget in (None, 0.1):
+            right.setdefault(("off", budget), []).extend(asked(budget))
+            for rule, rise_db in RULES.items():
+                with alike(loaded, rise_db, counts[rule]):
+                    right.setdefault((rule, budget), []).extend(asked(budget))
+        sys.stderr.write(f"\r{len(right['off', None])} of {limit} questions ")
+    sys.stderr.write("\n")
+    yield "| alike are | budget | chunks with features of others | right | lost, won |"
+    yield "|---|---|---:|---:|---:|"
+    for (rule, budget), mine in right.items():
+        pairs = list(zip(right["off", budget], mine, strict=True))
+        share = "" if rule == "off" else f"{counts[rule][0] / counts[rule][1]:.0%}"
+        cells = share, f"{np.mean(mine):.1%}"
+        changed = f"{pairs.count((True, False))}, {pairs.count((False, True))}"
+        name = "unpruned" if budget is None else f"{budget:.0%}"
+        yield f"| {rule} | {name} | {' | '.join(cells)} | {changed} |".replace("%", " %")
+
+
 def main() -> None:
     """Command line."""
     how = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=how)
     parser.add_argument("files", type=Path, nargs="*", metavar="CLIP")
+    parser.add_argument("--questions", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=58, help="of the questions")
     options = parser.parse_args()
+    if options.questions:
+        sys.stdout.writelines(f"{line}\n" for line in answers(options.questions, options.seed))
+        return
     loaded = load_model("bundled", device="cpu")
     frames = find_model(MODELS[-1]).architecture.audio.window_frames
     quiet = " | ".join(f"below -{db:g} dB" for db in _FLOORS_DB[1:])
