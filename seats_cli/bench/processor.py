@@ -20,9 +20,8 @@ from seats_cli.errors import UsageError
 from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.clip import Clip
 from seats_cli.media.synthetic_clip import synthetic_clip
-from seats_cli.models.adapter import processor_device
 from seats_cli.models.clip_features import mel_features, padding, pixel_values
-from seats_cli.models.devices import free_bytes
+from seats_cli.models.devices import free_bytes, processor_device
 from seats_cli.models.inputs import build_inputs, prepare_clip
 from seats_cli.models.load import LoadedModel
 from seats_cli.models.qwen_omni import QwenOmni

@@ -296,7 +296,7 @@ class PrunedPrefill:
             if found is not None and self._method.shares == "entry":
                 keep = found.keep_in(len(ids))
             else:
-                prompt = self._prompt_tokens(embeddings[0], video, audio, positions)
+                prompt = self._prompt_tokens(embeddings[0], video, audio, positions, padding)
                 entry = self._method.before_llm(prompt)
                 if entry.embeddings is not None:
                     embeddings = entry.embeddings[None]
@@ -325,7 +325,12 @@ class PrunedPrefill:
         }
 
     def _prompt_tokens(
-        self, embeddings: Tensor, video: Tensor, audio: Tensor, positions: Tensor
+        self,
+        embeddings: Tensor,
+        video: Tensor,
+        audio: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
     ) -> PromptTokens:
         """Embeddings with what the hooks on the encoders noted about them.
 
@@ -351,11 +356,18 @@ class PrunedPrefill:
                 on_device(positions, device),
             )
 
+        rotary = padded = None
+        if self._method.needs_rotary:
+            rotary = self._adapter.rotary(embeddings[None], positions)
+            real = unpadded(mask, video)
+            padded = None if bool(real.all()) else ~real.to(device)
         return PromptTokens(
             embeddings,
             modality(video, self._statistics.video_for),
             modality(audio, self._statistics.audio_for),
             positions.reshape(-1, len(embeddings)).to(device),
+            rotary,
+            padded,
         )
 
     def _drop_irrelevant(self, layer: Any, hidden: Tensor, number: int) -> Tensor:

@@ -28,35 +28,11 @@ if TYPE_CHECKING:
     from seats_cli.media.clip import Clip
     from seats_cli.selection.static_regions import Packing
 
-# Bytes of a GPU that the processor needs for each byte of the frames (itself, its float32 value,
-# and twice as much to be safe), and for each sample of the sound (its transform and mel frames).
-_FRAMES_SHARE, _SAMPLE_SHARE = 12, 64
-
 
 def devices_of(model: torch.nn.Module) -> tuple[torch.device, ...]:
     """Devices that hold weights of a model, each once, in the order in which they are met."""
     found = dict.fromkeys(parameter.device for parameter in model.parameters())
     return tuple(device for device in found if device.type != "meta")
-
-
-def processor_device(
-    device: torch.device, free: int, *, frames: int = 0, samples: int = 0
-) -> torch.device | None:
-    """Where the processor makes pixel values and mel frames; None leaves it on the CPU.
-
-    On a GPU it takes milliseconds, and bytes travel instead of float32 values.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the model begins.
-    free : int
-        Bytes that are free there (`free_bytes`).
-    frames, samples : int
-        Bytes of the frames, and samples of the sound.
-    """
-    needed = _FRAMES_SHARE * frames + _SAMPLE_SHARE * samples
-    return device if device.type == "cuda" and free >= needed else None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -155,7 +131,8 @@ class Adapter(ABC):
 
         Optional keys: `drop_layers`, `late_layer` and `retention_pairs` (lists of an overall share
         and the average retentions of video and audio it stands for), all measured for this
-        model, and `min_pixels`, `max_pixels` (of a frame).
+        model, and `min_pixels`, `max_pixels` (of a frame); `rope_sections`, if the decoder was
+        trained with others than transformers has (`seats_cli.models.optimize.sync_rope`).
         """
         settings: dict[str, Any] = getattr(self.config, "seats", None) or {}
         return settings
@@ -377,6 +354,14 @@ class Adapter(ABC):
         """
         whole = torch.ones(positions.shape[-2:], dtype=torch.bool, device=positions.device)
         return {"position_ids": positions, "attention_mask": whole}
+
+    def rotary(self, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (B, S, head_dim) of the decoder for states (B, S, D) at positions.
+
+        They are those of the run under way, whatever is swapped in it.
+        """
+        cos, sin = self.language_model.rotary_emb(states, positions)
+        return cos, sin
 
     def take_side_tensors(
         self, arguments: dict[str, Any]

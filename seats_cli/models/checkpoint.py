@@ -159,6 +159,9 @@ def fingerprint(adapter: Adapter, processor: Any) -> str:
     template = getattr(processor, "chat_template", None) or ""
     tokens = tokenizer.encode(_PROBE, add_special_tokens=False)
     digest.update(f"{len(tokenizer)} {template} {tokens}".encode())
+    sections = adapter.own_settings().get("rope_sections")
+    if sections is not None:  # the same weights turn otherwise
+        digest.update(f" {sections}".encode())
     return digest.hexdigest()[:32]
 
 

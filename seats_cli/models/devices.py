@@ -17,6 +17,10 @@ import torch
 
 from seats_cli.errors import UsageError
 
+# Bytes of a GPU that the processor needs for each byte of the frames (itself, its float32 value,
+# and twice as much to be safe), and for each sample of the sound (its transform and mel frames).
+_FRAMES_SHARE, _SAMPLE_SHARE = 12, 64
+
 SPREAD = "spread"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _KINDS = ("cpu", "cuda", "mps")  # of devices that seats works on
@@ -220,3 +224,23 @@ def _mallopt() -> Callable[[int, int], int] | None:
     except (OSError, AttributeError):
         return None
     return found
+
+
+def processor_device(
+    device: torch.device, free: int, *, frames: int = 0, samples: int = 0
+) -> torch.device | None:
+    """Where the processor makes pixel values and mel frames; None leaves it on the CPU.
+
+    On a GPU it takes milliseconds, and bytes travel instead of float32 values.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the model begins.
+    free : int
+        Bytes that are free there (`free_bytes`).
+    frames, samples : int
+        Bytes of the frames, and samples of the sound.
+    """
+    needed = _FRAMES_SHARE * frames + _SAMPLE_SHARE * samples
+    return device if device.type == "cuda" and free >= needed else None

@@ -21,8 +21,7 @@ from seats_cli.cost.token_counts import MediaSizes, token_counts
 from seats_cli.errors import ConfigError, SeatsError, UsageError
 from seats_cli.families.base import MIN_SAMPLES
 from seats_cli.families.generation import USUAL
-from seats_cli.models.adapter import processor_device
-from seats_cli.models.devices import free_bytes
+from seats_cli.models.devices import free_bytes, processor_device
 from seats_cli.models.prompt_texts import (
     STAND_IN,
     check_length,

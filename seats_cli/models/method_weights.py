@@ -68,8 +68,9 @@ def stored_for(folder: Path, method: str) -> dict[str, tuple[Path, str]]:
 
 
 def weights_for(adapter: Adapter, method: str) -> dict[str, Tensor]:
-    """A method's weights, float32, on the device of the decoder's first weights.
+    """A method's weights on the device of the decoder's first weights.
 
+    In float32, or in the model's precision for methods with `weights_as_model`.
     They are read once for each model.
 
     Raises
@@ -91,11 +92,13 @@ def weights_for(adapter: Adapter, method: str) -> dict[str, Tensor]:
                 "trained with it."
             )
         device = next(adapter.layers.parameters()).device
+        as_model = class_of(METHODS[method]).weights_as_model
+        kind = net.dtype if as_model else torch.float32
         read = {}
         for own, (file, name) in places.items():
             try:
                 with safe_open(file, "pt") as opened:
-                    read[own] = opened.get_tensor(name).to(device, torch.float32)
+                    read[own] = opened.get_tensor(name).to(device, kind)
             except (OSError, SafetensorError) as error:
                 raise ModelError(
                     f"The weights in '{file}' cannot be read: fetch them again."

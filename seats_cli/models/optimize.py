@@ -2,7 +2,8 @@
 
 `SWAPS` names every object that a run changes, with the reasons; `installed` enters what a run
 uses, in that order, and puts all of it back. The swaps that only make a model faster are here and
-compute what the stock model computes; the engine brings the others (`RunSwaps.parts`).
+compute what the stock model computes, as is the rotary embedding of checkpoints that were trained
+with another; the engine brings the others (`RunSwaps.parts`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.backends import cuda
 
 from seats_cli.cost.memory import MLP_ROWS
+from seats_cli.errors import ModelError
 from seats_cli.models import fused_modules
 from seats_cli.models.adapter import Adapter, is_prefill
 from seats_cli.models.encoder_attention import segment_attention
@@ -251,6 +253,66 @@ def vectorized_mrope(adapter: Adapter) -> Iterator[None]:
         yield
 
 
+SYNC_ROWS = (0, 1, 2, 0)  # positions that the sections of Sync-RoPE turn with: time, h, w, time
+
+
+def sync_sections(head_dim: int) -> tuple[int, int, int, int]:
+    """Sections of Sync-RoPE in pairs of channels, the fastest first: published for heads of 128.
+
+    Time has the 18 fastest and the 10 slowest of 64 pairs, so that what is left after pruning can
+    be told apart at any distance; height and width have 18 each (arXiv 2512.10324). Of other
+    heads, height and width have as large a share, rounded down, and time the rest in proportion.
+    """
+    pairs = head_dim // 2
+    side = pairs * 18 // 64
+    fast = round((pairs - 2 * side) * 18 / 28)
+    return fast, side, side, pairs - 2 * side - fast
+
+
+@contextmanager
+def sync_rope(adapter: Adapter) -> Iterator[None]:
+    """Let a decoder rotate by the sections that its checkpoint was trained with, if it names some.
+
+    `rope_sections`, in the `seats` entry of its config.json, are the pairs of channels that turn
+    with time, height, width and time again.
+
+    Raises
+    ------
+    ModelError
+        If they do not make up a head of this decoder.
+    """
+    sections = adapter.own_settings().get("rope_sections")
+    if sections is None:
+        yield
+        return
+    rotary = adapter.language_model.rotary_emb
+    frequencies = rotary.inv_freq
+    known = isinstance(sections, (list, tuple)) and all(
+        isinstance(size, int) and size >= 0 for size in sections
+    )
+    if not known or len(sections) != len(SYNC_ROWS) or sum(sections) != len(frequencies):
+        raise ModelError(
+            f"The config.json of this model has rope_sections {sections}: they must be four whole "
+            f"numbers that add up to {len(frequencies)}, the pairs of channels of a head."
+        )
+    rows = torch.tensor(SYNC_ROWS).repeat_interleave(torch.tensor(sections))
+
+    def wrap(forward: Callable[..., Any]) -> Callable[..., Any]:
+        turning = rows.to(frequencies.device)
+
+        def rotate(states: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+            places = position_ids.expand(3, -1, -1)[turning.to(position_ids.device)]
+            angles = places.movedim(0, -1).float() * rotary.inv_freq.float().to(places.device)
+            angles = torch.cat((angles, angles), dim=-1)
+            cos, sin = (part * rotary.attention_scaling for part in (angles.cos(), angles.sin()))
+            return cos.to(states.dtype), sin.to(states.dtype)
+
+        return rotate
+
+    with replace_forward(rotary, wrap):
+        yield
+
+
 SWAPS = (
     Swap(
         "guards",
@@ -306,6 +368,14 @@ SWAPS = (
         why="transformers' loop over all tokens takes longer than a pruned prefill.",
         place="Anywhere: no other entry touches positions before the text model.",
         install=lambda run: vectorized_mrope(run.adapter),
+    ),
+    Swap(
+        "sync_rope",
+        target="`forward` of the text model's rotary embedding",
+        why="A checkpoint that was trained with Sync-RoPE says so in its config: all methods, and "
+        "the unpruned run, then have the angles that its weights know.",
+        place="Anywhere: the decoder works its rotary factors out once, before its first layer.",
+        install=lambda run: sync_rope(run.adapter),
     ),
     Swap(
         "without_cudnn_sdpa",

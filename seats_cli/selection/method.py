@@ -84,6 +84,11 @@ class PromptTokens:
     # LongTensor, shape (R, S): positions of the unpruned prompt. R is 3 (time, height and width of
     # M-RoPE) in families that tell these apart, and 1 in others.
     positions: Tensor
+    # Cosines and sines, each a Tensor of shape (1, S, head_dim), by which the decoder rotates
+    # queries and keys at these positions; None unless the method needs them, as is what follows.
+    rotary: tuple[Tensor, Tensor] | None = None
+    # BoolTensor, shape (S,), or None without any: padding, which leaves whatever a method keeps.
+    padding: Tensor | None = None
 
     def keep_all(self) -> Tensor:
         """BoolTensor (S,), all True, to be thinned out."""
@@ -160,6 +165,8 @@ class Method(ABC):
         Whether `Modality` must hold the attention received in the encoder.
     needs_keys : bool
         Whether it must hold the encoder's keys.
+    needs_rotary : bool
+        Whether `PromptTokens.rotary` must hold the decoder's rotary embedding of the prompt.
     query_tokens : str
         Whose attention `LayerTokens.relevance` is: "last_text", the last text token's query on
         the layer's output states (arXiv 2605.20035, 2403.06764), or "question", the mean over
@@ -189,12 +196,15 @@ class Method(ABC):
     weights_prefix : str
         How the names of the method's own trained weights begin in a checkpoint; empty without any.
         `take_weights` is given them before the first prompt.
+    weights_as_model : bool
+        Whether they are to have the model's precision, and not float32.
     experimental : bool
         Whether it is under study: it runs by its name, but no list of methods names it.
     """
 
     needs_importance: bool = False
     needs_keys: bool = False
+    needs_rotary: bool = False
     needs_states: bool = False
     query_tokens: Literal["last_text", "question", "none"] = "last_text"
     query_states: Literal["usual", "output", "next"] = "usual"
@@ -204,15 +214,17 @@ class Method(ABC):
     entry_kind: ClassVar[str] = "entry"
     layer_kind: ClassVar[str] = "relevance"
     weights_prefix: ClassVar[str] = ""
+    weights_as_model: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
 
     def __init__(self, plan: PruningPlan) -> None:
         self.plan = plan
 
     def take_weights(self, weights: Mapping[str, Tensor], width: int) -> None:
-        """Weights by their names behind `weights_prefix`, float32, on the decoder's first device.
+        """Weights by their names behind `weights_prefix`, on the decoder's first device.
 
-        `width` is that of the model's embeddings.
+        They are float32, or as the model for methods with `weights_as_model`. `width` is that of
+        the model's embeddings.
 
         Raises
         ------

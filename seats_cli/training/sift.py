@@ -8,25 +8,30 @@ straight-through estimate: a token that stays is multiplied by 1, with the gradi
 Encoders are frozen; the decoder is, too, unless `--decoder` tunes it with the selector (the
 published recipe; compare other methods on that same checkpoint then). Drawn for each step are the
 clips and one of three published or extrapolated pairs of shares dropped (the last is ours).
+
+What the recipes of trained methods have in common is here, too: `MethodTrainer`, `run`.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from seats_cli.models.load import load_model
-from seats_cli.selection.method import Modality
+from seats_cli.models.optimize import sync_rope
+from seats_cli.selection.method import METHODS, Modality, class_of
 from seats_cli.selection.methods.omnisift import (
     SoundSelector,
     keep_video,
@@ -130,24 +135,128 @@ def sifted_logits(model: Thinker, batch: TrainingBatch, prefix: SiftedPrefix) ->
     return logits
 
 
-class SiftTrainer:
-    """A selector beside a model, and how both are trained.
+class MethodTrainer(ABC):
+    """A model with the weights that a method adds to it, and how they are trained on a CPU.
+
+    Nothing of the model learns but what a subclass hands to `learn`; its encoders never do.
 
     Parameters
     ----------
     model : str or None
         The checkpoint to start from, as for `load_model`.
     seed : int
-        Of the selector's first weights and of all clips.
-    steps : int
-        How many there will be, for the learning rate: up for 5 % of them, then down as a cosine.
-    decoder : bool
-        Whether the decoder learns, too.
+        Of the added weights and of all clips.
     tokens, questions : int
         Of picture and sound in a step, and about each clip.
     level : float
         How difficult clips are, 0..1.
     """
+
+    method: ClassVar[str]  # its name, and that of its file
+
+    def __init__(
+        self, model: str | None, *, seed: int, tokens: int, questions: int, level: float
+    ) -> None:
+        loaded = load_model(model, device="cpu", dtype="float32")
+        self.adapter, self.architecture = loaded.adapter, loaded.architecture
+        self.model: Thinker = loaded.model
+        self.processor: Any = loaded.processor
+        self.model.requires_grad_(False)
+        torch.manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        self.tokens, self.questions, self.level = tokens, questions, level
+
+    @property
+    @abstractmethod
+    def added(self) -> nn.Module:
+        """What the method adds to the model."""
+
+    @abstractmethod
+    def loss(self, batch: TrainingBatch) -> Tensor:
+        """What a step minimises, ()."""
+
+    def learn(self, rates: Sequence[tuple[nn.Module, float]], steps: int) -> None:
+        """Let modules learn, each at its highest rate: up for 5 % of all steps, then a cosine."""
+        groups = []
+        for module, rate in rates:
+            module.requires_grad_(True)
+            groups.append({"params": list(module.parameters()), "lr": rate})
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: _rate(step, steps)
+        )
+
+    def fits(self, batch: TrainingBatch) -> bool:
+        """Whether the method has something to learn from these clips."""
+        return True
+
+    def batch(self) -> TrainingBatch:
+        """Clips with questions."""
+        while True:
+            made = training_batch(
+                self.rng,
+                self.processor,
+                tokens=self.tokens,
+                questions=self.questions,
+                level=self.level,
+            )
+            if self.fits(made):
+                return made
+
+    def step(self, batch: TrainingBatch) -> float:
+        """One step; its loss."""
+        with sync_rope(self.adapter):
+            loss = self.loss(batch)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.schedule.step()
+        return float(loss.detach())
+
+    def save(self, folder: Path) -> None:
+        """The checkpoint with the method's weights beside its own."""
+        folder.mkdir(parents=True, exist_ok=True)
+        export(self.model, self.processor, folder)
+        prefix = class_of(METHODS[self.method]).weights_prefix
+        tensors = {f"{prefix}{name}": value for name, value in self.added.state_dict().items()}
+        save_file(tensors, folder / f"{self.method}.safetensors")
+
+
+def run(trainer: MethodTrainer, steps: int, out: Path) -> None:
+    """Train, tell the loss every 25 steps, and write the checkpoint."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    losses: list[float] = []
+    for step in range(1, steps + 1):
+        losses.append(trainer.step(trainer.batch()))
+        if step % 25 == 0:
+            log.info("step %d  loss %.3f", step, sum(losses[-25:]) / 25)
+    trainer.save(out)
+
+
+def recipe(description: str, steps: int) -> argparse.ArgumentParser:
+    """The options that all recipes have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--model", help="checkpoint to start from; the bundled one by default")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+class SiftTrainer(MethodTrainer):
+    """A selector beside a model.
+
+    Parameters
+    ----------
+    model, seed, tokens, questions, level
+        As for `MethodTrainer`.
+    steps : int
+        How many there will be, for the learning rate.
+    decoder : bool
+        Whether the decoder learns, too.
+    """
+
+    method = "omnisift"
 
     def __init__(
         self,
@@ -160,58 +269,29 @@ class SiftTrainer:
         questions: int = 8,
         level: float = 1.0,
     ) -> None:
-        loaded = load_model(model, device="cpu", dtype="float32")
-        self.model: Thinker = loaded.model
-        self.processor: Any = loaded.processor
-        self.model.requires_grad_(False)
-        torch.manual_seed(seed)
-        self.selector = SoundSelector(loaded.architecture.hidden_size, INNER, HEADS)
-        groups = [{"params": list(self.selector.parameters()), "lr": 1e-3}]
-        self.decoder = decoder
+        super().__init__(model, seed=seed, tokens=tokens, questions=questions, level=level)
+        self.selector = SoundSelector(self.architecture.hidden_size, INNER, HEADS)
+        rates: list[tuple[nn.Module, float]] = [(self.selector, 1e-3)]
         if decoder:
-            learning = list(self.model.model.language_model.layers.parameters())
-            for parameter in learning:
-                parameter.requires_grad_(True)
-            groups.append({"params": learning, "lr": 3e-4})
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: _rate(step, steps)
-        )
-        self.rng = np.random.default_rng(seed)
-        self.tokens, self.questions, self.level = tokens, questions, level
+            rates.append((self.model.model.language_model.layers, 3e-4))
+        self.learn(rates, steps)
 
-    def batch(self) -> TrainingBatch:
-        """Clips with picture and sound."""
-        while True:
-            made = training_batch(
-                self.rng,
-                self.processor,
-                tokens=self.tokens,
-                questions=self.questions,
-                level=self.level,
-            )
-            if made.pixel_values is not None and made.mel is not None:
-                return made
+    @property
+    def added(self) -> nn.Module:
+        """The selector."""
+        return self.selector
 
-    def step(self, batch: TrainingBatch) -> float:
-        """One step; its loss."""
+    def fits(self, batch: TrainingBatch) -> bool:
+        """With picture and sound."""
+        return batch.pixel_values is not None and batch.mel is not None
+
+    def loss(self, batch: TrainingBatch) -> Tensor:
+        """Cross entropy of the answers, at one of three pairs of shares."""
         ratios = RATIOS[int(self.rng.integers(len(RATIOS)))]
         logits = sifted_logits(
             self.model, batch, sift_prefix(self.model, self.selector, batch, ratios)
         )
-        loss = cross_entropy(logits, batch.target[batch.target != IGNORE])
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.schedule.step()
-        return float(loss.detach())
-
-    def save(self, folder: Path) -> None:
-        """The checkpoint with the selector beside its weights."""
-        folder.mkdir(parents=True, exist_ok=True)
-        export(self.model, self.processor, folder)
-        tensors = {f"compressor.{name}": x for name, x in self.selector.state_dict().items()}
-        save_file(tensors, folder / "omnisift.safetensors")
+        return cross_entropy(logits, batch.target[batch.target != IGNORE])
 
 
 def _rate(step: int, steps: int) -> float:
@@ -224,23 +304,13 @@ def _rate(step: int, steps: int) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Train OmniSIFT's selector for a checkpoint.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--decoder", action="store_true")
+    parser = recipe("Train OmniSIFT's selector for a checkpoint.", steps=600)
+    parser.add_argument("--decoder", action="store_true", help="tune the decoder, too")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     trainer = SiftTrainer(
         options.model, seed=options.seed, steps=options.steps, decoder=options.decoder
     )
-    losses: list[float] = []
-    for step in range(1, options.steps + 1):
-        losses.append(trainer.step(trainer.batch()))
-        if step % 25 == 0:
-            log.info("step %d  loss %.3f", step, sum(losses[-25:]) / 25)
-    trainer.save(options.out)
+    run(trainer, options.steps, options.out)
 
 
 if __name__ == "__main__":

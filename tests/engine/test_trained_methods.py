@@ -1,14 +1,15 @@
-"""OmniSIFT's weights: the published layout, beside a model, inside a run, in its accounts."""
+"""Methods with weights: layouts, beside a model, inside a run, in its accounts."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import layer_norm, silu
@@ -16,15 +17,24 @@ from typer.testing import CliRunner
 
 from seats_cli.cli.main import app
 from seats_cli.config import SeatsConfig
+from seats_cli.engine.accounting import account
 from seats_cli.engine.answer import ask
+from seats_cli.engine.generate import cache_argument
+from seats_cli.engine.prune import prune
 from seats_cli.engine.session import load_model
 from seats_cli.errors import ModelError
 from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.media.reader import read_clip
+from seats_cli.models.adapter import Adapter
 from seats_cli.models.load import LoadedModel
-from seats_cli.models.method_weights import of_a_method, stored_for
+from seats_cli.models.method_weights import note_folder, of_a_method, stored_for
+from seats_cli.models.optimize import sync_sections
+from seats_cli.models.registry import adapter_for
+from seats_cli.selection.methods.echoingpixels import pool_budget
 from seats_cli.selection.methods.omnisift import SoundSelector
 from tests.cost.counting import counted
+from tests.engine import golden, test_methods
+from tests.engine.golden import FAMILIES
 
 CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 QUESTION = "What color is shown first?"
@@ -57,13 +67,47 @@ def weights(width: int, inner: int, heads: int, seed: int = 0) -> dict[str, Tens
     return {name: torch.randn_like(value) * 0.2 for name, value in made.items()}
 
 
+def sieve_weights(adapter: Adapter) -> dict[str, Tensor]:
+    """Random ones of a refiner of two layers, as wide as the decoder's, with its names."""
+    shape = adapter.architecture()
+    width, head = shape.hidden_size, shape.head_dim
+    sizes = {"q": shape.num_heads * head, "k": shape.num_kv_heads * head}
+    sizes["v"] = sizes["k"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "ln.weight": (width,),
+        "score_head.0.weight": (width, width),
+        "score_head.0.bias": (width,),
+        "score_head.2.weight": (1, width),
+        "score_head.2.bias": (1,),
+    }
+    for layer in ("layers.0.", "layers.1."):
+        for part, rows in sizes.items():
+            shapes[f"{layer}self_attn.{part}_proj.weight"] = (rows, width)
+            if not hasattr(adapter.layers[0].self_attn, "q_norm"):
+                shapes[f"{layer}self_attn.{part}_proj.bias"] = (rows,)
+            elif part != "v":
+                shapes[f"{layer}self_attn.{part}_norm.weight"] = (head,)
+        shapes[f"{layer}self_attn.o_proj.weight"] = (width, sizes["q"])
+        shapes |= {f"{layer}mlp.{part}_proj.weight": (40, width) for part in ("gate", "up")}
+        shapes[f"{layer}mlp.down_proj.weight"] = (width, 40)
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"{layer}{norm}.weight"] = (width,)
+    generator = torch.Generator().manual_seed(3)
+    return {
+        f"av_refiner.{name}": torch.randn(size, generator=generator) * 0.3
+        for name, size in shapes.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model with a selector of random weights among its own."""
+    """The bundled model with random weights of both trained methods beside its own."""
     path = tmp_path_factory.mktemp("trained") / "model"
     shutil.copytree(BUNDLED_PATH, path)
     selector = {f"compressor.{name}": value for name, value in weights(128, 64, 4).items()}
     save_file(selector, path / "omnisift.safetensors")
+    sieve = sieve_weights(load_model("bundled", device="cpu").adapter)
+    save_file(sieve, path / "echoingpixels.safetensors")
     return path
 
 
@@ -135,25 +179,32 @@ def test_a_run_and_its_accounts(loaded: LoadedModel) -> None:
     assert flops - without == cost.selection_flops
 
 
-def test_a_session_gives_the_same(loaded: LoadedModel) -> None:
+@pytest.mark.parametrize("method", ["omnisift", "echoingpixels"])
+def test_a_session_gives_the_same(loaded: LoadedModel, method: str) -> None:
     session = loaded.open(read_clip(CARDS, sizing=loaded.sizing))  # type: ignore[attr-defined]
-    alone = answer(loaded, CONFIG)
+    config = replace(CONFIG, method=method)
+    alone = answer(loaded, config)
     for _ in range(2):
-        found = session.ask(QUESTION, config=CONFIG, max_new_tokens=2)
+        found = session.ask(QUESTION, config=config, max_new_tokens=2)
         assert torch.equal(found.trace.stages[0].kept, alone.trace.stages[0].kept)
         assert found.token_ids == alone.token_ids
 
 
 def test_weights_that_are_missing_or_wrong(folder: Path, tmp_path: Path) -> None:
     bundled = load_model("bundled", device="cpu")
-    with pytest.raises(ModelError, match=r"no weights for it: put omnisift.safetensors beside"):
-        answer(bundled, CONFIG)
+    for method in ("omnisift", "echoingpixels"):
+        with pytest.raises(ModelError, match=f"no weights for it: put {method}.safetensors beside"):
+            answer(bundled, replace(CONFIG, method=method))
     other = tmp_path / "model"
     shutil.copytree(BUNDLED_PATH, other)
     wrong = {f"compressor.{name}": value for name, value in weights(96, 64, 4).items()}
     save_file(wrong, other / "omnisift.safetensors")
-    with pytest.raises(ModelError, match="are of another kind or size"):
-        answer(load_model(str(other), device="cpu"), CONFIG)
+    sieve = load_file(folder / "echoingpixels.safetensors")
+    del sieve["av_refiner.layers.0.mlp.up_proj.weight"]
+    save_file(sieve, other / "echoingpixels.safetensors")
+    for method in ("omnisift", "echoingpixels"):
+        with pytest.raises(ModelError, match="are of another kind or size"):
+            answer(load_model(str(other), device="cpu"), replace(CONFIG, method=method))
     assert len(stored_for(folder, "omnisift")) == len(PUBLISHED)
     assert not stored_for(BUNDLED_PATH, "omnisift")
 
@@ -164,4 +215,72 @@ def test_all_says_what_it_leaves_out(folder: Path) -> None:
     found = CliRunner().invoke(app, [*arguments, "--model", str(folder)])
     assert found.exit_code == 0
     assert '"omnisift"' in found.stdout
+    assert '"echoingpixels"' in found.stdout
     assert "Left out" not in found.stderr
+
+
+PROMPTS = [(family, prompt) for family in FAMILIES for prompt in ("ragged", "audio only")]
+
+
+@pytest.mark.parametrize(("family", "prompt"), PROMPTS)
+def test_the_refiner_in_both_families(family: str, prompt: str, tmp_path: Path) -> None:
+    """One pool, states of text that changed, KV of what stays, and every FLOP accounted for."""
+    # Eager attention and experts consist of products that the counter knows.
+    model = golden.build(family, "eager")
+    if family == "qwen3":
+        model.set_experts_implementation("eager")
+    adapter = adapter_for(model)
+    shape = adapter.architecture()
+    model.config.seats = {"rope_sections": list(sync_sections(shape.head_dim))}
+    save_file(sieve_weights(adapter), tmp_path / "echoingpixels.safetensors")
+    note_folder(adapter.model, tmp_path)
+    given = golden.inputs(golden.Run(family, test_methods.PROMPTS[family][prompt], ""))
+    entered, places = [], []
+    hooks = (
+        adapter.layers[0].register_forward_pre_hook(
+            lambda _module, args, kwargs: entered.append(args[0] if args else None),
+            with_kwargs=True,
+        ),
+        adapter.language_model.rotary_emb.register_forward_pre_hook(
+            lambda _module, args, kwargs: places.append([*args, *kwargs.values()][1]),
+            with_kwargs=True,
+        ),
+    )
+    config = SeatsConfig(method="echoingpixels", retain_video=0.3, retain_audio=0.45)
+    with prune(model, config) as run, sdpa_kernel(SDPBackend.MATH):
+        flops, output = counted(lambda: model(**given, use_cache=True))
+        cache = getattr(output, cache_argument(model))
+        token = torch.tensor([[int(output.logits[0, -1].argmax())]])
+        with torch.no_grad():
+            further = model(input_ids=token, use_cache=True, **{cache_argument(model): cache})
+    for hook in hooks:
+        hook.remove()
+    trace = run.trace
+    video, audio, text = trace.offered
+    stage = trace.stages[0]
+    assert stage.text == text
+    assert stage.video + stage.audio == pool_budget(0.3 * video + 0.45 * audio, video + audio)
+    assert cache.get_seq_length(0) == len(stage.kept) + 1
+    # The refiner has all positions, the decoder those of the survivors; then the answer's follows.
+    whole, survivors, next_one = places
+    assert whole.shape[-1] == trace.length
+    assert torch.equal(survivors, whole[..., stage.kept])
+    assert int(next_one.max()) == int(whole.max()) + 1
+    assert bool(further.logits.isfinite().all())
+    plain = adapter.language_model.embed_tokens(given["input_ids"][0, stage.kept])
+    is_text = ~(trace.video_mask | trace.audio_mask)[stage.kept]
+    assert entered[0] is not None
+    assert bool((entered[0][0] != plain)[is_text].any(-1).all())
+    cost = account(
+        shape,
+        trace,
+        adapter.media_sizes(given),
+        method=run.method,
+        decode_steps=0,
+        bytes_per_value=4,
+        peak_host_bytes=0,
+        peak_gpu_bytes=None,
+    )
+    head = 2 * (len(stage.kept) - 1) * shape.hidden_size * shape.vocab_size
+    assert flops - cost.encoder_flops - cost.prefill_flops - head == cost.selection_flops
+    assert cost.selection_flops > 2 * 2 * trace.length**2 * shape.num_heads * shape.head_dim

@@ -20,7 +20,7 @@ from seats_cli.families.base import MIN_SAMPLES
 from seats_cli.media import SAMPLE_RATE
 from seats_cli.models import LoadedModel, build_inputs, load_model
 from seats_cli.models import inputs as module
-from seats_cli.models.adapter import processor_device
+from seats_cli.models.devices import processor_device
 from tests.models.checkpoints import write_checkpoint
 from tests.models.test_load import FAMILIES, noise_clip
 

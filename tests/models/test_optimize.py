@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from seats_cli.engine.prune import prune
+from seats_cli.errors import ModelError
 from seats_cli.models import optimize
 from seats_cli.models.optimize import (
     SEGMENTS,
@@ -18,6 +19,7 @@ from seats_cli.models.optimize import (
     default_speedups,
     encoder_attention,
     installed,
+    sync_sections,
     use_for_encoders,
 )
 from seats_cli.models.registry import adapter_for
@@ -62,6 +64,58 @@ def test_mlps_in_pieces_give_the_same(family: str, monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(mlp(hidden), whole)
     assert rows == [7, 7, 7, 7, 7, 5]
     assert mlp.forward == before
+
+
+class TestSyncRope:
+    """Rotary sections that a checkpoint was trained with."""
+
+    @pytest.mark.parametrize(
+        ("head_dim", "sections"),
+        [(128, (18, 18, 18, 10)), (32, (5, 4, 4, 3)), (64, (9, 9, 9, 5)), (16, (3, 2, 2, 1))],
+    )
+    def test_sections(self, head_dim: int, sections: tuple[int, ...]) -> None:
+        assert sync_sections(head_dim) == sections
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("pruned", [True, False])
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_angles(self, family: str, pruned: bool) -> None:
+        model = golden.build(family)
+        adapter = adapter_for(model)
+        rotary, head_dim = adapter.language_model.rotary_emb, adapter.architecture().head_dim
+        sections = sync_sections(head_dim)
+        model.config.seats = {"rope_sections": list(sections)}
+        positions = torch.tensor([[[0, 7, 30]], [[0, 2, 5]], [[1, 3, 4]]])  # time, height, width
+        states = torch.zeros(1, 3, adapter.architecture().hidden_size)
+        before = dict(vars(rotary)), rotary(states, positions)
+        with installed(RunSwaps(adapter, pruned)):
+            cos, sin = adapter.rotary(states, positions)
+            text = torch.arange(3).expand(3, 1, -1)
+            of_text = rotary(states, text)
+        base = adapter.language_model.config.rope_parameters["rope_theta"]
+        rows = [row for row, size in zip((0, 1, 2, 0), sections, strict=True) for _ in range(size)]
+        for pair, row in enumerate(rows):
+            angle = positions[row, 0] * base ** (-2 * pair / head_dim)
+            for channel in (pair, pair + head_dim // 2):
+                torch.testing.assert_close(cos[0, :, channel], angle.cos(), atol=1e-5, rtol=0)
+                torch.testing.assert_close(sin[0, :, channel], angle.sin(), atol=1e-5, rtol=0)
+        # The model is as it was, and text, whose rows are equal, turns as ever.
+        assert dict(vars(rotary)) == before[0]
+        torch.testing.assert_close(rotary(states, positions), before[1], atol=0, rtol=0)
+        assert bool((before[1][0] != cos).any())
+        torch.testing.assert_close(of_text, rotary(states, text), atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("sections", [[1, 2, 3], [1, 1, 1, 1], "sync", [9, -1, 4, 4]])
+    def test_sections_that_are_no_head(self, sections: object) -> None:
+        model = golden.build("qwen2_5")
+        model.config.seats = {"rope_sections": sections}
+        with (
+            pytest.raises(ModelError, match="must be four whole numbers that add up to"),
+            installed(RunSwaps(adapter_for(model), True)),
+        ):
+            pass
+        model.config.seats = {}
+        assert "forward" not in vars(adapter_for(model).language_model.rotary_emb)
 
 
 class TestTheList:

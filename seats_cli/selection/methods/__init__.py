@@ -18,6 +18,7 @@ from seats_cli.selection.method import METHODS, class_of, options_of, register_m
 from seats_cli.selection.methods import baselines, fastv, visionzip  # noqa: F401
 from seats_cli.selection.methods import divprune, dycoke, omnizip  # noqa: F401
 from seats_cli.selection.methods import omnidrop, omnipack, omnisift  # noqa: F401
+from seats_cli.selection.methods import echoingpixels  # noqa: F401
 from seats_cli.selection.methods import seats, seats_plus  # noqa: F401
 # isort: on
 
