@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -45,6 +46,8 @@ _TIMES = (
     ("vision", "audio", "select", "prefill"),
     ("first_token", "decode", "total"),
 )
+# Of the unpruned prefill: what choosing took is told of methods whose own layers cost as much.
+_NOTABLE = 0.05
 _CONVENTION = (
     "FLOPs count 2 per multiply-add with the LM head on the last position. The paper counts "
     "1 per multiply-add with the LM head on every position."
@@ -171,11 +174,14 @@ def _tokens(answer: Answer) -> Table:
 
 
 def _cost(cost: Cost) -> Table:
-    rows = (
+    rows: list[Sequence[str]] = [
         cost_row("FLOPs", cost.full_prefill_flops, cost.prefill_flops, format_si),
         cost_row("paper's count", cost.paper_full_prefill_macs, cost.paper_prefill_macs, format_si),
         cost_row("KV cache", cost.full_kv_bytes, cost.kv_bytes, format_bytes),
-    )
+    ]
+    if cost.selection_flops >= _NOTABLE * cost.full_prefill_flops > 0:
+        share = format_percent(cost.selection_flops / cost.full_prefill_flops)
+        rows.insert(1, ("and selection", "", format_si(cost.selection_flops), share))
     return table(columns("LLM prefill", "full", "pruned", "ratio", wraps=True), rows)
 
 

@@ -274,6 +274,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stock-rope", action="store_true", help="without Sync-RoPE")
     parser.add_argument("--plain", type=float, default=0.0, help="share of steps without refiner")
     options = parser.parse_args(arguments)
+    if options.retain is not None and not 0.0 < options.retain <= 1.0:
+        parser.error("--retain is a share above 0 and up to 1")
+    if not 0.0 <= options.plain < 1.0:
+        parser.error("--plain is a share from 0 to below 1")
     trainer = EchoTrainer(
         options.model,
         seed=options.seed,

@@ -219,7 +219,9 @@ class MethodTrainer(ABC):
         export(self.model, self.processor, folder)
         prefix = class_of(METHODS[self.method]).weights_prefix
         tensors = {f"{prefix}{name}": value for name, value in self.added.state_dict().items()}
-        save_file(tensors, folder / f"{self.method}.safetensors")
+        beside = folder / f"{self.method}.safetensors"
+        save_file(tensors, beside)
+        beside.chmod(0o644)  # written for the owner only
 
 
 def run(trainer: MethodTrainer, steps: int, out: Path) -> None:

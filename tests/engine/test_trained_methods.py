@@ -260,7 +260,7 @@ def test_the_refiner_in_both_families(family: str, prompt: str, tmp_path: Path) 
     stage = trace.stages[0]
     assert stage.text == text
     assert stage.video + stage.audio == pool_budget(0.3 * video + 0.45 * audio, video + audio)
-    assert cache.get_seq_length(0) == len(stage.kept) + 1
+    assert {layer.keys.shape[2] for layer in cache.layers} == {len(stage.kept) + 1}
     # The refiner has all positions, the decoder those of the survivors; then the answer's follows.
     whole, survivors, next_one = places
     assert whole.shape[-1] == trace.length

@@ -41,6 +41,16 @@ def test_says_everything_the_issue_of_a_slow_run_needs():
     assert "cuda:0, bfloat16, sdpa" in text
 
 
+def test_what_choosing_took_is_told_where_it_is_much():
+    answer = sample_answer()
+    for flops, told in ((3e12, True), (0.9e12, False)):
+        cost = dataclasses.replace(answer.cost, selection_flops=flops)
+        text = shown(dataclasses.replace(answer, cost=cost))
+        lines = [" ".join(line.split()) for line in text.splitlines()]
+        assert ("and selection 3.00 T 15.0 %" in lines) is told
+        assert ("and selection" in text) is told
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_no_line_is_wider_than_the_terminal(width):
     big = sample_trace(video=123_456, audio=45_678)

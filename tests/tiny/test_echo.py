@@ -143,10 +143,10 @@ def clip_inputs(model: Any, batch: TrainingBatch, ids: torch.Tensor, clip: int) 
 
 def test_steps_and_the_engine(batch: TrainingBatch, tmp_path: Path) -> None:
     """The loss falls, encoders stay, and the saved checkpoint selects as the recipe does."""
-    trainer = EchoTrainer(steps=24, warm_up=4, retain=0.2, tokens=300, level=0.0)
+    trainer = EchoTrainer(steps=8, warm_up=2, retain=0.2, tokens=300, level=0.0)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    losses = [trainer.step(batch) for _ in range(24)]
-    assert sum(losses[-4:]) < 0.8 * sum(losses[4:8])
+    losses = [trainer.step(batch) for _ in range(8)]
+    assert sum(losses[-2:]) < 0.6 * sum(losses[2:4])
     learnt = {n for n, value in trainer.model.state_dict().items() if (value != before[n]).any()}
     assert any(".language_model.layers." in name for name in learnt)
     assert not any("visual" in name or "audio_tower" in name for name in learnt)
@@ -161,7 +161,6 @@ def test_steps_and_the_engine(batch: TrainingBatch, tmp_path: Path) -> None:
         prompts = refined_prompts(again.model, again.sieve, batch, rows)
         keep, mask = kept_tokens(again.sieve, prompts, 0.2)
         expected = answer_logits(again.model, prompts, rows, keep, mask)
-    first = (rows.target[rows.target != IGNORE][:1], expected[:1])
     config = SeatsConfig(method="echoingpixels", retain_video=0.2, retain_audio=0.2)
     for row in (0, len(rows.clip) - 1):
         asked = int(rows.asked[row].sum())
@@ -171,16 +170,15 @@ def test_steps_and_the_engine(batch: TrainingBatch, tmp_path: Path) -> None:
             logits = loaded.model(**given).logits[0, -1]
         assert torch.equal(run.trace.stages[0].kept, keep[row, : length + asked].nonzero()[:, 0])
         if not row:
-            torch.testing.assert_close(logits, first[1][0], atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(logits, expected[0], atol=1e-3, rtol=1e-3)
     # What prunes nothing and knows no refiner turns by the same angles.
-    plain = EchoTrainer(str(tmp_path), warm_up=0, tokens=300, level=0.0)
-    with torch.no_grad(), sync_rope(plain.adapter):
-        raw = refined_prompts(plain.model, None, batch, rows)
+    with torch.no_grad(), sync_rope(again.adapter):
+        raw = refined_prompts(again.model, None, batch, rows)
         everything = torch.ones(raw.states.shape[:2], dtype=torch.bool)
-        expected = answer_logits(plain.model, raw, rows, everything, None)[0]
+        of_plain = answer_logits(again.model, raw, rows, everything, None)[0]
     asked = int(rows.asked[0].sum())
     ids = torch.cat([batch.prefix_ids, rows.ids[0, :asked]])
     given = clip_inputs(loaded.model, batch, ids, 0)
     with torch.no_grad(), installed(RunSwaps(loaded.adapter, pruned=False)):
         unpruned = loaded.model(**given).logits[0, -1]
-    torch.testing.assert_close(unpruned, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(unpruned, of_plain, atol=1e-3, rtol=1e-3)
