@@ -105,11 +105,5 @@ def _selection_flops(
         importance=method.needs_importance,
         compared=method.products(architecture, sizes, trace) if trace.stages else (),
         scored=scored,
-        queries=_question_length(trace) if method.query_tokens == "question" else 1,
+        queries=(trace.question or 1) if method.query_tokens == "question" else 1,
     )
-
-
-def _question_length(trace: SelectionTrace) -> int:
-    """Text tokens behind the last audio-visual one."""
-    seen = (trace.video_mask | trace.audio_mask).nonzero()
-    return trace.length - 1 - int(seen[-1]) if len(seen) else trace.length

@@ -47,7 +47,7 @@ from seats_cli.schedule import PruningPlan
 from seats_cli.selection import relevance
 from seats_cli.selection.device import TokenIndex, on_device
 from seats_cli.selection.method import Entry, LayerTokens, Method, Modality, PromptTokens
-from seats_cli.selection.trace import SelectionTrace
+from seats_cli.selection.trace import SelectionTrace, behind_clip
 
 
 @dataclass(eq=False)
@@ -83,11 +83,6 @@ class TokenState:
         self.index, self.video, self.audio = self.index[where], self.video[where], self.audio[where]
         self.sides = {name: side.keep(places) for name, side in self.sides.items()}
         self.thinned = True
-
-    def trailing_text(self) -> int:
-        """How many tokens follow the last audio-visual one: the question, with chat template."""
-        audiovisual = (self.video | self.audio).nonzero()[:, 0]
-        return len(self.index) - (int(audiovisual[-1]) + 1 if len(audiovisual) else 0)
 
 
 class PrunedPrefill:
@@ -308,7 +303,7 @@ class PrunedPrefill:
         self._alive.keep(places)
         self._alive.thinned = False  # the decoder makes mask and rotary for these tokens itself
         by_question = self._method.query_tokens == "question"
-        self._question = self._alive.trailing_text() if by_question else 0
+        self._question = behind_clip(video | audio, self._alive.index) if by_question else 0
         self._entered = None
         label = self._method.stage_label(0)
         self._stages.append((self._method.entry_kind, 0, self._alive.index, None, label))
@@ -356,18 +351,18 @@ class PrunedPrefill:
                 on_device(positions, device),
             )
 
-        rotary = padded = None
+        rotary = None
         if self._method.needs_rotary:
             rotary = self._adapter.rotary(embeddings[None], positions)
-            real = unpadded(mask, video)
-            padded = None if bool(real.all()) else ~real.to(device)
+        seen = modality(video, self._statistics.video_for)
         return PromptTokens(
             embeddings,
-            modality(video, self._statistics.video_for),
+            seen,
             modality(audio, self._statistics.audio_for),
             positions.reshape(-1, len(embeddings)).to(device),
             rotary,
-            padded,
+            # On the device: whether any is padding is asked by the methods that read text.
+            None if mask is None else ~unpadded(mask, seen.mask),
         )
 
     def _drop_irrelevant(self, layer: Any, hidden: Tensor, number: int) -> Tensor:

@@ -85,10 +85,21 @@ class PromptTokens:
     # M-RoPE) in families that tell these apart, and 1 in others.
     positions: Tensor
     # Cosines and sines, each a Tensor of shape (1, S, head_dim), by which the decoder rotates
-    # queries and keys at these positions; None unless the method needs them, as is what follows.
+    # queries and keys at these positions; None unless the method needs them.
     rotary: tuple[Tensor, Tensor] | None = None
-    # BoolTensor, shape (S,), or None without any: padding, which leaves whatever a method keeps.
+    # BoolTensor, shape (S,), or None without a mask: padding, which is no text and leaves whatever
+    # a method keeps. It may be all False.
     padding: Tensor | None = None
+
+    @property
+    def question(self) -> Tensor:
+        """LongTensor (q,): the text behind the last audio-visual token, or all of it without any.
+
+        With the chat template around it, and without padding.
+        """
+        media = self.video.mask | self.audio.mask
+        text = media.flip(0).cumsum(0).flip(0) == 0
+        return (text if self.padding is None else text & ~self.padding).nonzero()[:, 0]
 
     def keep_all(self) -> Tensor:
         """BoolTensor (S,), all True, to be thinned out."""
@@ -177,7 +188,8 @@ class Method(ABC):
     query_states : str
         Which layer is asked, on which states, where that is not the usual of `query_tokens`:
         "output", the drop layer itself, on what it returned, or "next", the layer behind it, on
-        the same states: the attention that this one would compute if nothing were dropped.
+        the same states: the attention that this one would compute if nothing were dropped. Behind
+        the last layer there is none, and the last one is asked itself, as with "output".
     query_heads : str
         What becomes of the heads, see `seats_cli.selection.relevance.over_heads`.
     needs_states : bool

@@ -8,6 +8,20 @@ import torch
 from torch import Tensor
 
 
+def behind_clip(media: Tensor, index: Tensor) -> int:
+    """How many tokens are the question, with the chat template around it.
+
+    Parameters
+    ----------
+    media : BoolTensor, shape (S,)
+        Which positions of the unpruned prompt are video or audio.
+    index : LongTensor, shape (n,)
+        Positions that count, ascending: those of padding do not.
+    """
+    last = media.nonzero()[-1:, 0]
+    return int((index > last).sum()) if len(last) else len(index)
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """One reduction of the sequence."""
@@ -50,6 +64,14 @@ class SelectionTrace:
         """Video, audio and text tokens of the unpruned prompt."""
         video, audio = int(self.video_mask.sum()), int(self.audio_mask.sum())
         return video, audio, self.length - video - audio
+
+    @property
+    def question(self) -> int:
+        """Text tokens that entered behind the last audio-visual one; all without any."""
+        media = self.video_mask | self.audio_mask
+        if not self.stages:
+            return behind_clip(media, torch.arange(self.length))
+        return behind_clip(media, self.stages[0].kept)
 
     def add(
         self,

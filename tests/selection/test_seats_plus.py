@@ -138,6 +138,29 @@ def test_states_merged_behind_a_layer_reach_the_answer() -> None:
     assert float((alone[0] - plain[0]).abs().max()) < float((merged[0] - plain[0]).abs().max())
 
 
+def test_behind_the_last_layer_nothing_is_next() -> None:
+    """SEATS drops before it; a method that does drop there has the last layer asked itself."""
+    net = test_methods.model("qwen2_5")
+    last = adapter_for(net).architecture().num_layers
+    layers = {"drop_layers": (last,), "late_layer": "none"}
+    with pytest.raises(ConfigError, match=f"drop layers must be below {last}"):
+        test_methods.run("qwen2_5", "ragged", config(relevance_layer="next", **layers))
+
+    def scores(states: str, layer: int) -> torch.Tensor:
+        with torch.no_grad(), prune(net, config(drop_layers=(2,), late_layer="none")) as pruning:
+            method = pruning.method
+            assert isinstance(method, SeatsPlus)
+            method.query_states = states  # type: ignore[assignment]
+            method._ratios = {layer: (0.5, 0.5)}
+            net(**test_methods.inputs("qwen2_5", "ragged"))
+        found = pruning.trace.stages[1]
+        assert found.after_layer == layer
+        return found.scores
+
+    assert torch.equal(scores("next", last), scores("output", last))
+    assert not torch.equal(scores("next", last - 1), scores("output", last - 1))
+
+
 SHARED = {
     "entry": {"relevance_query": "question", "relevance_layer": "next", "merging": "both"},
     "states": {"grid_floor": True, "modality_split": "relevance", "entry_windows": "novelty"},
@@ -249,8 +272,9 @@ def test_novel_windows_keep_as_many(lengths: list[int], ratio: float, seed: int)
     size = sum(lengths)
     features, importance = torch.randn(size, 4, generator=draw), torch.rand(size, generator=draw)
     windows = tuple(range(5, 5 + len(lengths)))
-    modality = Modality(torch.ones(size, dtype=torch.bool), tuple(lengths), windows)
-    kept = select_novel(features, importance, modality, ratio)
+    mask = torch.ones(size, dtype=torch.bool)
+    modality = Modality(mask, tuple(lengths), windows, importance=importance)
+    kept = select_novel(features, modality, ratio)
     equal = select_diverse_in_windows(features, importance, windows, ratio, lengths)
     start = 0
     for length, window in zip(lengths, windows, strict=True):
@@ -265,10 +289,10 @@ def test_a_moment_gets_more_than_what_is_still() -> None:
     features = torch.ones(60, 8) + 0.01 * torch.randn(60, 8)
     features[30:40] = torch.randn(10, 8)
     modality = Modality(torch.ones(60, dtype=torch.bool), (60,), (10,))
-    kept = select_novel(features, None, modality, 0.2).view(6, 10).sum(1).tolist()
+    kept = select_novel(features, modality, 0.2).view(6, 10).sum(1).tolist()
     assert sum(kept) == 12
     assert kept[3] == max(kept) > 3
-    alike = select_novel(torch.ones(60, 8), None, modality, 0.2).view(6, 10).sum(1).tolist()
+    alike = select_novel(torch.ones(60, 8), modality, 0.2).view(6, 10).sum(1).tolist()
     assert alike == [2] * 6
 
 

@@ -272,7 +272,8 @@ class EchoingPixels(Method):
         assert prompt.rotary is not None
         # 1. Every token sees every other, but for padding.
         self._sieve.check(prompt.rotary[0].shape[-1])
-        seen = None if prompt.padding is None else ~prompt.padding[None]
+        padded = prompt.padding is not None and bool(prompt.padding.any())
+        seen = ~prompt.padding[None] if padded else None  # None takes the faster kernel
         states: Tensor = self._sieve(prompt.embeddings[None], prompt.rotary, seen)[0]
         # 2. One pool.
         pool = (video.mask | audio.mask).nonzero()[:, 0]

@@ -32,7 +32,7 @@ from seats_cli.selection.method import (
     PromptTokens,
     register_method,
 )
-from seats_cli.selection.trace import SelectionTrace
+from seats_cli.selection.trace import SelectionTrace, behind_clip
 from seats_cli.selection.windows import Grids, similarity_to_earlier, split_grids
 
 NEIGHBOURS = 7  # that make up a token's density
@@ -400,8 +400,8 @@ class OmniPack(Method):
                 products += [(offered, offered, width)] * (1 + (_rows_at_once(offered) < offered))
                 products += [(offered - entered, entered, width)]
         for stage in trace.stages[1:]:
-            seen = (trace.video_mask | trace.audio_mask).nonzero()[:, 0]
-            text = trace.length - 1 - int(seen[-1]) if len(seen) else trace.length
+            seen = (trace.video_mask | trace.audio_mask)[entry.kept]
+            text = behind_clip(seen, torch.arange(len(seen))) or len(seen)
             for before, after in ((entry.video, stage.video), (entry.audio, stage.audio)):
                 if after < before:
                     products += [(before, text, width), (before, before, width)]

@@ -14,6 +14,7 @@ from seats_cli.selection.method import (
     Entry,
     LayerTokens,
     Method,
+    Modality,
     PromptTokens,
     Shares,
     register_method,
@@ -43,22 +44,29 @@ class Seats(Method):
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Stage I: attention-weighted max-min diversity in each window of each clip."""
-        plan, keep = self.plan, prompt.keep_all()
+        keep = prompt.keep_all()
         for modality, ratio in (
-            (prompt.video, plan.initial_video),
-            (prompt.audio, plan.initial_audio),
+            (prompt.video, self.plan.initial_video),
+            (prompt.audio, self.plan.initial_audio),
         ):
             if modality.lengths and ratio < 1.0:
                 positions = modality.positions
-                keep[positions] = select_diverse_in_windows(
-                    prompt.embeddings.index_select(0, positions),
-                    modality.importance,
-                    modality.windows,
-                    ratio,
-                    modality.lengths,
-                    modality.sources,
-                )
+                features = prompt.embeddings.index_select(0, positions)
+                keep[positions] = self._choose(prompt, modality, features, ratio)
         return Entry(keep)
+
+    def _choose(
+        self, prompt: PromptTokens, modality: Modality, features: Tensor, ratio: float
+    ) -> Tensor:
+        """BoolTensor (n,): the tokens of one modality, with features (n, D), that enter."""
+        return select_diverse_in_windows(
+            features,
+            modality.importance,
+            modality.windows,
+            ratio,
+            modality.lengths,
+            modality.sources,
+        )
 
     def drops_after(self, layer: int) -> bool:
         """Whether `layer` is one of the plan's drop layers."""

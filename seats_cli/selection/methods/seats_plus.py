@@ -7,6 +7,7 @@ follows OmniPack (2608.03812). What a variant is worth is asked by `python -m te
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -22,7 +23,6 @@ from seats_cli.schedule import PruningPlan
 from seats_cli.selection.diversity import (
     MAX_MATRIX_ENTRIES,
     select_diverse,
-    select_diverse_in_windows,
     spare_copies,
 )
 from seats_cli.selection.method import (
@@ -92,40 +92,36 @@ class SeatsPlus(Seats):
     # --------------------------------------------------------------- Stage I
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
-        """Stage I, with budgets, importance and embeddings as the options say."""
-        keep, embeddings = prompt.keep_all(), prompt.embeddings
-        merges = self.merging in ("entry", "both")
-        for modality, ratio in (
-            (prompt.video, self.plan.initial_video),
-            (prompt.audio, self.plan.initial_audio),
-        ):
-            if not modality.lengths or ratio >= 1.0:
-                continue
-            at = modality.positions
-            features = prompt.embeddings.index_select(0, at)
-            importance = modality.importance
-            question = _question(prompt)
-            if self.question_weight and importance is not None and len(question):
-                importance = asked_importance(features, importance, question, self.question_weight)
-            if self.entry_windows == "novelty":
-                chosen = select_novel(features, importance, modality, ratio)
-            else:
-                chosen = select_diverse_in_windows(
-                    features,
-                    importance,
-                    modality.windows,
-                    ratio,
-                    modality.lengths,
-                    modality.sources,
-                )
-            keep[at] = chosen
-            if merges:
-                merged = merge_in_windows(features, chosen, modality, self.merging_own)
-                embeddings = embeddings.index_copy(0, at, merged.to(embeddings.dtype))
+        """Stage I, and what leaves merged into what enters, where the options say so."""
+        keep = super().before_llm(prompt).keep
         if self.grid_floor and prompt.video.size:
             self._grid_of = torch.full((len(keep),), -1)  # where a layer's tokens are
             self._grid_of[prompt.video.positions.cpu()] = split_grids(prompt.video).index.cpu()
-        return Entry(keep, embeddings if merges else None)
+        if self.merging not in ("entry", "both"):
+            return Entry(keep)
+        embeddings = prompt.embeddings
+        for modality in (prompt.video, prompt.audio):
+            if modality.lengths:
+                at = modality.positions
+                features = prompt.embeddings.index_select(0, at)
+                merged = merge_in_windows(features, keep[at], modality, self.merging_own)
+                embeddings = embeddings.index_copy(0, at, merged.to(embeddings.dtype))
+        return Entry(keep, embeddings)
+
+    def _choose(
+        self, prompt: PromptTokens, modality: Modality, features: Tensor, ratio: float
+    ) -> Tensor:
+        """Stage I's choice, with importance and budgets as the options say."""
+        if self.question_weight and modality.importance is not None:
+            question = prompt.embeddings[prompt.question]
+            if len(question):
+                importance = asked_importance(
+                    features, modality.importance, question, self.question_weight
+                )
+                modality = replace(modality, importance=importance)
+        if self.entry_windows == "novelty":
+            return select_novel(features, modality, ratio)
+        return super()._choose(prompt, modality, features, ratio)
 
     # -------------------------------------------------------------- Stage II
 
@@ -190,11 +186,8 @@ class SeatsPlus(Seats):
     ) -> list[Product]:
         """Stage I's windows, once more where they are merged; likeness to the question; merges."""
         plan, width, products = self.plan, architecture.hidden_size, list[Product]()
-        entry = trace.stages[0]
-        seen = (trace.video_mask | trace.audio_mask).nonzero()[:, 0]
-        asked = trace.length - 1 - int(seen[-1]) if len(seen) else 0
         alive = torch.zeros(trace.length, dtype=torch.bool)
-        alive[entry.kept] = True
+        alive[trace.stages[0].kept] = True
         for mask, ratio, windows in (
             (
                 trace.video_mask,
@@ -214,8 +207,8 @@ class SeatsPlus(Seats):
             products += pairs(chosen, width)
             if self.merging in ("entry", "both"):
                 products += pairs(chosen, width)
-            if self.question_weight and asked:
-                products.append((int(mask.sum()), asked, width))
+            if self.question_weight and trace.question:
+                products.append((int(mask.sum()), trace.question, width))
         if self.needs_states:
             for before, after in zip(trace.stages, trace.stages[1:], strict=False):
                 if after.kind == self.layer_kind:
@@ -228,14 +221,6 @@ class SeatsPlus(Seats):
                         if left < there
                     ]
         return products
-
-
-def _question(prompt: PromptTokens) -> Tensor:
-    """Embeddings (q, D) of the text behind the last audio-visual token; none without such."""
-    last = [part.positions[-1] for part in (prompt.video, prompt.audio) if part.size]
-    if not last:
-        return prompt.embeddings[:0]
-    return prompt.embeddings[int(torch.stack(last).max()) + 1 :]
 
 
 def asked_importance(
@@ -266,9 +251,7 @@ def _windows(modality: Modality) -> Iterator[tuple[int, Tensor]]:
         yield size, window_tokens(starts, size, modality.mask.device)
 
 
-def select_novel(
-    features: Tensor, importance: Tensor | None, modality: Modality, ratio: float
-) -> Tensor:
+def select_novel(features: Tensor, modality: Modality, ratio: float) -> Tensor:
     """Stage I with more tokens for windows that hold much that is different, and as many in all.
 
     A window's weight is how far its tokens are from their own mean, plus how far that is from the
@@ -277,9 +260,8 @@ def select_novel(
     Parameters
     ----------
     features : Tensor, shape (n, D)
-    importance : Tensor, shape (n,), or None
     modality : Modality
-        Its windows.
+        Its windows, and importance where there is some.
     ratio : float
         Share of the tokens that stays, as `select_diverse_in_windows` rounds it in each window.
 
@@ -322,7 +304,7 @@ def select_novel(
         counts_of = torch.tensor([budgets[start] for start in tokens[:, 0].tolist()])
         for count in sorted(set(counts_of.tolist())):
             some = tokens[(counts_of == count).to(tokens.device)]
-            weight = None if importance is None else importance[some]
+            weight = None if modality.importance is None else modality.importance[some]
             spare = None if modality.sources is None else spare_copies(modality.sources, some)
             chosen = select_diverse(features[some], weight, count, spare)
             kept.index_fill_(0, some.gather(1, chosen).flatten(), True)
