@@ -19,7 +19,7 @@ from seats_cli.selection.method import class_of, options_of
 from seats_cli.selection.methods import METHODS
 from seats_cli.selection.trace import SelectionTrace
 from tests.cost.test_pruned_executed import cost
-from tests.engine import golden, test_methods
+from tests.engine import test_methods
 from tests.engine.test_trained_methods import sieve_weights, weights
 from tests.selection.test_seats_plus import EVERYTHING
 
