@@ -272,8 +272,9 @@ class EchoingPixels(Method):
         assert prompt.rotary is not None
         # 1. Every token sees every other, but for padding.
         self._sieve.check(prompt.rotary[0].shape[-1])
-        padded = prompt.padding is not None and bool(prompt.padding.any())
-        seen = ~prompt.padding[None] if padded else None  # None takes the faster kernel
+        padding = prompt.padding
+        # (none of it gives no mask, which takes a faster kernel)
+        seen = None if padding is None or not bool(padding.any()) else ~padding[None]
         states: Tensor = self._sieve(prompt.embeddings[None], prompt.rotary, seen)[0]
         # 2. One pool.
         pool = (video.mask | audio.mask).nonzero()[:, 0]
