@@ -19,8 +19,8 @@ from seats_cli.selection.methods.omnipack import (
     AUDIO,
     VIDEO,
     audio_salience,
-    pack,
-    pack_states,
+    merge_states,
+    merge_tokens,
     peak_scores,
     scaled,
     second_layer,
@@ -115,13 +115,13 @@ def test_peaks_follow_their_definition(size: int) -> None:
         assert float(found[i]) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("packing", [VIDEO, AUDIO])
-def test_others_merge_into_what_stays(packing: object) -> None:
-    assert packing in (VIDEO, AUDIO)
-    kind = VIDEO if packing is VIDEO else AUDIO
+@pytest.mark.parametrize("settings", [VIDEO, AUDIO])
+def test_others_merge_into_what_stays(settings: object) -> None:
+    assert settings in (VIDEO, AUDIO)
+    kind = VIDEO if settings is VIDEO else AUDIO
     features, place = random(24, 6), random(24, 3, seed=2).sigmoid() / 3**0.5
     salience = torch.rand(24, generator=torch.Generator().manual_seed(3))
-    keep, merged = pack(features, place, salience, 8, kind)
+    keep, merged = merge_tokens(features, place, salience, 8, kind)
     kept = keep.nonzero()[:, 0].tolist()
     assert len(kept) == 8
     assert int(salience.argmax()) in kept
@@ -156,7 +156,7 @@ def test_states_merge_behind_the_layer() -> None:
     expected = scaled(asked) + scaled(across) + scaled(typical)
     torch.testing.assert_close(relevance, expected, atol=1e-5, rtol=0)
     weight = scaled(relevance)
-    keep, merged = pack_states(own, weight, 5)
+    keep, merged = merge_states(own, weight, 5)
     kept = keep.nonzero()[:, 0].tolist()
     total = {k: own[k].clone() for k in kept}
     mass = dict.fromkeys(kept, 1.0)
@@ -176,10 +176,10 @@ def test_counts_are_exact(size: int, data: st.DataObject) -> None:
     same = data.draw(st.booleans())  # all tokens alike: nothing but the first is salient
     features = torch.ones(size, 4) if same else random(size, 4, seed=size)
     salience = scaled(features[:, 0])
-    keep, merged = pack(features, torch.zeros(size, 3), salience, count, VIDEO)
+    keep, merged = merge_tokens(features, torch.zeros(size, 3), salience, count, VIDEO)
     assert int(keep.sum()) == count
     assert bool(merged.isfinite().all())
-    keep, merged = pack_states(features, salience, count)
+    keep, merged = merge_states(features, salience, count)
     assert int(keep.sum()) == count
     assert bool(merged.isfinite().all())
 

@@ -43,7 +43,7 @@ LAYERS = {28: 18, 36: 26}  # published; the share of the first one elsewhere
 
 
 @dataclass(frozen=True)
-class Packing:
+class MergeSettings:
     """What the paper sets for one modality."""
 
     dominant: float  # share of the budget that is taken by salience
@@ -52,8 +52,8 @@ class Packing:
     own: float  # share of its own embedding that a token keeps in a merge
 
 
-VIDEO = Packing(0.25, 0.70, 0.10, 0.62)
-AUDIO = Packing(0.35, 0.75, 0.05, 0.65)
+VIDEO = MergeSettings(0.25, 0.70, 0.10, 0.62)
+AUDIO = MergeSettings(0.35, 0.75, 0.05, 0.65)
 
 
 def scaled(values: Tensor) -> Tensor:
@@ -209,8 +209,8 @@ def _rows_at_once(size: int) -> int:
 
 
 @torch.no_grad()
-def pack(
-    features: Tensor, place: Tensor, salience: Tensor, count: int, packing: Packing
+def merge_tokens(
+    features: Tensor, place: Tensor, salience: Tensor, count: int, settings: MergeSettings
 ) -> tuple[Tensor, Tensor]:
     """Take some tokens of a modality, and merge every other one into one of them.
 
@@ -232,7 +232,7 @@ def pack(
     unit = normalize(features.float(), dim=-1)
     keep = torch.zeros(len(features), dtype=torch.bool, device=features.device)
     # 1. A share by salience, without repetition; the rest are the peaks among the others.
-    keep[take_salient(unit, salience, round(packing.dominant * count), packing.similar)] = True
+    keep[take_salient(unit, salience, round(settings.dominant * count), settings.similar)] = True
     scores = peak_scores(unit, place, salience).masked_fill(keep, -torch.inf)
     order = scores.argsort(descending=True, stable=True)
     keep[order[: count - int(keep.sum())]] = True
@@ -242,7 +242,7 @@ def pack(
     nearest = [
         (
             unit[rows] @ unit[kept].T
-            - packing.distance * _apart(place[rows], place[kept])
+            - settings.distance * _apart(place[rows], place[kept])
             + PULL * salience[kept]
         ).argmax(-1)
         for rows in torch.split(leaving, at_once)
@@ -253,7 +253,7 @@ def pack(
         total, weight = _sums(merged[leaving], weights, into, len(kept))
         taken = weight > 0
         mean = total[taken] / weight[taken, None]
-        merged[kept[taken]] = packing.own * merged[kept[taken]] + (1.0 - packing.own) * mean
+        merged[kept[taken]] = settings.own * merged[kept[taken]] + (1.0 - settings.own) * mean
     return keep, merged
 
 
@@ -280,7 +280,7 @@ def text_relevance(own: Tensor, text: Tensor, other: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pack_states(own: Tensor, relevance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def merge_states(own: Tensor, relevance: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Keep diverse, relevant states of a modality, and merge the others into those like them.
 
     Parameters
@@ -319,8 +319,8 @@ class OmniPack(Method):
 
     needs_importance = True
     query_tokens = "none"
-    entry_kind = "packed"
-    layer_kind = "packed again"
+    entry_kind = "merged"
+    layer_kind = "merged again"
 
     def __init__(self, plan: PruningPlan) -> None:
         super().__init__(plan)
@@ -330,14 +330,14 @@ class OmniPack(Method):
         self._audio = shares(plan.retention_audio, depth)
 
     def entering(self, architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
-        """What is left by the first packing."""
+        """What is left by the first settings."""
         video, audio = token_counts(architecture, sizes)
         return tokens_to_keep(video, self._video[0]), tokens_to_keep(audio, self._audio[0])
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Salient tokens and peaks of each modality; the others are merged into them."""
         keep, embeddings = prompt.keep_all(), prompt.embeddings
-        for modality, ratio, packing in (
+        for modality, ratio, settings in (
             (prompt.video, self._video[0], VIDEO),
             (prompt.audio, self._audio[0], AUDIO),
         ):
@@ -347,17 +347,17 @@ class OmniPack(Method):
             assert modality.importance is not None
             at, attention = modality.positions, modality.importance
             features = prompt.embeddings[at]
-            if packing is VIDEO:
+            if settings is VIDEO:
                 salience = video_salience(features, attention, split_grids(modality), ratio)
             else:
                 salience = audio_salience(features, attention, modality.lengths)
             place = place_of(prompt, modality)
-            keep[at], merged = pack(features, place, salience, count, packing)
+            keep[at], merged = merge_tokens(features, place, salience, count, settings)
             embeddings = embeddings.index_copy(0, at, merged.to(embeddings.dtype))
         return Entry(keep, embeddings)
 
     def drops_after(self, layer: int) -> bool:
-        """The second packing's layer, unless everything stays."""
+        """The second merge's layer, unless everything stays."""
         return layer == self._layer and min(self._video[1], self._audio[1]) < 1.0
 
     def after_layer(self, layer: int, tokens: LayerTokens) -> Entry:
@@ -367,7 +367,7 @@ class OmniPack(Method):
         media = (video | audio).nonzero()[:, 0]
         behind = int(media[-1]) + 1 if len(media) else 0
         text = states[behind:] if behind < len(states) else states
-        keep, packed = torch.ones_like(video), states
+        keep, changed = torch.ones_like(video), states
         for mask, other, ratio in (
             (video, audio, self._video[1]),
             (audio, video, self._audio[1]),
@@ -378,10 +378,10 @@ class OmniPack(Method):
             at = mask.nonzero()[:, 0].to(states.device)
             own, others = states[at], states[other.nonzero()[:, 0].to(states.device)]
             relevance = scaled(text_relevance(own, text, others))
-            stays, merged = pack_states(own, relevance, count)
+            stays, merged = merge_states(own, relevance, count)
             keep[mask] = stays.cpu()
-            packed = packed.index_copy(0, at, merged.to(states.dtype))
-        return Entry(keep, packed)
+            changed = changed.index_copy(0, at, merged.to(states.dtype))
+        return Entry(keep, changed)
 
     def products(
         self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
@@ -391,12 +391,12 @@ class OmniPack(Method):
         Behind the layer: each modality with the text, its own pairs, and its merges.
         """
         width, entry, products = architecture.hidden_size, trace.stages[0], list[Product]()
-        for offered, entered, packing in (
+        for offered, entered, settings in (
             (trace.offered[0], entry.video, VIDEO),
             (trace.offered[1], entry.audio, AUDIO),
         ):
             if entered < offered:
-                products += [(offered, round(packing.dominant * entered), width)]
+                products += [(offered, round(settings.dominant * entered), width)]
                 products += [(offered, offered, width)] * (1 + (_rows_at_once(offered) < offered))
                 products += [(offered - entered, entered, width)]
         for stage in trace.stages[1:]:
