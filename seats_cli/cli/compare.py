@@ -64,7 +64,7 @@ def compare(
     file = open_input(video, talk, allow_local_urls=allow_local_urls, offline=model.offline)
     text = find_question(question, talk)
     calm_libraries(debug=output.debug, quiet=output.quiet)
-    specs = build_specs(context, sweep, seed, model=model.model)
+    specs = build_specs(context, sweep, seed, model=model.model, revision=model.revision)
 
     from seats_cli.engine.comparison import run_comparison
 

@@ -164,9 +164,8 @@ def evaluate(
         check_plot(Path("accuracy.png"))
     folder = output.out or Path(f"seats-eval-{Path(questions).stem}")
     check_folder(folder, "-o")
-    specs = (
-        [] if find_layers else build_specs(context, sweep, output.seed, variant or (), model.model)
-    )
+    asked = (context, sweep, output.seed, variant or (), model.model, model.revision)
+    specs = [] if find_layers else build_specs(*asked)
     fields = ("fps", "max_frames", "max_new_tokens", "system")
     # What is not to be changed is not changed by settings either.
     fixed = questions in ("synthetic", "scripted") or as_published

@@ -117,7 +117,7 @@ def index(
     to the first drop. It works with the model and the precision that it was made with.
     """
     talk = Talk(quiet=output.quiet)
-    specs = _settings(budget, context, model.model)
+    specs = _settings(budget, context, model)
     configs = [spec.config for spec in specs]
     out = _target(output.out, video)
     file = open_input(video, talk, allow_local_urls=allow_local_urls, offline=model.offline)
@@ -167,7 +167,7 @@ def _target(out: Path | None, video: str) -> Path:
     return out
 
 
-def _settings(budget: IndexBudget, context: typer.Context, model: str | None) -> list[RunSpec]:
+def _settings(budget: IndexBudget, context: typer.Context, model: opt.ModelFlags) -> list[RunSpec]:
     """What is to be prefilled."""
     from seats_cli.results import RunSpec
 
@@ -182,7 +182,7 @@ def _settings(budget: IndexBudget, context: typer.Context, model: str | None) ->
         allocation=budget.allocation,
         config_file=budget.config_file,
     )
-    found = build_specs(context, sweep, 0, model=model)
+    found = build_specs(context, sweep, 0, model=model.model, revision=model.revision)
     specs = [spec for spec in found if spec.method != FULL]
     if any(spec.config is not None and spec.config.encoder_skips is not None for spec in specs):
         raise UsageError(

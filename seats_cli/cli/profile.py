@@ -134,7 +134,7 @@ def profile(
     if output.csv is not None:
         check_writable(output.csv, "--csv")
     calm_libraries(debug=output.debug, quiet=output.quiet)
-    specs = build_specs(context, sweep, repeats.seed, model=model.model)
+    specs = build_specs(context, sweep, repeats.seed, model=model.model, revision=model.revision)
     asked = _questions(question or [QUESTION], questions)
 
     from seats_cli.engine.profiling import run_profile

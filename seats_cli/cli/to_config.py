@@ -154,6 +154,7 @@ def build_specs(
     seed: int,
     variants: Sequence[Path] = (),
     model: str | None = None,
+    revision: str | None = None,
 ) -> list[RunSpec]:
     """Every method and variant with every share; without shares, the file's or the default budget.
 
@@ -174,7 +175,7 @@ def build_specs(
     shares, stills = parse_shares(sweep.retain), parse_stills(sweep.still_tolerance)
     base = build_config(sweep, context)
     assert base is not None
-    methods = (base.method,) if sweep.method is None else _methods(sweep.method, model)
+    methods = (base.method,) if sweep.method is None else _methods(sweep.method, model, revision)
     named = [(name, replace(base, method=name, seed=seed)) for name in methods]
     for path in variants:
         named.append((path.stem, replace(SeatsConfig.load(path.expanduser()), seed=seed)))
@@ -221,16 +222,16 @@ def _at_share(config: SeatsConfig, share: float) -> SeatsConfig:
     return replace(config, retain=share, retain_video=None, retain_audio=None)
 
 
-def _methods(text: str, model: str | None) -> list[str]:
+def _methods(text: str, model: str | None, revision: str | None) -> list[str]:
     """The methods of `--method seats,random` or "all"; the unpruned model runs in any case."""
     known = _known_methods()
     if text.strip().lower() == ALL:
-        return _runnable(known, model)
+        return _runnable(known, model, revision)
     wanted = dict.fromkeys(part.strip().lower() for part in text.split(","))
     return [_checked(name, f"{', '.join(known)}, or all") for name in wanted if name != FULL]
 
 
-def _runnable(known: list[str], model: str | None) -> list[str]:
+def _runnable(known: list[str], model: str | None, revision: str | None) -> list[str]:
     """Of all methods those that `model` has the weights for; a line on stderr says what is not."""
     from seats_cli.families.checkpoint_folder import find_folder
     from seats_cli.families.registry import BUNDLED
@@ -239,7 +240,7 @@ def _runnable(known: list[str], model: str | None) -> list[str]:
 
     trained = [name for name in known if name not in weightless_methods()]
     try:
-        folder = find_folder(model or BUNDLED).path
+        folder = find_folder(model or BUNDLED, revision).path
     except ModelError:  # a random shape, or what loading it will complain about
         missing = trained
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -10,9 +11,12 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
+from transformers.utils import ModelOutput
 
 from seats_cli.config import EncoderSkips
 from seats_cli.engine.encoder_stats import EncoderCall, EncoderStatistics
+from seats_cli.engine.strict_document import MisfitError
 from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.patching import replace_forward
@@ -192,3 +196,18 @@ def note_tensors(value: Any, found: dict[int, int]) -> None:
             note_tensors(part, found)
     elif isinstance(value, EncoderCall):
         note_tensors((value.importance, value.keys, value.sources), found)
+
+
+def output_class(name: str, encoder: Any) -> type[ModelOutput]:
+    """A class of encoder outputs by its name: transformers' own, or of the encoder's module.
+
+    Raises
+    ------
+    MisfitError
+        If it is unknown.
+    """
+    for module in (transformers.modeling_outputs, sys.modules[type(encoder).__module__]):
+        found = vars(module).get(name)
+        if isinstance(found, type) and issubclass(found, ModelOutput):
+            return found
+    raise MisfitError("an encoder's output is of an unknown kind")

@@ -33,7 +33,7 @@ from seats_cli.engine.strict_document import MisfitError, spelled_out
 from seats_cli.errors import UsageError
 from seats_cli.files import replacing
 from seats_cli.media.clip import INDEX_SUFFIX, MediaFacts, ReadOptions
-from seats_cli.models.checkpoint import fingerprint
+from seats_cli.models.checkpoint import fingerprint, weights_mark
 from seats_cli.models.inputs import PreparedClip
 from seats_cli.results import jsonable
 from seats_cli.selection.methods import method_for
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 FORMAT = "seats-index"
 # Raised whenever a tensor or a key appears, disappears or changes its meaning.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INDEX, CHECKSUMS = "index", "crc32"  # keys of the header's metadata
 
 MOST_HASHED = 1 << 32  # bytes of a media file that are read to see whether it has changed
@@ -163,6 +163,7 @@ class IndexedSetting:
     config: dict[str, Any]
     depth: int  # layers (from 1) whose keys and values are kept
     sides: dict[str, int]  # how many tensors a layer needs beside the states, by name
+    weights: str  # `weights_mark` of a trained method, else empty
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,8 @@ def save_session(
         tensors |= {"ids": prefix.ids, **own}
         sizes.append((plan.config, sum(part.nbytes for part in own.values())))
         sides = {name: len(side.tensors) for name, side in prefix.sides.items()}
-        settings.append(IndexedSetting(plan.config.to_dict(), prefix.depth, sides))
+        mark = weights_mark(loaded.adapter, plan.config.method)
+        settings.append(IndexedSetting(plan.config.to_dict(), prefix.depth, sides, mark))
     if only and not settings:
         raise UsageError("Ask with a setting first: with `only`, an index keeps nothing else.")
     # 3. Encodings, which no setting needs where all of its states are kept.

@@ -8,7 +8,6 @@ be finite, and nothing is computed from a size that only the file claims.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
@@ -17,10 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers.utils import ModelOutput
 
 from seats_cli import __version__
 from seats_cli.config import FULL, SeatsConfig
@@ -33,7 +30,7 @@ from seats_cli.engine.clip_prefix import (
     first_cut,
     setting_key,
 )
-from seats_cli.engine.encoder_cache import EncoderCache, Encoding
+from seats_cli.engine.encoder_cache import EncoderCache, Encoding, output_class
 from seats_cli.engine.encoder_stats import EncoderCall
 from seats_cli.engine.session_file import (
     CHECKSUMS,
@@ -59,6 +56,7 @@ from seats_cli.engine.strict_document import (
 from seats_cli.errors import ConfigError, ModelError, ResourceError, UsageError, out_of_memory_on
 from seats_cli.media.clip import Clip
 from seats_cli.models.adapter import SideTensors
+from seats_cli.models.checkpoint import has_weights
 from seats_cli.models.inputs import PreparedClip, build_inputs
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.methods import method_for, with_default_options
@@ -201,7 +199,7 @@ class SavedIndex:
                 f"leave `system` out, or {_AGAIN}."
             )
         with self._explaining():
-            prepared = self._prepared(loaded, (*facts.warnings, *self._warnings(now)))
+            prepared = self._prepared(loaded, (*facts.warnings, *self._warnings(loaded, now)))
             sizes = loaded.adapter.media_sizes(prepared.features)
             self._check_prompt(loaded, prepared, sizes)
             if as_encoded(loaded.architecture, prepared.clip, sizes) != facts.media:
@@ -210,7 +208,7 @@ class SavedIndex:
             prefixes = PrefixStore(prepared, saved=self._prefixes(loaded), saved_only=facts.only)
         return prepared, encoders, prefixes
 
-    def _warnings(self, now: IndexedModel) -> Iterator[str]:
+    def _warnings(self, loaded: LoadedModel, now: IndexedModel) -> Iterator[str]:
         facts = self.facts
         changed = None if facts.file is None else facts.file.changed_beside(self.path)
         if changed is not None:
@@ -223,6 +221,11 @@ class SavedIndex:
                 f"{self.path} was made on {facts.model.device} and is asked on {now.device}, where "
                 "numbers are rounded differently: answers may differ from those about the clip."
             )
+        settings = self._settings(loaded).values()
+        stale = (one[1].config.method for one in settings if self._is_stale(loaded, *one))
+        for method in dict.fromkeys(stale):
+            then = "it cannot be asked with" if facts.only else "questions prefill the clip again"
+            yield f"{self.path} was made with other weights of '{method}', so {then}: {_AGAIN}."
 
     def _prepared(self, loaded: LoadedModel, warnings: tuple[str, ...]) -> PreparedClip:
         """The clip's inputs, with stand-ins for what goes into the encoders."""
@@ -298,7 +301,7 @@ class SavedIndex:
             return self.tensor(f"{encoding.modality}.{name}", dtype, (count, width)).to(device)
 
         # 1. The output as the encoder gives it, as far as the model reads it.
-        kind = _output_class(encoding.output, encoder)
+        kind = output_class(encoding.output, encoder)
         named = {part.name for part in fields(kind)} & {"last_hidden_state", "pooler_output"}
         if ("pooler_output" if seeing else "last_hidden_state") not in named:
             raise MisfitError("an encoder's output is of another kind")
@@ -357,12 +360,17 @@ class SavedIndex:
             raise MisfitError("there is nothing in it")
         return known
 
+    def _is_stale(self, loaded: LoadedModel, number: int, plan: PruningPlan) -> bool:
+        """Whether other weights of its method have chosen what is kept for a setting."""
+        mark = self.facts.settings[number].weights
+        return not has_weights(loaded.adapter, plan.config.method, mark)
+
     def _prefixes(self, loaded: LoadedModel) -> Callable[[SettingKey], ClipPrefix | None]:
         """What finds the states of a setting by its key."""
         known = self._settings(loaded)
 
         def find(key: SettingKey) -> ClipPrefix | None:
-            if key not in known:
+            if key not in known or self._is_stale(loaded, *known[key]):
                 return None
             with self._explaining():
                 return self._prefix(loaded, *known[key])
@@ -429,14 +437,9 @@ class SavedIndex:
             return
         config = SeatsConfig(method=FULL) if config is None else replace(config, seed=seed)
         plan = PruningPlan.resolve(with_default_options(config), loaded.architecture)
-        if setting_key(plan, method_for(plan)) not in self._settings(loaded):
+        known = self._settings(loaded).get(setting_key(plan, method_for(plan)))
+        if known is None:
             raise UsageError(NOT_SAVED)
-
-
-def _output_class(name: str, encoder: Any) -> type[ModelOutput]:
-    """A class of encoder outputs by its name: transformers' own, or of the encoder's module."""
-    for module in (transformers.modeling_outputs, sys.modules[type(encoder).__module__]):
-        found = vars(module).get(name)
-        if isinstance(found, type) and issubclass(found, ModelOutput):
-            return found
-    raise MisfitError("an encoder's output is of an unknown kind")
+        if self._is_stale(loaded, *known):
+            reason = f"other weights of '{plan.config.method}'"
+            raise UsageError(f"{self.path} was made with {reason}: {_AGAIN}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ import torch
 from seats_cli.errors import ModelError
 from seats_cli.families.checkpoint_folder import ADAPTER_CONFIG, tensor_headers, weight_files
 from seats_cli.families.registry import tied_embeddings
-from seats_cli.models.method_weights import of_a_method
+from seats_cli.models.method_weights import of_a_method, weights_for
 from seats_cli.models.weight_memory import UNUSED_PARTS
+from seats_cli.selection.method import METHODS, class_of
 
 if TYPE_CHECKING:
     from seats_cli.models.adapter import Adapter
@@ -147,14 +148,7 @@ def fingerprint(adapter: Adapter, processor: Any) -> str:
     str
         32 hexadecimal digits, the same on every device.
     """
-    digest = hashlib.sha256()
-    groups: dict[Any, list[torch.Tensor]] = {}
-    for name, value in adapter.stored_tensors():
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        if value.device.type != "meta" and value.numel():
-            groups.setdefault((value.dtype, value.device), []).append(_samples(value.detach()))
-    for parts in groups.values():  # one copy to the host for each
-        digest.update(torch.cat(parts).view(torch.uint8).cpu().numpy().tobytes())
+    digest = _digest(adapter.stored_tensors())
     tokenizer = processor.tokenizer
     template = getattr(processor, "chat_template", None) or ""
     tokens = tokenizer.encode(_PROBE, add_special_tokens=False)
@@ -163,6 +157,39 @@ def fingerprint(adapter: Adapter, processor: Any) -> str:
     if sections is not None:  # the same weights turn otherwise
         digest.update(f" {sections}".encode())
     return digest.hexdigest()[:32]
+
+
+def weights_mark(adapter: Adapter, method: str) -> str:
+    """What tells a method's own weights from others, as `fingerprint`; "" for methods without any.
+
+    Raises
+    ------
+    ModelError
+        If the model's checkpoint has none for it.
+    """
+    if not class_of(METHODS[method]).weights_prefix:
+        return ""
+    return _digest(sorted(weights_for(adapter, method).items())).hexdigest()[:32]
+
+
+def has_weights(adapter: Adapter, method: str, mark: str) -> bool:
+    """Whether a method's own weights are those with this mark; False if there are none."""
+    with contextlib.suppress(ModelError):
+        return weights_mark(adapter, method) == mark
+    return False
+
+
+def _digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> Any:
+    """Of names, shapes, precisions and samples."""
+    digest = hashlib.sha256()
+    groups: dict[Any, list[torch.Tensor]] = {}
+    for name, value in tensors:
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        if value.device.type != "meta" and value.numel():
+            groups.setdefault((value.dtype, value.device), []).append(_samples(value.detach()))
+    for parts in groups.values():  # one copy to the host for each
+        digest.update(torch.cat(parts).view(torch.uint8).cpu().numpy().tobytes())
+    return digest
 
 
 def _samples(value: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ in a file of the method's name, `omnisift.safetensors`.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seats_cli.errors import ModelError
-from seats_cli.families.checkpoint_folder import tensor_headers, weight_files
+from seats_cli.families.checkpoint_folder import find_folder, tensor_headers, weight_files
 from seats_cli.models.adapter import Adapter
 from seats_cli.selection.method import METHODS, Method, class_of
 
@@ -26,6 +27,23 @@ _READ: WeakKeyDictionary[nn.Module, dict[str, dict[str, Tensor]]] = WeakKeyDicti
 def note_folder(net: nn.Module, folder: Path) -> None:
     """Remember where a model's checkpoint is."""
     _FOLDERS[net] = folder
+
+
+def folder_of(adapter: Adapter) -> Path | None:
+    """Where a model's checkpoint lies; None for one that was built in memory.
+
+    Of a model that `from_pretrained` has read, it is known by the name that it was given: a folder,
+    or a hub id, whose snapshot is that of the main branch where the model does not say which.
+    """
+    known = _FOLDERS.get(adapter.model)
+    if known is not None:
+        return known
+    for net in (adapter.model, adapter.whole):  # a thinker may have no name inside a larger model
+        name = str(getattr(net, "name_or_path", "") or "")
+        if name:
+            with suppress(ModelError):  # it has been moved, or is no longer in the cache
+                return find_folder(name, getattr(net.config, "_commit_hash", None)).path
+    return None
 
 
 def of_a_method(name: str) -> bool:
@@ -83,8 +101,8 @@ def weights_for(adapter: Adapter, method: str) -> dict[str, Tensor]:
     net: Any = adapter.model
     known = _READ.setdefault(net, {})
     if method not in known:
-        folder = _FOLDERS.get(net) or Path(str(getattr(net, "name_or_path", "")) or "-")
-        places = stored_for(folder, method)
+        folder = folder_of(adapter)
+        places = {} if folder is None else stored_for(folder, method)
         if not places:
             raise ModelError(
                 f"The method '{method}' is trained, and this model's checkpoint has no weights for "

@@ -16,18 +16,25 @@ from torch.nn.functional import layer_norm, silu
 from typer.testing import CliRunner
 
 from seats_cli.cli.main import app
+from seats_cli.cli.to_config import _runnable
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.accounting import account
 from seats_cli.engine.answer import ask
 from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
 from seats_cli.engine.session import load_model
-from seats_cli.errors import ModelError
+from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.media.reader import read_clip
 from seats_cli.models.adapter import Adapter
 from seats_cli.models.load import LoadedModel
-from seats_cli.models.method_weights import note_folder, of_a_method, stored_for
+from seats_cli.models.method_weights import (
+    folder_of,
+    note_folder,
+    of_a_method,
+    stored_for,
+    weights_for,
+)
 from seats_cli.models.optimize import sync_sections
 from seats_cli.models.registry import adapter_for
 from seats_cli.selection.methods.echoingpixels import pool_budget
@@ -207,6 +214,86 @@ def test_weights_that_are_missing_or_wrong(folder: Path, tmp_path: Path) -> None
             answer(load_model(str(other), device="cpu"), replace(CONFIG, method=method))
     assert len(stored_for(folder, "omnisift")) == len(PUBLISHED)
     assert not stored_for(BUNDLED_PATH, "omnisift")
+
+
+def test_a_snapshot_of_the_hub(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are found by the name that a model was loaded with, by seats or by transformers."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository, commits = tmp_path / "models--somebody--trained", ("a" * 40, "b" * 40)
+    for commit in commits:
+        snapshot = repository / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        for file in folder.iterdir():
+            if file.suffix != ".safetensors":
+                (snapshot / file.name).symlink_to(file)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commits[0])
+    # The newest one as published, an older one without them.
+    selector = load_file(folder / "omnisift.safetensors")
+    own = load_file(BUNDLED_PATH / "model.safetensors")
+    inside = {f"thinker.{name}": value.half() for name, value in selector.items()}
+    save_file({**own, **inside}, repository / "snapshots" / commits[0] / "model.safetensors")
+    (repository / "snapshots" / commits[1] / "model.safetensors").symlink_to(
+        BUNDLED_PATH / "model.safetensors"
+    )
+    newest = load_model("somebody/trained", device="cpu")
+    assert newest.facts.revision == commits[0]
+    found = weights_for(newest.adapter, "omnisift")
+    expected = {name.partition(".")[2]: value.half().float() for name, value in selector.items()}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    older = load_model("somebody/trained", revision="bbbbbbb", device="cpu")
+    with pytest.raises(ModelError, match="no weights for it"):
+        weights_for(older.adapter, "omnisift")
+    # A notebook's own model is known by the id that it was loaded with, as is one inside of it.
+    net = type(newest.model).from_pretrained(
+        "somebody/trained", cache_dir=tmp_path, local_files_only=True
+    )
+    assert net.name_or_path == "somebody/trained"
+    assert weights_for(adapter_for(net), "omnisift").keys() == expected.keys()
+    inner = adapter_for(newest.model)
+    assert folder_of(inner) == repository / "snapshots" / commits[0]
+    monkeypatch.setattr(newest.model, "name_or_path", "")
+    monkeypatch.setattr("seats_cli.models.method_weights._FOLDERS", {})
+    assert folder_of(inner) is None
+    inner.whole = net
+    assert folder_of(inner) == repository / "snapshots" / commits[0]
+    # "all" looks at the revision that is to be loaded.
+    for commit, there in zip(commits, (["omnisift"], []), strict=True):
+        assert _runnable(["omnisift"], "somebody/trained", commit[:7]) == there
+
+
+def test_an_index_notices_other_weights(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
+    clip = read_clip(CARDS, sizing=loaded.sizing, max_frames=2, end=3.0)
+    session = loaded.open(clip)  # type: ignore[attr-defined]
+    for config in (CONFIG, SeatsConfig(retain=0.1)):
+        session.prefill(config)
+    session.save(tmp_path / "all.seats")
+    session.save(tmp_path / "only.seats", only=True)
+    same = load_model(str(folder), device="cpu")
+    for name in ("all", "only"):
+        opened = same.open(tmp_path / f"{name}.seats")
+        assert opened.clip.warnings == clip.warnings
+        assert opened.ask(QUESTION, config=CONFIG, max_new_tokens=1).text is not None
+        assert next(opened._prefixes.prefixes())[1].mapped
+    other = tmp_path / "model"
+    shutil.copytree(folder, other)
+    drawn = {f"compressor.{name}": part for name, part in weights(128, 64, 4, seed=1).items()}
+    save_file(drawn, other / "omnisift.safetensors")
+    changed = load_model(str(other), device="cpu")
+    opened = changed.open(tmp_path / "all.seats")
+    found = opened.ask(QUESTION, config=CONFIG, max_new_tokens=1)
+    assert "other weights of 'omnisift'" in " ".join(found.warnings)
+    alone = ask(changed, clip, QUESTION, config=CONFIG, max_new_tokens=1)
+    assert torch.equal(found.trace.stages[0].kept, alone.trace.stages[0].kept)
+    before = session.ask(QUESTION, config=CONFIG, max_new_tokens=1)
+    assert not torch.equal(found.trace.stages[0].kept, before.trace.stages[0].kept)
+    opened = changed.open(tmp_path / "only.seats")
+    with pytest.raises(UsageError, match="other weights of 'omnisift': index the clip again"):
+        opened.ask(QUESTION, config=CONFIG)
+    assert opened.ask(QUESTION, config=SeatsConfig(retain=0.1), max_new_tokens=1).trace.stages
 
 
 def test_all_says_what_it_leaves_out(folder: Path) -> None:
