@@ -179,7 +179,7 @@ def has_weights(adapter: Adapter, method: str, mark: str) -> bool:
     return False
 
 
-def _digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> Any:
+def _digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> hashlib._Hash:
     """Of names, shapes, precisions and samples."""
     digest = hashlib.sha256()
     groups: dict[Any, list[torch.Tensor]] = {}
