@@ -60,7 +60,8 @@ class ItemRecord:
     # Largest memory of the process or device.
     peak_host_bytes: int | None = None
     peak_gpu_bytes: int | None = None
-    # Seconds of the LLM's prefill, of the selection, to the first token, and altogether.
+    # Seconds of the LLM's prefill, of the selection, to the first token, and altogether; None for
+    # a setting's further questions about a clip, which find the work of the first one done.
     prefill_s: float | None = None
     select_s: float | None = None
     first_token_s: float | None = None

@@ -1,4 +1,4 @@
-"""Every question of a set with every configuration, each clip read and encoded once."""
+"""Every question of a set with every configuration; what a clip's questions share is shared."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from seats_cli.engine.answer import ask
+from seats_cli.engine.clip_prefix import PrefixStore
 from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.engine.memory_stats import free_memory
 from seats_cli.errors import ConfigError, SeatsError, out_of_memory_on
@@ -118,11 +119,18 @@ def _clip_records(
             yield replace(_blank(item, spec), error=why), False
         return
     encoder_cache = EncoderCache()
+    shared: dict[str, PrefixStore] = {}  # of one setting: they come one after the other
     for item, spec in missing:
         impossible = False
+        # A further question is answered as if alone, but its times are not those of that.
+        alone = spec.label not in shared
+        if alone:
+            shared = {spec.label: PrefixStore(prepared)}
         try:
-            answer = _answer(loaded, prepared, item, spec, protocol, seed, encoder_cache)
-            record = _record(item, spec, answer)
+            answer = _answer(
+                loaded, prepared, item, spec, protocol, seed, encoder_cache, shared[spec.label]
+            )
+            record = _record(item, spec, answer, timed=alone)
         except Exception as error:
             record = replace(_blank(item, spec), error=_reason(error))
             impossible = isinstance(error, ConfigError)
@@ -140,6 +148,7 @@ def _answer(
     protocol: EvalProtocol,
     seed: int,
     encoder_cache: EncoderCache,
+    prefixes: PrefixStore,
 ) -> Answer:
     return ask(
         loaded,
@@ -150,6 +159,7 @@ def _answer(
         seed=zlib.crc32(f"{seed}:{item.id}".encode()) % MAX_SEED,
         choices=options_for(item, protocol),
         encoder_cache=encoder_cache,
+        prefixes=prefixes,
         method=None if spec.blind is None else partial(Ablation, ablation=spec.blind),
         evidence=False,  # nobody sees it, and times are those of the model's work
     )
@@ -168,8 +178,8 @@ def _blank(item: Item, spec: RunSpec) -> ItemRecord:
     )
 
 
-def _record(item: Item, spec: RunSpec, answer: Answer) -> ItemRecord:
-    """The answer, scored, with what it took."""
+def _record(item: Item, spec: RunSpec, answer: Answer, *, timed: bool) -> ItemRecord:
+    """The answer, scored, with what it took; seconds only if all of its work was done for it."""
     verdict = score(item, answer.text)
     alive = answer.trace.alive_per_layer()
     video, audio, _ = answer.trace.offered
@@ -188,7 +198,7 @@ def _record(item: Item, spec: RunSpec, answer: Answer) -> ItemRecord:
         offered_audio_tokens=audio,
         average_retention=answer.trace.average_retention()[2],
         **{name: getattr(answer.cost, name) for name in COSTS},
-        **{name: getattr(answer.timing, name) for name in TIMES},
+        **{name: getattr(answer.timing, name) if timed else None for name in TIMES},
     )
 
 

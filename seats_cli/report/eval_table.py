@@ -28,7 +28,7 @@ MEANINGS = (
 )
 COST_MEANINGS = (
     "kept: audio-visual tokens, mean over layers. video, audio: tokens, mean over layers. FLOPs: "
-    "LLM prefill, and its share of the unpruned one. Times are medians, the prefill without "
+    "LLM prefill, and its share of the unpruned one. Times are medians over clips, the prefill without "
     "selection."
 )
 _WIDTH = 80  # columns of a terminal

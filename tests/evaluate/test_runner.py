@@ -9,6 +9,7 @@ import pytest
 
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
+from seats_cli.engine.clip_prefix import PrefixStore
 from seats_cli.evaluate import runner
 from seats_cli.evaluate.generated import synthetic_set
 from seats_cli.evaluate.questions import Item, QuestionSet, open_clip
@@ -65,6 +66,45 @@ def test_answers_are_those_of_ask(
             found = next(one for one in records if one.key == (item.id, setting.label))
             assert found.given == alone.text
             assert found.prefill_flops == alone.cost.prefill_flops
+
+
+def test_the_first_question_about_a_clip_is_timed(
+    questions: QuestionSet, records: list[ItemRecord]
+) -> None:
+    clips = {item.clip_key for item in questions.items}
+    assert len(clips) < len(questions.items)  # or nothing would be shared
+    for setting in (FULL, SEATS, RANDOM):
+        of_setting = [record for record in records if record.label == setting.label]
+        timed = [record for record in of_setting if record.total_s is not None]
+        assert [record.clip_key for record in timed] == sorted(clips)
+        assert of_setting[0].first_token_s is not None
+        assert all(record.prefill_flops is not None for record in of_setting)
+
+
+def test_questions_about_a_clip_share_its_prefill(
+    loaded: LoadedModel, questions: QuestionSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores: list[PrefixStore] = []
+
+    class Noted(PrefixStore):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.used = 0
+            stores.append(self)
+
+        def find(self, *args: Any) -> Any:
+            found = super().find(*args)
+            self.used += found is not None
+            return found
+
+    monkeypatch.setattr(runner, "PrefixStore", Noted)
+    run(loaded, questions, FULL, SEATS)
+    clips = {item.clip_key for item in questions.items}
+    assert len(stores) == 2 * len(clips)
+    assert all(len(store) == 1 for store in stores)
+    assert sum(store.used > 0 for store in stores) == 2 * sum(
+        sum(item.clip_key == clip for item in questions.items) > 1 for clip in clips
+    )
 
 
 def test_what_is_done_is_not_repeated(
