@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seats_cli.engine.answer import ask
 from seats_cli.engine.clip_prefix import PrefixStore
@@ -183,6 +183,9 @@ def _record(item: Item, spec: RunSpec, answer: Answer, *, timed: bool) -> ItemRe
     verdict = score(item, answer.text)
     alive = answer.trace.alive_per_layer()
     video, audio, _ = answer.trace.offered
+    seconds: dict[str, Any] = {}
+    if timed:
+        seconds = {name: getattr(answer.timing, name) for name in TIMES}
     return replace(
         _blank(item, spec),
         given=answer.text,
@@ -198,7 +201,7 @@ def _record(item: Item, spec: RunSpec, answer: Answer, *, timed: bool) -> ItemRe
         offered_audio_tokens=audio,
         average_retention=answer.trace.average_retention()[2],
         **{name: getattr(answer.cost, name) for name in COSTS},
-        **{name: getattr(answer.timing, name) if timed else None for name in TIMES},
+        **seconds,
     )
 
 

@@ -28,8 +28,8 @@ MEANINGS = (
 )
 COST_MEANINGS = (
     "kept: audio-visual tokens, mean over layers. video, audio: tokens, mean over layers. FLOPs: "
-    "LLM prefill, and its share of the unpruned one. Times are medians over clips, the prefill without "
-    "selection."
+    "LLM prefill, and its share of the unpruned one. Times are medians over clips, the "
+    "prefill without selection."
 )
 _WIDTH = 80  # columns of a terminal
 _REASON = 240  # characters of an error that are shown
