@@ -27,9 +27,8 @@ ALLOCATIONS = ("reference", "adaptive", "adaptive-contrast", "adaptive-floor", G
 KV_POLICIES = ("layerwise", "survivors")
 QUANTIZE = ("4bit", "8bit")  # to what weights of 16 bits can be quantized while they are loaded
 
-# The method with a schedule of its own, and the one that keeps everything.
+# The method that runs unless another one is named, and the one that keeps everything.
 SEATS, FULL = "seats", "full"
-SCHEDULED = (SEATS, "seats-plus")  # the second has the variants of the first under study
 
 EncoderSkips: TypeAlias = tuple[float | None, float | None, float | None]
 
@@ -37,6 +36,7 @@ EncoderSkips: TypeAlias = tuple[float | None, float | None, float | None]
 # each option here, and `seats_cli/__init__.py` the import that registers the package's methods.
 OPTION_CHECKS: dict[str, Callable[[str, Any], None]] = {}
 UNLISTED: set[str] = set()  # options of methods under study, which no list names
+SCHEDULED = {SEATS}  # methods with drop layers and a late block; entered like the options
 METHOD_IMPORTS: list[Callable[[], object]] = []
 
 
@@ -192,6 +192,14 @@ def check_options(options: Mapping[str, Any]) -> None:
         OPTION_CHECKS[name](name, value)
 
 
+def is_scheduled(method: str) -> bool:
+    """Whether a method follows the schedule of SEATS: drop layers, and a late block."""
+    if method not in SCHEDULED:
+        for register in METHOD_IMPORTS:  # imports torch: not for what runs unless named otherwise
+            register()
+    return method in SCHEDULED
+
+
 def _is_number(value: Any) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
@@ -237,7 +245,7 @@ class SeatsConfig:
         KV cache: "layerwise" keeps what each layer saw, "survivors" removes dropped tokens
         from all layers.
     method : str
-        Selection method. Drop layers and the late block belong to SEATS alone.
+        Selection method. Drop layers and the late block belong to SEATS and its variants alone.
     seed : int
         Of methods that draw at random.
     still_tolerance : float or None

@@ -15,13 +15,13 @@ from typing import Any
 from seats_cli.config import (
     FULL,
     NO_LATE_BLOCK,
-    SCHEDULED,
     SeatsConfig,
     as_tuple,
     check_fraction,
     check_increasing,
     check_integer,
     check_positive,
+    is_scheduled,
 )
 from seats_cli.errors import ConfigError
 from seats_cli.families.base import Architecture
@@ -252,8 +252,8 @@ class PruningPlan:
         """Work out every number for a model.
 
         When both retentions are 1 and no late block is requested, nothing is pruned. The
-        schedule of drop layers and the late block belong to SEATS: for other methods the plan
-        only carries the targets.
+        schedule of drop layers and the late block belong to SEATS and its variants
+        (`Method.scheduled`): for other methods the plan only carries the targets.
 
         Parameters
         ----------
@@ -286,7 +286,7 @@ class PruningPlan:
         )
         # 2. Other methods have no schedule, and neither has SEATS where everything stays.
         everything = video == audio == 1.0 and config.late_layer in (None, NO_LATE_BLOCK)
-        if config.method not in SCHEDULED or everything:
+        if config.method == FULL or everything or not is_scheduled(config.method):
             return plan(1.0, 1.0)
         # 3. The layers come first: what can be reached depends on them.
         drop_layers, late_layer = _resolve_layers(config, architecture)
@@ -312,8 +312,11 @@ class PruningPlan:
         """False if every audio-visual token stays in every layer."""
         if self.config.method == FULL:
             return False
-        if self.config.method not in SCHEDULED:
-            return min(self.retention_video, self.retention_audio) < 1.0
+        return self.has_schedule or min(self.retention_video, self.retention_audio) < 1.0
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether its own numbers, and not the method, say what leaves where."""
         ratios = (self.initial_video, self.initial_audio, *self.keep_video, *self.keep_audio)
         return self.late_layer is not None or min(ratios) < 1.0
 

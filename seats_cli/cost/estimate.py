@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seats_cli.config import SEATS, SeatsConfig
+from seats_cli.config import SeatsConfig, is_scheduled
 from seats_cli.cost.context import ContextUse, Need, context_use, entering_of
 from seats_cli.cost.flops import encoder_flops, prefill_flops
 from seats_cli.cost.memory import (
@@ -148,9 +148,9 @@ def plan_run(
     Raises
     ------
     UsageError
-        If the method is not SEATS: other methods have no schedule to predict.
+        If the method is neither SEATS nor a variant of it: others have no schedule to predict.
     """
-    if config is not None and config.method != SEATS:
+    if config is not None and not is_scheduled(config.method):
         raise UsageError(
             f"seats plan predicts the method seats, not {config.method}; "
             "seats profile and seats compare run any method."

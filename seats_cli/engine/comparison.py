@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from seats_cli.config import FULL
 from seats_cli.engine.answer import ask
 from seats_cli.engine.memory_stats import Shortage, reset_peaks, unless_out_of_memory
 from seats_cli.engine.timing import Stopwatch
@@ -66,7 +67,7 @@ def run_comparison(
     """
     report = on_progress or (lambda _words: None)
     run = partial(_outcome, loaded, clip, question, system, seed, read_s)
-    whole = RunSpec("full", None)
+    whole = RunSpec(FULL, None)
 
     # 1. The first run that works pays for what is allocated and compiled once.
     report("warm-up")

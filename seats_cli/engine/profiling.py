@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from seats_cli.config import FULL
 from seats_cli.cost.flops import layer_flops
 from seats_cli.engine.answer import ask
 from seats_cli.engine.memory_stats import Shortage, reset_peaks, unless_out_of_memory
@@ -112,7 +113,7 @@ Result = TypeVar("Result")
 
 # Reading is repeated like everything else, unless that alone would take minutes.
 MAX_READING_S = 10.0
-_FULL = RunSpec("full", None)
+_FULL = RunSpec(FULL, None)
 
 
 def run_profile(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from seats_cli.config import FULL
 from seats_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def blind_specs(num_layers: int) -> list[RunSpec]:
     from seats_cli.results import RunSpec
     from seats_cli.selection.methods.ablation import ModalityAblation
 
-    everything = SeatsConfig(method="full")
+    everything = SeatsConfig(method=FULL)
     return [
         RunSpec(_label(hidden, layer), everything, ModalityAblation(layer, video, audio))
         for layer in range(1, num_layers)
@@ -76,7 +77,7 @@ def layer_curve(records: Sequence[ItemRecord], num_layers: int) -> LayerCurve:
     UsageError
         No item was answered by all.
     """
-    labels = ["full", *(_label(name, layer) for name in HIDDEN for layer in range(1, num_layers))]
+    labels = [FULL, *(_label(name, layer) for name in HIDDEN for layer in range(1, num_layers))]
     right: dict[str, dict[str, bool]] = {label: {} for label in labels}
     for record in records:
         if record.error is None and record.label in right:
@@ -89,7 +90,7 @@ def layer_curve(records: Sequence[ItemRecord], num_layers: int) -> LayerCurve:
         return sum(right[label][item] for item in common) / len(common)
 
     return LayerCurve(
-        accuracy("full"),
+        accuracy(FULL),
         {
             name: {layer: accuracy(_label(name, layer)) for layer in range(1, num_layers)}
             for name in HIDDEN

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seats_cli.config import FULL
 from seats_cli.errors import BatchError, UsageError
 from seats_cli.evaluate.distributed import Shard, Workers, add_one, process_group, stop_if_orphaned
 from seats_cli.evaluate.published import check_published, published_protocol, run_notes
@@ -241,7 +242,7 @@ def _specs(
     from seats_cli.engine.profiling import refusal
     from seats_cli.results import RunSpec
 
-    full = RunSpec("full", None)
+    full = RunSpec(FULL, None)
     if job.find_layers:
         from seats_cli.evaluate.layer_curve import blind_specs
 

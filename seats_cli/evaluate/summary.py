@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from seats_cli.config import FULL
 from seats_cli.evaluate.run_folder import ItemRecord
 from seats_cli.evaluate.statistics import RESAMPLES, BoolArray, ClipBootstrap, Estimate, mcnemar_p
-
-FULL = "full"
 
 
 @dataclass(frozen=True)

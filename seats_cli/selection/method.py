@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
 
 from torch import Tensor
 
-from seats_cli.config import OPTION_CHECKS, SETTINGS, UNLISTED
+from seats_cli.config import OPTION_CHECKS, SCHEDULED, SETTINGS, UNLISTED
 from seats_cli.cost.selection import Product
 from seats_cli.cost.token_counts import MediaSizes, token_counts, tokens_to_keep
 from seats_cli.families.base import Architecture
@@ -210,6 +210,9 @@ class Method(ABC):
         `take_weights` is given them before the first prompt.
     weights_as_model : bool
         Whether they are to have the model's precision, and not float32.
+    scheduled : bool
+        Whether it acts by the plan's initial fractions, drop layers and keep ratios, and its tokens
+        leave before the late block. Plans of other methods have no schedule, but targets.
     experimental : bool
         Whether it is under study: it runs by its name, but no list of methods names it.
     """
@@ -227,6 +230,7 @@ class Method(ABC):
     layer_kind: ClassVar[str] = "relevance"
     weights_prefix: ClassVar[str] = ""
     weights_as_model: ClassVar[bool] = False
+    scheduled: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
 
     def __init__(self, plan: PruningPlan) -> None:
@@ -357,6 +361,7 @@ def register_method(name: str, **settled: Any) -> Callable[[type[M]], type[M]]:
             _OPTIONS[option.name], OPTION_CHECKS[option.name] = option, option.check
             if cls.experimental and option.owner is cls:
                 UNLISTED.add(option.name)
+        (SCHEDULED.add if cls.scheduled else SCHEDULED.discard)(name)
         METHODS[name] = partial(cls, **settled) if settled else cls
         return cls
 

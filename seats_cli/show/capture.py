@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from seats_cli.config import DEFAULT_RETAIN, SEATS
+from seats_cli.config import DEFAULT_RETAIN, FULL
 from seats_cli.cost.token_counts import Grid, TokenTimes, tokens_to_keep
 from seats_cli.results import jsonable, versions
 from seats_cli.selection.relevance import allocate, window_means
@@ -115,15 +115,16 @@ def stage_windows(
     Returns
     -------
     tuple of Window
-        With budgets for SEATS; other methods get the same temporal windows without budgets.
-        Empty for the late block, which removes everything.
+        With budgets for SEATS; other methods get the same temporal windows without budgets, and
+        variants of SEATS none where they allot others than the plan's. Empty for the late block,
+        which removes everything.
     """
     stage = trace.stages[number]
     if stage.kind == "late":
         return ()
     before = trace.stages[number - 1].kept if number else torch.arange(trace.length)
     video_mask, audio_mask = trace.video_mask[before], trace.audio_mask[before]
-    if plan is None or plan.config.method != SEATS:
+    if plan is None or not plan.has_schedule:
         chosen = _Chosen(contiguous_runs(video_mask), contiguous_runs(audio_mask))
     elif stage.scores is None:
         chosen = _before_llm(video_mask, audio_mask, plan, grid)
@@ -134,8 +135,12 @@ def stage_windows(
         (chosen.video, chosen.video_budgets, trace.video_mask),
         (chosen.audio, chosen.audio_budgets, trace.audio_mask),
     )
+    allotted = all(
+        budgets is None or torch.equal(_kept(runs, stays), torch.tensor(budgets[: len(runs.sizes)]))
+        for runs, budgets, _ in modalities
+    )
     parts = [
-        _parts(runs, budgets, stage.scores, stays, mask.cumsum(0)[before] - 1)
+        _parts(runs, budgets if allotted else None, stage.scores, stays, mask.cumsum(0)[before] - 1)
         for runs, budgets, mask in modalities
     ]
     return tuple(Window(video, audio) for video, audio in zip_longest(*parts))
@@ -193,6 +198,12 @@ def _inside_llm(stage: Stage, video: Tensor, audio: Tensor, plan: PruningPlan) -
     )
 
 
+def _kept(runs: Runs, stays: Tensor) -> Tensor:
+    """How many tokens of each run stay."""
+    kept = torch.zeros(len(runs.sizes), dtype=torch.long)
+    return kept.index_add_(0, runs.index, stays[runs.positions].long())
+
+
 def _parts(
     runs: Runs,
     budgets: Sequence[int] | None,
@@ -208,8 +219,7 @@ def _parts(
     if not runs.total:
         return []
     count = len(runs.sizes)
-    kept = torch.zeros(count, dtype=torch.long)
-    kept.index_add_(0, runs.index, stays[runs.positions].long())
+    kept = _kept(runs, stays)
     means = None if scores is None else window_means(scores, runs, count).tolist()
     ends = torch.tensor(runs.sizes).cumsum(0)
     first, last = (
@@ -231,7 +241,7 @@ def _parts(
 def _label(answer: Answer) -> str:
     config = answer.config
     if config is None:
-        return "full"
+        return FULL
     share = config.retain
     if share is None and config.retain_video is None and config.retain_audio is None:
         share = DEFAULT_RETAIN

@@ -13,7 +13,6 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from seats_cli.config import SEATS
 from seats_cli.files import MARK
 from seats_cli.report.phrases import (
     UNPRUNED,
@@ -312,9 +311,12 @@ def _cells(record: RunRecord, part: Part | None, name: str, most: float) -> dict
 
 
 def _stage_name(record: RunRecord, stage: RecordedStage) -> str:
-    """The name of a stage that has windows; those of SEATS have numbers."""
+    """The name of a stage that has windows; those of the schedule of SEATS have numbers."""
     where = f"after layer {stage.after_layer}" if stage.after_layer else "before the LLM"
-    if record.plan is not None and record.plan.get("method") == SEATS:
+    plan = record.plan or {}
+    # As `PruningPlan.has_schedule`: a saved trace may be of a method that is not known here.
+    entering = (plan.get("initial_video", 1.0), plan.get("initial_audio", 1.0))
+    if plan.get("drop_layers") or plan.get("late_layer") is not None or min(entering) < 1.0:
         return f"Stage {'I' if stage.scores is None else 'II'}, {where}"
     return f"drop {where}" if stage.kind == "relevance" else f"{stage.kind}, {where}"
 

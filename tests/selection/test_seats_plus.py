@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from seats_cli.config import SeatsConfig
+from seats_cli.cli import to_config
+from seats_cli.cli.chat_commands import ChatState
+from seats_cli.config import SCHEDULED, UNLISTED, SeatsConfig
 from seats_cli.engine.clip_prefix import PrefixStore
 from seats_cli.engine.encoder_cache import EncoderCache
 from seats_cli.engine.prune import prune
-from seats_cli.errors import ConfigError
+from seats_cli.errors import ConfigError, SeatsError
 from seats_cli.models.registry import adapter_for
+from seats_cli.plugins.clip_model import config_from
+from seats_cli.schedule import PruningPlan
 from seats_cli.selection.diversity import select_diverse_in_windows
-from seats_cli.selection.method import LayerTokens, Modality
-from seats_cli.selection.methods import METHODS, listed_methods, weightless_methods
+from seats_cli.selection.method import LayerTokens, Modality, class_of
+from seats_cli.selection.methods import METHODS, listed_methods, method_for, weightless_methods
 from seats_cli.selection.methods.seats_plus import (
     SeatsPlus,
     asked_importance,
@@ -35,11 +43,14 @@ from seats_cli.selection.relevance import (
     select_by_relevance,
 )
 from seats_cli.selection.trace import SelectionTrace
+from seats_cli.serve import ServeOptions, chat_request
+from seats_cli.show.capture import stage_windows
 from tests.cost.test_pruned_executed import cost, executed_flops
 from tests.engine import golden, test_methods, test_session
 from tests.engine.golden import Run
 from tests.variants_study import VARIANTS
 
+TESTS = Path(__file__).parents[1]
 BUDGET = {"method": "seats-plus", "retain_video": 0.35, "retain_audio": 0.5}
 EVERYTHING = {
     "allocation": "adaptive",
@@ -340,8 +351,71 @@ def test_split_by_relevance(level: float, wanted: list[int]) -> None:
     assert [int(keep[video].sum()), int(keep[~video].sum())] == wanted
 
 
-def test_no_message_names_its_options() -> None:
-    with pytest.raises(ConfigError, match="Unknown setting mergin") as refused:
-        SeatsConfig.from_dict({"mergin": "entry"})
-    assert "fastv_layer" in str(refused.value)
-    assert "merging" not in str(refused.value).partition("known are")[2]
+# ------------------------------------------------------------------ hidden, and scheduled
+
+
+def refusal(what: Callable[[], object]) -> str:
+    with pytest.raises(SeatsError) as refused:
+        what()
+    return str(refused.value)
+
+
+KEEP = PruningPlan(1.0, 1.0)
+REFUSED: dict[str, Callable[[], object]] = {
+    "an option": lambda: SeatsConfig.from_dict({"mergin": "entry"}),
+    "the library": lambda: method_for(replace(KEEP, config=SeatsConfig(method="guess"))),
+    "--method": lambda: to_config._checked("guess"),
+    "--methods": lambda: to_config._methods("seats,guess", None),
+    "/method": lambda: ChatState.method(Any, "guess"),  # type: ignore[arg-type]
+    "a request": lambda: chat_request._config({"method": "guess"}, ServeOptions()),
+    "an option of a request": lambda: chat_request._config({"mergin": 1}, ServeOptions()),
+    "llm": lambda: method_for(
+        PruningPlan(1.0, 1.0, config=config_from(method="guess") or config())
+    ),
+}
+
+
+def hidden() -> list[str]:
+    experimental = [name for name, made in METHODS.items() if class_of(made).experimental]
+    assert experimental == ["seats-plus"]
+    assert {"merging", "grid_floor", "question_weight"} <= UNLISTED
+    return [*experimental, *UNLISTED]
+
+
+@pytest.mark.parametrize("edge", REFUSED)
+def test_no_message_names_it(edge: str) -> None:
+    text = refusal(REFUSED[edge])
+    assert ("known are" if "option" in edge else "fastv") in text
+    assert not [name for name in hidden() if name in text]
+
+
+def test_no_list_and_no_help_names_it() -> None:
+    found = to_config._methods("all", None)
+    assert found == [name for name in weightless_methods() if name != "full"]
+    # What every command's help, the documents and the settings say, as the surface has them.
+    pages = [path for path in (TESTS / "surface").rglob("*") if path.is_file()]
+    assert len(pages) > 10
+    # Descriptions of the tools for other programs stand in their sources.
+    for room in ("cli", "serve", "plugins", "report", "evaluate", "batch"):
+        pages += (TESTS.parent / "seats_cli" / room).rglob("*.py")
+    words = re.compile("|".join(rf"(?<![\\w-]){name}(?![\\w-])" for name in hidden()))
+    assert not [path.name for path in pages if words.search(path.read_text("utf-8"))]
+
+
+def test_its_plan_and_its_pictures_are_those_of_the_schedule() -> None:
+    """Windows and stage names as for SEATS; no budgets where it allots other numbers."""
+    shape = adapter_for(test_methods.model("qwen2_5")).architecture()
+    plain, own = (
+        PruningPlan.resolve(config(method=name), shape) for name in ("seats", "seats-plus")
+    )
+    assert replace(own, config=plain.config) == plain
+    assert own.has_schedule
+    assert not PruningPlan.resolve(config(method="random"), shape).has_schedule
+    assert {"seats", "seats-plus"} == SCHEDULED
+    for options, known in (({}, True), ({"modality_split": "relevance"}, False)):
+        trace, _ = test_methods.run("qwen2_5", "audio and video", config(**options))
+        of_run = PruningPlan.resolve(config(**options), shape)
+        windows = stage_windows(trace, 1, of_run, None)
+        parts = [part for window in windows for part in (window.video, window.audio) if part]
+        assert len(parts) > 4
+        assert all((part.budget == part.kept) if known else part.budget is None for part in parts)

@@ -29,6 +29,7 @@ class Seats(Method):
 
     shares: Shares = "entry"
     draws = False
+    scheduled = True
 
     entry_kind = "diversity"
 
