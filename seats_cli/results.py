@@ -89,6 +89,11 @@ class Cost:
     device's peak. `encoder_flops` is what was executed, `full_encoder_flops` what encoding every
     patch of every frame takes; they differ only with Stage 0 and encoder reuse. `evidence_flops`
     is what reading the evidence adds where Stage II has no scores to read it from.
+
+    All of this is what the question takes by itself, whatever was asked before. `executed_flops`
+    is what was executed for it of encoders, selection and prefill: less where an earlier question
+    about the clip has left some of it (`ClipSession`). The first one also works out what later ones
+    with other methods need.
     """
 
     prefill_flops: float
@@ -108,6 +113,17 @@ class Cost:
     still: ReuseFacts | None = None  # None without Stage 0
     carried: CarriedFacts | None = None  # None without encoder reuse
     evidence_flops: float = 0.0
+    executed_flops: float = 0.0
+
+    @property
+    def prefill_and_selection_flops(self) -> float:
+        """What tables call FLOPs: the LLM's prefill and the choice of the tokens in it."""
+        return self.prefill_flops + self.selection_flops
+
+    @property
+    def flops_alone(self) -> float:
+        """`executed_flops` of a question that nothing was asked before."""
+        return self.encoder_flops + self.prefill_and_selection_flops
 
 
 @dataclass(frozen=True)

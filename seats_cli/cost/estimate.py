@@ -267,7 +267,7 @@ def _selection(
         architecture,
         sizes,
         plan,
-        importance=True,
+        importance=("video", "audio") if min(plan.initial_video, plan.initial_audio) < 1.0 else (),
         compared=pairs(windows, architecture.hidden_size),
         scored=scored,
     )

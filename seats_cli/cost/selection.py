@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from seats_cli.cost.token_counts import (
     MediaSizes,
@@ -56,7 +56,7 @@ def selection_flops(
     sizes: MediaSizes,
     plan: PruningPlan,
     *,
-    importance: bool,
+    importance: Collection[str],
     compared: Iterable[Product],
     scored: Iterable[int],
     queries: int = 1,
@@ -69,8 +69,9 @@ def selection_flops(
         What the encoders were given.
     plan : PruningPlan
         Its windows.
-    importance : bool
-        Whether the method reads the attention received in the encoders' last layers.
+    importance : collection of str
+        Of "video" and "audio" those for which the attention received in the encoder's last layer is
+        worked out.
     compared : iterable of (int, int, int)
         Rows, columns and width of each comparison of tokens before the LLM.
     scored : iterable of int
@@ -79,10 +80,12 @@ def selection_flops(
         Tokens whose attention counts as relevance.
     """
     products = list(compared)
-    if importance:  # the encoders' last queries against their keys in each statistics window
+    # An encoder's last queries against its keys in each statistics window.
+    if "video" in importance:
         vision, unit = architecture.vision, architecture.vision.merge_size**2
         windows = video_windows(architecture, sizes, plan.config.video_window)
         products += pairs((unit * size for size in windows), vision.hidden_size)
+    if "audio" in importance:
         windows = audio_statistics_windows(architecture, sizes)
         products += pairs(windows, architecture.audio.hidden_size)
     relevance = sum(relevance_flops(architecture, tokens, queries) for tokens in scored)

@@ -12,7 +12,7 @@ import torch
 from seats_cli.config import FULL, SeatsConfig
 from seats_cli.cost.context import ContextUse, context_use
 from seats_cli.cost.token_counts import token_counts
-from seats_cli.engine.accounting import account
+from seats_cli.engine.accounting import OwnWork, account
 from seats_cli.engine.evidence import EvidenceReader
 from seats_cli.engine.generate import Stream, generate, opened_in, refuse_nan, score_choices
 from seats_cli.engine.graph_decode import Decoding
@@ -246,6 +246,10 @@ def ask(
         on_text(text)
 
     # 4. What it cost.
+    own = None
+    if encoder_cache is not None:
+        encoded = encoder_cache.encoded
+        own = OwnWork(frozenset(encoded), None) if run is None else run.own_work(encoded)
     timing = Timing(
         load_s=loaded.load_s,
         read_s=read_s,
@@ -285,6 +289,7 @@ def ask(
             still=None if run is None else run.still,
             carried=None if run is None else run.carried,
             evidence_flops=reader.flops(trace),
+            own=own,
         ),
         seed=seed,
         choices=scores,

@@ -67,6 +67,7 @@ class ClipPrefix:
     left: Tensor  # (1, p, D): states that leave it, before any drop
     sides: dict[str, SideTensors]  # rows of the p tokens that the decoder works out for its layers
     whole: bool = False  # whether nothing else of the clip enters the layers behind (DeepStack)
+    entry_flops: int = 0  # `Entry.flops` of the choice
     mapped: bool = False  # whether all of it is parts of a file, which take no memory of their own
 
     @property
@@ -180,10 +181,13 @@ class PrefixSharing:
         self._store = None if method.shares == "encoders" else store
         self._adapter, self._plan, self._method = adapter, plan, method
         self._depth = 0  # layers that are shared; 0 in a prompt that shares nothing
+        # Of the latest prompt: layers that only its own tokens passed, and how many were there.
+        self.passed = (0, 0)
         self._found: ClipPrefix | None = None
         self._waiting: ClipPrefix | None = None  # for a prompt that comes without features
         self._ids, self._sums = _NOTHING, _NOTHING  # of the prefix under way
         self._new: Tensor | None = None  # keep mask of a prefix to be kept
+        self._entry_flops = 0  # and what its choice took
         self._sides: tuple[str, ...] = ()  # names of what the decoder works out for its layers
 
     @property
@@ -225,7 +229,7 @@ class PrefixSharing:
         mask : Tensor or None
             Of padding.
         """
-        waiting = self._waiting
+        waiting, self.passed = self._waiting, (0, 0)
         self.end()
         store = self._store
         # Without a cache there is nowhere to put it, and padding would shift its rows.
@@ -240,7 +244,7 @@ class PrefixSharing:
         return store.find(self._plan, self._method, self._ids, self._sums)
 
     def begin(
-        self, found: ClipPrefix | None, keep: Tensor, places: TokenIndex, cache: Any
+        self, found: ClipPrefix | None, keep: Tensor, places: TokenIndex, cache: Any, flops: int
     ) -> TokenIndex:
         """Fill the cache with what was found; returns the tokens that are left to go in.
 
@@ -248,6 +252,8 @@ class PrefixSharing:
         ----------
         keep : BoolTensor (S,), places : TokenIndex
             The tokens that enter the LLM.
+        flops : int
+            `Entry.flops` of their choice.
         """
         if self._store is None or not len(self._ids):
             return places
@@ -257,11 +263,13 @@ class PrefixSharing:
         if found is None or found.depth != self._depth or not found.keep.equal(keep):
             if self._store.saved_only:
                 raise UsageError(NOT_SAVED)
-            self._new = keep
+            self._new, self._entry_flops = keep, flops
             return places
         self._found = found
         found.fill(cache)
-        return TokenIndex(places.host[int(found.keep.sum()) :])
+        count = int(found.keep.sum())
+        self.passed = (found.depth, count)
+        return TokenIndex(places.host[count:])
 
     def side_tensors(self, own: dict[str, SideTensors]) -> dict[str, SideTensors]:
         """What the decoder has worked out for the question, with the prefix's in front."""
@@ -318,6 +326,7 @@ class PrefixSharing:
                 hidden[:, :count].clone(),
                 {name: _first(sides[name], count) for name in self._sides},
                 self._adapter.side_layers(sides) <= number,
+                self._entry_flops,
             )
             self._store.add(self._plan, self._method, prefix)
         return hidden, entered

@@ -52,6 +52,7 @@ class EncoderCache:
     def __init__(self) -> None:
         self._outputs: dict[str, list[Encoding]] = {"video": [], "audio": []}
         self._closed = False
+        self.encoded: set[str] = set()  # modalities that were encoded inside the latest `attach`
 
     @classmethod
     def closed(cls, video: Sequence[Encoding], audio: Sequence[Encoding]) -> EncoderCache:
@@ -106,6 +107,7 @@ class EncoderCache:
         skips : tuple or None
             `SeatsConfig.encoder_skips`, of an `EncoderReuse` that is attached already.
         """
+        self.encoded.clear()
         video = partial(self._cached, "video", statistics, skips)
         audio = partial(self._cached, "audio", statistics, None)
         with replace_forward(adapter.visual, video), replace_forward(adapter.audio_tower, audio):
@@ -143,6 +145,7 @@ class EncoderCache:
             # 2. A new one: encoded, while the statistics' hooks note what belongs to it.
             before = len(calls)
             output = encode(*args, **kwargs)
+            self.encoded.add(modality)
             noted = tuple(calls[before:])
             outputs.append(Encoding((args, kwargs), output, noted, window, skips))
             del outputs[:-MAX_ENCODINGS]

@@ -98,6 +98,7 @@ class PrunedPrefill:
         prefixes: PrefixStore | None = None,
     ) -> None:
         self.trace: SelectionTrace | None = None
+        self.chosen = True  # whether the latest prompt's tokens were chosen anew before the LLM
         self.answers = 1  # how many `generate` wants of the prompt to come
         self._copies = 1  # and of the one under way
         self._adapter = adapter
@@ -113,7 +114,7 @@ class PrunedPrefill:
         self._entered: Tensor | None = None  # the current layer's input, if the method needs it
         self._cache: Any = None
         # Arguments of `SelectionTrace.add`; counting tokens waits until the decoder has finished.
-        self._stages: list[tuple[str, int, Tensor, Tensor | None, str]] = []
+        self._stages: list[tuple[str, int, Tensor, Tensor | None, str, int]] = []
         self._continuations = Continuations(adapter)
         self._leaving: list[tuple[Any, RemovableHandle]] = []  # hooks of a layer, and ours
         self.sharing = PrefixSharing(prefixes, adapter, plan, method)
@@ -288,14 +289,15 @@ class PrunedPrefill:
         self._next_position = positions.max() + 1
         # 3. Stage I. Padding leaves with it; places come to the host once, for all that follows.
         with self._clock.stage("select"):
-            if found is not None and self._method.shares == "entry":
-                keep = found.keep_in(len(ids))
+            self.chosen = found is None or self._method.shares != "entry"
+            if found is not None and not self.chosen:
+                keep, flops = found.keep_in(len(ids)), found.entry_flops
             else:
                 prompt = self._prompt_tokens(embeddings[0], video, audio, positions, padding)
                 entry = self._method.before_llm(prompt)
                 if entry.embeddings is not None:
                     embeddings = entry.embeddings[None]
-                keep = (entry.keep & unpadded(padding, entry.keep)).cpu()
+                keep, flops = (entry.keep & unpadded(padding, entry.keep)).cpu(), entry.flops
             places = TokenIndex(keep.nonzero()[:, 0])
         # 4. Side tensors are taken out of the arguments and cut down with the tokens from now on.
         kwargs, sides = self._adapter.take_side_tensors(kwargs)
@@ -306,9 +308,9 @@ class PrunedPrefill:
         self._question = behind_clip(video | audio, self._alive.index) if by_question else 0
         self._entered = None
         label = self._method.stage_label(0)
-        self._stages.append((self._method.entry_kind, 0, self._alive.index, None, label))
+        self._stages.append((self._method.entry_kind, 0, self._alive.index, None, label, flops))
         # 5. What an earlier question about the clip has left need not go in again.
-        places = self.sharing.begin(found, keep, places, self._cache)
+        places = self.sharing.begin(found, keep, places, self._cache, flops)
         return {
             **kwargs,
             "inputs_embeds": embeddings.index_select(1, places.on(embeddings.device)),
@@ -387,7 +389,7 @@ class PrunedPrefill:
         if entry.embeddings is not None:
             hidden = entry.embeddings[None]
         kind, label = self._method.layer_kind, self._method.stage_label(number)
-        return self._keep(hidden, number, entry.keep, kind, scores, label)
+        return self._keep(hidden, number, entry.keep, kind, scores, label, entry.flops)
 
     def _relevance(self, layer: Any, left: Tensor, number: int, alive: TokenState) -> Tensor:
         """Attention (n,) of whoever asks to the tokens alive, float32.
@@ -427,13 +429,14 @@ class PrunedPrefill:
         kind: str,
         scores: Tensor | None,
         label: str,
+        flops: int = 0,
     ) -> Tensor:
         """Continue with the tokens of `keep` (BoolTensor over the alive ones, on the CPU)."""
         alive = self._alive
         assert alive is not None
         places = TokenIndex(keep.nonzero()[:, 0])
         alive.keep(places)
-        self._stages.append((kind, number, alive.index, scores, label))
+        self._stages.append((kind, number, alive.index, scores, label, flops))
         # The layers passed have already stored the dropped tokens: "layerwise" leaves them there
         # for the answer to attend to, "survivors" takes them out.
         if self._plan.config.kv == "survivors" and self._cache is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.config import SeatsConfig
+from seats_cli.engine.accounting import OwnWork
 from seats_cli.engine.encoder_reuse import EncoderReuse
 from seats_cli.engine.encoder_stats import EncoderStatistics
 from seats_cli.engine.generate_calls import one_prefill
@@ -86,6 +87,11 @@ class PrunedRun:
         if self._prefill.trace is None:
             raise UsageError("No prompt has run yet: call the model inside the context first.")
         return self._prefill.trace
+
+    def own_work(self, encoded: Collection[str]) -> OwnWork:
+        """What the latest prompt has executed, in a session that has `encoded` for it."""
+        prefill = self._prefill
+        return OwnWork(frozenset(encoded), self.method, prefill.chosen, *prefill.sharing.passed)
 
     @property
     def still(self) -> ReuseFacts | None:

@@ -164,6 +164,7 @@ class IndexedSetting:
     depth: int  # layers (from 1) whose keys and values are kept
     sides: dict[str, int]  # how many tensors a layer needs beside the states, by name
     weights: str  # `weights_mark` of a trained method, else empty
+    entry_flops: int  # what the choice before the LLM took, where its method tells
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,8 @@ def save_session(
         sizes.append((plan.config, sum(part.nbytes for part in own.values())))
         sides = {name: len(side.tensors) for name, side in prefix.sides.items()}
         mark = weights_mark(loaded.adapter, plan.config.method)
-        settings.append(IndexedSetting(plan.config.to_dict(), prefix.depth, sides, mark))
+        facts = (prefix.depth, sides, mark, prefix.entry_flops)
+        settings.append(IndexedSetting(plan.config.to_dict(), *facts))
     if only and not settings:
         raise UsageError("Ask with a setting first: with `only`, an index keeps nothing else.")
     # 3. Encodings, which no setting needs where all of its states are kept.

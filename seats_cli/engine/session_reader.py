@@ -389,6 +389,8 @@ class SavedIndex:
         depth = first_cut(method, plan, len(layers))
         if setting.depth != depth and method.shares == "entry":
             raise MisfitError("it keeps other layers than its setting needs")
+        if not 0 <= setting.entry_flops < 1 << 63:
+            raise MisfitError("its choice took an impossible number of FLOPs")
         if not 1 <= setting.depth <= len(layers):
             raise MisfitError("it keeps more layers than there are")
         # 2. Their keys and values, each where the layer is.
@@ -413,11 +415,11 @@ class SavedIndex:
                 raise MisfitError("it needs an impossible number of tensors")
             parts = (self._side(f"{at}.{name}.{one}", dtype, count) for one in range(few))
             sides[name] = SideTensors(tuple(parts))
-        whole = setting.depth >= shape.deepstack_layers
+        facts = (setting.depth >= shape.deepstack_layers, setting.entry_flops)
         # On the CPU, these are parts of the file, which take no memory of their own.
         mapped = loaded.model.device.type == "cpu"
         return ClipPrefix(
-            plan, ids, None, keep, setting.depth, keys, values, entered, left, sides, whole, mapped
+            plan, ids, None, keep, setting.depth, keys, values, entered, left, sides, *facts, mapped
         )
 
     def _side(self, name: str, dtype: torch.dtype, count: int) -> Tensor:

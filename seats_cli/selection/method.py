@@ -114,6 +114,9 @@ class Entry:
     # Tensor, shape (S, D), or None: the prompt with merged tokens in place of kept ones (behind a
     # layer: the states); None if none changed.
     embeddings: Tensor | None = None
+    # Of matrix products that the choice took, where they do not follow from the trace: what
+    # `Method.products` leaves out.
+    flops: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +298,9 @@ class Method(ABC):
 
         The attention that it asks for, in the encoders or in a layer, is counted by the engine.
         Methods that draw, that read attention, or that compare a token with a single other one
-        have none. `trace` is that of the run; its first stage is that before the LLM.
+        have none. `trace` is that of the run; its first stage is that before the LLM. Of a trace
+        that ends with it, the products are those before the LLM: a further question about a clip
+        executes only the others.
         """
         return []
 

@@ -41,6 +41,7 @@ class Stage:
     # the method computes one.
     scores: Tensor | None = None
     label: str = ""  # what a report calls the stage (`Method.stage_label`)
+    flops: int = 0  # of the choice, where the method tells (`Entry.flops`)
 
 
 @dataclass(eq=False)
@@ -80,6 +81,7 @@ class SelectionTrace:
         kept: Tensor,
         scores: Tensor | None = None,
         label: str = "",
+        flops: int = 0,
     ) -> Stage:
         """Append a stage, counting modalities from the masks, and return it."""
         kept = kept.detach().to("cpu", torch.long)
@@ -87,7 +89,7 @@ class SelectionTrace:
             scores = scores.detach().to("cpu", torch.float32)
         video, audio = int(self.video_mask[kept].sum()), int(self.audio_mask[kept].sum())
         text = len(kept) - video - audio
-        stage = Stage(kind, after_layer, kept, video, audio, text, scores, label)
+        stage = Stage(kind, after_layer, kept, video, audio, text, scores, label, flops)
         self.stages.append(stage)
         return stage
 

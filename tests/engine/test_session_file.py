@@ -348,6 +348,7 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "type": ("must be", lambda h: about(h).update(fps="2")),
     "escape": ("control characters", lambda h: about(h).update(warnings=["\x1b[2J"])),
     "depth": ("other layers", lambda h: about(h)["settings"][0].update(depth=2)),
+    "choice": ("impossible number", lambda h: about(h)["settings"][0].update(entry_flops=-1)),
     "method": ("damaged", lambda h: about(h)["settings"][0]["config"].update(method="none")),
     "class": ("unknown kind", lambda h: about(h)["encodings"][0].update(output="Popen")),
     "window": ("lacks 'video.3", lambda h: about(h)["encodings"][0].update(windows=[3])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from seats_cli.models.method_weights import (
 )
 from seats_cli.models.optimize import sync_sections
 from seats_cli.models.registry import adapter_for
+from seats_cli.selection.methods import METHODS
 from seats_cli.selection.methods.echoingpixels import pool_budget
 from seats_cli.selection.methods.omnisift import SoundSelector
 from tests.cost.counting import counted
@@ -170,20 +172,18 @@ def answer(loaded: LoadedModel, config: SeatsConfig, **how: Any) -> Any:
 
 
 def test_a_run_and_its_accounts(loaded: LoadedModel) -> None:
-    with sdpa_kernel(SDPBackend.MATH):  # of the products in other kernels torch counts only some
-        flops, found = counted(lambda: answer(loaded, CONFIG))
+    found = answer(loaded, CONFIG)
     stage, cost = found.trace.stages[0], found.cost
     assert stage.video < found.trace.offered[0]
     assert stage.audio < found.trace.offered[1]
     assert found.timing.select_s > 0
-    assert cost.selection_flops > 0
+    assert cost.executed_flops == cost.flops_alone > cost.selection_flops > 0
     # of the other form, all but the selector's work is the same
     plain = SeatsConfig(method="omnisift-untrained", retain_video=0.33, retain_audio=0.5)
-    with sdpa_kernel(SDPBackend.MATH):
-        without, other = counted(lambda: answer(loaded, plain))
+    other = answer(loaded, plain)
     assert other.trace.stages[0].audio == stage.audio
     assert not torch.equal(other.trace.stages[0].kept, stage.kept)
-    assert flops - without == cost.selection_flops
+    assert other.cost.prefill_flops == cost.prefill_flops
 
 
 @pytest.mark.parametrize("method", ["omnisift", "echoingpixels"])
@@ -195,6 +195,41 @@ def test_a_session_gives_the_same(loaded: LoadedModel, method: str) -> None:
         found = session.ask(QUESTION, config=config, max_new_tokens=2)
         assert torch.equal(found.trace.stages[0].kept, alone.trace.stages[0].kept)
         assert found.token_ids == alone.token_ids
+
+
+SHARED = {  # methods that see nothing of the question until tokens are dropped inside
+    *("full", "seats", "seats-plus", "random", "visionzip", "visionzip-om", "divprune"),
+    *("divprune-om", "dycoke", "omnizip", "omnipack", "omnisift", "omnisift-untrained"),
+}
+PLUS = {"question_weight": 0.5, "merging": "both", "relevance_query": "question"}
+
+
+@pytest.fixture(scope="module")
+def session(loaded: LoadedModel) -> Any:
+    clip = read_clip(CARDS, sizing=loaded.sizing, max_frames=2, end=2.0)
+    return loaded.open(clip)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", [*METHODS, "seats-plus, asked"])
+def test_what_a_further_question_executes(session: Any, method: str) -> None:
+    """To the last FLOP, whatever an earlier question with the method or another one has left."""
+    name, _, asked = method.partition(", ")
+    options = PLUS if asked else {}
+    config = SeatsConfig(method=name, retain_video=0.7, retain_audio=0.75, options=options)
+    found = []
+    for _ in range(2):
+        with sdpa_kernel(SDPBackend.MATH):  # of other kernels' products torch counts only some
+            flops, answer = counted(partial(session.ask, "What?", config=config, max_new_tokens=1))
+        assert flops - answer.cost.evidence_flops == answer.cost.executed_flops
+        found.append(answer.cost)
+    first, further = found
+    # What it takes by itself does not depend on what was asked before.
+    for part in ("encoder_flops", "selection_flops", "prefill_flops", "decode_flops"):
+        assert getattr(further, part) == getattr(first, part)
+    # Neither encoders nor, as far as they are shared, the choice and the prefill run again.
+    assert further.executed_flops <= further.flops_alone - further.encoder_flops
+    if name in SHARED and not asked:
+        assert further.executed_flops < 0.5 * first.executed_flops
 
 
 def test_weights_that_are_missing_or_wrong(folder: Path, tmp_path: Path) -> None:
@@ -278,6 +313,10 @@ def test_an_index_notices_other_weights(loaded: LoadedModel, folder: Path, tmp_p
         assert opened.clip.warnings == clip.warnings
         assert opened.ask(QUESTION, config=CONFIG, max_new_tokens=1).text is not None
         assert next(opened._prefixes.prefixes())[1].mapped
+        (saved,) = (part.entry_flops for part in opened._index.facts.settings if part.weights)
+        found = opened.ask("And then?", config=CONFIG, max_new_tokens=1).cost
+        assert found.selection_flops == saved > 0
+        assert found.executed_flops < found.flops_alone - found.encoder_flops - saved
     other = tmp_path / "model"
     shutil.copytree(folder, other)
     drawn = {f"compressor.{name}": part for name, part in weights(128, 64, 4, seed=1).items()}

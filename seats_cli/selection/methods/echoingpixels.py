@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from seats_cli.cost.selection import Product
+from seats_cli.cost.selection import Product, comparison_flops
 from seats_cli.cost.token_counts import MediaSizes, token_counts
 from seats_cli.errors import ModelError
 from seats_cli.families.base import Architecture
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import Entry, Method, PromptTokens, register_method
 from seats_cli.selection.topk import keep_highest
-from seats_cli.selection.trace import SelectionTrace
 
 EPSILON = 1e-6  # of the norms, as in Qwen's decoders
 Rotary = tuple[Tensor, Tensor]
@@ -244,7 +243,6 @@ class EchoingPixels(Method):
     def __init__(self, plan: PruningPlan) -> None:
         super().__init__(plan)
         self._sieve: Sieve | None = None
-        self._refined = (0, 0)  # tokens and candidates of the latest prompt
 
     def take_weights(self, weights: Mapping[str, Tensor], width: int) -> None:
         """Those of `Sieve`."""
@@ -265,7 +263,6 @@ class EchoingPixels(Method):
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Refine everything, and keep the highest scores."""
         video, audio, keep = prompt.video, prompt.audio, prompt.keep_all()
-        self._refined = (0, 0)
         if not video.size + audio.size:  # text alone is left as it is
             return Entry(keep)
         assert self._sieve is not None
@@ -280,13 +277,5 @@ class EchoingPixels(Method):
         pool = (video.mask | audio.mask).nonzero()[:, 0]
         budget = pool_budget(self._wanted(video.size, audio.size), len(pool))
         keep[pool] = keep_highest(self._sieve.scores(states[pool]), budget)
-        self._refined = len(states), len(pool)
-        return Entry(keep, states)
-
-    def products(
-        self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
-    ) -> list[Product]:
-        """The refiner on the whole prompt, and the head on its candidates."""
-        if self._sieve is None or not self._refined[1]:
-            return []
-        return self._sieve.products(*self._refined)
+        # The refiner has run on the whole prompt, and the head on its candidates.
+        return Entry(keep, states, comparison_flops(self._sieve.products(len(states), len(pool))))

@@ -14,18 +14,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
-from seats_cli.cost.selection import Product
+from seats_cli.cost.selection import Product, comparison_flops
 from seats_cli.cost.token_counts import MediaSizes, grid_tokens, token_counts
 from seats_cli.families.base import Architecture
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import Entry, Method, Modality, PromptTokens, register_method
 from seats_cli.selection.topk import keep_highest, keep_highest_in_runs
-from seats_cli.selection.trace import SelectionTrace
 from seats_cli.selection.windows import Grids, similarity_to_earlier, split_grids
 
 GROUP = 2  # consecutive grids
@@ -204,12 +204,6 @@ class OmniSiftUntrained(Sift):
         """Cosine to the mean."""
         return cosine_similarity(audio.float(), video.float().mean(0, keepdim=True), dim=-1)
 
-    def products(
-        self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
-    ) -> list[Product]:
-        """None: each token is compared with a single other one."""
-        return []
-
 
 @register_method("omnisift")
 class OmniSift(Sift):
@@ -223,16 +217,17 @@ class OmniSift(Sift):
     def __init__(self, plan: PruningPlan) -> None:
         super().__init__(plan)
         self._selector: SoundSelector | None = None
-        self._groups: list[tuple[int, int]] = []  # sound and kept video of each that was compared
+        self._groups: list[tuple[int, int]] = []  # sound and kept video of each group under way
 
     def take_weights(self, weights: Mapping[str, Tensor], width: int) -> None:
         """Those of `SoundSelector`."""
         self._selector = SoundSelector.of(weights, width)
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
-        """As in every form; what the selector works on is noted for `products`."""
+        """As in every form, with the selector's FLOPs: no sizes tell what it works on."""
         self._groups = []
-        return super().before_llm(prompt)
+        entry = super().before_llm(prompt)
+        return replace(entry, flops=comparison_flops(self._products()))
 
     def sound_scores(self, audio: Tensor, video: Tensor) -> Tensor:
         """Of the selector, in float32."""
@@ -241,12 +236,9 @@ class OmniSift(Sift):
         scores: Tensor = self._selector(audio.float(), video.float())
         return scores
 
-    def products(
-        self, architecture: Architecture, sizes: MediaSizes, trace: SelectionTrace
-    ) -> list[Product]:
+    def _products(self) -> list[Product]:
         """The selector's layers on the sound of every group and on its kept video."""
-        if self._selector is None:
-            return []
+        assert self._selector is not None
         inner, width = self._selector.a_proj.weight.shape
         products: list[Product] = []
         for heard, seen in self._groups:
