@@ -299,8 +299,8 @@ class MeasuredRun:
 
     @property
     def flops_ratio(self) -> float:
-        """How many times fewer FLOPs the LLM's prefill takes than unpruned."""
-        return self.cost.full_prefill_flops / self.cost.prefill_flops
+        """How many times fewer FLOPs prefill and selection take than the unpruned prefill."""
+        return self.cost.full_prefill_flops / self.cost.prefill_and_selection_flops
 
     @property
     def achieved_flops_per_s(self) -> float | None:

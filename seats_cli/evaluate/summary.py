@@ -44,8 +44,8 @@ class Group:
 class SettingCost:
     """What the answers of one setting took: means over them, and for seconds the medians.
 
-    `flops_ratio` is the prefill's FLOPs of all answers over those of the unpruned prefill for the
-    same questions. None where no record has the value.
+    `flops_ratio` is the FLOPs of all answers, prefill and selection, over those of the unpruned
+    prefill for the same questions. None where no record has the value.
     """
 
     average_retention: float | None
@@ -63,6 +63,13 @@ class SettingCost:
     select_s: float | None
     first_token_s: float | None
     total_s: float | None
+
+    @property
+    def flops(self) -> float | None:
+        """Of prefill and selection."""
+        if self.prefill_flops is None:
+            return None
+        return self.prefill_flops + (self.selection_flops or 0.0)
 
 
 @dataclass(frozen=True)
@@ -255,8 +262,8 @@ def _cost(records: Sequence[ItemRecord]) -> SettingCost:
         else:
             found[name] = sum(values) / len(values)
     whole = sum(_values(records, "full_prefill_flops"))
-    ratio = sum(_values(records, "prefill_flops")) / whole if whole else None
-    return SettingCost(**found, flops_ratio=ratio)
+    taken = sum(_values(records, "prefill_flops")) + sum(_values(records, "selection_flops"))
+    return SettingCost(**found, flops_ratio=taken / whole if whole else None)
 
 
 def _values(records: Sequence[ItemRecord], name: str) -> list[Any]:

@@ -46,11 +46,11 @@ _TIMES = (
     ("vision", "audio", "select", "prefill"),
     ("first_token", "decode", "total"),
 )
-# Of the unpruned prefill: what choosing took is told of methods whose own layers cost as much.
+# Of the unpruned prefill: what choosing took is told where a method's own layers cost as much.
 _NOTABLE = 0.05
 _CONVENTION = (
-    "FLOPs count 2 per multiply-add with the LM head on the last position. The paper counts "
-    "1 per multiply-add with the LM head on every position."
+    "FLOPs count 2 per multiply-add with the LM head on the last position, selection included. The "
+    "paper counts 1 per multiply-add with the LM head on every position, without selection."
 )
 
 
@@ -175,13 +175,13 @@ def _tokens(answer: Answer) -> Table:
 
 def _cost(cost: Cost) -> Table:
     rows: list[Sequence[str]] = [
-        cost_row("FLOPs", cost.full_prefill_flops, cost.prefill_flops, format_si),
+        cost_row("FLOPs", cost.full_prefill_flops, cost.prefill_and_selection_flops, format_si),
         cost_row("paper's count", cost.paper_full_prefill_macs, cost.paper_prefill_macs, format_si),
         cost_row("KV cache", cost.full_kv_bytes, cost.kv_bytes, format_bytes),
     ]
     if cost.selection_flops >= _NOTABLE * cost.full_prefill_flops > 0:
         share = format_percent(cost.selection_flops / cost.full_prefill_flops)
-        rows.insert(1, ("and selection", "", format_si(cost.selection_flops), share))
+        rows.insert(1, ("of it selection", "", format_si(cost.selection_flops), share))
     return table(columns("LLM prefill", "full", "pruned", "ratio", wraps=True), rows)
 
 
@@ -197,4 +197,10 @@ def _measured_facts(answer: Answer) -> list[tuple[str, str]]:
     memory = f"host {format_bytes(cost.peak_host_bytes)}"
     if cost.peak_gpu_bytes is not None:
         memory += f", GPU {format_bytes(cost.peak_gpu_bytes)}"
-    return [("Time", "\n".join(lines)), ("Peak memory", memory)]
+    facts = [("Time", "\n".join(lines)), ("Peak memory", memory)]
+    if 0 < cost.executed_flops < cost.flops_alone:
+        executed, alone = format_si(cost.executed_flops), format_si(cost.flops_alone)
+        left = "the rest was left by an earlier question about the clip"
+        words = f"{executed} of {alone} FLOPs of encoders, selection and prefill; {left}"
+        facts.append(("Executed", words))
+    return facts

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MEANINGS = (
     "same: the text equals the unpruned answer. 1st: so does the likeliest first token. "
     "KL: divergence of the first token's distribution, in nats. agree: share of equal tokens. "
-    "kept: audio-visual tokens, mean over layers. FLOPs: LLM prefill. prefill: with selection."
+    "kept: audio-visual tokens, mean over layers. FLOPs and prefill: with selection."
 )
 ENCODED = " enc.: FLOPs of the encoders against those of encoding everything."
 _MEMORY = "memory"
@@ -66,7 +66,7 @@ def _numbers(label: str = "", *, skips: bool) -> tuple[Column, ...]:
         Column("agree", itemgetter("token_agreement"), lambda share: f"{100 * share:.0f} %"),
         Column("kept", itemgetter("average_retention"), format_percent),
         *([encoded] if skips else []),
-        Column("FLOPs", itemgetter("prefill_flops"), format_si),
+        Column("FLOPs", _flops, format_si),
         Column("prefill", itemgetter("prefill_and_selection_s"), format_seconds),
         Column("total", itemgetter("total_s"), format_seconds),
         Column(_MEMORY, _peak, format_bytes),
@@ -82,6 +82,12 @@ def _answer(row: Mapping[str, Any]) -> Text:
     if row["error"] is not None:
         return Text(f"could not run: {row['error']}", style="yellow")
     return Text(row["answer"] or "(empty)")
+
+
+def _flops(row: Mapping[str, Any]) -> float | None:
+    """Of prefill and selection; None where it could not run."""
+    prefill: float | None = row["prefill_flops"]
+    return None if prefill is None else prefill + row["selection_flops"]
 
 
 def _encoded(row: Mapping[str, Any]) -> float | None:

@@ -408,7 +408,7 @@ def _measured(run: MeasuredRun, full: MeasuredRun | None) -> dict[str, Any]:
         "cost": _cost(run.cost),
         "still": _still(run.cost),
         "encoder_reuse": run.cost.carried and asdict(run.cost.carried),
-        "prefill_flops_ratio": run.flops_ratio,
+        "prefill_flops_ratio": run.cost.full_prefill_flops / run.cost.prefill_flops,
         "achieved_flops_per_s": run.achieved_flops_per_s,
         "encoder_share_of_first_token": run.encoder_share,
         "bottleneck": run.bottleneck,

@@ -28,8 +28,8 @@ MEANINGS = (
 )
 COST_MEANINGS = (
     "kept: audio-visual tokens, mean over layers. video, audio: tokens, mean over layers. FLOPs: "
-    "LLM prefill, and its share of the unpruned one. Times are medians over clips, the "
-    "prefill without selection."
+    "prefill and selection, and their share of the unpruned prefill. Times are medians over "
+    "clips, the prefill without selection."
 )
 _WIDTH = 80  # columns of a terminal
 _REASON = 240  # characters of an error that are shown
@@ -84,7 +84,7 @@ _COSTS = (
     _KEPT,
     Column("video", attrgetter("cost.video_tokens"), "{:,.0f}".format),
     Column("audio", attrgetter("cost.audio_tokens"), "{:,.0f}".format),
-    Column("FLOPs", attrgetter("cost.prefill_flops"), format_si),
+    Column("FLOPs", attrgetter("cost.flops"), format_si),
     _FLOPS_RATIO,
     Column("KV cache", attrgetter("cost.kv_bytes"), format_bytes),
     _PREFILL,

@@ -94,6 +94,7 @@ def test_costs() -> None:
             "seats 10%",
             prefill_flops=1.0 + item,
             full_prefill_flops=10.0,
+            selection_flops=0.5,
             prefill_s=seconds,
             video_tokens=float(item),
             peak_host_bytes=100 + item,
@@ -101,7 +102,8 @@ def test_costs() -> None:
         for item, seconds in enumerate((0.1, 0.2, 5.0))
     ]
     cost = summarise("test", records).settings[0].cost
-    assert cost.flops_ratio == pytest.approx(6 / 30)
+    assert cost.flops_ratio == pytest.approx(7.5 / 30)
+    assert cost.flops == pytest.approx(2.5)
     assert cost.prefill_flops == pytest.approx(2.0)
     assert cost.prefill_s == pytest.approx(0.2)
     assert cost.video_tokens == pytest.approx(1.0)

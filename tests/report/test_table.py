@@ -47,8 +47,19 @@ def test_what_choosing_took_is_told_where_it_is_much():
         cost = dataclasses.replace(answer.cost, selection_flops=flops)
         text = shown(dataclasses.replace(answer, cost=cost))
         lines = [" ".join(line.split()) for line in text.splitlines()]
-        assert ("and selection 3.00 T 15.0 %" in lines) is told
-        assert ("and selection" in text) is told
+        whole = "FLOPs 20.0 T 7.00 T 35.0 %" if told else "FLOPs 20.0 T 4.90 T 24.5 %"
+        assert whole in lines
+        assert ("of it selection 3.00 T 15.0 %" in lines) is told
+        assert ("of it selection" in text) is told
+
+
+def test_what_an_earlier_question_has_left_is_told():
+    answer = sample_answer()
+    assert "Executed" not in shown(answer)
+    for executed, told in ((answer.cost.flops_alone, False), (1.5e12, True)):
+        cost = dataclasses.replace(answer.cost, executed_flops=executed)
+        text = " ".join(shown(dataclasses.replace(answer, cost=cost)).split())
+        assert ("Executed 1.50 T of" in text) is told
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
