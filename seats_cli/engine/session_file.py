@@ -255,8 +255,8 @@ def save_session(
         sizes.append((plan.config, sum(part.nbytes for part in own.values())))
         sides = {name: len(side.tensors) for name, side in prefix.sides.items()}
         mark = weights_mark(loaded.adapter, plan.config.method)
-        facts = (prefix.depth, sides, mark, prefix.entry_flops)
-        settings.append(IndexedSetting(plan.config.to_dict(), *facts))
+        own_facts = (prefix.depth, sides, mark, prefix.entry_flops)
+        settings.append(IndexedSetting(plan.config.to_dict(), *own_facts))
     if only and not settings:
         raise UsageError("Ask with a setting first: with `only`, an index keeps nothing else.")
     # 3. Encodings, which no setting needs where all of its states are kept.
