@@ -90,10 +90,9 @@ class Cost:
     patch of every frame takes; they differ only with Stage 0 and encoder reuse. `evidence_flops`
     is what reading the evidence adds where Stage II has no scores to read it from.
 
-    All of this is what the question takes by itself, whatever was asked before. `executed_flops`
-    is what was executed for it of encoders, selection and prefill: less where an earlier question
-    about the clip has left some of it (`ClipSession`). The first one also works out what later ones
-    with other methods need.
+    This is what the question takes by itself. `executed_flops` is what was executed of encoders,
+    selection and prefill: less where an earlier question about the clip has left some of it
+    (`ClipSession`), where the first one also works out what others with other methods need.
     """
 
     prefill_flops: float
@@ -119,11 +118,6 @@ class Cost:
     def prefill_and_selection_flops(self) -> float:
         """What tables call FLOPs: the LLM's prefill and the choice of the tokens in it."""
         return self.prefill_flops + self.selection_flops
-
-    @property
-    def flops_alone(self) -> float:
-        """`executed_flops` of a question that nothing was asked before."""
-        return self.encoder_flops + self.prefill_and_selection_flops
 
 
 @dataclass(frozen=True)
@@ -255,8 +249,7 @@ class RunSpec:
 class LayerSegment:
     """Consecutive decoder layers from one drop to the next."""
 
-    # 1-based, inclusive.
-    first_layer: int
+    first_layer: int  # 1-based, inclusive
     last_layer: int
     tokens: int  # tokens that the first of them processes
     time: Spread  # seconds of all of them together, without Stage II
@@ -282,8 +275,7 @@ class MeasuredRun:
     # The prefill, split after the drops of the configuration that has the most of them.
     segments: tuple[LayerSegment, ...]
     alive: tuple[tuple[int, int, int], ...]  # video, audio and text tokens in each decoder layer
-    # Mean over the layers of the audio-visual share alive; None without such tokens.
-    average_retention: float | None
+    average_retention: float | None  # audio-visual, mean over layers; None without such tokens
     cost: Cost  # FLOPs and bytes; its peaks are the largest over the repetitions
     decode_tokens: int  # answer tokens after the first, over which decoding was measured
 
@@ -405,10 +397,8 @@ class ComparedRun:
     same_first_token: bool | None = None  # whether the likeliest first token is the same
     # Kullback-Leibler divergence of the first token's distribution from the unpruned one's.
     first_token_kl_nats: float | None = None
-    # Share of the positions of the longer answer that hold the same token.
-    token_agreement: float | None = None
-    # Seconds of the LLM's prefill and all of the selection, that inside the encoders included.
-    prefill_and_selection_s: float | None = None
+    token_agreement: float | None = None  # share of equal positions, of the longer answer
+    prefill_and_selection_s: float | None = None  # with the selection inside the encoders
     error: str | None = None
 
 
@@ -424,19 +414,13 @@ class Comparison(Measurement):
         return self.runs[0].error is None
 
 
-_VERSIONED = (
-    *("torch", "torchvision", "transformers", "accelerate", "bitsandbytes", "peft"),
-    *("av", "librosa"),
-)
+_VERSIONED = "torch torchvision transformers accelerate bitsandbytes peft av librosa"
 
 
 def versions() -> dict[str, str | None]:
     """Installed versions of the packages behind an answer, without importing them."""
-    found: dict[str, str | None] = {
-        "seats-cli": __version__,
-        "python": platform.python_version(),
-    }
-    for name in _VERSIONED:
+    found: dict[str, str | None] = {"seats-cli": __version__, "python": platform.python_version()}
+    for name in _VERSIONED.split():
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

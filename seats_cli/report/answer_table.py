@@ -198,8 +198,9 @@ def _measured_facts(answer: Answer) -> list[tuple[str, str]]:
     if cost.peak_gpu_bytes is not None:
         memory += f", GPU {format_bytes(cost.peak_gpu_bytes)}"
     facts = [("Time", "\n".join(lines)), ("Peak memory", memory)]
-    if 0 < cost.executed_flops < cost.flops_alone:
-        executed, alone = format_si(cost.executed_flops), format_si(cost.flops_alone)
+    by_itself = cost.encoder_flops + cost.prefill_and_selection_flops
+    if 0 < cost.executed_flops < by_itself:
+        executed, alone = format_si(cost.executed_flops), format_si(by_itself)
         left = "the rest was left by an earlier question about the clip"
         words = f"{executed} of {alone} FLOPs of encoders, selection and prefill; {left}"
         facts.append(("Executed", words))

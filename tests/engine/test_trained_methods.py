@@ -177,7 +177,8 @@ def test_a_run_and_its_accounts(loaded: LoadedModel) -> None:
     assert stage.video < found.trace.offered[0]
     assert stage.audio < found.trace.offered[1]
     assert found.timing.select_s > 0
-    assert cost.executed_flops == cost.flops_alone > cost.selection_flops > 0
+    assert cost.executed_flops == cost.encoder_flops + cost.prefill_and_selection_flops
+    assert cost.selection_flops > 0
     # of the other form, all but the selector's work is the same
     plain = SeatsConfig(method="omnisift-untrained", retain_video=0.33, retain_audio=0.5)
     other = answer(loaded, plain)
@@ -227,7 +228,7 @@ def test_what_a_further_question_executes(session: Any, method: str) -> None:
     for part in ("encoder_flops", "selection_flops", "prefill_flops", "decode_flops"):
         assert getattr(further, part) == getattr(first, part)
     # Neither encoders nor, as far as they are shared, the choice and the prefill run again.
-    assert further.executed_flops <= further.flops_alone - further.encoder_flops
+    assert further.executed_flops <= further.prefill_and_selection_flops
     if name in SHARED and not asked:
         assert further.executed_flops < 0.5 * first.executed_flops
 
@@ -316,7 +317,7 @@ def test_an_index_notices_other_weights(loaded: LoadedModel, folder: Path, tmp_p
         (saved,) = (part.entry_flops for part in opened._index.facts.settings if part.weights)
         found = opened.ask("And then?", config=CONFIG, max_new_tokens=1).cost
         assert found.selection_flops == saved > 0
-        assert found.executed_flops < found.flops_alone - found.encoder_flops - saved
+        assert found.executed_flops < found.prefill_flops
     other = tmp_path / "model"
     shutil.copytree(folder, other)
     drawn = {f"compressor.{name}": part for name, part in weights(128, 64, 4, seed=1).items()}

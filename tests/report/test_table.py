@@ -56,7 +56,8 @@ def test_what_choosing_took_is_told_where_it_is_much():
 def test_what_an_earlier_question_has_left_is_told():
     answer = sample_answer()
     assert "Executed" not in shown(answer)
-    for executed, told in ((answer.cost.flops_alone, False), (1.5e12, True)):
+    alone = answer.cost.encoder_flops + answer.cost.prefill_and_selection_flops
+    for executed, told in ((alone, False), (1.5e12, True)):
         cost = dataclasses.replace(answer.cost, executed_flops=executed)
         text = " ".join(shown(dataclasses.replace(answer, cost=cost)).split())
         assert ("Executed 1.50 T of" in text) is told
