@@ -22,10 +22,9 @@ from seats_cli.batch.group import (
     read_group,
 )
 from seats_cli.batch.manifest import BatchQuestion, ClipGroup, Key, Manifest
+from seats_cli.engine.prune import check_method
 from seats_cli.errors import BatchError
 from seats_cli.results import jsonable
-from seats_cli.schedule import PruningPlan
-from seats_cli.selection.methods import method_for
 
 if TYPE_CHECKING:
     from seats_cli.batch.results_file import ResultState
@@ -64,11 +63,10 @@ def check_budget(loaded: LoadedModel, settings: BatchSettings) -> None:
 
     Raises
     ------
-    ConfigError
+    ConfigError, ModelError
         If the model cannot be pruned so.
     """
-    if settings.config is not None:
-        method_for(PruningPlan.resolve(settings.config, loaded.architecture))
+    check_method(loaded, settings.config)
 
 
 def run_local(

@@ -140,12 +140,9 @@ class ChatState:
 
     def _use(self, config: SeatsConfig | None) -> None:
         """Ask with other settings from now on, if they are possible for this model."""
-        from seats_cli.schedule import PruningPlan
-        from seats_cli.selection.methods import method_for, with_default_options
+        from seats_cli.engine.prune import check_method
 
-        if config is not None:
-            filled = with_default_options(config)
-            method_for(PruningPlan.resolve(filled, self.loaded.architecture))
+        check_method(self.loaded, config)
         self.config = config
         what = "everything" if config is None or config.method == FULL else _kept(config)
         self.talk.notice(f"Keeping {what} from the next question on.")

@@ -123,10 +123,13 @@ def index(
     file = open_input(video, talk, allow_local_urls=allow_local_urls, offline=model.offline)
     calm_libraries(debug=output.debug, quiet=output.quiet)
 
+    from seats_cli.engine.prune import check_method
     from seats_cli.engine.session_file import check_index_target
 
     check_index_target(out)
     loaded = open_model(model, talk)
+    for config in configs:
+        check_method(loaded, config)
     began = time.perf_counter()
     fitted, notes = fit_input(file, read, loaded, (), configs, None, (), system, _SPARE)
     clip, _ = read_input(file, fitted, loaded.sizing, talk, notes)

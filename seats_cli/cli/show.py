@@ -114,7 +114,11 @@ def show(
         _check_film(film, file.path)
         text = find_question(question, talk)
         calm_libraries(debug=answering.debug, quiet=answering.quiet)
+
+        from seats_cli.engine.prune import check_method
+
         loaded = open_model(model, talk)
+        check_method(loaded, config)
         fitted, notes = fit_input(
             file, read, loaded, [text], [config], answering.max_new_tokens, system=system
         )

@@ -329,7 +329,15 @@ def open_clip(
         the clip's states would only take memory.
     spare : int
         Tokens to leave for the turns of a conversation.
+
+    Raises
+    ------
+    SeatsError
+        If the model cannot be pruned so, before anything is read; and as from `read_clip`.
     """
+    from seats_cli.engine.prune import check_method
+
+    check_method(loaded, config)
     fitted, notes = fit_input(
         file, read, loaded, questions, [config], max_new_tokens, choices, system, spare
     )

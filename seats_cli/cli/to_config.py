@@ -246,7 +246,10 @@ def _runnable(known: list[str], model: str | None, revision: str | None) -> list
     else:
         missing = [name for name in trained if not stored_for(folder, name)]
     if missing:
-        typer.echo(f"Left out of all, without weights here: {', '.join(missing)}.", err=True)
+        typer.echo(
+            f"'all' leaves out {', '.join(missing)}, whose weights this checkpoint does not have.",
+            err=True,
+        )
     return [name for name in known if name not in missing]
 
 

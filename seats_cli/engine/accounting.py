@@ -89,6 +89,7 @@ def account(
     """
     # What the trace says of each layer, not what the plan intended: rounding is in it.
     alive = [sum(counts) for counts in trace.alive_per_layer()]
+    widest = [trace.length, *alive[1:]] if method is not None and method.refines else alive
     full = [trace.length] * trace.num_layers
     final = trace.stages[-1].kept.numel() if trace.stages else trace.length
     cached = cached_tokens(alive, "layerwise" if method is None else method.plan.config.kv)
@@ -126,7 +127,7 @@ def account(
         peak_gpu_bytes=peak_gpu_bytes,
         selection_flops=selected,
         decode_flops=decode_flops(architecture, cached, decode_steps),
-        activation_bytes=activation_bytes(architecture, alive, bytes_per_value),
+        activation_bytes=activation_bytes(architecture, widest, bytes_per_value),
         full_activation_bytes=activation_bytes(architecture, full, bytes_per_value),
         evidence_flops=evidence_flops,
         executed_flops=executed,

@@ -17,7 +17,7 @@ from seats_cli.engine.evidence import EvidenceReader
 from seats_cli.engine.generate import Stream, generate, opened_in, refuse_nan, score_choices
 from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.memory_stats import peak_gpu_bytes, peak_host_bytes
-from seats_cli.engine.prune import PrunedRun, prune
+from seats_cli.engine.prune import PrunedRun, method_on, prune
 from seats_cli.engine.stop_strings import Cut, check_stop, cut_at
 from seats_cli.engine.thinking import ThoughtSplitter, split_thoughts
 from seats_cli.engine.timing import Clock
@@ -29,7 +29,7 @@ from seats_cli.models.optimize import Part, RunSwaps, installed
 from seats_cli.models.patching import hooked
 from seats_cli.results import Answer, ChoiceScore, Timing, Turn
 from seats_cli.schedule import PruningPlan
-from seats_cli.selection.methods import method_for, with_default_options
+from seats_cli.selection.methods import with_default_options
 from seats_cli.selection.trace import SelectionTrace
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def ask(
     ResourceError
         If the history, or what enters the LLM after pruning does not fit the model's context.
     ModelError
-        If the model's output is not a number.
+        If the model lacks the weights of a trained method, or its output is not a number.
     """
     # 1. The plan and the inputs; nothing has been computed if one of them is impossible.
     clock = clock or Clock(devices_of(loaded.model))
@@ -155,7 +155,7 @@ def ask(
     media = clip.clip if isinstance(clip, PreparedClip) else clip
     # What drops nothing before the LLM may go beyond the context, with a warning; what does has to
     # fit. Sizes are known before minutes are spent on features.
-    made = None if plan is None else (method or method_for)(plan)
+    made = None if plan is None else method_on(adapter, plan, method)
     chosen = made if plan is not None and plan.prunes else None
     early = chosen is not None and chosen.drops_before_llm
     use = partial(

@@ -293,7 +293,7 @@ class PrunedPrefill:
             if found is not None and not self.chosen:
                 keep, flops = found.keep_in(len(ids)), found.entry_flops
             else:
-                prompt = self._prompt_tokens(embeddings[0], video, audio, positions, padding)
+                prompt = self._prompt_tokens(embeddings[0], ids, positions, padding)
                 entry = self._method.before_llm(prompt)
                 if entry.embeddings is not None:
                     embeddings = entry.embeddings[None]
@@ -324,8 +324,7 @@ class PrunedPrefill:
     def _prompt_tokens(
         self,
         embeddings: Tensor,
-        video: Tensor,
-        audio: Tensor,
+        ids: Tensor,
         positions: Tensor,
         mask: Tensor | None,
     ) -> PromptTokens:
@@ -353,18 +352,20 @@ class PrunedPrefill:
                 on_device(positions, device),
             )
 
+        pictures = ids == self._adapter.image_token_id
         rotary = None
         if self._method.needs_rotary:
             rotary = self._adapter.rotary(embeddings[None], positions)
-        seen = modality(video, self._statistics.video_for)
+        seen = modality(ids == self._adapter.video_token_id, self._statistics.video_for)
         return PromptTokens(
             embeddings,
             seen,
-            modality(audio, self._statistics.audio_for),
+            modality(ids == self._adapter.audio_token_id, self._statistics.audio_for),
             positions.reshape(-1, len(embeddings)).to(device),
             rotary,
             # On the device: whether any is padding is asked by the methods that read text.
             None if mask is None else ~unpadded(mask, seen.mask),
+            on_device(pictures, device) if bool(pictures.any()) else None,
         )
 
     def _drop_irrelevant(self, layer: Any, hidden: Tensor, number: int) -> Tensor:

@@ -14,9 +14,10 @@ from seats_cli.config import FULL
 from seats_cli.cost.flops import layer_flops
 from seats_cli.engine.answer import ask
 from seats_cli.engine.memory_stats import Shortage, reset_peaks, unless_out_of_memory
+from seats_cli.engine.prune import check_method
 from seats_cli.engine.session_profile import check_questions, profile_sessions
 from seats_cli.engine.timing import Stopwatch, marks_for
-from seats_cli.errors import ADVICE, ResourceError, UsageError
+from seats_cli.errors import ADVICE, ModelError, ResourceError, UsageError
 from seats_cli.models.adapter import devices_of
 from seats_cli.results import (
     FailedRun,
@@ -314,9 +315,8 @@ def _eligible(
 def refusal(loaded: LoadedModel, setting: RunSpec) -> str | None:
     """Why a setting cannot run on this model; None if it can."""
     try:
-        if setting.config is not None:
-            method_for(PruningPlan.resolve(setting.config, loaded.architecture))
-    except UsageError as error:
+        check_method(loaded, setting.config)
+    except (UsageError, ModelError) as error:
         return str(error)
     return None
 

@@ -27,6 +27,8 @@ from seats_cli.selection.methods import method_for
 if TYPE_CHECKING:
     from seats_cli.engine.clip_prefix import PrefixStore
     from seats_cli.engine.encoder_cache import EncoderCache
+    from seats_cli.models.adapter import Adapter
+    from seats_cli.models.load import LoadedModel
     from seats_cli.selection.alike_units import CarriedFacts
     from seats_cli.selection.method import Method
     from seats_cli.selection.static_regions import ReuseFacts
@@ -121,6 +123,48 @@ class PrunedRun:
         return "\n".join([*lines, f"average over {trace.num_layers} layers: {kept or 'text only'}"])
 
 
+def method_on(
+    adapter: Adapter, plan: PruningPlan, make: Callable[[PruningPlan], Method] | None = None
+) -> Method:
+    """The method that carries out a plan on a model, with its own weights if it needs any.
+
+    Parameters
+    ----------
+    make : callable, optional
+        Makes the method, in place of the one that the plan names.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such method, or it cannot act in a model of that depth.
+    ModelError
+        If the model's checkpoint does not have the weights that it needs, or others.
+    """
+    chosen = (make or method_for)(plan)
+    if chosen.weights_prefix and not chosen.has_weights:
+        give_weights(chosen, adapter)
+    return chosen
+
+
+def check_method(loaded: LoadedModel, config: SeatsConfig | None) -> None:
+    """Refuse a setting that no question about any clip could be asked with, before one is read.
+
+    Of a model without its weights (`outline_model`), those of a method are not looked for either.
+
+    Raises
+    ------
+    ConfigError, ModelError
+        As from `method_on`, and if the setting does not fit the model.
+    """
+    if config is None:
+        return
+    plan = PruningPlan.resolve(config, loaded.architecture)
+    if next(loaded.adapter.layers.parameters()).is_meta:
+        method_for(plan)
+    else:
+        method_on(loaded.adapter, plan)
+
+
 def prune(
     model: Any,
     plan_or_config: PruningPlan | SeatsConfig,
@@ -169,7 +213,8 @@ def prune(
     ConfigError
         If it is neither plan nor configuration, or the plan does not fit the model.
     ModelError
-        If the model belongs to no supported family, or is wrapped for several devices.
+        If the model belongs to no supported family, is wrapped for several devices, or lacks the
+        weights of a trained method.
     UsageError
         On entry, if this thread is inside a block of the same model already.
 
@@ -191,9 +236,7 @@ def prune(
             f"prune takes a SeatsConfig or a PruningPlan, not {plan_or_config!r}: write "
             "SeatsConfig(retain=0.1), SeatsConfig.preset('10%') or SeatsConfig.from_dict(...)."
         )
-    chosen = (method or method_for)(plan)
-    if chosen.weights_prefix:
-        give_weights(chosen, adapter)
+    chosen = method_on(adapter, plan, method)
 
     # 2. The parts of the engine, which know each other: statistics are noted for the cache, and
     # expanded to what static regions left out.

@@ -112,7 +112,13 @@ def _named(
 FAMILY = Family(
     name="qwen2_5_omni",
     title="Qwen2.5-Omni",
-    model_types=("qwen2_5_omni", "qwen2_5_omni_thinker"),
+    model_types=(
+        "qwen2_5_omni",
+        "qwen2_5_omni_thinker",
+        # As the authors of EchoingPixels save it; the decoder, its encoders and names are the same.
+        "qwen2_5_omni_compress",
+        "qwen2_5_omni_compress_thinker",
+    ),
     inner_config="thinker_config",
     shapes=_shapes,
     pads_sound=True,  # to 300 s

@@ -103,6 +103,7 @@ class Adapter(ABC):
     config: Any  # of `model`
     video_token_id: int  # placeholders in a prompt
     audio_token_id: int
+    image_token_id: int = -1  # of pictures, which count as text; none has it in other families
     merge_unit: int  # vision patches of one LLM token, neighbours in the encoder
     vision_attention: nn.Module  # the last attention of each encoder
     audio_attention: nn.Module

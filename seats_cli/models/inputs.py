@@ -360,7 +360,7 @@ def need_of(
         except ConfigError:  # this setting will say so itself
             continue
         if method is not None and method.drops_before_llm:
-            early.append(method.entering)
+            early.append(token_counts if method.refines else method.entering)
         late = late or method is not None
     if not early and not late:
         early.append(seats_entering(PruningPlan.resolve(SeatsConfig.preset("25%"), architecture)))

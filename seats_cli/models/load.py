@@ -38,7 +38,7 @@ from seats_cli.models.devices import (
     returning_freed_memory,
 )
 from seats_cli.models.lora import apply_adapter, find_adapter
-from seats_cli.models.method_weights import note_folder
+from seats_cli.models.method_weights import RETYPED, name_sections, note_folder
 from seats_cli.models.optimize import STOCK, Speedups, best_for_encoders, encoder_attention
 from seats_cli.models.quantization import (
     Scheme,
@@ -175,6 +175,7 @@ def load_model(
         notices=(
             *precision_notices(where, kind),
             *adapter_notices(folder, name, lora.path if lora else None),
+            *name_sections(wrapped, str(config.get("model_type", ""))),
         ),
         quantization=quantized_as(quantize, scheme, kind),
         adapter=lora.name if lora else "",
@@ -210,7 +211,7 @@ def outline_model(
     model_class = family.model_class()
     try:
         processor = family.load_processor(folder)
-        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        config = _config_of(family, folder, folder_config(found))
         with torch.device("meta"), no_init_weights():
             net = model_class._from_config(config, dtype=torch.float32).eval()
     except Exception as error:  # as in `_read`
@@ -276,7 +277,7 @@ def _read(
     model_class, prefix = family.model_class(), family.weights_prefix
     try:
         processor = family.load_processor(folder)
-        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        config = _config_of(family, folder, values)
         source: dict[str, Any] = {"config": config}
         if scheme is not None:
             source = weights_source(model_class, folder, scheme, name, dtype, prefix)
@@ -303,6 +304,18 @@ def _read(
         raise _unreadable(name, error) from error
     check_loaded(info, family, name)
     return processor, net
+
+
+def _config_of(family: type[Adapter], folder: Path, values: dict[str, Any]) -> Any:
+    """The transformers config of the model that answers."""
+    made = family.model_class().config_class
+    inner: dict[str, Any] = values.get(family.family.inner_config, values)
+    if RETYPED not in str(inner.get("model_type", "")):
+        return made.from_pretrained(folder, local_files_only=True)
+    # Of another type, transformers would not find the part of a larger model's config, and take
+    # the sizes of the 7B without a word.
+    text = {**inner["text_config"], "model_type": made.sub_configs["text_config"].model_type}
+    return made.from_dict({**inner, "model_type": made.model_type, "text_config": text})
 
 
 def _device_map(where: torch.device | str, *, needed: bool) -> dict[str, torch.device] | str | None:

@@ -1,11 +1,12 @@
 """Weights of trained methods: tensors of a checkpoint that its model itself does not have.
 
-They lie among the checkpoint's own weights under the method's prefix (as published), or beside them
-in a file of the method's name, `omnisift.safetensors`.
+They lie among the checkpoint's own weights, under the method's prefix or as its authors save them,
+or beside them in a file of the method's name, `omnisift.safetensors`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ from torch import Tensor, nn
 from seats_cli.errors import ModelError
 from seats_cli.families.checkpoint_folder import find_folder, tensor_headers, weight_files
 from seats_cli.models.adapter import Adapter
+from seats_cli.models.optimize import sync_sections
 from seats_cli.selection.method import METHODS, Method, class_of
+
+RETYPED = "_compress"  # in the model types of EchoingPixels' authors
+_THINKER = "thinker."  # where the names of a whole Omni model begin
+_DECODER = "model.language_model."  # transformers' name for what files have as `model.`
 
 # The folder of each model that `load_model` has read, and what methods have been given of it.
 _FOLDERS: WeakKeyDictionary[nn.Module, Path] = WeakKeyDictionary()
@@ -47,9 +53,55 @@ def folder_of(adapter: Adapter) -> Path | None:
 
 
 def of_a_method(name: str) -> bool:
-    """Whether a tensor of a checkpoint is of a trained method, and not of the model."""
-    prefixes = {class_of(make).weights_prefix for make in METHODS.values()} - {""}
-    return any(f".{prefix}" in f".{name}" for prefix in prefixes)
+    """Whether a tensor of a checkpoint is of a trained method, and not of the model.
+
+    It may be named as in the file, or as transformers calls it in a model of its own.
+    """
+    name = name.replace(_DECODER, "model.", 1) if _DECODER in name else name
+    classes = map(class_of, METHODS.values())
+    return any(_own_names([name], prefixes) for cls in classes for prefixes in _layouts(cls))
+
+
+def name_sections(adapter: Adapter, model_type: str) -> tuple[str, ...]:
+    """Say how the decoder rotates in a checkpoint that EchoingPixels' authors' code has saved.
+
+    Its config.json does not: their code reads the sections from an environment variable, and takes
+    the published ones where there is none. So do we, where no `rope_sections` are named.
+
+    Returns
+    -------
+    tuple of str
+        What a user ought to know of it.
+    """
+    own = adapter.own_settings()
+    if RETYPED not in model_type or "rope_sections" in own:
+        return ()
+    sections = list(sync_sections(adapter.architecture().head_dim))
+    adapter.config.seats = {**own, "rope_sections": sections}
+    return (
+        f"This checkpoint does not say which rotary sections it was trained with: the published "
+        f"ones are used, {sections}. If it was trained with others (MROPE_SECTION), add "
+        '"seats": {"rope_sections": [...]} to the thinker_config of its config.json.',
+    )
+
+
+def _layouts(method: type[Method]) -> list[tuple[str, ...]]:
+    """Each way to name a method's weights: what the names begin with."""
+    layouts = [(method.weights_prefix,), method.published_prefixes]
+    return [layout for layout in layouts if any(layout)]
+
+
+def _own_names(names: Iterable[str], prefixes: tuple[str, ...]) -> dict[str, str]:
+    """Those of `names` that begin with one of `prefixes`: what is behind it, to the whole name.
+
+    A name is compared from its beginning: `model.compressor.` and `compressor.` are two methods'.
+    """
+    found = {}
+    for name in names:
+        for prefix in prefixes:
+            if name.removeprefix(_THINKER).startswith(prefix):
+                found[name.removeprefix(_THINKER).removeprefix(prefix)] = name
+    return found
 
 
 def stored_for(folder: Path, method: str) -> dict[str, tuple[Path, str]]:
@@ -58,31 +110,32 @@ def stored_for(folder: Path, method: str) -> dict[str, tuple[Path, str]]:
     Returns
     -------
     dict
-        Their names behind the prefix, to the file and the name in it.
+        Their names behind the prefix, to the file and the name in it. They are those of one
+        layout, the method's own if the checkpoint has it.
 
     Raises
     ------
     ModelError
         If a file cannot be read.
     """
-    prefix = class_of(METHODS[method]).weights_prefix
+    layouts = _layouts(class_of(METHODS[method]))
     beside = folder / f"{method}.safetensors"
-    found = {}
-    if prefix and folder.is_dir():
+    file_of: dict[str, Path] = {}
+    if layouts and folder.is_dir():
         files = [beside] if beside.is_file() else [folder / name for name in weight_files(folder)]
         for file in files:
             if file.suffix != ".safetensors" or not file.is_file():
                 continue
             try:
-                names = list(tensor_headers(file))
+                file_of |= dict.fromkeys(tensor_headers(file), file)
             except (OSError, ValueError) as error:
                 raise ModelError(
                     f"The weights in '{file}' cannot be read: fetch them again."
-                ) from (error)
-            for name in names:
-                if f".{prefix}" in f".{name}":
-                    found[f".{name}".partition(f".{prefix}")[2]] = (file, name)
-    return found
+                ) from error
+    for prefixes in layouts:
+        if found := _own_names(file_of, prefixes):
+            return {own: (file_of[name], name) for own, name in found.items()}
+    return {}
 
 
 def weights_for(adapter: Adapter, method: str) -> dict[str, Tensor]:
@@ -136,10 +189,19 @@ def give_weights(method: Method, adapter: Adapter) -> None:
     name = method.plan.config.method
     weights = weights_for(adapter, name)
     try:
-        method.take_weights(weights, adapter.architecture().hidden_size)
+        method.take_weights(weights, adapter.architecture())
     except (AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"The weights for '{name}' beside this model are of another kind or size "
-            f"({reason}): use those that were trained with it."
+            f"({_misfit(error)}): use those that were trained with it."
         ) from error
+    method.has_weights = True
+
+
+def _misfit(error: Exception) -> str:
+    """What of some weights does not fit, in a few words."""
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # torch names the module in the first line, and what is wrong with it in the next ones.
+    return next((line for line in lines if line[:1].isspace()), lines[0]).strip().rstrip(".: ")

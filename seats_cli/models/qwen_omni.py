@@ -65,8 +65,8 @@ class QwenOmni(Adapter):
         self.audio_tower = self.core.audio_tower
         self.lm_head = thinker.lm_head
         self.config = thinker.config
-        self.video_token_id, self.audio_token_id = (
-            _token_id(thinker.config, modality) for modality in ("video", "audio")
+        self.video_token_id, self.audio_token_id, self.image_token_id = (
+            _token_id(thinker.config, modality) for modality in ("video", "audio", "image")
         )
         self.merge_unit = thinker.config.vision_config.spatial_merge_size**2
         self.packed_attentions = [block.attn for block in self.visual.blocks]

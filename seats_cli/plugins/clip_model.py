@@ -176,6 +176,9 @@ class ClipModel:
         """
         with self._lock:
             loaded = self.loaded  # also the end of what must come before torch is imported
+            from seats_cli.engine.prune import check_method
+
+            check_method(loaded, config)
             if check is not None:
                 check()  # others may have been answered first
             # The room for turns that come later is enough for these, too.

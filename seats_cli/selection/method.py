@@ -90,6 +90,9 @@ class PromptTokens:
     # BoolTensor, shape (S,), or None without a mask: padding, which is no text and leaves whatever
     # a method keeps. It may be all False.
     padding: Tensor | None = None
+    # BoolTensor, shape (S,), or None without any: tokens of pictures. They count as text, which
+    # stays whatever a method keeps.
+    pictures: Tensor | None = None
 
     @property
     def question(self) -> Tensor:
@@ -209,10 +212,17 @@ class Method(ABC):
     entry_kind, layer_kind : str
         What the trace calls the method's stages before the LLM and inside it.
     weights_prefix : str
-        How the names of the method's own trained weights begin in a checkpoint; empty without any.
-        `take_weights` is given them before the first prompt.
+        How the names of the method's own trained weights begin in a checkpoint, behind `thinker.`;
+        empty without any. `take_weights` is given them before the first prompt.
+    published_prefixes : tuple of str
+        How they begin instead in checkpoints as the method's authors save them.
+    has_weights : bool
+        Whether `take_weights` has been given them.
     weights_as_model : bool
         Whether they are to have the model's precision, and not float32.
+    refines : bool
+        Whether `before_llm` passes all tokens of a prompt through layers like the decoder's: it
+        then needs as much memory as the unpruned prompt, which has to fit the model's context.
     scheduled : bool
         Whether it acts by the plan's initial fractions, drop layers and keep ratios, and its tokens
         leave before the late block. Plans of other methods have no schedule, but targets.
@@ -232,23 +242,27 @@ class Method(ABC):
     entry_kind: ClassVar[str] = "entry"
     layer_kind: ClassVar[str] = "relevance"
     weights_prefix: ClassVar[str] = ""
+    published_prefixes: ClassVar[tuple[str, ...]] = ()
     weights_as_model: ClassVar[bool] = False
+    refines: ClassVar[bool] = False
     scheduled: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
+
+    has_weights: bool = False
 
     def __init__(self, plan: PruningPlan) -> None:
         self.plan = plan
 
-    def take_weights(self, weights: Mapping[str, Tensor], width: int) -> None:
+    def take_weights(self, weights: Mapping[str, Tensor], architecture: Architecture) -> None:
         """Weights by their names behind `weights_prefix`, on the decoder's first device.
 
-        They are float32, or as the model for methods with `weights_as_model`. `width` is that of
-        the model's embeddings.
+        They are float32, or as the model for methods with `weights_as_model`; `architecture` is
+        that of the model that they have to fit.
 
         Raises
         ------
-        ValueError
-            If they are not those that the method needs.
+        ModelError
+            If they do not fit; or KeyError or RuntimeError, as from `load_state_dict`.
         """
         raise NotImplementedError
 

@@ -21,12 +21,12 @@ from seats_cli.engine.generate import Stream, generate, opened_in
 from seats_cli.engine.graph_decode import Decoding
 from seats_cli.engine.memory_stats import free_memory
 from seats_cli.engine.open_clips import OpenClip
-from seats_cli.engine.prune import prune
+from seats_cli.engine.prune import check_method, prune
 from seats_cli.engine.session import AskableModel, before_layers
 from seats_cli.engine.stop_strings import Cut, cut_at
 from seats_cli.engine.thinking import ThoughtSplitter, split_thoughts
 from seats_cli.engine.timing import Clock
-from seats_cli.errors import RequestError, out_of_memory_on
+from seats_cli.errors import ModelError, RequestError, out_of_memory_on
 from seats_cli.media.reader import read_clip
 from seats_cli.models.adapter import devices_of
 from seats_cli.models.optimize import Part, RunSwaps, installed
@@ -92,6 +92,7 @@ class Answerer:
     """The model and its open clips: `prepare` in any thread, `answer` in one thread only."""
 
     def __init__(self, loaded: AskableModel, options: ServeOptions) -> None:
+        check_method(loaded, options.config)
         self.loaded = loaded
         self.store = SessionStore(options.session_bytes)
         # Tokenizers hold their settings in themselves, and two threads must not change them at
@@ -114,6 +115,10 @@ class Answerer:
         """
         job.ticket.check()
         talk = job.request.talk
+        try:
+            check_method(self.loaded, job.request.config)
+        except ModelError as error:  # the model is in order; the request names another's method
+            raise RequestError(str(error), param="seats") from error
         began = time.perf_counter()
         job.folder = tempfile.mkdtemp(prefix="seats-serve-")
         try:

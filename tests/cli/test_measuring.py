@@ -227,7 +227,7 @@ class TestCompare:
         result = self.compare("--methods", "all", "--json")
         document = json.loads(result.stdout)
         assert [run["method"] for run in document["runs"]] == weightless_methods()
-        assert "Left out of all, without weights here: omnisift, echoingpixels." in result.stderr
+        assert "'all' leaves out omnisift, echoingpixels, whose weights" in result.stderr
         assert all(run["answer"] is not None or run["error"] for run in document["runs"])
         lines = self.compare("--format", "md").stdout.splitlines()
         assert [line[0] for line in lines] == ["|"] * 4

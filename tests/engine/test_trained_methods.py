@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import layer_norm, silu
 from typer.testing import CliRunner
 
+from seats_cli.batch.group import BatchSettings
+from seats_cli.batch.local import check_budget
 from seats_cli.cli.main import app
 from seats_cli.cli.to_config import _runnable
 from seats_cli.config import SeatsConfig
+from seats_cli.cost.token_counts import token_counts
 from seats_cli.engine.accounting import account
 from seats_cli.engine.answer import ask
 from seats_cli.engine.generate import cache_argument
-from seats_cli.engine.prune import prune
+from seats_cli.engine.profiling import refusal
+from seats_cli.engine.prune import check_method, prune
 from seats_cli.engine.session import load_model
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.media.reader import read_clip
+from seats_cli.models import inputs_from_messages, need_of
 from seats_cli.models.adapter import Adapter
-from seats_cli.models.load import LoadedModel
+from seats_cli.models.load import LoadedModel, outline_model
 from seats_cli.models.method_weights import (
     folder_of,
     note_folder,
@@ -37,10 +45,14 @@ from seats_cli.models.method_weights import (
     weights_for,
 )
 from seats_cli.models.optimize import sync_sections
+from seats_cli.models.patching import hooked
 from seats_cli.models.registry import adapter_for
 from seats_cli.selection.methods import METHODS
+from seats_cli.results import RunSpec
 from seats_cli.selection.methods.echoingpixels import pool_budget
 from seats_cli.selection.methods.omnisift import SoundSelector
+from seats_cli.serve import ServeOptions
+from seats_cli.serve.answering import Answerer
 from tests.cost.counting import counted
 from tests.engine import golden, test_methods
 from tests.engine.golden import FAMILIES
@@ -132,7 +144,57 @@ def test_published_layout() -> None:
     assert sum(value.numel() for value in made.parameters()) == 4_856_321
     assert made.cross_attn.num_heads == 8
     assert of_a_method("thinker.compressor.v_proj.weight")
+    assert of_a_method("model.language_model.bidir_encoder.layers.0.mlp.up_proj.weight")
     assert not of_a_method("thinker.model.layers.0.self_attn.q_proj.weight")
+    assert not of_a_method("thinker.visual.compressor.v_proj.weight")
+
+
+def test_the_layout_of_echoingpixels_authors(tmp_path: Path, loaded: LoadedModel) -> None:
+    """Their names, config.json and sections; not taken for OmniSIFT, whose name is inside."""
+    theirs = tmp_path / "theirs"
+    shutil.copytree(BUNDLED_PATH, theirs)
+    own = {name.partition(".")[2]: part for name, part in sieve_weights(loaded.adapter).items()}
+    net = {f"thinker.{k}": v for k, v in load_file(BUNDLED_PATH / "model.safetensors").items()}
+    refiner = {f"bidir_encoder.{k}": v for k, v in own.items() if k.startswith("layers.")}
+    head = {f"compressor.{k}": v for k, v in own.items() if not k.startswith("layers.")}
+    assert len(refiner) == 24
+    assert len(head) == 5
+    added = {f"thinker.model.{name}": part for name, part in (refiner | head).items()}
+    save_file({**net, **added}, theirs / "model.safetensors")
+    values = json.loads((BUNDLED_PATH / "config.json").read_text())
+    values["model_type"] = "qwen2_5_omni_compress_thinker"
+    values["text_config"] |= {
+        "model_type": "qwen2_5_omni_compress_text",
+        "av_refiner_layers": 2,
+        "compression_ratio": 0.2,
+    }
+    whole = {"model_type": "qwen2_5_omni_compress", "thinker_config": values}
+    (theirs / "config.json").write_text(json.dumps(whole))
+    assert _runnable(["omnisift", "echoingpixels"], str(theirs), None) == ["echoingpixels"]
+    assert not stored_for(theirs, "omnisift")
+    found = load_model(str(theirs), device="cpu")
+    read = weights_for(found.adapter, "echoingpixels")
+    assert read.keys() == own.keys()
+    assert all(torch.equal(read[name], own[name]) for name in own)
+    # Their code has the published sections unless an environment variable gives others.
+    assert "rope_sections" in found.notices[-1]
+    assert found.adapter.own_settings()["rope_sections"] == list(sync_sections(32))
+    config = replace(CONFIG, method="echoingpixels")
+    trained = answer(found, config)
+    with pytest.raises(ModelError, match="no weights for it"):
+        answer(found, CONFIG)
+    # The same in our layout.
+    ours = tmp_path / "ours"
+    shutil.copytree(BUNDLED_PATH, ours)
+    save_file(sieve_weights(loaded.adapter), ours / "echoingpixels.safetensors")
+    values = json.loads((ours / "config.json").read_text())
+    values["seats"]["rope_sections"] = list(sync_sections(32))
+    (ours / "config.json").write_text(json.dumps(values))
+    same = load_model(str(ours), device="cpu")
+    assert not any("rope_sections" in notice for notice in same.notices)
+    again = answer(same, config)
+    assert torch.equal(again.trace.stages[0].kept, trained.trace.stages[0].kept)
+    assert again.token_ids == trained.token_ids
 
 
 def test_scores_follow_the_formula() -> None:
@@ -233,11 +295,56 @@ def test_what_a_further_question_executes(session: Any, method: str) -> None:
         assert further.executed_flops < 0.5 * first.executed_flops
 
 
-def test_weights_that_are_missing_or_wrong(folder: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_said_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     bundled = load_model("bundled", device="cpu")
+    monkeypatch.setattr("seats_cli.engine.answer.build_inputs", None)
     for method in ("omnisift", "echoingpixels"):
-        with pytest.raises(ModelError, match=f"no weights for it: put {method}.safetensors beside"):
-            answer(bundled, replace(CONFIG, method=method))
+        config, sentence = replace(CONFIG, method=method), f"put {method}.safetensors beside"
+        with pytest.raises(ModelError, match=sentence):
+            answer(bundled, config)
+        with pytest.raises(ModelError, match=sentence):
+            check_budget(bundled, BatchSettings(config))
+        with pytest.raises(ModelError, match=sentence):
+            Answerer(bundled, ServeOptions(config=config))
+        # A row of its own in `compare`, `profile` and `eval`.
+        assert sentence in str(refusal(bundled, RunSpec(method, config)))
+    monkeypatch.setattr("seats_cli.cli.sources.read_input", None)
+    for command in ("ask", "show", "index", "chat"):
+        monkeypatch.setattr(f"seats_cli.cli.{command}.open_model", lambda *_: bundled)
+        asked = [] if command in ("index", "chat") else [QUESTION]
+        arguments = [command, str(CARDS), *asked, "--method", "omnisift"]
+        found = CliRunner().invoke(app, arguments, input=f"{QUESTION}\n")
+        assert found.exit_code == 4, (command, found.output, found.exception)
+        assert "put omnisift.safetensors beside" in " ".join(found.stderr.split())
+    # Without the weights of the model itself, nobody can tell.
+    check_budget(outline_model("bundled"), BatchSettings(CONFIG))
+
+
+@torch.no_grad()
+def test_a_prompt_with_only_a_picture_is_refined(loaded: LoadedModel) -> None:
+    picture = Image.fromarray(np.arange(112 * 112 * 3, dtype=np.uint8).reshape(112, 112, 3))
+    parts = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
+    inputs = inputs_from_messages(loaded, [{"role": "user", "content": parts}])
+    net, ids = loaded.adapter, inputs["input_ids"][0]
+    assert int((ids == net.image_token_id).sum()) == 16
+    entered: list[Tensor] = []
+    hook = net.layers[0].register_forward_pre_hook(lambda _, args: entered.append(args[0][0]))
+    config = replace(CONFIG, method="echoingpixels", retain_video=0.1, retain_audio=0.1)
+    with hooked([hook]), prune(loaded.model, config) as run:
+        loaded.model(**inputs)
+    assert run.trace.stages[0].kept.numel() == len(ids)
+    is_text = ids != net.image_token_id
+    plain = net.language_model.embed_tokens(ids)
+    assert bool((entered[0] != plain)[is_text].any(-1).all())
+
+
+def test_the_clip_fits_the_refiner(loaded: LoadedModel) -> None:
+    for method, entering in (("echoingpixels", token_counts), ("omnisift", None)):
+        found = need_of(loaded, [QUESTION], [replace(CONFIG, method=method)], 4).entering
+        assert (found == (token_counts,)) == (entering is token_counts)
+
+
+def test_weights_that_are_wrong(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "model"
     shutil.copytree(BUNDLED_PATH, other)
     wrong = {f"compressor.{name}": value for name, value in weights(96, 64, 4).items()}
@@ -245,9 +352,31 @@ def test_weights_that_are_missing_or_wrong(folder: Path, tmp_path: Path) -> None
     sieve = load_file(folder / "echoingpixels.safetensors")
     del sieve["av_refiner.layers.0.mlp.up_proj.weight"]
     save_file(sieve, other / "echoingpixels.safetensors")
-    for method in ("omnisift", "echoingpixels"):
-        with pytest.raises(ModelError, match="are of another kind or size"):
-            answer(load_model(str(other), device="cpu"), replace(CONFIG, method=method))
+    loaded = load_model(str(other), device="cpu")
+    reasons = {
+        "omnisift": r"size \(size mismatch for v_proj.weight: .*\[64, 96\].*\): use those",
+        "echoingpixels": r'size \(Missing key.*"layers.0.mlp.up_proj.weight"\): use those',
+    }
+    for method, reason in reasons.items():
+        with pytest.raises(ModelError, match=reason):
+            check_method(loaded, replace(CONFIG, method=method))
+    sieve["av_refiner.layers.0.mlp.up_proj.weight"] = torch.zeros(40, 128)
+    for name in ("av_refiner.score_head.0.weight", "av_refiner.layers.1.mlp.gate_proj.weight"):
+        save_file(
+            {key: value for key, value in sieve.items() if key != name},
+            other / "echoingpixels.safetensors",
+        )
+        lacking = name.removeprefix("av_refiner.").replace(".", r"\.")
+        with pytest.raises(ModelError, match=rf"size \({lacking} is missing\): use those"):
+            check_method(
+                load_model(str(other), device="cpu"), replace(CONFIG, method="echoingpixels")
+            )
+    # Heads that are not the decoder's: 24 is not a multiple of 32.
+    part = "av_refiner.layers.0.self_attn.k_proj."
+    sieve |= {f"{part}weight": torch.zeros(24, 128), f"{part}bias": torch.zeros(24)}
+    save_file(sieve, other / "echoingpixels.safetensors")
+    with pytest.raises(ModelError, match="not multiples of the decoder's head width, 32:"):
+        check_method(load_model(str(other), device="cpu"), replace(CONFIG, method="echoingpixels"))
     assert len(stored_for(folder, "omnisift")) == len(PUBLISHED)
     assert not stored_for(BUNDLED_PATH, "omnisift")
 
@@ -408,6 +537,8 @@ def test_the_refiner_in_both_families(family: str, prompt: str, tmp_path: Path) 
         peak_host_bytes=0,
         peak_gpu_bytes=None,
     )
+    # The refiner holds as much at once as the unpruned prefill.
+    assert cost.activation_bytes == cost.full_activation_bytes
     head = 2 * (len(stage.kept) - 1) * shape.hidden_size * shape.vocab_size
     assert flops - cost.encoder_flops - cost.prefill_flops - head == cost.selection_flops
     assert cost.selection_flops > 2 * 2 * trace.length**2 * shape.num_heads * shape.head_dim

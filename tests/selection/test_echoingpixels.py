@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -100,7 +102,9 @@ def method(video: float, audio: float, sieve: Sieve) -> EchoingPixels:
     config = SeatsConfig(method="echoingpixels", retain_video=video, retain_audio=audio)
     made = method_for(PruningPlan.resolve(config, architecture()))
     assert isinstance(made, EchoingPixels)
-    made.take_weights(sieve.state_dict(), WIDTH)
+    made.take_weights(
+        sieve.state_dict(), replace(architecture(), hidden_size=WIDTH, head_dim=2 * PAIRS)
+    )
     return made
 
 
@@ -166,6 +170,17 @@ def test_text_alone_is_left_as_it_is() -> None:
     assert bool(entry.keep.all())
 
 
+def test_pictures_alone_are_refined_and_stay() -> None:
+    given, sieve = prompt(), sieve_of()
+    nothing = Modality(torch.zeros(24, dtype=torch.bool))
+    picture = replace(given, video=nothing, audio=nothing, pictures=given.video.mask)
+    entry = method(0.1, 0.1, sieve).before_llm(picture)
+    assert given.rotary is not None
+    assert entry.embeddings is not None
+    assert torch.equal(entry.embeddings, sieve(given.embeddings[None], given.rotary)[0])
+    assert bool(entry.keep.all())
+
+
 def test_what_enters_is_the_pools_budget() -> None:
     shape = architecture()
     sizes = MediaSizes(((4, 8, 8),), (400,))
@@ -178,7 +193,7 @@ def test_what_enters_is_the_pools_budget() -> None:
 
 def test_heads_of_another_width_are_refused() -> None:
     sieve = sieve_of(1)
-    with pytest.raises(ModelError, match="no heads of 10"):
+    with pytest.raises(ModelError, match="not multiples of the decoder's head width, 10:"):
         sieve.check(10)
     sieve.check(2 * PAIRS)
     assert not sieve_of(0).refiner  # the head alone

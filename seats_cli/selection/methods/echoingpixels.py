@@ -6,7 +6,8 @@ too, so that the decoder has to be trained with them. A head scores the audio-vi
 all of them together the highest `ceil(r * N_av)` stay, with their positions. The rotary sections of
 the trained decoder (Sync-RoPE) are the checkpoint's, see `seats_cli.models.optimize.sync_rope`; the
 refiner is given the same. Chosen here: r is what the targets of both modalities keep of the pool,
-and pictures that are no video count as text, as in every method.
+and pictures that are no video are refined, but never dropped: they count as text, as in every
+method, where the authors have them in the pool.
 """
 
 from __future__ import annotations
@@ -156,7 +157,9 @@ class Sieve(nn.Module):
         """
         numbers = {int(name.split(".")[1]) for name in weights if name.startswith("layers.")}
         with torch.device("meta"):
-            layers = tuple(layer_of(weights, f"layers.{number}.", width) for number in numbers)
+            layers = tuple(
+                layer_of(weights, f"layers.{number}.", width) for number in sorted(numbers)
+            )
             made = cls(width, layers, len(weights["score_head.0.weight"]))
         made.load_state_dict(dict(weights), assign=True)
         return made.requires_grad_(False).eval()
@@ -194,8 +197,8 @@ class Sieve(nn.Module):
             if queries % head_dim or keys % head_dim or queries % keys:
                 raise ModelError(
                     f"The refiner beside this model has projections of {queries} and {keys}, which "
-                    f"are no heads of {head_dim} as the decoder has them: use weights that were "
-                    "trained with it."
+                    f"are not multiples of the decoder's head width, {head_dim}: use weights that "
+                    "were trained with it."
                 )
 
     def products(self, tokens: int, candidates: int) -> list[Product]:
@@ -236,7 +239,9 @@ class EchoingPixels(Method):
     shares = "encoders"
     draws = False
     needs_rotary = True
+    refines = True
     weights_prefix = "av_refiner."
+    published_prefixes = ("model.bidir_encoder.", "model.compressor.")
     weights_as_model = True
     entry_kind = "scored by the refiner"
 
@@ -244,12 +249,13 @@ class EchoingPixels(Method):
         super().__init__(plan)
         self._sieve: Sieve | None = None
 
-    def take_weights(self, weights: Mapping[str, Tensor], width: int) -> None:
+    def take_weights(self, weights: Mapping[str, Tensor], architecture: Architecture) -> None:
         """Those of `Sieve`."""
-        self._sieve = Sieve.of(weights, width)
+        self._sieve = Sieve.of(weights, architecture.hidden_size)
+        self._sieve.check(architecture.head_dim)
 
     def entering(self, architecture: Architecture, sizes: MediaSizes) -> tuple[int, int]:
-        """The pool's budget; who of both modalities gets it, only the question says."""
+        """The pool's budget, divided as the pool is; how it really is, the question decides."""
         video, audio = token_counts(architecture, sizes)
         total = video + audio
         count = pool_budget(self._wanted(video, audio), total)
@@ -263,12 +269,11 @@ class EchoingPixels(Method):
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """Refine everything, and keep the highest scores."""
         video, audio, keep = prompt.video, prompt.audio, prompt.keep_all()
-        if not video.size + audio.size:  # text alone is left as it is
-            return Entry(keep)
+        if not video.size + audio.size and prompt.pictures is None:
+            return Entry(keep)  # text alone is left as it is
         assert self._sieve is not None
         assert prompt.rotary is not None
         # 1. Every token sees every other, but for padding.
-        self._sieve.check(prompt.rotary[0].shape[-1])
         padding = prompt.padding
         # (none of it gives no mask, which takes a faster kernel)
         seen = None if padding is None or not bool(padding.any()) else ~padding[None]

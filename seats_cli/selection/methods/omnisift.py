@@ -219,9 +219,9 @@ class OmniSift(Sift):
         self._selector: SoundSelector | None = None
         self._groups: list[tuple[int, int]] = []  # sound and kept video of each group under way
 
-    def take_weights(self, weights: Mapping[str, Tensor], width: int) -> None:
+    def take_weights(self, weights: Mapping[str, Tensor], architecture: Architecture) -> None:
         """Those of `SoundSelector`."""
-        self._selector = SoundSelector.of(weights, width)
+        self._selector = SoundSelector.of(weights, architecture.hidden_size)
 
     def before_llm(self, prompt: PromptTokens) -> Entry:
         """As in every form, with the selector's FLOPs: no sizes tell what it works on."""
