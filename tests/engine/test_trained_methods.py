@@ -372,8 +372,9 @@ def test_weights_that_are_wrong(folder: Path, tmp_path: Path) -> None:
                 load_model(str(other), device="cpu"), replace(CONFIG, method="echoingpixels")
             )
     # Heads that are not the decoder's: 24 is not a multiple of 32.
-    part = "av_refiner.layers.0.self_attn.k_proj."
-    sieve |= {f"{part}weight": torch.zeros(24, 128), f"{part}bias": torch.zeros(24)}
+    for part in ("k_proj", "v_proj"):
+        at = f"av_refiner.layers.0.self_attn.{part}"
+        sieve |= {f"{at}.weight": torch.zeros(24, 128), f"{at}.bias": torch.zeros(24)}
     save_file(sieve, other / "echoingpixels.safetensors")
     with pytest.raises(ModelError, match="not multiples of the decoder's head width, 32:"):
         check_method(load_model(str(other), device="cpu"), replace(CONFIG, method="echoingpixels"))
