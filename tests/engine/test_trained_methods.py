@@ -47,8 +47,8 @@ from seats_cli.models.method_weights import (
 from seats_cli.models.optimize import sync_sections
 from seats_cli.models.patching import hooked
 from seats_cli.models.registry import adapter_for
-from seats_cli.selection.methods import METHODS
 from seats_cli.results import RunSpec
+from seats_cli.selection.methods import METHODS
 from seats_cli.selection.methods.echoingpixels import pool_budget
 from seats_cli.selection.methods.omnisift import SoundSelector
 from seats_cli.serve import ServeOptions
