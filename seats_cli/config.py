@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isfinite
@@ -32,9 +32,10 @@ SEATS, FULL = "seats", "full"
 
 EncoderSkips: TypeAlias = tuple[float | None, float | None, float | None]
 
-# Methods own their options but stand above this module: `register_method` enters the check of
-# each option here, and `seats_cli/__init__.py` the import that registers the package's methods.
+# Methods own their options but stand above this module: `register_method` enters here the check of
+# each option and who has it, and `seats_cli/__init__.py` the import that registers the package's.
 OPTION_CHECKS: dict[str, Callable[[str, Any], None]] = {}
+OPTION_METHODS: dict[str, set[str]] = {}  # names of the methods that have an option
 UNLISTED: set[str] = set()  # options of methods under study, which no list names
 SCHEDULED = {SEATS}  # methods with drop layers and a late block; entered like the options
 METHOD_IMPORTS: list[Callable[[], object]] = []
@@ -260,8 +261,9 @@ class SeatsConfig:
         Most of the units that are to be carried, a share in (0, 1]: the cosine follows from it,
         or is lowered to it.
     options : mapping of str to value
-        Options of selection methods, of the chosen one or of others; a file has them beside
-        the other keys. Each stands in the file of its method under `selection/methods/`.
+        Options of selection methods; a file has them beside the other keys. Those of other
+        methods than the chosen one have no effect, and a warning says so. Each stands in the file
+        of its method under `selection/methods/`.
 
     Raises
     ------
@@ -330,6 +332,28 @@ class SeatsConfig:
         """
         check_choice("preset", name, tuple(PRESETS))
         return cls(retain=PRESETS[name])
+
+    @property
+    def idle_options(self) -> list[str]:
+        """Names of the options that its method does not have."""
+        return sorted(name for name in self.options if self.method not in OPTION_METHODS[name])
+
+    def idle_warnings(self) -> Iterator[str]:
+        """A sentence for each of them."""
+        for name in self.idle_options:
+            methods = sorted(OPTION_METHODS[name])
+            several = "s" * (len(methods) > 1)
+            yield (
+                f"`{name}` has no effect here: it is an option of the method{several} "
+                f"{' and '.join(methods)}."
+            )
+
+    def without_options(self, names: Collection[str]) -> SeatsConfig:
+        """The same without some options of methods."""
+        if not names:
+            return self
+        left = {name: value for name, value in self.options.items() if name not in names}
+        return dataclasses.replace(self, options=left)
 
     @property
     def reuses_states(self) -> bool:

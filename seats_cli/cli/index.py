@@ -6,7 +6,8 @@ And what other commands open such a file with.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -118,6 +119,15 @@ def index(
     """
     talk = Talk(quiet=output.quiet)
     specs = _settings(budget, context, model)
+    from seats_cli.selection.methods import acting_config
+
+    idle = dict.fromkeys(
+        chain(*(spec.config.idle_warnings() for spec in specs if spec.config is not None))
+    )
+    specs = [
+        replace(spec, config=None if spec.config is None else acting_config(spec.config))
+        for spec in specs
+    ]
     configs = [spec.config for spec in specs]
     out = _target(output.out, video)
     file = open_input(video, talk, allow_local_urls=allow_local_urls, offline=model.offline)
@@ -148,7 +158,7 @@ def index(
         if not _held(spec, size)
     ]
     if output.as_json:
-        warnings = (*session.clip.warnings, *absent)
+        warnings = (*session.clip.warnings, *idle, *absent)
         print_json(_document(out, specs, size, session, seconds, warnings))
     for warning in absent:
         talk.warning(warning)

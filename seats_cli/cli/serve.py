@@ -95,6 +95,8 @@ def serve(
     talk = Talk(quiet=server.quiet)
     check_packages()
     config = build_config(budget, context)
+    for warning in () if config is None else config.idle_warnings():
+        talk.warning(warning)
 
     from seats_cli.serve import ServeOptions
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from seats_cli.cli.console import Talk
 from seats_cli.cli.option_groups import FLAGS, was_typed
 from seats_cli.cli.option_parsers import OFF, parse_cosine, parse_ratio
 from seats_cli.cli.options import BudgetFlags, SweepFlags
@@ -176,9 +177,10 @@ def build_specs(
     base = build_config(sweep, context)
     assert base is not None
     methods = (base.method,) if sweep.method is None else _methods(sweep.method, model, revision)
-    named = [(name, replace(base, method=name, seed=seed)) for name in methods]
+    named = _by_method(replace(base, seed=seed), methods)
     for path in variants:
-        named.append((path.stem, replace(SeatsConfig.load(path.expanduser()), seed=seed)))
+        variant = replace(SeatsConfig.load(path.expanduser()), seed=seed)
+        named += [(path.stem, config) for _, config in _by_method(variant, (variant.method,))]
     reuses = parse_reuses(sweep.encoder_reuse, sweep.encoder_keep)
     skips: list[dict[str, Any]] = [
         {**({} if level is _UNASKED else {"still_tolerance": level}), **reuse}
@@ -202,6 +204,19 @@ def build_specs(
                     raise UsageError(f"Two settings are called '{own}': rename the file.")
                 specs[own] = RunSpec(own, spelled_out)
     return list(specs.values())
+
+
+def _by_method(base: SeatsConfig, methods: Sequence[str]) -> list[tuple[str, SeatsConfig]]:
+    """A configuration for each method, with its own options and those that none of them has.
+
+    Of the latter, a warning says so; runs with them repeat it in their results.
+    """
+    configs = [replace(base, method=name) for name in methods]
+    idle = set(base.options).intersection(*(config.idle_options for config in configs))
+    found = [config.without_options(set(config.idle_options) - idle) for config in configs]
+    for warning in found[0].idle_warnings() if found else ():
+        Talk().warning(warning)
+    return [(config.method, config) for config in found]
 
 
 _UNASKED: Any = object()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,7 +194,7 @@ def plan_run(
         bytes_per_value=bytes_per_value,
         memory=_memory(model, sizes, plan, text_tokens),
         context=context,
-        warnings=(*outline.warnings, *context.warnings()),
+        warnings=(*outline.warnings, *context.warnings(), *_about_options(asked)),
     )
 
 
@@ -230,6 +231,15 @@ def plan_file(
         max_new_tokens=max_new_tokens,
         bytes_per_value=bytes_per_value,
     )
+
+
+def _about_options(config: SeatsConfig) -> Iterator[str]:
+    """What options of methods have no part in the prediction."""
+    yield from config.idle_warnings()
+    own = sorted(set(config.options).difference(config.idle_options))
+    if own:
+        named = ", ".join(f"`{name}`" for name in own)
+        yield f"The FLOPs of selection are predicted without what {named} may add."
 
 
 _TIGHT = 0.10  # share for which memory is worked out where nothing is pruned

@@ -29,7 +29,7 @@ from seats_cli.models.optimize import Part, RunSwaps, installed
 from seats_cli.models.patching import hooked
 from seats_cli.results import Answer, ChoiceScore, Timing, Turn
 from seats_cli.schedule import PruningPlan
-from seats_cli.selection.methods import with_default_options
+from seats_cli.selection.methods import acting_config, with_default_options
 from seats_cli.selection.trace import SelectionTrace
 
 if TYPE_CHECKING:
@@ -148,9 +148,12 @@ def ask(
     _check_choices(choices)
     check_stop(stop)
     adapter, architecture = loaded.adapter, loaded.architecture
-    plan = None
+    plan, idle = None, tuple[str, ...]()
     if config is not None:
-        config = with_default_options(replace(config, seed=seed))
+        config = replace(config, seed=seed)
+        if method is None:
+            idle = tuple(config.idle_warnings())
+        config = acting_config(config) if method is None else with_default_options(config)
         plan = PruningPlan.resolve(config, architecture)
     media = clip.clip if isinstance(clip, PreparedClip) else clip
     # What drops nothing before the LLM may go beyond the context, with a warning; what does has to
@@ -296,6 +299,7 @@ def ask(
         warnings=(
             *media.warnings,
             *context.warnings(),
+            *idle,
             *_remarks(sampling, splitter, bool(choices), cut=cut),
         ),
         system=clip.system if isinstance(clip, PreparedClip) else system,

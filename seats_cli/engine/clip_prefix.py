@@ -22,7 +22,7 @@ from seats_cli.errors import UsageError
 from seats_cli.models.adapter import Adapter, SideTensors
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.device import TokenIndex
-from seats_cli.selection.method import Method
+from seats_cli.selection.method import Method, options_of
 
 MAX_SETTINGS = 4  # settings of one clip whose states are kept
 _NOTHING = torch.zeros(0)
@@ -38,6 +38,9 @@ SettingKey: TypeAlias = tuple[type[Method], str]
 def setting_key(plan: PruningPlan, method: Method) -> SettingKey:
     """What tells the prefix of one setting from that of another."""
     settings = plan.to_dict()
+    own = {option.name for option in options_of(type(method))}
+    for name in set(plan.config.options) - own:  # of other methods
+        settings.pop(name)
     if not method.draws:  # the seed is that of sampling alone
         settings.pop("seed")
     return type(method), repr(sorted(settings.items()))

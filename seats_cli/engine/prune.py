@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import partial
@@ -229,6 +230,8 @@ def prune(
     architecture = adapter.architecture()
     if isinstance(plan_or_config, SeatsConfig):
         plan = PruningPlan.resolve(plan_or_config, architecture)
+        for sentence in plan_or_config.idle_warnings() if method is None else ():
+            warnings.warn(sentence, stacklevel=2)
     elif isinstance(plan_or_config, PruningPlan):
         plan = plan_or_config.for_layers(architecture.num_layers)
     else:

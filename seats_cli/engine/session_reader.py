@@ -59,7 +59,7 @@ from seats_cli.models.adapter import SideTensors
 from seats_cli.models.checkpoint import has_weights
 from seats_cli.models.inputs import PreparedClip, build_inputs
 from seats_cli.schedule import PruningPlan
-from seats_cli.selection.methods import method_for, with_default_options
+from seats_cli.selection.methods import acting_config, method_for
 
 if TYPE_CHECKING:
     from seats_cli.models.load import LoadedModel
@@ -438,7 +438,7 @@ class SavedIndex:
         if not self.facts.only:
             return
         config = SeatsConfig(method=FULL) if config is None else replace(config, seed=seed)
-        plan = PruningPlan.resolve(with_default_options(config), loaded.architecture)
+        plan = PruningPlan.resolve(acting_config(config), loaded.architecture)
         known = self._settings(loaded).get(setting_key(plan, method_for(plan)))
         if known is None:
             raise UsageError(NOT_SAVED)

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
 
 from torch import Tensor
 
-from seats_cli.config import OPTION_CHECKS, SCHEDULED, SETTINGS, UNLISTED
+from seats_cli.config import OPTION_CHECKS, OPTION_METHODS, SCHEDULED, SETTINGS, UNLISTED
 from seats_cli.cost.selection import Product
 from seats_cli.cost.token_counts import MediaSizes, token_counts, tokens_to_keep
 from seats_cli.families.base import Architecture
@@ -378,6 +378,7 @@ def register_method(name: str, **settled: Any) -> Callable[[type[M]], type[M]]:
                     f"that of {option.owner.__qualname__}."
                 )
             _OPTIONS[option.name], OPTION_CHECKS[option.name] = option, option.check
+            OPTION_METHODS.setdefault(option.name, set()).add(name)
             if cls.experimental and option.owner is cls:
                 UNLISTED.add(option.name)
         (SCHEDULED.add if cls.scheduled else SCHEDULED.discard)(name)

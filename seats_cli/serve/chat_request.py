@@ -323,10 +323,13 @@ def _config(value: Any, options: ServeOptions) -> SeatsConfig | None:
             given[name] = _share(given[name])
     if "retain" in given:  # a target for both together replaces the server's split
         given = {"retain_video": None, "retain_audio": None, **given}
-    base = options.config or SeatsConfig.preset("25%")
-    merged = {**base.to_dict(), **given}
-    config = SeatsConfig.from_dict({k: v for k, v in merged.items() if v is not None})
     from seats_cli.selection.methods import METHODS, listed_methods
+
+    base = options.config or SeatsConfig.preset("25%")
+    if isinstance(given.get("method"), str):  # what the server's own method has is not asked for
+        base = replace(base, method=given["method"])
+    merged = {**base.without_options(base.idle_options).to_dict(), **given}
+    config = SeatsConfig.from_dict({k: v for k, v in merged.items() if v is not None})
 
     if config.method not in METHODS:
         raise RequestError(

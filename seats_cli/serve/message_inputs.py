@@ -21,7 +21,7 @@ from seats_cli.families.generation import Sampling
 from seats_cli.models import LoadedModel, inputs_from_messages
 from seats_cli.models.inputs import longest_answer
 from seats_cli.schedule import PruningPlan
-from seats_cli.selection.methods import method_for, with_default_options
+from seats_cli.selection.methods import acting_config, method_for
 from seats_cli.serve.chat_request import ChatRequest
 from seats_cli.serve.media_parts import LocalMedia
 
@@ -72,8 +72,10 @@ def read_messages(
         longest = min(sampling.max_new_tokens, longest_answer(loaded, None))
         sampling = replace(sampling, max_new_tokens=longest)
     config = request.config if files else None  # without a clip there is nothing to prune
+    idle = tuple[str, ...]()
     if config is not None:
-        config = with_default_options(replace(config, seed=seed))
+        idle = tuple(config.idle_warnings())
+        config = acting_config(replace(config, seed=seed))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         inputs = inputs_from_messages(
@@ -85,7 +87,7 @@ def read_messages(
             on_progress=lambda _what, _done: check(),
         )
     # Other threads may warn meanwhile; these name the line that called.
-    told = tuple(str(one.message) for one in caught if one.filename == __file__)
+    told = (*idle, *(str(one.message) for one in caught if one.filename == __file__))
     given = how.get("max_new_tokens") is not None
     sampling = _within_context(loaded, inputs, config, sampling, given=given)
     if files:

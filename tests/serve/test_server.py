@@ -154,6 +154,10 @@ def test_settings_of_a_request(server):
     warnings = " ".join(told.model_extra["seats"]["warnings"])
     assert "fooo" in warnings
     assert "mm_processor_kwargs.bar" in warnings
+    for parts in ((CARDS, FIRST), (CARDS, CAT, FIRST)):
+        told = server.ask(*parts, extra_body={"seats": {"method": "random", "fastv_layer": 3}})
+        assert [one for one in told.model_extra["seats"]["warnings"] if "`fastv_layer`" in one]
+        assert "fastv_layer" not in told.model_extra["seats"]["config"]
 
 
 def test_keys_without_an_effect_are_named_once():

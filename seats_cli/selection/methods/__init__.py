@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS",
+    "acting_config",
     "acting_settings",
     "listed_methods",
     "method_for",
@@ -73,6 +74,11 @@ def with_default_options(config: SeatsConfig) -> SeatsConfig:
     options = {**{option.name: option.default for option in own}, **config.options}
     same = options == config.options
     return config if same else dataclasses.replace(config, options=options)
+
+
+def acting_config(config: SeatsConfig) -> SeatsConfig:
+    """`with_default_options` without those of other methods, which have no effect."""
+    return with_default_options(config.without_options(config.idle_options))
 
 
 def acting_settings(values: Mapping[str, Any]) -> dict[str, Any]:
