@@ -15,6 +15,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def table(records: Sequence[ItemRecord], variants: Sequence[str], retain: Sequen
             cells = ["", "", ""]
             if name != SEATS:
                 found = compare_paired(records, label(name, share), reference)
-                low, high = 100 * found.difference.low, 100 * found.difference.high
+                low, high = (100 * end for end in found.difference.interval or (nan, nan))
                 cells = [
                     f"{100 * found.difference.value:+.1f} ({low:+.1f} to {high:+.1f})",
                     f"{found.only_first}, {found.only_second}",

@@ -15,6 +15,7 @@ from seats_cli.cli.option_parsers import OFF, parse_cosine, parse_ratio
 from seats_cli.cli.options import BudgetFlags, SweepFlags
 from seats_cli.config import FULL, SeatsConfig
 from seats_cli.errors import ModelError, UsageError
+from seats_cli.report.phrases import skips_words
 
 if TYPE_CHECKING:
     from seats_cli.results import RunSpec
@@ -191,7 +192,7 @@ def build_specs(
     for asked in skips:
         alone = unpruned(asked)
         if alone is not None:
-            label = _with_skips(FULL, alone)
+            label = FULL + skips_words(alone)
             specs[label] = RunSpec(label, alone)
     for name, config in named:
         for share in shares or (None,):
@@ -199,7 +200,7 @@ def build_specs(
             label = _label(name, at, named=share is not None)
             for asked in skips:
                 spelled_out = with_default_options(replace(at, **asked))
-                own = _with_skips(label, spelled_out)
+                own = label + skips_words(spelled_out)
                 if own in specs:
                     raise UsageError(f"Two settings are called '{own}': rename the file.")
                 specs[own] = RunSpec(own, spelled_out)
@@ -220,17 +221,6 @@ def _by_method(base: SeatsConfig, methods: Sequence[str]) -> list[tuple[str, Sea
 
 
 _UNASKED: Any = object()
-
-
-def _with_skips(label: str, config: SeatsConfig) -> str:
-    parts = [label]
-    if config.still_tolerance is not None:
-        parts.append(f"still {config.still_tolerance:g}")
-    if config.encoder_reuse is not None:
-        parts.append(f"reuse {config.encoder_reuse:g}")
-    if config.encoder_keep is not None:
-        parts.append(f"keep {100 * config.encoder_keep:.4g}%")
-    return " ".join(parts)
 
 
 def _at_share(config: SeatsConfig, share: float) -> SeatsConfig:

@@ -332,8 +332,9 @@ def as_markdown(rows: Sequence[Row]) -> str:
     def interval(estimate: Estimate | None) -> str:
         if estimate is None:
             return "-"
-        low, high = round(100 * estimate.low), round(100 * estimate.high)
-        return f"{100 * estimate.value:.0f} ({low} to {high})"
+        ends = estimate.interval
+        between = "-" if ends is None else " to ".join(f"{round(100 * end)}" for end in ends)
+        return f"{100 * estimate.value:.0f} ({between})"
 
     lines = [
         "| " + " | ".join(_COLUMNS) + " |",

@@ -102,11 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = compare_paired(records, options.first, options.second)
     except (OSError, ValueError, UsageError) as error:
         parser.exit(2, f"Error: {error}\n")
-    low, high = 100 * found.difference.low, 100 * found.difference.high
+    ends = found.difference.interval
+    interval = "-" if ends is None else f"{100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}"
     mine, theirs = (100 * right / found.questions for right in found.right)
     sys.stdout.write(
         f"{found.questions} questions: {mine:.1f} and {theirs:.1f} % right, "
-        f"{100 * found.difference.value:+.2f} points ({low:+.2f} to {high:+.2f}), "
+        f"{100 * found.difference.value:+.2f} points ({interval}), "
         f"only the first {found.only_first}, only the second {found.only_second}, "
         f"McNemar p = {found.p:.3g}\n"
         f"same answer {found.same_text}, same first word {found.same_first_word}; after the first "

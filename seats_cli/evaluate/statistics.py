@@ -17,15 +17,25 @@ FloatArray = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+FEWEST = 10  # questions for which an interval is given: resampling fewer of them says nothing
+INTERVALS = (
+    "95 % percentile bootstrap over clips; exact binomial where all answers are the same; "
+    f"null from fewer than {FEWEST} questions"
+)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its interval."""
+    """A value and, from at least `FEWEST` questions, the ends of its interval."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends; None from too few questions."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 class ClipBootstrap:
@@ -33,6 +43,7 @@ class ClipBootstrap:
 
     Where all answers agree, so that resampling shows no spread, the interval is the exact
     binomial one for as many independent trials as there are clips (Clopper and Pearson 1934).
+    Fewer than `FEWEST` questions have none.
 
     Parameters
     ----------
@@ -70,6 +81,8 @@ class ClipBootstrap:
         if not counted.any():
             return None
         value = float(right[counted].mean())
+        if counted.sum() < FEWEST:
+            return Estimate(value)
         if value in (0.0, 1.0):
             bound = self._one_sided(counted)
             return Estimate(value, *((0.0, bound) if value == 0.0 else (1.0 - bound, 1.0)))
@@ -82,6 +95,8 @@ class ClipBootstrap:
         if not counted.any():
             return None
         value = float(right[counted].mean() - reference[counted].mean())
+        if counted.sum() < FEWEST:
+            return Estimate(value)
         if not (right != reference)[counted].any():
             bound = self._one_sided(counted)
             return Estimate(0.0, -bound, bound)
@@ -94,12 +109,14 @@ class ClipBootstrap:
         if not counted.any() or not reference[counted].any():
             return None
         base = float(reference[counted].mean())
+        value = float(right[counted].mean()) / base
+        if counted.sum() < FEWEST:
+            return Estimate(value)
         if not (right != reference)[counted].any():
             bound = self._one_sided(counted)
             return Estimate(1.0, max(0.0, 1.0 - bound / base), 1.0 + bound / base)
         drawn, whole = self._shares(right, counted), self._shares(reference, counted)
         usable = whole > 0
-        value = float(right[counted].mean()) / base
         return self._estimate(value, drawn[usable] / whole[usable])
 
     def _shares(self, right: BoolArray, counted: BoolArray) -> FloatArray:

@@ -11,7 +11,14 @@ import numpy as np
 
 from seats_cli.config import FULL
 from seats_cli.evaluate.run_folder import ItemRecord
-from seats_cli.evaluate.statistics import RESAMPLES, BoolArray, ClipBootstrap, Estimate, mcnemar_p
+from seats_cli.evaluate.statistics import (
+    INTERVALS,
+    RESAMPLES,
+    BoolArray,
+    ClipBootstrap,
+    Estimate,
+    mcnemar_p,
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,11 @@ class Summary:
     # Of the bootstrap.
     seed: int
     resamples: int
+
+    @property
+    def intervals(self) -> str:
+        """What its intervals are."""
+        return INTERVALS
 
     @property
     def full(self) -> SettingSummary | None:

@@ -40,7 +40,6 @@ CONVENTIONS = {
     "flops_convention": "2 per multiply-add, LM head on the last position only",
     "paper_convention": "1 per multiply-add, LM head on every position",
 }
-INTERVALS = "95 % percentile bootstrap over clips; exact binomial where all answers are the same"
 
 
 def document(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +237,7 @@ def eval_document(summary: Summary, details: Mapping[str, Any] | None = None) ->
             "clips": summary.clips,
             **(details or {}),
             "flops_convention": CONVENTIONS["flops_convention"],
-            "intervals": INTERVALS,
+            "intervals": summary.intervals,
             "bootstrap_seed": summary.seed,
             "bootstrap_resamples": summary.resamples,
             "errors": summary.errors,

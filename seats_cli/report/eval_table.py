@@ -13,7 +13,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seats_cli.report.columns import Column, markdown, table
+from seats_cli.evaluate.statistics import FEWEST
+from seats_cli.report.columns import MISSING, Column, markdown, table
 from seats_cli.report.phrases import format_bytes, format_percent, format_si, time_words
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
 
 MEANINGS = (
-    "right: accuracy in per cent, with 95 % bootstrap intervals over clips. vs full: difference to "
-    "the unpruned model in points, on the same questions. p: exact McNemar test. kept: accuracy "
-    "over that of the unpruned model, in per cent."
+    "right: accuracy in per cent, with 95 % bootstrap intervals over clips (none from fewer than "
+    f"{FEWEST} questions). vs full: difference to the unpruned model in points, on the same "
+    "questions. p: exact McNemar test. kept: accuracy over that of the unpruned model, in per cent."
 )
 COST_MEANINGS = (
     "kept: audio-visual tokens, mean over layers. video, audio: tokens, mean over layers. FLOPs: "
@@ -41,9 +42,10 @@ def points(estimate: Estimate, *, signed: bool = False) -> str:
 
 
 def interval(estimate: Estimate, *, signed: bool = False) -> str:
-    """The ends of an interval, `95.8-98.4` or `-5.9, -2.4`."""
-    between = ", " if signed else "-"
-    return f"{_number(estimate.low, signed)}{between}{_number(estimate.high, signed)}"
+    """The ends of an interval, `95.8-98.4` or `-5.9, -2.4`; a dash from too few questions."""
+    if estimate.interval is None:
+        return MISSING
+    return (", " if signed else "-").join(_number(end, signed) for end in estimate.interval)
 
 
 def _with_interval(estimate: Estimate, *, signed: bool = False) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
+    from seats_cli.config import SeatsConfig
     from seats_cli.media.clip import MediaFacts
     from seats_cli.results import Answer, Evidence, ModelFacts
 
@@ -179,3 +181,25 @@ def evidence_lines(answer: Answer) -> list[str]:
     if not answer.evidence:
         return ["No evidence: a picture has none, nor has a clip of which no token was left."]
     return [evidence_phrase(piece) for piece in answer.evidence]
+
+
+def skips_words(config: SeatsConfig) -> str:
+    """How labels of runs end that skip parts of the encoders: " still 4 reuse 0.97"; or nothing."""
+    parts = ""
+    if config.still_tolerance is not None:
+        parts += f" still {config.still_tolerance:g}"
+    if config.encoder_reuse is not None:
+        parts += f" reuse {config.encoder_reuse:g}"
+    if config.encoder_keep is not None:
+        parts += f" keep {100 * config.encoder_keep:.4g}%"
+    return parts
+
+
+_SKIPS = re.compile(r"(?: (?:still|reuse|keep) [\d.e+-]+%?)*$")
+
+
+def split_label(label: str) -> tuple[str, str]:
+    """A run's label without what `skips_words` has added, and that."""
+    found = _SKIPS.search(label)
+    at = found.start() if found else len(label)
+    return label[:at], label[at:]

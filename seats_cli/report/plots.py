@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seats_cli.errors import UsageError
-from seats_cli.report.phrases import format_factor, time_words
+from seats_cli.report.phrases import format_factor, split_label, time_words
 from seats_cli.report.profile_table import LABELS
 from seats_cli.results import NO_RATIO, STAGES
 
@@ -30,7 +30,13 @@ _STAGE_COLOURS = {
     "rest": "#dddddd",
 }
 _SHARE_COLOURS = (_BLUE, _VERMILION, _GREEN, _PURPLE, _ORANGE, _SKY)
+# Of the points of a profile: each stage has one for each setting of the encoders.
+_STAGE_MARKERS = {
+    "first_token": ("o", "^", "D", "v", "P", "X"),
+    "prefill_and_selection": ("s", "p", "*", "h", "d", "8"),
+}
 _LINES = ("-", "--", ":", "-.")
+_SHIFT = 1.8  # per cent of the tokens between settings of the encoders
 _SHORT = 13  # longest label of which four stand above half of the picture
 _KEPT_LABEL = "audio-visual tokens kept, mean over layers (%)"
 
@@ -154,23 +160,32 @@ def _alive(axes: Any, profile: Profile) -> None:
 
 
 def _pareto(axes: Any, profile: Profile) -> None:
-    """Times with their p10 to p90 against the audio-visual tokens kept."""
-    for stage, marker in (("first_token", "o"), ("prefill_and_selection", "s")):
-        for run, (colour, line) in zip(profile.runs, _styles(profile), strict=True):
+    """Times with their p10 to p90 against the tokens kept; a marker for what encoders skip."""
+    encoders = [split_label(run.label)[1].strip() for run in profile.runs]
+    known = list(dict.fromkeys(encoders))
+    named: set[str] = set()
+    for stage, markers in _STAGE_MARKERS.items():
+        for run, skips, (colour, line) in zip(
+            profile.runs, encoders, _styles(profile), strict=True
+        ):
+            label = f"{LABELS[stage]}, {skips}" if skips else LABELS[stage]
             value = run.times[stage]
             kept = 100 * (1.0 if run.average_retention is None else run.average_retention)
+            place = known.index(skips)
             axes.errorbar(
-                kept,
+                # Shifted a little, so that equal times do not hide each other.
+                kept + _SHIFT * (place - (len(known) - 1) / 2),
                 value.median_s,
                 yerr=[[value.median_s - value.p10_s], [value.p90_s - value.median_s]],
-                marker=marker,
+                marker=markers[place % len(markers)],
                 color=colour,
                 markerfacecolor=colour if line == "-" else "white",
                 linestyle="none",
                 capsize=3,
-                label=LABELS[stage] if run is profile.runs[0] else None,
+                label=None if label in named else label,
             )
-    axes.set_xlim(0, 105)
+            named.add(label)
+    axes.set_xlim(0, 106)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(_KEPT_LABEL)
     axes.set_ylabel("seconds")
@@ -226,7 +241,8 @@ def _lines(summary: Summary) -> dict[str, list[SettingSummary]]:
         if setting is summary.full or setting.overall.accuracy is None:
             continue
         if setting.cost.average_retention is not None:
-            name = _BUDGET.sub("", setting.label).strip() or setting.method
+            plain, skips = split_label(setting.label)
+            name = (_BUDGET.sub("", plain).strip() or setting.method) + skips
             found.setdefault(name, []).append(setting)
     ordered = sorted(found, key=lambda name: name == _OWN)
     return {name: sorted(found[name], key=_kept) for name in ordered}
@@ -247,7 +263,9 @@ def _full(axes: Any, full: SettingSummary | None) -> None:
     if full is None or full.overall.accuracy is None:
         return
     estimate = full.overall.accuracy
-    axes.axhspan(100 * estimate.low, 100 * estimate.high, color=_BLACK, alpha=0.08, linewidth=0)
+    if estimate.interval is not None:
+        low, high = estimate.interval
+        axes.axhspan(100 * low, 100 * high, color=_BLACK, alpha=0.08, linewidth=0)
     axes.axhline(100 * estimate.value, color=_BLACK, linewidth=1.2, label="full")
 
 
@@ -257,8 +275,9 @@ def _line(axes: Any, name: str, settings: list[SettingSummary], number: int, nam
     colour = _VERMILION if own else _COLOURS[number % len(_COLOURS)]
     estimates = [setting.overall.accuracy for setting in settings]
     values = [100 * estimate.value for estimate in estimates if estimate is not None]
-    below = [100 * (one.value - one.low) for one in estimates if one is not None]
-    above = [100 * (one.high - one.value) for one in estimates if one is not None]
+    ends = [one.interval or (one.value, one.value) for one in estimates if one is not None]
+    below = [value - 100 * low for value, (low, _) in zip(values, ends, strict=True)]
+    above = [100 * high - value for value, (_, high) in zip(values, ends, strict=True)]
     # Shifted a little, so that intervals at equal budgets do not hide each other.
     shift = 0.0 if own else 0.12 * (number - names / 2)
     places = [_kept(setting) + shift for setting in settings]

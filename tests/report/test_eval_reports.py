@@ -107,6 +107,11 @@ def test_columns_that_say_nothing_are_left_out() -> None:
     assert "errors" not in shown
     assert "unread" not in shown
     assert "errors" not in eval_markdown(clean)
+    # Nine questions give no interval.
+    assert "(-)" in eval_markdown(clean)
+    whole = eval_document(clean)["settings"][0]
+    assert (whole["accuracy_low"], whole["accuracy_high"]) == (None, None)
+    assert whole["accuracy"] == pytest.approx(8 / 9)
 
 
 def test_markdown(summary: Summary) -> None:
@@ -172,6 +177,7 @@ def test_numbers() -> None:
     assert points(estimate, signed=True) == "-4.1"
     assert interval(estimate, signed=True) == "-5.9, 0.0"
     assert interval(Estimate(0.9, 0.85, 1.0)) == "85.0-100"
+    assert interval(Estimate(0.9)) == "-"
 
 
 class TestPlot:
@@ -193,6 +199,16 @@ class TestPlot:
             "seats": 2,
         }
         assert list(lines)[-1] == "seats"
+
+    def test_settings_of_the_encoders_are_lines_of_their_own(self) -> None:
+        skips = ("", " still 4", " keep 35%", " still 4 keep 5%")
+        labels = [f"{name}{own}" for name in ("full", "seats 25%", "seats 10%") for own in skips]
+        records = [record(item, label, 0.1, 7) for label in labels for item in range(3)]
+        lines = plots._lines(summarise("s", records, resamples=50))
+        assert {name: len(own) for name, own in lines.items()} == {
+            **{f"full{own}": 1 for own in skips[1:]},
+            **{f"seats{own}": 2 for own in skips},
+        }
 
     def test_the_unpruned_model_alone(self, tmp_path: Path) -> None:
         pytest.importorskip("matplotlib")

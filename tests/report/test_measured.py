@@ -8,6 +8,7 @@ import io
 import json
 import re
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from seats_cli.config import SeatsConfig
 from seats_cli.cost.estimate import find_model, plan_run
 from seats_cli.errors import UsageError
 from seats_cli.media.inspection import ClipOutline
-from seats_cli.report import documents, plots
+from seats_cli.report import compare_table, documents, plots
 from seats_cli.report.compare_table import comparison_markdown, comparison_report
-from seats_cli.report.documents import dump_document
+from seats_cli.report.documents import compared_row, dump_document
+from seats_cli.report.phrases import skips_words, split_label
 from seats_cli.report.plan_table import paper_markdown, plan_report, windows_line
 from seats_cli.report.plots import check_plot, plot_profile
 from seats_cli.report.profile_table import (
@@ -166,6 +168,27 @@ def test_comparison_says_what_the_encoders_were_spared() -> None:
     assert "enc." not in text_of(comparison_report(whole))
 
 
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("label", ["seats 25%", "seats 25% still 4 reuse 0.97 keep 35%"])
+def test_cards_show_what_the_table_shows(label: str, width: int) -> None:
+    whole = sample_comparison()
+    answer = whole.runs[0].answer
+    assert answer is not None
+    cost = dataclasses.replace(answer.cost, encoder_flops=3e9, full_encoder_flops=4e9)
+    spared = dataclasses.replace(
+        whole.runs[1], label=label, answer=dataclasses.replace(answer, cost=cost)
+    )
+    comparison = dataclasses.replace(whole, runs=(whole.runs[0], spared, *whole.runs[2:]))
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(comparison_report(comparison))
+    numbers = console.file.getvalue().partition("Answer")[0]  # type: ignore[attr-defined]
+    row = compared_row(spared)
+    for column in compare_table._numbers(skips=True)[1:]:
+        if column.header != compare_table._MEMORY:
+            assert column.header in numbers
+            assert str(column.cell(row)) in numbers
+
+
 def test_comparison_markdown() -> None:
     lines = comparison_markdown(sample_comparison()).split("\n")
     assert len(lines) == 6
@@ -267,6 +290,37 @@ class TestPlot:
         assert (tmp_path / "b.svg").stat().st_size > 1000
         plot_profile(sample_without_full(), tmp_path / "c.svg")
         assert "unpruned does not fit: no ratio" in (tmp_path / "c.svg").read_text()
+
+    def test_settings_of_the_encoders_have_markers_of_their_own(self) -> None:
+        figure = pytest.importorskip("matplotlib.figure").Figure()
+        skips = ("", " still 4", " reuse 0.97 keep 35%")
+        profile = dataclasses.replace(
+            sample_profile(1),
+            pruned=tuple(
+                measured_run(f"seats {share:.0%}{own}", PRUNED_TIMES, share)
+                for share in (0.25, 0.1)
+                for own in skips
+            ),
+        )
+        axes = figure.add_subplot()
+        plots._pareto(axes, profile)
+        marks = {box.get_label(): box[0].get_marker() for box in axes.containers}
+        named = {label: mark for label, mark in marks.items() if not label.startswith("_")}
+        assert list(named) == [
+            f"{stage}{own}"
+            for stage in ("first token", "prefill + select")
+            for own in ("", ", still 4", ", reuse 0.97 keep 35%")
+        ]
+        assert len(set(named.values())) == 6
+        drawn = [box[0].get_marker() for box in axes.containers]
+        assert {mark: drawn.count(mark) for mark in "o^D"} == {"o": 3, "^": 2, "D": 2}
+
+    def test_labels_are_split_as_they_were_made(self) -> None:
+        for still, cosine, share in product((None, 4.0, 1e-5), (None, 0.97), (None, 0.355)):
+            config = SeatsConfig(still_tolerance=still, encoder_reuse=cosine, encoder_keep=share)
+            for plain in ("full", "seats 10%", "divprune-om as configured"):
+                made = skips_words(config)
+                assert split_label(plain + made) == (plain, made)
 
     def test_runs_that_keep_as_many_tokens_are_one_line(self) -> None:
         """Encoder reuse changes no count: its lines would lie on each other."""
