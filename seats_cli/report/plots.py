@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seats_cli.config import SEATS
 from seats_cli.errors import UsageError
 from seats_cli.report.phrases import format_factor, split_label, time_words
 from seats_cli.report.profile_table import LABELS
@@ -195,7 +196,7 @@ def _pareto(axes: Any, profile: Profile) -> None:
 # Colours of methods; markers tell apart those whose colour repeats.
 _COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, "#8c6d1f", "#7f7f7f")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
-_OWN = "seats"
+_OWN = SEATS
 _BUDGET = re.compile(r"\s*\d+(?:\.\d+)?\s?%")
 
 
