@@ -11,7 +11,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.method import Method, Modality, PromptTokens
 from seats_cli.selection.methods import method_for
-from seats_cli.selection.methods.omnisift import keep_video, left_of
+from seats_cli.selection.methods.omnisift import keep_video, left_of, sound_groups
 from seats_cli.selection.windows import split_grids
 from tests.shapes import architecture
 
@@ -86,6 +86,30 @@ def test_sound_is_judged_by_the_video_of_its_group() -> None:
         assert torch.equal(entry.keep[audio[slice(*heard)]].nonzero()[:, 0], best)
     text = ~(given.video.mask | given.audio.mask)
     assert bool(entry.keep[text].all())
+
+
+def test_sound_outside_of_all_groups_is_thinned_evenly() -> None:
+    """In front of the first group, and a sound that shares no moment with a video."""
+    kinds = ["a"] * 6 + ["v"] * 4 + ["a"] * 5 + ["v"] * 4 + ["a"] * 2 + ["t"] + ["a"] * 9
+    times = [*range(6), *[6] * 4, *range(6, 11), *[11] * 4, 11, 12, 13, *range(14, 23)]
+    video = torch.tensor([kind == "v" for kind in kinds])
+    audio = torch.tensor([kind == "a" for kind in kinds])
+    given = PromptTokens(
+        random(len(kinds), 8),
+        Modality(video, (8,), grids=(4,)),
+        Modality(audio, (13, 9)),
+        torch.tensor([times] * 3),
+    )
+    of_sound, of_video = sound_groups(given.video, given.audio, given.positions[0])
+    assert of_sound.tolist() == [-1] * 6 + [0] * 7 + [-1] * 9
+    assert of_video.tolist() == [0] * 8
+    keep = method("omnisift-untrained", 0.5, 0.4).before_llm(given).keep
+    heard = keep[audio]
+    outside = heard[of_sound < 0]
+    assert outside.nonzero()[:, 0].tolist() == [1, 3, 6, 8, 11, 13]  # 6 of 15
+    picture = given.embeddings[video & keep].mean(0, keepdim=True)
+    like = cosine_similarity(given.embeddings[audio][6:13], picture, dim=-1)
+    assert torch.equal(heard[6:13].nonzero()[:, 0], like.topk(3).indices.sort().values)
 
 
 def test_sound_alone_is_thinned_evenly() -> None:

@@ -7,13 +7,14 @@ positions stay. The published shares dropped, sound and video, are 0.40 and 0.67
 tokens, 0.50 and 0.77 for 25 %; there is nothing below. Chosen here: targets are a modality's own
 (`retain_video`, `retain_audio`), each grid keeps at least one token, and where the authors prune
 nothing because one modality is missing, the video is treated as ever and sound keeps evenly spaced
-tokens.
+tokens. So does sound that belongs to no group: in front of the first one, and where all of a sound
+lies beside the videos and not in one of them.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -159,25 +160,86 @@ class Sift(Method):
         if not video.size:
             return evenly_spaced(audio.size, left_of(audio.size, ratio), keep.device)
         # 1. A group reaches from where it starts to where the next one does.
-        first, group_of = video_groups(video)
-        times = prompt.positions[0]
-        starts = times[video.positions[first]].contiguous()
-        of_sound = torch.searchsorted(starts, times[audio.positions].contiguous(), right=True) - 1
-        of_sound = of_sound.clamp(min=0)
+        of_sound, of_video = sound_groups(video, audio, prompt.positions[0])
         # 2. Its sound against what it keeps of the picture.
-        stays = torch.zeros(audio.size, dtype=torch.bool, device=keep.device)
-        kept_video = keep[video.positions]
-        sizes: list[int] = torch.bincount(of_sound, minlength=len(first)).tolist()
-        for group, size in enumerate(sizes):
-            mine = (of_sound == group).nonzero()[:, 0]
-            if size < 2 or left_of(size, ratio) == size:  # nothing to choose from
-                stays[mine] = True
-                continue
-            seen = video.positions[kept_video & (group_of == group)]
-            heard = prompt.embeddings[audio.positions[mine]]
-            scores = self.sound_scores(heard, prompt.embeddings[seen])
-            stays[mine] = keep_highest(scores, left_of(size, ratio))
-        return stays
+        kept = keep[video.positions]
+        heard, seen = (prompt.embeddings[places] for places in (audio.positions, video.positions))
+        return keep_sound(heard, seen[kept], of_sound, of_video[kept], ratio, self.sound_scores)[0]
+
+
+def keep_sound(
+    heard: Tensor,
+    seen: Tensor,
+    of_sound: Tensor,
+    of_seen: Tensor,
+    ratio: float,
+    score: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Choose the sound of each group by what is kept of its picture.
+
+    Parameters
+    ----------
+    heard, seen : Tensor, shapes (n, D) and (m, D)
+        Sound tokens, and the video tokens that stay.
+    of_sound, of_seen : LongTensor, shapes (n,) and (m,)
+        Their groups, those of video ascending; -1 for sound in none, which stays evenly spaced.
+    ratio : float
+        Share of each group's sound that stays.
+    score : callable
+        Scores (k,) of sound (k, D) and video (l, D) of one group; the highest stay.
+
+    Returns
+    -------
+    keep : BoolTensor, shape (n,)
+    scores : Tensor, shape (n,)
+        1 where there is nothing to choose from, or by. They have a gradient if `score` has.
+    """
+    keep = torch.ones_like(of_sound, dtype=torch.bool)
+    scores = heard.new_ones(len(heard), dtype=torch.float32)
+    # 1. Sizes come to the host at once: a group would wait for the device twice. Video is in the
+    #    order of its groups, and sound is put into it.
+    sounds, pictures = (torch.bincount(groups + 1).tolist() for groups in (of_sound, of_seen))
+    order = of_sound.argsort(stable=True).split(sounds)
+    shown = seen.split(pictures)
+    # 2. The first is no group.
+    for number, mine in enumerate(order):
+        size, count = len(mine), left_of(len(mine), ratio)
+        if size < 2 or count == size:
+            continue
+        if not number:
+            keep[mine] = evenly_spaced(size, count, keep.device)
+            continue
+        found = score(heard[mine], shown[number]).float()
+        keep[mine] = keep_highest(found.detach(), count)
+        scores = scores.index_copy(0, mine, found)
+    return keep, scores
+
+
+def sound_groups(video: Modality, audio: Modality, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Group of each sound token, LongTensor (n,), and of each video token, (m,).
+
+    `times`, LongTensor (S,), are the first row of the prompt's positions. A group reaches from
+    where it starts to where the next one does. -1 is sound in none of them: in front of the first,
+    and all of a sound that shares no moment with any video.
+    """
+    first, of_video = video_groups(video)
+    seen, heard = times[video.positions], times[audio.positions]
+    of_sound = torch.searchsorted(seen[first].contiguous(), heard.contiguous(), right=True) - 1
+    videos = _spans(seen, video.lengths)
+    apart = [
+        not any(start <= until and since <= end for since, until in videos)
+        for start, end in _spans(heard, audio.lengths)
+    ]
+    if any(apart):
+        alone = torch.tensor(apart).repeat_interleave(torch.tensor([n for n in audio.lengths if n]))
+        of_sound = of_sound.masked_fill(alone.to(of_sound.device), -1)
+    return of_sound, of_video
+
+
+def _spans(times: Tensor, lengths: Sequence[int]) -> list[list[int]]:
+    """First and last of the times (n,) of each clip or sound, in as many tokens as `lengths`."""
+    parts = [part for part in times.split(list(lengths)) if len(part)]
+    return torch.stack([part[[0, -1]] for part in parts]).tolist()
 
 
 def video_groups(video: Modality) -> tuple[Tensor, Tensor]:
