@@ -199,8 +199,8 @@ def keep_sound(
     # 1. Sizes come to the host at once: a group would wait for the device twice. Video is in the
     #    order of its groups, and sound is put into it.
     sounds, pictures = (torch.bincount(groups + 1).tolist() for groups in (of_sound, of_seen))
-    order = of_sound.argsort(stable=True).split(sounds)
-    shown = seen.split(pictures)
+    order = torch.split(of_sound.argsort(stable=True), sounds)
+    shown = torch.split(seen, pictures)
     # 2. The first is no group.
     for number, mine in enumerate(order):
         size, count = len(mine), left_of(len(mine), ratio)
@@ -238,8 +238,9 @@ def sound_groups(video: Modality, audio: Modality, times: Tensor) -> tuple[Tenso
 
 def _spans(times: Tensor, lengths: Sequence[int]) -> list[list[int]]:
     """First and last of the times (n,) of each clip or sound, in as many tokens as `lengths`."""
-    parts = [part for part in times.split(list(lengths)) if len(part)]
-    return torch.stack([part[[0, -1]] for part in parts]).tolist()
+    parts = [part for part in torch.split(times, list(lengths)) if len(part)]
+    spans: list[list[int]] = torch.stack([part[[0, -1]] for part in parts]).tolist()
+    return spans
 
 
 def video_groups(video: Modality) -> tuple[Tensor, Tensor]:
