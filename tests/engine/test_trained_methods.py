@@ -309,7 +309,7 @@ def test_missing_weights_are_said_before_anything_is_read(monkeypatch: pytest.Mo
         # A row of its own in `compare`, `profile` and `eval`.
         assert sentence in str(refusal(bundled, RunSpec(method, config)))
     monkeypatch.setattr("seats_cli.cli.sources.read_input", None)
-    for command in ("ask", "show", "index", "chat"):
+    for command in ("ask", "index", "chat"):
         monkeypatch.setattr(f"seats_cli.cli.{command}.open_model", lambda *_: bundled)
         asked = [] if command in ("index", "chat") else [QUESTION]
         arguments = [command, str(CARDS), *asked, "--method", "omnisift"]
