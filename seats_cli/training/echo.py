@@ -7,35 +7,91 @@ and the score head in `echoingpixels.safetensors` beside it. Its config.json nam
 Sync-RoPE, which every run of that checkpoint then has, whatever its method.
 
 The decoder is fed with states that it has not seen before, and turns by other angles: the first
-steps prune nothing, until it answers again. After them each step keeps 5, 10, 20 or 30 % of the
-tokens (`--retain 0.2` is the published, fixed share). The refiner sees the question, so that a
-clip is a row for each of its two questions. It must not see the answer: answers are left out of its
-keys, and their states are put back. Scores reach the loss by a straight-through estimate, by the
-softmax over all candidates. Encoders are frozen, all else learns.
+steps prune nothing, until it answers again. Encoders are frozen, all else learns: what leaves the
+refiner replaces the embeddings of text, too, so that these move with it.
+
+As published: refiner, head, pool and Sync-RoPE; a refiner that sees the question and not the answer
+(answers are left out of its keys, and their states are put back), so that a clip is a row for each
+of its questions; scores that reach the loss by a straight-through estimate, by the softmax over all
+candidates; the cross entropy of the answers alone. Ours: `--warm-up`, the steps without pruning; a
+share of 5, 10, 20 or 30 % drawn for each batch (published: `--retain 0.2`); two refiner layers
+(published: 4 beside 28 or 36 decoder layers); AdamW at 3e-4, 1e-3 for the head, weight decay 0.01,
+cosine to 0 (the authors: 2e-5); 16 pairs of a clip and a question in a step; `--plain`.
+
+Ablations: `--layers 0`, `--copy last`, `--stock-rope`, `--tau` and `--gumbel`. A refiner that is
+`--blind-to-question` also works in another way, which the engine does not know: its weights get a
+name that no method reads, and its result is the accuracy in training.json.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from seats_cli.errors import ModelError
-from seats_cli.families.checkpoint_folder import find_folder
-from seats_cli.families.registry import BUNDLED
-from seats_cli.models.method_weights import stored_for, weights_for
+from seats_cli.errors import UsageError
 from seats_cli.models.optimize import sync_sections
 from seats_cli.selection.methods.echoingpixels import Sieve, layer_of, pool_budget
 from seats_cli.selection.topk import keep_highest
 from seats_cli.training.forward import Thinker, encode, packed_mask, prefix_positions, run_layers
+from seats_cli.training.held_out import Answers
+from seats_cli.training.method_trainer import (
+    KINDS,
+    NOISE,
+    SHARES,
+    MethodSettings,
+    MethodTrainer,
+    recipe,
+    run_recipe,
+)
 from seats_cli.training.minibatch import TrainingBatch
-from seats_cli.training.sift import MethodTrainer, recipe, run
+from seats_cli.training.objective import WorkerGroup
 from seats_cli.world.vocabulary import IGNORE
 
-SHARES = (0.05, 0.1, 0.2, 0.3)  # of the tokens, one of them in each step
-QUESTIONS = 2  # about each clip
+RETAINED = (0.05, 0.1, 0.2, 0.3)  # shares of the tokens, one of them for each batch
+LAYERS = 2  # of the refiner, if there is none yet
+
+
+@dataclass(frozen=True)
+class EchoSettings(MethodSettings):
+    """A run of this recipe."""
+
+    steps: int = 1500
+    warm_up: int = 400  # steps without pruning, at first
+    retain: float | None = None  # share that stays in every step after them; None draws it
+    layers: int | None = None  # of a new refiner, `LAYERS` of them; None takes what there is
+    copy: str = "first"  # decoder layers that a new refiner starts as: the first, or the last one
+    sync: bool = True  # whether the checkpoint is to have Sync-RoPE
+    # Share of the batches in which the decoder is given the embeddings as they are, and all of
+    # them: methods without a refiner run on it, too, and the published recipe has none of these.
+    plain: float = 0.0
+    tau: float = 1.0  # temperature of the scores' softmax
+    gumbel: bool = False  # noise on the scores
+    blind: bool = False  # whether the refiner does without the question
+
+    def check(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises
+        ------
+        UsageError
+        """
+        super().check()
+        if not 0 <= self.warm_up < self.steps:
+            raise UsageError(
+                f"`warm_up` is {self.warm_up}, of {self.steps} `steps`: without steps that prune, "
+                "the score head stays as it was drawn."
+            )
+        if self.retain is not None and not 0.0 < self.retain <= 1.0:
+            raise UsageError(f"`retain` is {self.retain}: it is a share above 0 and up to 1.")
+        if not 0.0 <= self.plain < 1.0:
+            raise UsageError(f"`plain` is {self.plain}: it is a share from 0 to below 1.")
+        if not self.tau > 0.0:
+            raise UsageError(f"`tau` is {self.tau}: it has to be above 0.")
 
 
 @dataclass(frozen=True)
@@ -88,11 +144,17 @@ class Prompts:
 
 
 def refined_prompts(
-    model: Thinker, sieve: Sieve | None, batch: TrainingBatch, rows: QuestionRows
+    model: Thinker,
+    sieve: Sieve | None,
+    batch: TrainingBatch,
+    rows: QuestionRows,
+    *,
+    blind: bool = False,
 ) -> Prompts:
     """Prompts with answers, refined as `echoingpixels` does it; as they are without a sieve.
 
-    To be called inside of `sync_rope`, as everything that runs the decoder.
+    With `blind`, the question is treated as answers are. To be called inside of `sync_rope`, as
+    everything that runs the decoder.
     """
     ids, config, language = batch.prefix_ids, model.config, model.model.language_model
     with torch.no_grad():  # the encoders are frozen, and see each clip once
@@ -109,14 +171,26 @@ def refined_prompts(
     positions = torch.cat([before[:, None].expand(-1, count, -1), behind.expand(3, -1, -1)], dim=2)
     states = torch.cat([prefix[rows.clip], language.embed_tokens(rows.ids)], dim=1)
     if sieve is not None:
-        seen = torch.cat([torch.ones(count, len(ids), dtype=torch.bool), rows.asked], dim=1)
+        asked = torch.zeros_like(rows.asked) if blind else rows.asked
+        seen = torch.cat([torch.ones(count, len(ids), dtype=torch.bool), asked], dim=1)
         refined = sieve(states, language.rotary_emb(states, positions), seen)
         states = torch.where(seen[..., None], refined, states)
     return Prompts(states, positions, pool, len(ids))
 
 
-def kept_tokens(sieve: Sieve, prompts: Prompts, share: float) -> tuple[Tensor, Tensor]:
+def kept_tokens(
+    sieve: Sieve, prompts: Prompts, share: float, *, tau: float = 1.0, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Choose of each row's pool, with gradients for the scores.
+
+    Parameters
+    ----------
+    share : float
+        Of the pool that stays.
+    tau : float
+        Temperature of the softmax.
+    noise : Tensor, shape (R, N), optional
+        Added to the scores.
 
     Returns
     -------
@@ -127,9 +201,11 @@ def kept_tokens(sieve: Sieve, prompts: Prompts, share: float) -> tuple[Tensor, T
     """
     size = len(prompts.pool)
     scores = sieve.scores(prompts.states[:, prompts.pool])
+    if noise is not None:
+        scores = scores + noise
     budget = pool_budget(share * size, size)
     chosen = torch.stack([keep_highest(row, budget) for row in scores.detach()])
-    soft = scores.softmax(dim=-1)
+    soft = (scores / tau).softmax(dim=-1)
     keep = torch.ones(prompts.states.shape[:2], dtype=torch.bool)
     keep[:, prompts.pool] = chosen
     mask = torch.ones(keep.shape)
@@ -167,81 +243,65 @@ def answer_logits(
 class EchoTrainer(MethodTrainer):
     """Refiner and score head beside a model whose decoder learns with them.
 
-    A checkpoint that has them already is trained further.
-
     Parameters
     ----------
-    model, seed, tokens, questions, level
+    settings : EchoSettings, optional
+    workers : WorkerGroup, optional
         As for `MethodTrainer`.
-    steps : int
-        How many there will be, for the learning rate.
-    warm_up : int
-        Steps without pruning, at first.
-    retain : float or None
-        Share of the tokens that stay in every step after them; None draws one of `SHARES`.
-    layers : int
-        Of the refiner: copies of the decoder's first ones.
-    sync : bool
-        Whether the checkpoint is to have Sync-RoPE; without, it keeps the rope that it has.
-    plain : float
-        Share of the steps in which the decoder is given the embeddings as they are, and all of
-        them: methods without a refiner run on it, too, and the published recipe has none of these.
     """
 
     method = "echoingpixels"
+    settings: EchoSettings
 
     def __init__(
-        self,
-        model: str | None = None,
-        *,
-        seed: int = 0,
-        steps: int = 3000,
-        warm_up: int = 400,
-        retain: float | None = None,
-        layers: int = 2,
-        sync: bool = True,
-        plain: float = 0.0,
-        tokens: int = 2000,
-        questions: int = QUESTIONS,
-        level: float = 1.0,
+        self, settings: EchoSettings | None = None, workers: WorkerGroup | None = None
     ) -> None:
-        super().__init__(model, seed=seed, tokens=tokens, questions=questions, level=level)
-        self.warm_up, self.plain = warm_up, plain
-        self.shares = SHARES if retain is None else (retain,)
-        self.steps_done = 0
-        own = self.adapter.own_settings()
-        if sync and "rope_sections" not in own:
-            sections = list(sync_sections(self.architecture.head_dim))
-            self.model.config.seats = {**own, "rope_sections": sections}
-        if stored_for(find_folder(model or BUNDLED).path, self.method):
-            given = weights_for(self.adapter, self.method)
-            given = {name: value.clone() for name, value in given.items()}
-            self.sieve = Sieve.of(given, self.architecture.hidden_size)
+        own = settings or EchoSettings()
+        super().__init__(own, workers)
+        self._stock = self.adapter.own_settings()
+        if own.sync and "rope_sections" not in self._stock:
+            self._set_sections(list(sync_sections(self.architecture.head_dim)))
+        elif not own.sync and "rope_sections" in self._stock:
+            raise UsageError("This model has Sync-RoPE already: leave `stock_rope` out.")
+        given = self.stored()
+        self._goes_on = given is not None
+        if given is None:
+            self.sieve = self._copied(LAYERS if own.layers is None else own.layers)
         else:
-            self.sieve = self._copied(layers)
-        rates: list[tuple[nn.Module, float]] = [
-            (self.model.model.language_model, 3e-4),
-            (self.sieve.layers, 3e-4),
-            (self.sieve.ln, 1e-3),
-            (self.sieve.score_head, 1e-3),
+            self.sieve = Sieve.of(given, self.architecture.hidden_size)
+            if own.layers not in (None, len(self.sieve.refiner)):
+                raise UsageError(
+                    f"`layers` is {own.layers}, and this model has a refiner of "
+                    f"{len(self.sieve.refiner)} already, which is trained further."
+                )
+        rates: list[tuple[nn.Module, float, int]] = [
+            (self.model.model.language_model, 3e-4, 0),
+            (self.sieve.layers, 3e-4, 0),
+            (self.sieve.ln, 1e-3, 0),
+            (self.sieve.score_head, 1e-3, 0),
         ]
         if self.model.lm_head.weight is not self.model.get_input_embeddings().weight:
-            rates.append((self.model.lm_head, 3e-4))
-        self.learn(rates, steps)
+            rates.append((self.model.lm_head, 3e-4, 0))
+        self.learn(rates, (own.steps,))
+
+    def _set_sections(self, sections: list[int]) -> None:
+        self.model.config.seats = {**self._stock, "rope_sections": sections}
 
     def _copied(self, count: int) -> Sieve:
-        """A refiner that starts as the first decoder layers do."""
+        """A refiner that starts as decoder layers do."""
         width, decoder = self.architecture.hidden_size, self.model.model.language_model.layers
         if not 0 <= count <= len(decoder):
-            raise ModelError(
-                f"The refiner is copied from the decoder, which has {len(decoder)} layers and not "
-                f"{count}: use fewer `layers`."
+            raise UsageError(
+                f"`layers` is {count}: the refiner is copied from the decoder, which has "
+                f"{len(decoder)}."
             )
         copies = []
-        for layer in decoder[:count]:
+        last = self.settings.copy == "last"
+        for layer in [decoder[-1]] * count if last else decoder[:count]:
             weights = layer.state_dict()
             copies.append(layer_of(weights, "", width))
             copies[-1].load_state_dict(weights)
+        torch.manual_seed(self.settings.seed)  # the head's, however many layers there are
         return Sieve(width, tuple(copies))
 
     @property
@@ -249,46 +309,116 @@ class EchoTrainer(MethodTrainer):
         """Refiner and score head."""
         return self.sieve
 
-    def loss(self, batch: TrainingBatch) -> Tensor:
-        """Cross entropy of the answers."""
-        warm = self.steps_done < self.warm_up
-        self.steps_done += 1
-        share = self.shares[int(self.rng.integers(len(self.shares)))]
-        plain = self.rng.random() < self.plain
-        rows = QuestionRows.of(batch)
-        prompts = refined_prompts(self.model, None if plain else self.sieve, batch, rows)
-        if warm or plain:
+    def file_name(self) -> str:
+        """Of the added weights: none that a method reads, where none refines like that."""
+        return f"{self.method}-blind" if self.settings.blind else self.method
+
+    def answers(self, batch: TrainingBatch, number: int) -> Answers:
+        """After the warm-up, at a share that is drawn or given; some of them plain."""
+        own, share = self.settings, self.settings.retain
+        if share is None:
+            share = RETAINED[int(self.generator(SHARES, number).integers(len(RETAINED)))]
+        plain = self.generator(KINDS, number).random() < own.plain
+        warm = self.steps_done < own.warm_up
+        noise = self.generator(NOISE, number) if own.gumbel else None
+        return self._asked(batch, None if plain or warm else share, plain=plain, noise=noise)
+
+    def _asked(
+        self,
+        batch: TrainingBatch,
+        share: float | None,
+        *,
+        plain: bool = False,
+        noise: Any = None,
+    ) -> Answers:
+        """The answers with a share of the tokens, all of them without one."""
+        own, rows = self.settings, QuestionRows.of(batch)
+        sieve = None if plain else self.sieve
+        prompts = refined_prompts(self.model, sieve, batch, rows, blind=own.blind)
+        if share is None:
             keep, mask = torch.ones(prompts.states.shape[:2], dtype=torch.bool), None
         else:
-            keep, mask = kept_tokens(self.sieve, prompts, share)
+            drawn = None
+            if noise is not None:
+                drawn = torch.from_numpy(noise.gumbel(size=(len(rows.clip), len(prompts.pool))))
+                drawn = drawn.float()
+            keep, mask = kept_tokens(self.sieve, prompts, share, tau=own.tau, noise=drawn)
         logits = answer_logits(self.model, prompts, rows, keep, mask)
-        return cross_entropy(logits, rows.target[rows.target != IGNORE])
+        answered = rows.target != IGNORE
+        return Answers(logits, rows.target[answered], answered.nonzero()[:, 0])
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Everything refined, each share, and what methods without a refiner start from."""
+        shares = RETAINED if self.settings.retain is None else (self.settings.retain,)
+        return ("refined", *(f"{100 * share:g} %" for share in shares), "plain")
+
+    def milestones(self) -> dict[int, tuple[str, str]]:
+        """The end of the warm-up."""
+        return {self.settings.warm_up: ("after the warm-up", "refined")}
+
+    def under(self, condition: str, batch: TrainingBatch) -> Answers:
+        """The answers with everything, refined or plain, or with a share."""
+        if condition == "start":
+            with self._as_it_was(), self.running():
+                return self._asked(batch, None, plain=not self._goes_on)
+        with self.running():
+            if condition in ("refined", "plain"):
+                return self._asked(batch, None, plain=condition == "plain")
+            return self._asked(batch, float(condition.removesuffix(" %")) / 100)
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        """With the angles that the model had."""
+        seats = self.model.config.seats
+        self.model.config.seats = self._stock
+        try:
+            yield
+        finally:
+            self.model.config.seats = seats
+
+    def warnings(self) -> list[str]:
+        """Those of every recipe, and that other methods have nothing to go by."""
+        said = super().warnings()
+        if not self.settings.plain:
+            said.append(
+                "The decoder knows refined embeddings only: `full` and other methods on this model "
+                "are no comparison (`plain` gives it the others, too)."
+            )
+        return said
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = recipe("Train EchoingPixels for a checkpoint.", steps=3000)
-    parser.add_argument("--warm-up", type=int, default=400, help="steps without pruning, at first")
-    parser.add_argument("--retain", type=float, help="fixed share that stays; drawn by default")
-    parser.add_argument("--layers", type=int, default=2, help="of the refiner")
-    parser.add_argument("--stock-rope", action="store_true", help="without Sync-RoPE")
-    parser.add_argument("--plain", type=float, default=0.0, help="share of steps without refiner")
+    usual = EchoSettings()
+    parser = recipe("Train EchoingPixels for a checkpoint.", usual)
+    add = parser.add_argument
+    add("--warm-up", type=int, default=usual.warm_up, help="steps without pruning, at first")
+    add("--retain", type=float, help="fixed share that stays; drawn by default")
+    add("--layers", type=int, help=f"of a new refiner ({LAYERS})")
+    add("--copy", choices=("first", "last"), default="first", help="decoder layers it starts as")
+    add("--stock-rope", action="store_true", help="without Sync-RoPE")
+    add("--plain", type=float, default=0.0, help="share of batches without refiner")
+    add("--tau", type=float, default=1.0, help="temperature of the scores' softmax")
+    add("--gumbel", action="store_true", help="noise on the scores")
+    add("--blind-to-question", action="store_true", help="a refiner without the question")
     options = parser.parse_args(arguments)
-    if options.retain is not None and not 0.0 < options.retain <= 1.0:
-        parser.error("--retain is a share above 0 and up to 1")
-    if not 0.0 <= options.plain < 1.0:
-        parser.error("--plain is a share from 0 to below 1")
-    trainer = EchoTrainer(
-        options.model,
+    settings = EchoSettings(
+        model=options.model,
         seed=options.seed,
         steps=options.steps,
+        pairs=options.pairs,
         warm_up=options.warm_up,
         retain=options.retain,
         layers=options.layers,
+        copy=options.copy,
         sync=not options.stock_rope,
         plain=options.plain,
+        tau=options.tau,
+        gumbel=options.gumbel,
+        blind=options.blind_to_question,
     )
-    run(trainer, options.steps, options.out)
+    run_recipe(parser, options, EchoTrainer, settings)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from seats_cli.models import LoadedModel, adapter_for, build_inputs, load_model
 from seats_cli.models.optimize import use_for_encoders
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
 from seats_cli.training.minibatch import TrainingBatch, evaluation_batch
+from seats_cli.training.objective import WorkerGroup
 from seats_cli.world.clip_questions import Question as FirstQuestion
 from seats_cli.world.clip_questions import every_question
 from seats_cli.world.clips import TinyClip, make_clip, write_clip, write_mp4
@@ -62,27 +63,56 @@ def validation_batches(processor: Any, *, clips: int = 4, count: int = 12) -> li
     return batches
 
 
+class Answers(NamedTuple):
+    """What a model says at the answers' tokens, n of a batch."""
+
+    logits: torch.Tensor  # (n, vocabulary)
+    target: torch.Tensor  # LongTensor (n,)
+    question: torch.Tensor  # LongTensor (n,): running number of its question in the batch
+
+
+def packed_answers(batch: TrainingBatch, logits: torch.Tensor) -> Answers:
+    """Logits of packed questions, in the order of `target[target != IGNORE]`, as answers."""
+    counts = torch.tensor([len(row) for row in batch.questions])
+    number = batch.question_number - 1 + (counts.cumsum(0) - counts)[:, None]
+    answered = batch.target != IGNORE
+    return Answers(logits, batch.target[answered], number[answered])
+
+
 @torch.no_grad()
+def right_by_family(
+    answers: Callable[[TrainingBatch], Answers],
+    batches: Sequence[TrainingBatch],
+    workers: WorkerGroup | None = None,
+) -> dict[str, tuple[int, int]]:
+    """(right, asked) per family, in the order of `FAMILIES`; each worker answers a part."""
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    workers = workers or WorkerGroup()
+    for batch in batches[workers.rank :: workers.size]:
+        found = answers(batch)
+        wrong = set(found.question[found.logits.argmax(-1) != found.target].tolist())
+        for number, question in enumerate(one for row in batch.questions for one in row):
+            asked[question.family] += 1
+            right[question.family] += number not in wrong
+    counts = torch.tensor([[right[family], asked[family]] for family in FAMILIES])
+    totals = workers.total(counts).tolist()
+    return {family: (a, n) for family, (a, n) in zip(FAMILIES, totals, strict=True) if n}
+
+
 def accuracy_by_family(
     model: Thinker, batches: Sequence[TrainingBatch], thinning: Thinning | None = None
 ) -> dict[str, tuple[int, int]]:
-    """(right, asked) per family, in the order of `FAMILIES`."""
-    right: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
-    thinning = thinning or Thinning()
-    for batch in batches:
+    """(right, asked) per family, in the order of `FAMILIES`, of a model that sees whole clips."""
+    chosen = thinning or Thinning()
+
+    def answers(batch: TrainingBatch) -> Answers:
         with use_for_encoders(adapter_for(model)):
-            middle = thinning.cut_layer or len(model.model.language_model.layers)
-            output = packed_forward(model, batch, thinning=thinning, middle_layer=middle)
-        answered = batch.target != IGNORE
-        wrong = torch.zeros_like(batch.target, dtype=torch.bool)
-        wrong[answered] = output.logits.argmax(-1) != batch.target[answered]
-        for row, questions in enumerate(batch.questions):
-            for number, question in enumerate(questions, start=1):
-                mine = batch.question_number[row] == number
-                asked[question.family] += 1
-                right[question.family] += not bool(wrong[row][mine].any())
-    return _by_family(right, asked)
+            middle = chosen.cut_layer or len(model.model.language_model.layers)
+            output = packed_forward(model, batch, thinning=chosen, middle_layer=middle)
+        return packed_answers(batch, output.logits)
+
+    return right_by_family(answers, batches)
 
 
 def _by_family(right: Counter[str], asked: Counter[str]) -> dict[str, tuple[int, int]]:

@@ -5,52 +5,83 @@
 writes the checkpoint with `omnisift.safetensors` beside its weights: a folder for `--model`, with
 `--method omnisift`. The video's rule has nothing to learn. Scores of sound reach the loss by a
 straight-through estimate: a token that stays is multiplied by 1, with the gradient of its score.
-Encoders are frozen; the decoder is, too, unless `--decoder` tunes it with the selector (the
-published recipe; compare other methods on that same checkpoint then). Drawn for each step are the
-clips and one of three published or extrapolated pairs of shares dropped (the last is ours).
 
-What the recipes of trained methods have in common is here, too: `MethodTrainer`, `run`.
+As published: what is scored and how the scores get their gradient, the cross entropy of the answers
+alone, frozen encoders, a decoder that learns with the selector (`--decoder`; compare other methods
+on that same checkpoint then), and the shares of 35 and 25 %. Ours: the third pair of shares, one of
+the three drawn for each batch; AdamW at 1e-3 for the selector and 3e-4 for the decoder, weight
+decay 0.01, cosine to 0 (the paper: 1e-5, 0.47 cycles of it, 107 K captioned videos); 128 pairs of a
+clip and a question in a step (16 clips; the paper: 128 captions); `--selector-steps` in which the
+selector learns alone, so that the decoder does not follow a random one; and of the decoder the
+layers only, since embeddings that are the head at the same time would move for the few words of
+these answers.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, pi
-from pathlib import Path
-from typing import Any, ClassVar
+from math import sqrt
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from seats_cli.models.load import load_model
-from seats_cli.models.optimize import sync_rope
-from seats_cli.selection.method import METHODS, Modality, class_of
+from seats_cli.errors import UsageError
+from seats_cli.selection.method import Modality
 from seats_cli.selection.methods.omnisift import (
     SoundSelector,
+    keep_sound,
     keep_video,
-    left_of,
-    video_groups,
+    sound_groups,
 )
-from seats_cli.selection.topk import keep_highest
 from seats_cli.selection.windows import split_grids
-from seats_cli.training.build import export
 from seats_cli.training.forward import Thinker, encode, packed_mask, prefix_positions, run_layers
-from seats_cli.training.minibatch import TrainingBatch, training_batch
+from seats_cli.training.held_out import Answers, packed_answers
+from seats_cli.training.method_trainer import (
+    SHARES,
+    MethodSettings,
+    MethodTrainer,
+    recipe,
+    run_recipe,
+)
+from seats_cli.training.minibatch import TrainingBatch
+from seats_cli.training.objective import WorkerGroup
 from seats_cli.world.vocabulary import IGNORE
-
-log = logging.getLogger(__name__)
 
 # Shares kept of video and sound: of the published 35 and 25 %, and about 10 %.
 RATIOS = ((0.33, 0.60), (0.23, 0.50), (0.06, 0.30))
 INNER, HEADS = 64, 4  # of a selector for small models; the 7B's has 512 and 8
-_WARM_UP = 0.05
+
+
+@dataclass(frozen=True)
+class SiftSettings(MethodSettings):
+    """A run of this recipe."""
+
+    pairs: int = 128
+    questions: int = 8
+    decoder: bool = False  # whether it learns, too
+    selector_steps: int = 0  # of all steps, those at first in which the decoder does not
+    ratios: tuple[tuple[float, float], ...] = RATIOS  # shares kept, one pair for each batch
+
+    def check(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises
+        ------
+        UsageError
+        """
+        super().check()
+        if not 0 <= self.selector_steps < self.steps:
+            raise UsageError(
+                f"`selector_steps` is {self.selector_steps}, of {self.steps} `steps`: it is from 0 "
+                "to below them."
+            )
+        if self.selector_steps and not self.decoder:
+            raise UsageError(
+                "`selector_steps` needs `decoder`: without, all steps are of that kind."
+            )
+        if not self.ratios or not all(0.0 < share <= 1.0 for pair in self.ratios for share in pair):
+            raise UsageError("`ratios` are shares above 0 and up to 1 of video and sound.")
 
 
 @dataclass
@@ -62,19 +93,25 @@ class SiftedPrefix:
     scores: Tensor  # (B, sound tokens), in 0..1; 1 where a group has nothing to choose from
 
 
+# Scores (n,) in 0..1 of sound (n, D) beside the kept video (m, D) of its group.
+Scoring = Callable[[Tensor, Tensor], Tensor]
+
+
 def sift_prefix(
-    model: Thinker, selector: SoundSelector, batch: TrainingBatch, ratios: tuple[float, float]
+    model: Thinker, scoring: Scoring, batch: TrainingBatch, ratios: tuple[float, float]
 ) -> SiftedPrefix:
     """Select in the clips of a batch as `omnisift` does, with gradients for the selector.
 
     Parameters
     ----------
+    scoring : callable
+        The selector, or what stands in its place.
     batch : TrainingBatch
         With picture and sound.
     ratios : (float, float)
         Shares of video and of sound that stay.
     """
-    ids, config, size = batch.prefix_ids, model.config, batch.size
+    ids, config = batch.prefix_ids, model.config
     with torch.no_grad():  # the encoders are frozen
         video, audio = encode(model, batch)
     assert video is not None
@@ -84,30 +121,18 @@ def sift_prefix(
     grids, rows, columns = batch.layout.grid_thw
     per_grid = rows * columns // 4
     seen = Modality(is_video, (grids * per_grid,), grids=(per_grid,))
-    # 1. Groups are the same for all clips of a batch, which share a layout.
-    times = prefix_positions(model, batch)[0]
-    first, group_of = video_groups(seen)
-    starts = times[seen.positions[first]].contiguous()
-    of_sound = torch.searchsorted(starts, times[is_audio].contiguous(), right=True) - 1
-    of_sound = of_sound.clamp(min=0)
+    # Groups are the same for all clips of a batch, which share a layout.
+    heard = Modality(is_audio, (audio.shape[1],))
+    of_sound, of_video = sound_groups(seen, heard, prefix_positions(model, batch)[0])
     places, states, scores = [], [], []
-    for clip in range(size):
-        # 2. The video, and the sound of each group by what stays of it.
+    for clip in range(batch.size):
+        # 1. The video, and the sound of each group by what stays of it.
         stays = keep_video(video[clip], split_grids(seen), ratios[0])
-        chosen = torch.ones_like(of_sound, dtype=torch.bool)
-        mask = audio.new_ones(len(of_sound))
-        score = audio.new_ones(len(of_sound))
-        for group in range(len(first)):
-            mine = (of_sound == group).nonzero()[:, 0]
-            count = left_of(len(mine), ratios[1])
-            if len(mine) < 2 or count == len(mine):
-                continue
-            found = selector(audio[clip, mine], video[clip, stays & (group_of == group)])
-            hard = keep_highest(found.detach(), count)
-            chosen = chosen.index_copy(0, mine, hard)
-            score = score.index_copy(0, mine, found)
-            mask = mask.index_copy(0, mine, (hard.float() - found).detach() + found)
-        # 3. Forward the mask is 1 or 0, backward it is the score.
+        chosen, score = keep_sound(
+            audio[clip], video[clip, stays], of_sound, of_video[stays], ratios[1], scoring
+        )
+        # 2. Forward the mask is 1 or 0, backward it is the score.
+        mask = (chosen.float() - score).detach() + score
         row = prefix.clone()
         row[is_video] = video[clip]
         row[is_audio] = audio[clip] * mask[:, None]
@@ -135,114 +160,16 @@ def sifted_logits(model: Thinker, batch: TrainingBatch, prefix: SiftedPrefix) ->
     return logits
 
 
-class MethodTrainer(ABC):
-    """A model with the weights that a method adds to it, and how they are trained on a CPU.
-
-    Nothing of the model learns but what a subclass hands to `learn`; its encoders never do.
-
-    Parameters
-    ----------
-    model : str or None
-        The checkpoint to start from, as for `load_model`.
-    seed : int
-        Of the added weights and of all clips.
-    tokens, questions : int
-        Of picture and sound in a step, and about each clip.
-    level : float
-        How difficult clips are, 0..1.
-    """
-
-    method: ClassVar[str]  # its name, and that of its file
-
-    def __init__(
-        self, model: str | None, *, seed: int, tokens: int, questions: int, level: float
-    ) -> None:
-        loaded = load_model(model, device="cpu", dtype="float32")
-        self.adapter, self.architecture = loaded.adapter, loaded.architecture
-        self.model: Thinker = loaded.model
-        self.processor: Any = loaded.processor
-        self.model.requires_grad_(False)
-        torch.manual_seed(seed)
-        self.rng = np.random.default_rng(seed)
-        self.tokens, self.questions, self.level = tokens, questions, level
-
-    @property
-    @abstractmethod
-    def added(self) -> nn.Module:
-        """What the method adds to the model."""
-
-    @abstractmethod
-    def loss(self, batch: TrainingBatch) -> Tensor:
-        """What a step minimises, ()."""
-
-    def learn(self, rates: Sequence[tuple[nn.Module, float]], steps: int) -> None:
-        """Let modules learn, each at its highest rate: up for 5 % of all steps, then a cosine."""
-        groups = []
-        for module, rate in rates:
-            module.requires_grad_(True)
-            groups.append({"params": list(module.parameters()), "lr": rate})
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: _rate(step, steps)
-        )
-
-    def fits(self, batch: TrainingBatch) -> bool:
-        """Whether the method has something to learn from these clips."""
-        return True
-
-    def batch(self) -> TrainingBatch:
-        """Clips with questions."""
-        while True:
-            made = training_batch(
-                self.rng,
-                self.processor,
-                tokens=self.tokens,
-                questions=self.questions,
-                level=self.level,
-            )
-            if self.fits(made):
-                return made
-
-    def step(self, batch: TrainingBatch) -> float:
-        """One step; its loss."""
-        with sync_rope(self.adapter):
-            loss = self.loss(batch)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.schedule.step()
-        return float(loss.detach())
-
-    def save(self, folder: Path) -> None:
-        """The checkpoint with the method's weights beside its own."""
-        folder.mkdir(parents=True, exist_ok=True)
-        export(self.model, self.processor, folder)
-        prefix = class_of(METHODS[self.method]).weights_prefix
-        tensors = {f"{prefix}{name}": value for name, value in self.added.state_dict().items()}
-        beside = folder / f"{self.method}.safetensors"
-        save_file(tensors, beside)
-        beside.chmod(0o644)  # written for the owner only
+def at_random(audio: Tensor, video: Tensor) -> Tensor:
+    """In the selector's place: any sound, the same whenever the clip is the same."""
+    generator = torch.Generator().manual_seed(int(1e3 * float(audio.abs().sum())))
+    return torch.rand(len(audio), generator=generator)
 
 
-def run(trainer: MethodTrainer, steps: int, out: Path) -> None:
-    """Train, tell the loss every 25 steps, and write the checkpoint."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    losses: list[float] = []
-    for step in range(1, steps + 1):
-        losses.append(trainer.step(trainer.batch()))
-        if step % 25 == 0:
-            log.info("step %d  loss %.3f", step, sum(losses[-25:]) / 25)
-    trainer.save(out)
-
-
-def recipe(description: str, steps: int) -> argparse.ArgumentParser:
-    """The options that all recipes have."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    parser.add_argument("--model", help="checkpoint to start from; the bundled one by default")
-    parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
+def by_attention(audio: Tensor, video: Tensor) -> Tensor:
+    """In the selector's place: the attention that the video's embeddings pay to the sound's."""
+    products: Tensor = video @ audio.T / sqrt(audio.shape[1])
+    return products.softmax(dim=-1).mean(dim=0)
 
 
 class SiftTrainer(MethodTrainer):
@@ -250,69 +177,121 @@ class SiftTrainer(MethodTrainer):
 
     Parameters
     ----------
-    model, seed, tokens, questions, level
+    settings : SiftSettings, optional
+    workers : WorkerGroup, optional
         As for `MethodTrainer`.
-    steps : int
-        How many there will be, for the learning rate.
-    decoder : bool
-        Whether the decoder learns, too.
     """
 
     method = "omnisift"
+    settings: SiftSettings
 
     def __init__(
-        self,
-        model: str | None = None,
-        *,
-        seed: int = 0,
-        steps: int = 600,
-        decoder: bool = False,
-        tokens: int = 2000,
-        questions: int = 8,
-        level: float = 1.0,
+        self, settings: SiftSettings | None = None, workers: WorkerGroup | None = None
     ) -> None:
-        super().__init__(model, seed=seed, tokens=tokens, questions=questions, level=level)
-        self.selector = SoundSelector(self.architecture.hidden_size, INNER, HEADS)
-        rates: list[tuple[nn.Module, float]] = [(self.selector, 1e-3)]
-        if decoder:
-            rates.append((self.model.model.language_model.layers, 3e-4))
-        self.learn(rates, steps)
+        own = settings or SiftSettings()
+        super().__init__(own, workers)
+        width, given = self.architecture.hidden_size, self.stored()
+        if given is None:
+            torch.manual_seed(own.seed)
+            self.selector = SoundSelector(width, INNER, HEADS)
+        else:
+            self.selector = SoundSelector.of(given, width)
+        rates: list[tuple[nn.Module, float, int]] = [(self.selector, 1e-3, 0)]
+        if own.decoder:
+            rates.append((self.model.model.language_model.layers, 3e-4, own.selector_steps))
+        alone = own.selector_steps
+        self.learn(rates, (alone, own.steps - alone) if alone else (own.steps,))
 
     @property
     def added(self) -> nn.Module:
         """The selector."""
         return self.selector
 
+    def facts(self) -> dict[str, str]:
+        """The heads, which no shape tells."""
+        return {"heads": str(self.selector.cross_attn.num_heads)}
+
     def fits(self, batch: TrainingBatch) -> bool:
         """With picture and sound."""
         return batch.pixel_values is not None and batch.mel is not None
 
-    def loss(self, batch: TrainingBatch) -> Tensor:
-        """Cross entropy of the answers, at one of three pairs of shares."""
-        ratios = RATIOS[int(self.rng.integers(len(RATIOS)))]
-        logits = sifted_logits(
-            self.model, batch, sift_prefix(self.model, self.selector, batch, ratios)
-        )
-        return cross_entropy(logits, batch.target[batch.target != IGNORE])
+    def answers(self, batch: TrainingBatch, number: int) -> Answers:
+        """At one of the pairs of shares."""
+        ratios = self.settings.ratios
+        drawn = ratios[int(self.generator(SHARES, number).integers(len(ratios)))]
+        return self._sifted(batch, drawn, self.selector)
+
+    def _sifted(
+        self, batch: TrainingBatch, ratios: tuple[float, float], scoring: Scoring
+    ) -> Answers:
+        prefix = sift_prefix(self.model, scoring, batch, ratios)
+        return packed_answers(batch, sifted_logits(self.model, batch, prefix))
+
+    def _blind(self, audio: Tensor, video: Tensor) -> Tensor:
+        """The selector without what it sees."""
+        scores: Tensor = self.selector(audio, torch.zeros_like(video))
+        return scores
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Unpruned, and each pair of shares by the selector and by what it has to be better than.
+
+        Those are the same selector without a picture, any sound, and plain attention.
+        """
+        pairs = [f"{100 * video:g}/{100 * audio:g}" for video, audio in self.settings.ratios]
+        return ("start", *(f"{pair} {by}" for pair in pairs for by in self._scorings()))
+
+    def _scorings(self) -> dict[str, Scoring]:
+        return {
+            "selector": self.selector,
+            "blind": self._blind,
+            "random": at_random,
+            "attention": by_attention,
+        }
+
+    def under(self, condition: str, batch: TrainingBatch) -> Answers:
+        """The answers at one of the pairs of shares, or unpruned."""
+        pair, _, by = condition.partition(" ")
+        ratios = (1.0, 1.0)
+        if pair != "start":
+            video, audio = (float(part) / 100 for part in pair.split("/"))
+            ratios = (video, audio)
+        with self.running():
+            return self._sifted(batch, ratios, self._scorings()[by or "selector"])
 
 
-def _rate(step: int, steps: int) -> float:
-    """Share of the highest learning rate."""
-    warm = max(1, round(_WARM_UP * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1.0 + cos(pi * min(1.0, (step - warm) / max(1, steps - warm))))
+def _ratios(text: str) -> tuple[tuple[float, float], ...]:
+    """`33/60,23/50` as shares."""
+    pairs = [part.split("/") for part in text.split(",")]
+    return tuple((float(video) / 100, float(audio) / 100) for video, audio in pairs)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = recipe("Train OmniSIFT's selector for a checkpoint.", steps=600)
+    usual = SiftSettings()
+    parser = recipe("Train OmniSIFT's selector for a checkpoint.", usual)
     parser.add_argument("--decoder", action="store_true", help="tune the decoder, too")
-    options = parser.parse_args(arguments)
-    trainer = SiftTrainer(
-        options.model, seed=options.seed, steps=options.steps, decoder=options.decoder
+    parser.add_argument(
+        "--selector-steps", type=int, default=0, help="the selector alone, before the decoder"
     )
-    run(trainer, options.steps, options.out)
+    parser.add_argument(
+        "--ratios",
+        type=_ratios,
+        default=RATIOS,
+        metavar="VIDEO/SOUND,...",
+        help="per cent kept, a pair drawn for each batch (33/60,23/50,6/30)",
+    )
+    options = parser.parse_args(arguments)
+    settings = SiftSettings(
+        model=options.model,
+        seed=options.seed,
+        steps=options.steps,
+        pairs=options.pairs,
+        decoder=options.decoder,
+        selector_steps=options.selector_steps,
+        ratios=options.ratios,
+    )
+    run_recipe(parser, options, SiftTrainer, settings)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,19 @@ def run_workers(
     spawn(_work, (size, meeting, task, options), nprocs=size, daemon=True)  # type: ignore[no-untyped-call]
 
 
+def wait_while_there(path: Path | None, workers: WorkerGroup, save: Callable[[], None]) -> None:
+    """Wait, with the state saved, for as long as there is a file at `path`.
+
+    All workers wait here: one that waited for the others inside a step would give up.
+    """
+    saved = False
+    while workers.agree(float(path is not None and path.exists())):
+        if not saved:
+            save()
+            saved = True
+        time.sleep(1.0)
+
+
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 120.0  # seconds
@@ -279,16 +292,8 @@ class Trainer:
         return self.level == 1.0 and not self._is_drill(step) and step % every == every // 2
 
     def _wait_while_paused(self) -> None:
-        """Wait, with the state saved, for as long as the pause file is there.
-
-        All workers wait here: one that waited for the others inside a step would give up.
-        """
-        saved = False
-        while self.workers.agree(float(self.pause is not None and self.pause.exists())):
-            if not saved:
-                self.save()
-                saved = True
-            time.sleep(1.0)
+        """Wait for as long as the pause file is there."""
+        wait_while_there(self.pause, self.workers, self.save)
 
     def _batches(self) -> Iterator[TrainingBatch]:
         """This worker's batches from the current step on, each from its own seed."""
