@@ -27,7 +27,7 @@ from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.world.vocabulary import IGNORE
 from tests.tiny.clip_inputs import clip_inputs
 
-TINY = EchoSettings(steps=30, warm_up=2, pairs=1, tokens=300, level=0.0)
+TINY = EchoSettings(steps=30, warm_up=2, pairs=1, tokens=200, level=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.training.sift import RATIOS, SiftSettings, SiftTrainer, sift_prefix, sifted_logits
 from tests.tiny.clip_inputs import clip_inputs
 
-TINY = SiftSettings(steps=30, pairs=1, tokens=300, questions=1, level=0.0)
+TINY = SiftSettings(steps=30, pairs=1, tokens=200, questions=1, level=0.0)
 
 
 @pytest.fixture(scope="module")
