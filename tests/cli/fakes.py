@@ -144,6 +144,7 @@ def fake_modules() -> dict[str, ModuleType]:
             "__path__": media.__path__,
         },
         "seats_cli.engine.answer": {"ask": ask},
+        "seats_cli.engine.prune": {"check_method": lambda loaded, config: None},
         "seats_cli.engine.session": {"ClipSession": ClipSession, "load_model": load_model},
     }
     modules = {}
