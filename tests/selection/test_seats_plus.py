@@ -365,7 +365,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "an option": lambda: SeatsConfig.from_dict({"mergin": "entry"}),
     "the library": lambda: method_for(replace(KEEP, config=SeatsConfig(method="guess"))),
     "--method": lambda: to_config._checked("guess"),
-    "--methods": lambda: to_config._methods("seats,guess", None),
+    "--methods": lambda: to_config._methods("seats,guess", None, None),
     "/method": lambda: ChatState.method(Any, "guess"),  # type: ignore[arg-type]
     "a request": lambda: chat_request._config({"method": "guess"}, ServeOptions()),
     "an option of a request": lambda: chat_request._config({"mergin": 1}, ServeOptions()),
@@ -390,7 +390,7 @@ def test_no_message_names_it(edge: str) -> None:
 
 
 def test_no_list_and_no_help_names_it() -> None:
-    found = to_config._methods("all", None)
+    found = to_config._methods("all", None, None)
     assert found == [name for name in weightless_methods() if name != "full"]
     # What every command's help, the documents and the settings say, as the surface has them.
     pages = [path for path in (TESTS / "surface").rglob("*") if path.is_file()]
