@@ -258,13 +258,14 @@ class EchoTrainer(MethodTrainer):
     ) -> None:
         own = settings or EchoSettings()
         super().__init__(own, workers)
-        self._stock = self.adapter.own_settings()
-        if own.sync and "rope_sections" not in self._stock:
-            self._set_sections(list(sync_sections(self.architecture.head_dim)))
-        elif not own.sync and "rope_sections" in self._stock:
+        self._stock, given = self.adapter.own_settings(), self.stored()
+        self._goes_on, synced = given is not None, "rope_sections" in self._stock
+        if synced and not own.sync:
             raise UsageError("This model has Sync-RoPE already: leave `stock_rope` out.")
-        given = self.stored()
-        self._goes_on = given is not None
+        if own.sync and not synced:
+            if self._goes_on:
+                raise UsageError("The refiner of this model knows no Sync-RoPE: give `stock_rope`.")
+            self._set_sections(list(sync_sections(self.architecture.head_dim)))
         if given is None:
             self.sieve = self._copied(LAYERS if own.layers is None else own.layers)
         else:

@@ -162,9 +162,15 @@ def test_the_rate_of_a_phase() -> None:
 
 
 def test_blind_weights_are_for_no_method(tmp_path: Path) -> None:
-    trainer = EchoTrainer(replace(ECHO, blind=True))
+    trainer = EchoTrainer(replace(ECHO, blind=True, sync=False))
     trainer.save(tmp_path)
-    assert EchoTrainer(replace(ECHO, model=str(tmp_path))).stored() is None
+    assert EchoTrainer(replace(ECHO, model=str(tmp_path), sync=False)).stored() is None
+
+
+def test_a_refiner_keeps_its_angles(tmp_path: Path) -> None:
+    EchoTrainer(replace(ECHO, sync=False)).save(tmp_path)
+    with pytest.raises(UsageError, match="give `stock_rope`"):
+        EchoTrainer(replace(ECHO, model=str(tmp_path)))
 
 
 def test_an_answer_is_right_if_all_of_it_is() -> None:
