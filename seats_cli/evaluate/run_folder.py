@@ -60,8 +60,9 @@ class ItemRecord:
     # Largest memory of the process or device.
     peak_host_bytes: int | None = None
     peak_gpu_bytes: int | None = None
-    # Seconds of the LLM's prefill, of the selection, to the first token, and altogether; None for
-    # a setting's further questions about a clip, which find the work of the first one done.
+    # Seconds of the LLM's prefill, of the selection, to the first token, and altogether, without
+    # the encoders, whose work settings share; None for a setting's further questions about a clip,
+    # which find the work of the first one done.
     prefill_s: float | None = None
     select_s: float | None = None
     first_token_s: float | None = None

@@ -30,7 +30,7 @@ MEANINGS = (
 COST_MEANINGS = (
     "kept: audio-visual tokens, mean over layers. video, audio: tokens, mean over layers. FLOPs: "
     "prefill and selection, and their share of the unpruned prefill. Times are medians over "
-    "clips, the prefill without selection."
+    "clips and without the encoders, the prefill without selection."
 )
 _WIDTH = 80  # columns of a terminal
 _REASON = 240  # characters of an error that are shown

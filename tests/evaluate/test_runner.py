@@ -16,7 +16,7 @@ from seats_cli.evaluate.questions import Item, QuestionSet, open_clip
 from seats_cli.evaluate.run_folder import ItemRecord
 from seats_cli.evaluate.runner import Shard, evaluate
 from seats_cli.models import LoadedModel, load_model
-from seats_cli.results import RunSpec
+from seats_cli.results import Answer, RunSpec, Timing
 from seats_cli.selection.methods.ablation import ModalityAblation
 
 FULL = RunSpec("full", None)
@@ -79,6 +79,27 @@ def test_the_first_question_about_a_clip_is_timed(
         assert [record.clip_key for record in timed] == sorted(clips)
         assert of_setting[0].first_token_s is not None
         assert all(record.prefill_flops is not None for record in of_setting)
+
+
+def test_no_setting_is_slower_for_having_encoded_the_clip(
+    loaded: LoadedModel, questions: QuestionSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timings: list[Timing] = []
+
+    def noted(*args: Any, **how: Any) -> Answer:
+        answer = ask(*args, **how)
+        timings.append(answer.timing)
+        return answer
+
+    monkeypatch.setattr(runner, "ask", noted)
+    one = replace(questions, items=questions.items[:1])
+    records = run(loaded, one, SEATS, FULL)
+    assert timings[0].vision_s > 0.0
+    assert timings[1].vision_s < timings[0].vision_s  # it finds the encodings
+    for record, timing in zip(records, timings, strict=True):
+        encoding = timing.vision_s + timing.audio_s
+        assert record.first_token_s == pytest.approx(timing.first_token_s - encoding)
+        assert record.total_s == pytest.approx(timing.total_s - encoding)
 
 
 def test_questions_about_a_clip_share_its_prefill(
