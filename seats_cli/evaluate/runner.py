@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -119,13 +120,16 @@ def _clip_records(
             yield replace(_blank(item, spec), error=why), False
         return
     encoder_cache = EncoderCache()
-    shared: dict[str, PrefixStore] = {}  # of one setting: they come one after the other
+    asked = Counter(spec.label for _, spec in missing)
+    # Of one setting: they come one after the other. A single question leaves nothing behind.
+    shared: dict[str, PrefixStore | None] = {}
     for item, spec in missing:
         impossible = False
         # A further question is answered as if alone, but its times are not those of that.
         alone = spec.label not in shared
         if alone:
-            shared = {spec.label: PrefixStore(prepared)}
+            several = asked[spec.label] > 1
+            shared = {spec.label: PrefixStore(prepared) if several else None}
         try:
             answer = _answer(
                 loaded, prepared, item, spec, protocol, seed, encoder_cache, shared[spec.label]
@@ -148,7 +152,7 @@ def _answer(
     protocol: EvalProtocol,
     seed: int,
     encoder_cache: EncoderCache,
-    prefixes: PrefixStore,
+    prefixes: PrefixStore | None,
 ) -> Answer:
     return ask(
         loaded,
