@@ -19,8 +19,8 @@ share of 5, 10, 20 or 30 % drawn for each batch (published: `--retain 0.2`); two
 cosine to 0 (the authors: 2e-5); 16 pairs of a clip and a question in a step; `--plain`.
 
 Ablations: `--layers 0`, `--copy last`, `--stock-rope`, `--tau` and `--gumbel`. A refiner that is
-`--blind-to-question` also works in another way, which the engine does not know: its weights get a
-name that no method reads, and its result is the accuracy in training.json.
+`--causal` or `--blind-to-question` works in another way, which the engine does not know: its
+weights get a name that no method reads, and its result is the accuracy in training.json.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class EchoSettings(MethodSettings):
     tau: float = 1.0  # temperature of the scores' softmax
     gumbel: bool = False  # noise on the scores
     blind: bool = False  # whether the refiner does without the question
+    causal: bool = False  # whether it sees of the prompt what came before
 
     def check(self) -> None:
         """Refuse what cannot be run.
@@ -143,6 +144,11 @@ class Prompts:
     prefix: int  # P
 
 
+def _past(length: int) -> Tensor:
+    """Which token (row) comes behind which, or is it: bool (length, length)."""
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
 def refined_prompts(
     model: Thinker,
     sieve: Sieve | None,
@@ -150,11 +156,12 @@ def refined_prompts(
     rows: QuestionRows,
     *,
     blind: bool = False,
+    causal: bool = False,
 ) -> Prompts:
     """Prompts with answers, refined as `echoingpixels` does it; as they are without a sieve.
 
-    With `blind`, the question is treated as answers are. To be called inside of `sync_rope`, as
-    everything that runs the decoder.
+    With `blind`, the question is treated as answers are; with `causal`, every token sees those
+    before it alone. To be called inside of `sync_rope`, as everything that runs the decoder.
     """
     ids, config, language = batch.prefix_ids, model.config, model.model.language_model
     with torch.no_grad():  # the encoders are frozen, and see each clip once
@@ -173,7 +180,10 @@ def refined_prompts(
     if sieve is not None:
         asked = torch.zeros_like(rows.asked) if blind else rows.asked
         seen = torch.cat([torch.ones(count, len(ids), dtype=torch.bool), asked], dim=1)
-        refined = sieve(states, language.rotary_emb(states, positions), seen)
+        visible = seen
+        if causal:
+            visible = seen[:, None] & _past(seen.shape[1])
+        refined = sieve(states, language.rotary_emb(states, positions), visible)
         states = torch.where(seen[..., None], refined, states)
     return Prompts(states, positions, pool, len(ids))
 
@@ -312,7 +322,8 @@ class EchoTrainer(MethodTrainer):
 
     def file_name(self) -> str:
         """Of the added weights: none that a method reads, where none refines like that."""
-        return f"{self.method}-blind" if self.settings.blind else self.method
+        own = self.settings
+        return self.method + "-blind" * own.blind + "-causal" * own.causal
 
     def answers(self, batch: TrainingBatch, number: int) -> Answers:
         """After the warm-up, at a share that is drawn or given; some of them plain."""
@@ -335,7 +346,9 @@ class EchoTrainer(MethodTrainer):
         """The answers with a share of the tokens, all of them without one."""
         own, rows = self.settings, QuestionRows.of(batch)
         sieve = None if plain else self.sieve
-        prompts = refined_prompts(self.model, sieve, batch, rows, blind=own.blind)
+        prompts = refined_prompts(
+            self.model, sieve, batch, rows, blind=own.blind, causal=own.causal
+        )
         if share is None:
             keep, mask = torch.ones(prompts.states.shape[:2], dtype=torch.bool), None
         else:
@@ -403,6 +416,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--tau", type=float, default=1.0, help="temperature of the scores' softmax")
     add("--gumbel", action="store_true", help="noise on the scores")
     add("--blind-to-question", action="store_true", help="a refiner without the question")
+    add("--causal", action="store_true", help="a refiner that sees what came before")
     options = parser.parse_args(arguments)
     settings = EchoSettings(
         model=options.model,
@@ -418,6 +432,7 @@ def main(arguments: list[str] | None = None) -> None:
         tau=options.tau,
         gumbel=options.gumbel,
         blind=options.blind_to_question,
+        causal=options.causal,
     )
     run_recipe(parser, options, EchoTrainer, settings)
 

@@ -99,6 +99,23 @@ def test_answers_are_put_back(trainer: EchoTrainer, batch: TrainingBatch) -> Non
     torch.testing.assert_close(of_clip[0], of_clip[-1])
 
 
+@pytest.mark.usefixtures("turning")
+def test_a_causal_refiner_sees_what_came_before(trainer: EchoTrainer, batch: TrainingBatch) -> None:
+    """It is a stack of the decoder's own layers, then, from which it was copied."""
+    rows, language = QuestionRows.of(batch), trainer.model.model.language_model
+    with torch.no_grad():
+        raw = refined_prompts(trainer.model, None, batch, rows)
+        refined = refined_prompts(trainer.model, trainer.sieve, batch, rows, causal=True)
+        rotary = language.rotary_emb(raw.states, raw.positions)
+        states, length = raw.states, raw.states.shape[1]
+        mask = torch.full((1, 1, length, length), -torch.inf).triu(1)
+        for layer in language.layers[: len(trainer.sieve.refiner)]:
+            states = layer(states, attention_mask=mask, position_embeddings=rotary)
+    seen = torch.cat([torch.ones(len(rows.clip), raw.prefix, dtype=torch.bool), rows.asked], dim=1)
+    expected = torch.where(seen[..., None], states, raw.states)
+    torch.testing.assert_close(refined.states, expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("share", [1.0, 0.2])
 @pytest.mark.usefixtures("turning")
 def test_what_is_gathered_keeps_its_order(

@@ -161,8 +161,9 @@ def test_the_rate_of_a_phase() -> None:
     assert rates[-1] < 0.01
 
 
-def test_blind_weights_are_for_no_method(tmp_path: Path) -> None:
-    trainer = EchoTrainer(replace(ECHO, blind=True, sync=False))
+@pytest.mark.parametrize("way", ["blind", "causal"])
+def test_weights_of_another_way_are_for_no_method(way: str, tmp_path: Path) -> None:
+    trainer = EchoTrainer(replace(ECHO, sync=False, **{way: True}))
     trainer.save(tmp_path)
     assert EchoTrainer(replace(ECHO, model=str(tmp_path), sync=False)).stored() is None
 

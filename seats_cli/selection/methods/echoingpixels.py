@@ -79,7 +79,7 @@ class RefinerLayer(nn.Module):
         )
 
     def forward(self, states: Tensor, rotary: Rotary, seen: Tensor | None) -> Tensor:
-        """States (B, S, D); `seen`, bool (B, S), are the tokens that others attend to."""
+        """States (B, S, D); `seen` as `Sieve.forward` has it."""
         own, mlp = self.self_attn, self.mlp
         normed: Tensor = self.input_layernorm(states)
         head_dim = rotary[0].shape[-1]
@@ -99,7 +99,9 @@ class RefinerLayer(nn.Module):
         query, key, value = heads("q"), heads("k"), heads("v")
         groups = query.shape[1] // key.shape[1]
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-        mask = None if seen is None else seen[:, None, None]
+        mask = seen
+        if seen is not None:
+            mask = seen[:, None, None] if seen.ndim == 2 else seen[:, None]
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         states = states + own["o_proj"](mixed.transpose(1, 2).flatten(-2))
         normed = self.post_attention_layernorm(states)
@@ -173,8 +175,8 @@ class Sieve(nn.Module):
             Embeddings of whole prompts.
         rotary : (Tensor, Tensor)
             Cosines and sines (B, S, head_dim) of their positions, as the decoder has them.
-        seen : BoolTensor, shape (B, S), or None
-            Tokens that others attend to; None for all of them.
+        seen : BoolTensor, shape (B, S) or (B, S, S), or None
+            Tokens that others attend to, or those that each of them (row) attends to; None for all.
         """
         for layer in self.layers:
             states = layer(states, rotary, seen)
