@@ -38,7 +38,7 @@ from seats_cli.models.devices import (
     returning_freed_memory,
 )
 from seats_cli.models.lora import apply_adapter, find_adapter
-from seats_cli.models.method_weights import RETYPED, name_sections, note_folder
+from seats_cli.models.method_weights import RETYPED, name_sections, note_folder, recipe_notices
 from seats_cli.models.optimize import STOCK, Speedups, best_for_encoders, encoder_attention
 from seats_cli.models.quantization import (
     Scheme,
@@ -176,6 +176,7 @@ def load_model(
             *precision_notices(where, kind),
             *adapter_notices(folder, name, lora.path if lora else None),
             *name_sections(wrapped, str(config.get("model_type", ""))),
+            *recipe_notices(folder),
         ),
         quantization=quantized_as(quantize, scheme, kind),
         adapter=lora.name if lora else "",

@@ -6,6 +6,7 @@ or beside them in a file of the method's name, `omnisift.safetensors`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -83,6 +84,29 @@ def name_sections(adapter: Adapter, model_type: str) -> tuple[str, ...]:
         f"ones are used, {sections}. If it was trained with others (MROPE_SECTION), add "
         '"seats": {"rope_sections": [...]} to the thinker_config of its config.json.',
     )
+
+
+def recipe_notices(folder: Path) -> tuple[str, ...]:
+    """What a user ought to know of a checkpoint that a recipe of ours has tuned for a method.
+
+    A decoder that was given nothing but refined states answers worse without them.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    said = []
+    for name in METHODS:
+        file = folder / f"{name}.safetensors"
+        if not class_of(METHODS[name]).refines or not file.is_file():
+            continue
+        with suppress(OSError, ValueError, SafetensorError), safe_open(file, "pt") as opened:
+            recipe = json.loads((opened.metadata() or {}).get("recipe", "{}"))
+            if isinstance(recipe, dict) and recipe.get("plain") == 0.0:
+                said.append(
+                    f"The decoder of this checkpoint was trained with what '{name}' makes of its "
+                    "input and nothing else: other methods, and none, answer worse on it than "
+                    "they are."
+                )
+    return tuple(said)
 
 
 def _layouts(method: type[Method]) -> list[tuple[str, ...]]:

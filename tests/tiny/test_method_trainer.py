@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from seats_cli.engine.session import load_model
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.training import echo, sift
 from seats_cli.training.echo import EchoSettings, EchoTrainer
@@ -159,6 +160,20 @@ def test_the_rate_of_a_phase() -> None:
     assert rates[:5] == sorted(rates[:5])
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] < 0.01
+
+
+@pytest.mark.parametrize(("plain", "said"), [(0.0, True), (0.25, False)])
+def test_a_decoder_that_knows_refined_states_alone(
+    plain: float, said: bool, tmp_path: Path
+) -> None:
+    EchoTrainer(replace(ECHO, plain=plain)).save(tmp_path)
+    notices = load_model(str(tmp_path), device="cpu").notices
+    assert len(notices) == said
+    assert all("trained with what 'echoingpixels' makes" in notice for notice in notices)
+    # A file of somebody else, without a recipe or broken, is no reason for a notice or an error.
+    for content in (b"", b"\x02" + bytes(7) + b"{}"):
+        (tmp_path / "echoingpixels.safetensors").write_bytes(content)
+        assert not load_model(str(tmp_path), device="cpu").notices
 
 
 @pytest.mark.parametrize("way", ["blind", "causal"])
