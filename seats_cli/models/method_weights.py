@@ -102,9 +102,9 @@ def recipe_notices(folder: Path) -> tuple[str, ...]:
             recipe = json.loads((opened.metadata() or {}).get("recipe", "{}"))
             if isinstance(recipe, dict) and recipe.get("plain") == 0.0:
                 said.append(
-                    f"The decoder of this checkpoint was trained with what '{name}' makes of its "
-                    "input and nothing else: other methods, and none, answer worse on it than "
-                    "they are."
+                    f"The decoder of this checkpoint was trained on what '{name}' makes of its "
+                    "input and on nothing else: other methods, and the model unpruned, give worse "
+                    "answers here."
                 )
     return tuple(said)
 

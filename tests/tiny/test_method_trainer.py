@@ -169,7 +169,7 @@ def test_a_decoder_that_knows_refined_states_alone(
     EchoTrainer(replace(ECHO, plain=plain)).save(tmp_path)
     notices = load_model(str(tmp_path), device="cpu").notices
     assert len(notices) == said
-    assert all("trained with what 'echoingpixels' makes" in notice for notice in notices)
+    assert all("trained on what 'echoingpixels' makes" in notice for notice in notices)
     # A file of somebody else, without a recipe or broken, is no reason for a notice or an error.
     for content in (b"", b"\x02" + bytes(7) + b"{}"):
         (tmp_path / "echoingpixels.safetensors").write_bytes(content)
