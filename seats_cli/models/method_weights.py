@@ -94,10 +94,10 @@ def recipe_notices(folder: Path) -> tuple[str, ...]:
     from safetensors import SafetensorError, safe_open
 
     said = []
-    for name in METHODS:
-        file = folder / f"{name}.safetensors"
-        if not class_of(METHODS[name]).refines or not file.is_file():
-            continue
+    refining = [name for name in METHODS if class_of(METHODS[name]).refines]
+    # A recipe's ablations add something to the name of the file, which no method reads then.
+    found = [(name, file) for name in refining for file in folder.glob(f"{name}*.safetensors")]
+    for name, file in found:
         with suppress(OSError, ValueError, SafetensorError), safe_open(file, "pt") as opened:
             recipe = json.loads((opened.metadata() or {}).get("recipe", "{}"))
             if isinstance(recipe, dict) and recipe.get("plain") == 0.0:

@@ -144,11 +144,6 @@ class Prompts:
     prefix: int  # P
 
 
-def _past(length: int) -> Tensor:
-    """Which token (row) comes behind which, or is it: bool (length, length)."""
-    return torch.ones(length, length, dtype=torch.bool).tril()
-
-
 def refined_prompts(
     model: Thinker,
     sieve: Sieve | None,
@@ -180,9 +175,9 @@ def refined_prompts(
     if sieve is not None:
         asked = torch.zeros_like(rows.asked) if blind else rows.asked
         seen = torch.cat([torch.ones(count, len(ids), dtype=torch.bool), asked], dim=1)
-        visible = seen
-        if causal:
-            visible = seen[:, None] & _past(seen.shape[1])
+        visible = (
+            seen[:, None] & packed_mask(torch.zeros_like(seen).long())[:, 0] if causal else seen
+        )
         refined = sieve(states, language.rotary_emb(states, positions), visible)
         states = torch.where(seen[..., None], refined, states)
     return Prompts(states, positions, pool, len(ids))

@@ -181,6 +181,8 @@ def test_weights_of_another_way_are_for_no_method(way: str, tmp_path: Path) -> N
     trainer = EchoTrainer(replace(ECHO, sync=False, **{way: True}))
     trainer.save(tmp_path)
     assert EchoTrainer(replace(ECHO, model=str(tmp_path), sync=False)).stored() is None
+    # The decoder, which was trained with it, is for no method either.
+    assert len(load_model(str(tmp_path), device="cpu").notices) == 1
 
 
 def test_a_refiner_keeps_its_angles(tmp_path: Path) -> None:
