@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +31,7 @@ ASSETS = Path(__file__).parents[2] / "assets"
 CARDS = ASSETS / "cards_words_beeps_12s.mp4"
 CAT = ASSETS / "sees_cat_says_dog.mp4"
 SPEECH = ASSETS / "jfk.wav"
+FIRST, LAST = "What color is shown first?", "What color is shown last?"
 
 
 class Server:
@@ -87,6 +89,14 @@ def part_of(part: Any) -> Any:
     if isinstance(part, Path):
         return {"type": "video_url", "video_url": {"url": data_url(part)}}
     return part
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Return when something has become true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from seats_cli.cli import serve
 from seats_cli.cli.main import app
-from tests.serve.conftest import ASSETS, CARDS, openai
-from tests.serve.test_server import FIRST
+from tests.serve.conftest import ASSETS, CARDS, FIRST, openai
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from seats_cli.serve import ServeOptions
 from seats_cli.serve.app import _is_loopback
 from seats_cli.serve.chat_request import parse_request
 from tests.media.server import Handler
-from tests.serve.conftest import ASSETS, CARDS, CAT, data_url
-from tests.serve.test_server import FIRST, wait_until
+from tests.serve.conftest import ASSETS, CARDS, CAT, FIRST, data_url, wait_until
 
 
 def clip_body(url, question="What?", **more):

@@ -14,14 +14,13 @@ import httpx
 import pytest
 
 from seats_cli.errors import RequestError, UsageError
-from tests.serve.conftest import ASSETS, CARDS, CAT, data_url, openai
+from tests.serve.conftest import ASSETS, CARDS, CAT, FIRST, LAST, data_url, openai
 
 pytest.importorskip("ray.serve", reason="ray[serve] is not installed (extra ray)")
 
 from seats_cli.serve import ServeOptions
 from seats_cli.serve.chat_request import parse_request
 from seats_cli.serve.ray_app import Replicas, app, clip_of, ray_app
-from tests.serve.test_server import FIRST, LAST
 
 
 @pytest.fixture(scope="module")
