@@ -1,67 +1,32 @@
-"""Every row of the table in docs/library.md: `generate` on a pruned model, right or refused."""
+"""`generate` on a pruned model, by the table in docs/library.md: what runs is right."""
 
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from pathlib import Path
+from importlib import import_module
 from threading import Thread
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import StaticCache, TextIteratorStreamer
+from torch import Tensor
+from transformers import TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
-from seats_cli.errors import ModelError, UsageError
+from seats_cli.errors import UsageError
 from seats_cli.media.synthetic_clip import synthetic_clip
 from seats_cli.models import LoadedModel, build_inputs, load_model
 from tests.engine import golden
-from tests.engine.golden import FAMILIES, Run
+from tests.engine.conftest import GREEDY, ROWS, held, holds, inputs, net, pruned, refusal
+from tests.engine.golden import FAMILIES
 
-ROWS = dict(
-    re.findall(
-        r"^\| (.+?) \| ((?:runs|refused|the block).*?) \|$",
-        (Path(__file__).parents[2] / "docs" / "library.md").read_text(),
-        re.MULTILINE,
-    )
-)
-CASES = {"qwen2_5": "twelve_ragged", "qwen3": "long_ragged"}
 KV = ("layerwise", "survivors")
-GREEDY: dict[str, Any] = {"do_sample": False, "eos_token_id": None}
 both = pytest.mark.parametrize("family", FAMILIES)
-held: set[str] = set()
-
-
-def holds(*rows: str) -> Callable[[Any], Any]:
-    """Mark a test as the one that holds these rows."""
-    held.update(rows)
-    return lambda test: test
-
-
-@cache
-def net(family: str) -> Any:
-    return golden.build(family)
-
-
-def case(family: str) -> Run:
-    return Run(family, CASES[family], "seats_a")
-
-
-def inputs(family: str) -> dict[str, Any]:
-    return golden.inputs(case(family))
-
-
-def pruned(family: str, kv: str = "layerwise", model: Any = None) -> Any:
-    return prune(net(family) if model is None else model, golden.plan(case(family), kv))
 
 
 def new(family: str, output: Any) -> Tensor:
@@ -253,130 +218,6 @@ def test_a_further_turn_continues_the_sequence(family: str, kv: str, again: str)
         assert len(model(**inputs(family)).logits) == 1
 
 
-@torch.no_grad()
-@holds(
-    "a further turn with another prompt's cache",
-    "a further turn with another clip",
-    "a pruned cache outside of the block",
-    "a static cache as `past_key_values`",
-)
-def test_a_cache_of_something_else_is_refused() -> None:
-    model, name = net("qwen2_5"), cache_argument(net("qwen2_5"))
-    with pruned("qwen2_5"):
-        output = model.generate(
-            **inputs("qwen2_5"), max_new_tokens=2, return_dict_in_generate=True, **GREEDY
-        )
-        kept, sequence = output[name], output.sequences
-        for wrong in (sequence.flip(1), sequence[:, :-1], sequence[:, -1:]):
-            with pytest.raises(
-                UsageError, match=refusal("a further turn with another prompt's cache")
-            ):
-                model.generate(input_ids=wrong, max_new_tokens=2, **{name: kept})
-        clip = torch.cat([sequence, inputs("qwen2_5")["input_ids"]], 1)
-        with pytest.raises(UsageError, match=refusal("a further turn with another clip")):
-            model.generate(input_ids=clip, max_new_tokens=2, **{name: kept})
-        static = StaticCache(config=model.config.get_text_config(), max_cache_len=2000)
-        with pytest.raises(UsageError, match=refusal("a static cache as `past_key_values`")):
-            model.generate(**inputs("qwen2_5"), max_new_tokens=2, **{name: static})
-    more = torch.cat([sequence, torch.tensor([[9]])], 1)
-    with pytest.raises(UsageError, match=refusal("a pruned cache outside of the block")):
-        model.generate(input_ids=more, max_new_tokens=2, **{name: kept})
-
-
-# -------------------------------------------------------------------------- what is refused
-
-
-def refusal(row: str) -> str:
-    """The sentence that the table has for a row, as a pattern."""
-    words = ROWS[row]
-    assert words.startswith("refused: ")
-    return re.escape(words.removeprefix("refused: "))
-
-
-REFUSED: list[tuple[str, dict[str, Any]]] = [
-    ("`use_cache=False`", {"use_cache": False}),
-    ("`assistant_model`", {"assistant_model": nn.Linear(1, 1)}),
-    ("`prompt_lookup_num_tokens`", {"prompt_lookup_num_tokens": 3}),
-    ("`prefill_chunk_size`", {"prefill_chunk_size": 64}),
-    ("contrastive search", {"penalty_alpha": 0.6, "top_k": 4}),
-    ("DoLa", {"dola_layers": "low"}),
-    ("group beam search", {"num_beams": 4, "num_beam_groups": 2}),
-    ("constrained beam search", {"force_words_ids": [[5]], "num_beams": 2}),
-    ("`custom_generate`", {"custom_generate": lambda model, **_: None}),
-    ("`guidance_scale`", {"guidance_scale": 1.5}),
-    ("`inputs_embeds`", {"inputs_embeds": torch.zeros(1, 740, 64)}),
-    ("a batch of prompts, padded or not", {"input_ids": torch.zeros(2, 9, dtype=torch.long)}),
-    *(
-        ("`cache_implementation` (static, quantized, offloaded)", {"cache_implementation": kind})
-        for kind in ("static", "quantized", "offloaded", "paged")
-    ),
-]
-held.update(row for row, _ in REFUSED)
-
-
-@pytest.mark.parametrize(("row", "settings"), REFUSED)
-def test_what_gives_another_answer_is_refused_at_once(row: str, settings: dict[str, Any]) -> None:
-    model = net("qwen2_5")
-    given = {**inputs("qwen2_5"), "max_new_tokens": 2, **settings}
-
-    def encode(*_: Any) -> None:
-        raise AssertionError("a refused call has begun")
-
-    handle = model.model.visual.register_forward_pre_hook(encode)
-    try:
-        with pruned("qwen2_5"), pytest.raises(UsageError, match=refusal(row)):
-            model.generate(**given)
-    finally:
-        handle.remove()
-
-
-def test_settings_of_the_model_count_as_those_of_the_call() -> None:
-    model = net("qwen2_5")
-    config = copy.deepcopy(model.generation_config)
-    config.cache_implementation = "static"
-    with pruned("qwen2_5"):
-        with pytest.raises(UsageError, match="not one that is static"):
-            model.generate(**inputs("qwen2_5"), generation_config=config)
-        given = inputs("qwen2_5")
-        with pytest.raises(UsageError, match="not one that is static"):
-            model.generate(given.pop("input_ids"), config, **given)  # without their names
-
-
-class Omni(nn.Module):
-    """As the full models call their thinker."""
-
-    def __init__(self, has_talker: bool) -> None:
-        super().__init__()
-        self.thinker, self.has_talker = net("qwen2_5"), has_talker
-        self.config = type("Config", (), {"model_type": "qwen2_5_omni"})
-
-    def generate(self, input_ids: Tensor, generation_mode: Any = None, **given: Any) -> Any:
-        given.pop("return_audio", None)
-        return self.thinker.generate(input_ids=input_ids, **given)
-
-
-@holds("speech about a clip (talker)")
-def test_speech_about_a_clip_is_refused() -> None:
-    given = {**inputs("qwen2_5"), "max_new_tokens": 2, **GREEDY}
-    wanted = None
-    for talker, more in (
-        (False, {}),
-        (True, {"generation_mode": "text"}),
-        (True, {"return_audio": False}),
-    ):
-        omni = Omni(talker)
-        with pruned("qwen2_5", model=omni):
-            found = omni.generate(**given, **more)
-        assert wanted is None or torch.equal(found, wanted)
-        wanted = found
-    with pruned("qwen2_5", model=omni):
-        for more in ({}, {"return_audio": True}, {"generation_mode": "audio"}):
-            with pytest.raises(UsageError, match=refusal("speech about a clip (talker)")):
-                omni.generate(**given, **more)
-        omni.generate(input_ids=torch.tensor([[5, 6, 7]]), max_new_tokens=2)
-    assert "generate" not in vars(omni)
-
-
 # ------------------------------------------------------------------- models and threads
 
 
@@ -417,17 +258,6 @@ def test_peft_layers_apply() -> None:
         assert torch.equal(merged.generate(**given), found)
     with pruned("qwen2_5"):
         assert not torch.equal(net("qwen2_5").generate(**given), found)
-
-
-@holds("a model of `torch.compile`")
-def test_a_compiled_model_is_refused() -> None:
-    row = refusal("a model of `torch.compile`")
-    with pytest.raises(ModelError, match=row):
-        pruned("qwen2_5", model=torch.compile(net("qwen2_5")))
-    model = golden.build("qwen2_5")
-    model.model.language_model.compile()
-    with pytest.raises(ModelError, match=row):
-        pruned("qwen2_5", model=model)
 
 
 @holds("gradient checkpointing")
@@ -511,4 +341,5 @@ def test_the_bundled_model_answers_as_ask_does(loaded: LoadedModel) -> None:
 
 
 def test_every_row_is_held() -> None:
+    import_module("tests.engine.test_generate_refusals")  # which holds the others
     assert held == set(ROWS)

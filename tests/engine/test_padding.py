@@ -20,7 +20,7 @@ from seats_cli.selection.methods import METHODS
 from seats_cli.selection.trace import SelectionTrace
 from tests.cost.test_pruned_executed import cost
 from tests.engine import test_methods
-from tests.engine.test_trained_methods import sieve_weights, weights
+from tests.engine.conftest import selector_weights, sieve_weights
 from tests.selection.test_seats_plus import EVERYTHING
 
 OPTIONS = {"fastv_layer": 3, "contextual_ratio": 0.1, **EVERYTHING, "merging_own": 0.4}
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapter: Adapter = adapter_for(test_methods.model("qwen2_5"))
     save_file(sieve_weights(adapter), path / "echoingpixels.safetensors")
     width = adapter.architecture().hidden_size
-    selector = {f"compressor.{name}": part for name, part in weights(width, 16, 4).items()}
+    selector = {f"compressor.{name}": part for name, part in selector_weights(width, 16, 4).items()}
     save_file(selector, path / "omnisift.safetensors")
     return path
 

@@ -16,7 +16,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import layer_norm, silu
 from typer.testing import CliRunner
 
 from seats_cli.batch.group import BatchSettings
@@ -25,9 +24,7 @@ from seats_cli.cli.main import app
 from seats_cli.cli.to_config import _runnable
 from seats_cli.config import SeatsConfig
 from seats_cli.cost.token_counts import token_counts
-from seats_cli.engine.accounting import account
 from seats_cli.engine.answer import ask
-from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.profiling import refusal
 from seats_cli.engine.prune import check_method, prune
 from seats_cli.engine.session import load_model
@@ -35,31 +32,20 @@ from seats_cli.errors import ModelError, UsageError
 from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.media.reader import read_clip
 from seats_cli.models import inputs_from_messages, need_of
-from seats_cli.models.adapter import Adapter
 from seats_cli.models.load import LoadedModel, outline_model
-from seats_cli.models.method_weights import (
-    folder_of,
-    note_folder,
-    of_a_method,
-    stored_for,
-    weights_for,
-)
+from seats_cli.models.method_weights import folder_of, of_a_method, stored_for, weights_for
 from seats_cli.models.optimize import sync_sections
 from seats_cli.models.patching import hooked
 from seats_cli.models.registry import adapter_for
 from seats_cli.results import RunSpec
 from seats_cli.selection.methods import METHODS
-from seats_cli.selection.methods.echoingpixels import pool_budget
 from seats_cli.selection.methods.omnisift import SoundSelector
 from seats_cli.serve import ServeOptions
 from seats_cli.serve.answering import Answerer
 from tests.cost.counting import counted
-from tests.engine import golden, test_methods
-from tests.engine.golden import FAMILIES
+from tests.engine.conftest import CARDS, TRAINED, selector_weights, sieve_weights
 
-CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 QUESTION = "What color is shown first?"
-CONFIG = SeatsConfig(method="omnisift", retain_video=0.33, retain_audio=0.5)
 # Names and shapes of the published 7B checkpoint (`thinker.compressor.*`).
 PUBLISHED = {
     "v_proj.weight": (512, 3584),
@@ -82,50 +68,12 @@ PUBLISHED = {
 }
 
 
-def weights(width: int, inner: int, heads: int, seed: int = 0) -> dict[str, Tensor]:
-    torch.manual_seed(seed)
-    made = SoundSelector(width, inner, heads).state_dict()
-    return {name: torch.randn_like(value) * 0.2 for name, value in made.items()}
-
-
-def sieve_weights(adapter: Adapter) -> dict[str, Tensor]:
-    """Random ones of a refiner of two layers, as wide as the decoder's, with its names."""
-    shape = adapter.architecture()
-    width, head = shape.hidden_size, shape.head_dim
-    sizes = {"q": shape.num_heads * head, "k": shape.num_kv_heads * head}
-    sizes["v"] = sizes["k"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "ln.weight": (width,),
-        "score_head.0.weight": (width, width),
-        "score_head.0.bias": (width,),
-        "score_head.2.weight": (1, width),
-        "score_head.2.bias": (1,),
-    }
-    for layer in ("layers.0.", "layers.1."):
-        for part, rows in sizes.items():
-            shapes[f"{layer}self_attn.{part}_proj.weight"] = (rows, width)
-            if not hasattr(adapter.layers[0].self_attn, "q_norm"):
-                shapes[f"{layer}self_attn.{part}_proj.bias"] = (rows,)
-            elif part != "v":
-                shapes[f"{layer}self_attn.{part}_norm.weight"] = (head,)
-        shapes[f"{layer}self_attn.o_proj.weight"] = (width, sizes["q"])
-        shapes |= {f"{layer}mlp.{part}_proj.weight": (40, width) for part in ("gate", "up")}
-        shapes[f"{layer}mlp.down_proj.weight"] = (width, 40)
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            shapes[f"{layer}{norm}.weight"] = (width,)
-    generator = torch.Generator().manual_seed(3)
-    return {
-        f"av_refiner.{name}": torch.randn(size, generator=generator) * 0.3
-        for name, size in shapes.items()
-    }
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled model with random weights of both trained methods beside its own."""
     path = tmp_path_factory.mktemp("trained") / "model"
     shutil.copytree(BUNDLED_PATH, path)
-    selector = {f"compressor.{name}": value for name, value in weights(128, 64, 4).items()}
+    selector = {f"compressor.{name}": value for name, value in selector_weights(128, 64, 4).items()}
     save_file(selector, path / "omnisift.safetensors")
     sieve = sieve_weights(load_model("bundled", device="cpu").adapter)
     save_file(sieve, path / "echoingpixels.safetensors")
@@ -179,10 +127,10 @@ def test_the_layout_of_echoingpixels_authors(tmp_path: Path, loaded: LoadedModel
     # Their code has the published sections unless an environment variable gives others.
     assert "rope_sections" in found.notices[-1]
     assert found.adapter.own_settings()["rope_sections"] == list(sync_sections(32))
-    config = replace(CONFIG, method="echoingpixels")
+    config = replace(TRAINED, method="echoingpixels")
     trained = answer(found, config)
     with pytest.raises(ModelError, match="no weights for it"):
-        answer(found, CONFIG)
+        answer(found, TRAINED)
     # The same in our layout.
     ours = tmp_path / "ours"
     shutil.copytree(BUNDLED_PATH, ours)
@@ -197,44 +145,13 @@ def test_the_layout_of_echoingpixels_authors(tmp_path: Path, loaded: LoadedModel
     assert again.token_ids == trained.token_ids
 
 
-def test_scores_follow_the_formula() -> None:
-    own = weights(24, 16, 4)
-    audio, video = torch.randn(5, 24), torch.randn(7, 24)
-
-    def normed(x: Tensor, name: str) -> Tensor:
-        return layer_norm(x, (16,), own[f"{name}.weight"], own[f"{name}.bias"])
-
-    def through(x: Tensor, name: str) -> Tensor:
-        return x @ own[f"{name}.weight"].T + own[f"{name}.bias"]
-
-    v, a = normed(through(video, "v_proj"), "v_norm"), normed(through(audio, "a_proj"), "a_norm")
-    q, k, value = (
-        x @ part.T + bias
-        for x, part, bias in zip(
-            (a, v, v),
-            own["cross_attn.in_proj_weight"].chunk(3),
-            own["cross_attn.in_proj_bias"].chunk(3),
-            strict=True,
-        )
-    )
-    heads = [slice(4 * head, 4 * head + 4) for head in range(4)]
-    mixed = torch.cat(
-        [(q[:, h] @ k[:, h].T / 2.0).softmax(-1) @ value[:, h] for h in heads], dim=-1
-    )
-    x = normed(through(mixed, "cross_attn.out_proj") + a, "post_attn_norm")
-    expected = through(silu(through(x, "score_head.0")), "score_head.2")[:, 0].sigmoid()
-    found = SoundSelector.of(own, 24)(audio, video)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert bool((found.diff() != 0).any())
-
-
 def answer(loaded: LoadedModel, config: SeatsConfig, **how: Any) -> Any:
     clip = read_clip(CARDS, sizing=loaded.sizing)
     return ask(loaded, clip, QUESTION, config=config, max_new_tokens=2, **how)
 
 
 def test_a_run_and_its_accounts(loaded: LoadedModel) -> None:
-    found = answer(loaded, CONFIG)
+    found = answer(loaded, TRAINED)
     stage, cost = found.trace.stages[0], found.cost
     assert stage.video < found.trace.offered[0]
     assert stage.audio < found.trace.offered[1]
@@ -252,7 +169,7 @@ def test_a_run_and_its_accounts(loaded: LoadedModel) -> None:
 @pytest.mark.parametrize("method", ["omnisift", "echoingpixels"])
 def test_a_session_gives_the_same(loaded: LoadedModel, method: str) -> None:
     session = loaded.open(read_clip(CARDS, sizing=loaded.sizing))  # type: ignore[attr-defined]
-    config = replace(CONFIG, method=method)
+    config = replace(TRAINED, method=method)
     alone = answer(loaded, config)
     for _ in range(2):
         found = session.ask(QUESTION, config=config, max_new_tokens=2)
@@ -299,7 +216,7 @@ def test_missing_weights_are_said_before_anything_is_read(monkeypatch: pytest.Mo
     bundled = load_model("bundled", device="cpu")
     monkeypatch.setattr("seats_cli.engine.answer.build_inputs", None)
     for method in ("omnisift", "echoingpixels"):
-        config, sentence = replace(CONFIG, method=method), f"put {method}.safetensors beside"
+        config, sentence = replace(TRAINED, method=method), f"put {method}.safetensors beside"
         with pytest.raises(ModelError, match=sentence):
             answer(bundled, config)
         with pytest.raises(ModelError, match=sentence):
@@ -317,7 +234,7 @@ def test_missing_weights_are_said_before_anything_is_read(monkeypatch: pytest.Mo
         assert found.exit_code == 4, (command, found.output, found.exception)
         assert "put omnisift.safetensors beside" in " ".join(found.stderr.split())
     # Without the weights of the model itself, nobody can tell.
-    check_budget(outline_model("bundled"), BatchSettings(CONFIG))
+    check_budget(outline_model("bundled"), BatchSettings(TRAINED))
 
 
 @torch.no_grad()
@@ -329,7 +246,7 @@ def test_a_prompt_with_only_a_picture_is_refined(loaded: LoadedModel) -> None:
     assert int((ids == net.image_token_id).sum()) == 16
     entered: list[Tensor] = []
     hook = net.layers[0].register_forward_pre_hook(lambda _, args: entered.append(args[0][0]))
-    config = replace(CONFIG, method="echoingpixels", retain_video=0.1, retain_audio=0.1)
+    config = replace(TRAINED, method="echoingpixels", retain_video=0.1, retain_audio=0.1)
     with hooked([hook]), prune(loaded.model, config) as run:
         loaded.model(**inputs)
     assert run.trace.stages[0].kept.numel() == len(ids)
@@ -340,14 +257,14 @@ def test_a_prompt_with_only_a_picture_is_refined(loaded: LoadedModel) -> None:
 
 def test_the_clip_fits_the_refiner(loaded: LoadedModel) -> None:
     for method, entering in (("echoingpixels", token_counts), ("omnisift", None)):
-        found = need_of(loaded, [QUESTION], [replace(CONFIG, method=method)], 4).entering
+        found = need_of(loaded, [QUESTION], [replace(TRAINED, method=method)], 4).entering
         assert (found == (token_counts,)) == (entering is token_counts)
 
 
 def test_weights_that_are_wrong(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "model"
     shutil.copytree(BUNDLED_PATH, other)
-    wrong = {f"compressor.{name}": value for name, value in weights(96, 64, 4).items()}
+    wrong = {f"compressor.{name}": value for name, value in selector_weights(96, 64, 4).items()}
     save_file(wrong, other / "omnisift.safetensors")
     sieve = load_file(folder / "echoingpixels.safetensors")
     del sieve["av_refiner.layers.0.mlp.up_proj.weight"]
@@ -359,7 +276,7 @@ def test_weights_that_are_wrong(folder: Path, tmp_path: Path) -> None:
     }
     for method, reason in reasons.items():
         with pytest.raises(ModelError, match=reason):
-            check_method(loaded, replace(CONFIG, method=method))
+            check_method(loaded, replace(TRAINED, method=method))
     sieve["av_refiner.layers.0.mlp.up_proj.weight"] = torch.zeros(40, 128)
     for name in ("av_refiner.score_head.0.weight", "av_refiner.layers.1.mlp.gate_proj.weight"):
         save_file(
@@ -369,7 +286,7 @@ def test_weights_that_are_wrong(folder: Path, tmp_path: Path) -> None:
         lacking = name.removeprefix("av_refiner.").replace(".", r"\.")
         with pytest.raises(ModelError, match=rf"size \({lacking} is missing\): use those"):
             check_method(
-                load_model(str(other), device="cpu"), replace(CONFIG, method="echoingpixels")
+                load_model(str(other), device="cpu"), replace(TRAINED, method="echoingpixels")
             )
     # Heads that are not the decoder's: 24 is not a multiple of 32.
     for part in ("k_proj", "v_proj"):
@@ -377,7 +294,7 @@ def test_weights_that_are_wrong(folder: Path, tmp_path: Path) -> None:
         sieve |= {f"{at}.weight": torch.zeros(24, 128), f"{at}.bias": torch.zeros(24)}
     save_file(sieve, other / "echoingpixels.safetensors")
     with pytest.raises(ModelError, match="not multiples of the decoder's head width, 32:"):
-        check_method(load_model(str(other), device="cpu"), replace(CONFIG, method="echoingpixels"))
+        check_method(load_model(str(other), device="cpu"), replace(TRAINED, method="echoingpixels"))
     assert len(stored_for(folder, "omnisift")) == len(PUBLISHED)
     assert not stored_for(BUNDLED_PATH, "omnisift")
 
@@ -434,7 +351,7 @@ def test_a_snapshot_of_the_hub(
 def test_an_index_notices_other_weights(loaded: LoadedModel, folder: Path, tmp_path: Path) -> None:
     clip = read_clip(CARDS, sizing=loaded.sizing, max_frames=2, end=3.0)
     session = loaded.open(clip)  # type: ignore[attr-defined]
-    for config in (CONFIG, SeatsConfig(retain=0.1)):
+    for config in (TRAINED, SeatsConfig(retain=0.1)):
         session.prefill(config)
     session.save(tmp_path / "all.seats")
     session.save(tmp_path / "only.seats", only=True)
@@ -442,27 +359,29 @@ def test_an_index_notices_other_weights(loaded: LoadedModel, folder: Path, tmp_p
     for name in ("all", "only"):
         opened = same.open(tmp_path / f"{name}.seats")
         assert opened.clip.warnings == clip.warnings
-        assert opened.ask(QUESTION, config=CONFIG, max_new_tokens=1).text is not None
+        assert opened.ask(QUESTION, config=TRAINED, max_new_tokens=1).text is not None
         assert next(opened._prefixes.prefixes())[1].mapped
         (saved,) = (part.entry_flops for part in opened._index.facts.settings if part.weights)
-        found = opened.ask("And then?", config=CONFIG, max_new_tokens=1).cost
+        found = opened.ask("And then?", config=TRAINED, max_new_tokens=1).cost
         assert found.selection_flops == saved > 0
         assert found.executed_flops < found.prefill_flops
     other = tmp_path / "model"
     shutil.copytree(folder, other)
-    drawn = {f"compressor.{name}": part for name, part in weights(128, 64, 4, seed=1).items()}
+    drawn = {
+        f"compressor.{name}": part for name, part in selector_weights(128, 64, 4, seed=1).items()
+    }
     save_file(drawn, other / "omnisift.safetensors")
     changed = load_model(str(other), device="cpu")
     opened = changed.open(tmp_path / "all.seats")
-    found = opened.ask(QUESTION, config=CONFIG, max_new_tokens=1)
+    found = opened.ask(QUESTION, config=TRAINED, max_new_tokens=1)
     assert "other weights of 'omnisift'" in " ".join(found.warnings)
-    alone = ask(changed, clip, QUESTION, config=CONFIG, max_new_tokens=1)
+    alone = ask(changed, clip, QUESTION, config=TRAINED, max_new_tokens=1)
     assert torch.equal(found.trace.stages[0].kept, alone.trace.stages[0].kept)
-    before = session.ask(QUESTION, config=CONFIG, max_new_tokens=1)
+    before = session.ask(QUESTION, config=TRAINED, max_new_tokens=1)
     assert not torch.equal(found.trace.stages[0].kept, before.trace.stages[0].kept)
     opened = changed.open(tmp_path / "only.seats")
     with pytest.raises(UsageError, match="other weights of 'omnisift': index the clip again"):
-        opened.ask(QUESTION, config=CONFIG)
+        opened.ask(QUESTION, config=TRAINED)
     assert opened.ask(QUESTION, config=SeatsConfig(retain=0.1), max_new_tokens=1).trace.stages
 
 
@@ -474,112 +393,3 @@ def test_all_says_what_it_leaves_out(folder: Path) -> None:
     assert '"omnisift"' in found.stdout
     assert '"echoingpixels"' in found.stdout
     assert "leaves out" not in found.stderr
-
-
-KINDS = ("ragged", "video only", "audio only")
-
-
-def in_products(family: str) -> tuple[Any, Adapter]:
-    """A random model whose attention and experts consist of products that the counter knows."""
-    model = golden.build(family, "eager")
-    if family == "qwen3":
-        model.set_experts_implementation("eager")
-    return model, adapter_for(model)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_selector_in_both_families(family: str, tmp_path: Path) -> None:
-    """What stays of each modality, and every FLOP accounted for, where one is missing, too."""
-    model, adapter = in_products(family)
-    shape = adapter.architecture()
-    own = weights(shape.hidden_size, 16, 4)
-    save_file({f"compressor.{k}": v for k, v in own.items()}, tmp_path / "omnisift.safetensors")
-    note_folder(adapter.model, tmp_path)
-    for kind in KINDS:
-        given = golden.inputs(golden.Run(family, test_methods.PROMPTS[family][kind], ""))
-        sizes = adapter.media_sizes(given)
-        with prune(model, CONFIG) as run, sdpa_kernel(SDPBackend.MATH):
-            flops, _ = counted(lambda given=given: model(**given))
-        stage = run.trace.stages[0]
-        most = run.method.entering(shape, sizes)
-        assert 0 < stage.video + stage.audio < sum(run.trace.offered[:2])
-        assert stage.video <= most[0]
-        assert stage.audio <= most[1]
-        cost = account(
-            shape,
-            run.trace,
-            sizes,
-            method=run.method,
-            decode_steps=0,
-            bytes_per_value=4,
-            peak_host_bytes=0,
-            peak_gpu_bytes=None,
-        )
-        head = 2 * (len(stage.kept) - 1) * shape.hidden_size * shape.vocab_size
-        assert flops - cost.encoder_flops - cost.prefill_flops - head == cost.selection_flops
-        assert (cost.selection_flops > 0) == (kind == "ragged")
-
-
-PROMPTS = [(family, prompt) for family in FAMILIES for prompt in KINDS]
-
-
-@pytest.mark.parametrize(("family", "prompt"), PROMPTS)
-def test_the_refiner_in_both_families(family: str, prompt: str, tmp_path: Path) -> None:
-    """One pool, states of text that changed, KV of what stays, and every FLOP accounted for."""
-    model, adapter = in_products(family)
-    shape = adapter.architecture()
-    model.config.seats = {"rope_sections": list(sync_sections(shape.head_dim))}
-    save_file(sieve_weights(adapter), tmp_path / "echoingpixels.safetensors")
-    note_folder(adapter.model, tmp_path)
-    given = golden.inputs(golden.Run(family, test_methods.PROMPTS[family][prompt], ""))
-    entered, places = [], []
-    hooks = (
-        adapter.layers[0].register_forward_pre_hook(
-            lambda _module, args, kwargs: entered.append(args[0] if args else None),
-            with_kwargs=True,
-        ),
-        adapter.language_model.rotary_emb.register_forward_pre_hook(
-            lambda _module, args, kwargs: places.append([*args, *kwargs.values()][1]),
-            with_kwargs=True,
-        ),
-    )
-    config = SeatsConfig(method="echoingpixels", retain_video=0.3, retain_audio=0.45)
-    with prune(model, config) as run, sdpa_kernel(SDPBackend.MATH):
-        flops, output = counted(lambda: model(**given, use_cache=True))
-        cache = getattr(output, cache_argument(model))
-        token = torch.tensor([[int(output.logits[0, -1].argmax())]])
-        with torch.no_grad():
-            further = model(input_ids=token, use_cache=True, **{cache_argument(model): cache})
-    for hook in hooks:
-        hook.remove()
-    trace = run.trace
-    video, audio, text = trace.offered
-    stage = trace.stages[0]
-    assert stage.text == text
-    assert stage.video + stage.audio == pool_budget(0.3 * video + 0.45 * audio, video + audio)
-    assert {layer.keys.shape[2] for layer in cache.layers} == {len(stage.kept) + 1}
-    # The refiner has all positions, the decoder those of the survivors; then the answer's follows.
-    whole, survivors, next_one = places
-    assert whole.shape[-1] == trace.length
-    assert torch.equal(survivors, whole[..., stage.kept])
-    assert int(next_one.max()) == int(whole.max()) + 1
-    assert bool(further.logits.isfinite().all())
-    plain = adapter.language_model.embed_tokens(given["input_ids"][0, stage.kept])
-    is_text = ~(trace.video_mask | trace.audio_mask)[stage.kept]
-    assert entered[0] is not None
-    assert bool((entered[0][0] != plain)[is_text].any(-1).all())
-    cost = account(
-        shape,
-        trace,
-        adapter.media_sizes(given),
-        method=run.method,
-        decode_steps=0,
-        bytes_per_value=4,
-        peak_host_bytes=0,
-        peak_gpu_bytes=None,
-    )
-    # The refiner holds as much at once as the unpruned prefill.
-    assert cost.activation_bytes == cost.full_activation_bytes
-    head = 2 * (len(stage.kept) - 1) * shape.hidden_size * shape.vocab_size
-    assert flops - cost.encoder_flops - cost.prefill_flops - head == cost.selection_flops
-    assert cost.selection_flops > 2 * 2 * trace.length**2 * shape.num_heads * shape.head_dim
