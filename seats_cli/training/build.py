@@ -37,6 +37,12 @@ MIN_PIXELS = 56 * 56  # per frame
 MAX_PIXELS = 308 * 336  # 132 tokens a grid, as the 7B reads a wide film
 PATCH_SIZE = 14
 MERGE_SIZE = 2
+HEAD_DIM = 64  # of the decoder
+_ROPE_THETA = 10000.0
+_MROPE_SECTION = (12, 10, 10)  # pairs of a head's dimensions for time, height and width
+# Rotary angles (radians from one row or column to the next) of pairs that would not tell places
+# apart: the stock angles of the last section are all below 0.002.
+_LIFTED_ANGLES = {12: 0.35, 13: 0.12, 22: 0.35, 23: 0.12}
 TEMPORAL_PATCH_SIZE = 2
 SECONDS_PER_CHUNK = 2
 
@@ -159,22 +165,27 @@ def build_config(
     mlp: int = 320,
     encoder_layers: int = 4,
 ) -> Qwen2_5OmniThinkerConfig:
-    """Configuration of the tiny thinker: heads of 32, two key-value heads, tied embeddings."""
+    """Configuration of the tiny thinker: decoder heads of 64, tied embeddings."""
     token = tokenizer.convert_tokens_to_ids
+    lengths = _rope_factors()
     spread = 0.05  # of the initial weights; the usual 0.02 starts slowly at this width
     text: dict[str, Any] = {
         "vocab_size": (len(tokenizer) + 31) // 32 * 32,
         "hidden_size": width,
         "intermediate_size": mlp,
         "num_hidden_layers": layers,
-        "num_attention_heads": width // 32,
-        "num_key_value_heads": max(1, width // 64),
+        # What a head fetches passes through its values: 64 numbers hold a colour, a shape and a word.
+        "num_attention_heads": width // HEAD_DIM,
+        "num_key_value_heads": width // HEAD_DIM,
         "max_position_embeddings": 16384,
         "initializer_range": spread,
         "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "mrope_section": [6, 5, 5],
+            "rope_type": "longrope",
+            "rope_theta": _ROPE_THETA,
+            "mrope_section": list(_MROPE_SECTION),
+            "short_factor": lengths,
+            "long_factor": lengths,
+            "factor": 1.0,
         },
         "tie_word_embeddings": True,
         "pad_token_id": token("<|endoftext|>"),
@@ -228,41 +239,81 @@ def build_config(
     )
 
 
+def _rope_factors() -> list[float]:
+    """What the stock rotary angles are divided by (LongRoPE, arXiv 2402.13753): 1 for most."""
+    factors = [1.0] * (HEAD_DIM // 2)
+    for pair, angle in _LIFTED_ANGLES.items():
+        factors[pair] = _ROPE_THETA ** (-2 * pair / HEAD_DIM) / angle
+    return factors
+
+
 def build_model(config: Qwen2_5OmniThinkerConfig) -> Qwen2_5OmniThinkerForConditionalGeneration:
     """A model with fresh weights and the generation settings of its tokenizer."""
     model = Qwen2_5OmniThinkerForConditionalGeneration(config)
+    _let_attention_copy(model)
     model.generation_config.eos_token_id = config.eos_token_id
     model.generation_config.pad_token_id = config.pad_token_id
     return model
 
 
-@torch.no_grad()
-def start_from(model: Any, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
-    """Give a model the weights of a saved one of the same shape, whose tokenizer may differ.
+def lookup_layers(model: Any) -> tuple[int, int]:
+    """Decoder layers (0-based) whose attention is taught.
 
-    Tokens that both know keep their rows of the embedding. A token that is new gets the mean of the
-    rows that it was spelled with before.
+    A name looks at what it stands for in the first, a question's end at the names and at the
+    evidence in the second.
     """
+    first = max(0, 3 * len(model.model.language_model.layers) // 7 - 2)
+    return first, first + 2
+
+
+# Share of a token's (normed) state that attention adds to the state of who looks at it, at first.
+_COPIED = 0.25
+_COPIED_IN_LOOKUPS = 1.0
+
+
+@torch.no_grad()
+def _let_attention_copy(model: Any) -> None:
+    """Begin with a decoder whose heads copy what they look at, and states that stay readable.
+
+    Values and outputs of attention start as multiples of the identity (as in "Mimetic
+    Initialization of Self-Attention Layers", arXiv 2305.09828), so that a word which looks at a
+    token knows at once what it shows: learned from random weights this took thousands of steps.
+    Embeddings are as large as what layers add to them, and the last norm scales the logits.
+    """
+    language = model.model.language_model
+    language.embed_tokens.weight.normal_(0, 1)
+    language.norm.weight.fill_(language.norm.weight.shape[0] ** -0.5)
+    for index, layer in enumerate(language.layers):
+        attention = layer.self_attn
+        copied = _COPIED_IN_LOOKUPS if index in lookup_layers(model) else _COPIED
+        for projection in (attention.v_proj, attention.o_proj):
+            projection.weight.mul_(0.5)
+            projection.weight += copied**0.5 * torch.eye(*projection.weight.shape)
+
+
+_LIKENESS = 0.8
+
+
+@torch.no_grad()
+def spell_alike(model: Any, tokenizer: Qwen2Tokenizer) -> None:
+    """Give fresh embeddings of a word with and without a blank before it much in common."""
+    rows = model.model.language_model.embed_tokens.weight
+    known = tokenizer.get_vocab()
+    for token, index in known.items():
+        behind_a_blank = known.get(f"\u0120{token}")  # how byte-level tokenizers write a blank
+        if behind_a_blank is not None:
+            own = (1 - _LIKENESS**2) ** 0.5
+            rows[index] = _LIKENESS * rows[behind_a_blank] + own * rows[index]
+
+
+@torch.no_grad()
+def start_encoders_from(model: Any, folder: Path) -> None:
+    """Give a model the encoders of a saved one whose encoders have the same shape."""
     old: Any = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32
     )
-    spelling = Qwen2Tokenizer.from_pretrained(folder)
-    known = spelling.get_vocab()
-    rows = old.model.language_model.embed_tokens.weight
-    weights = old.state_dict()
-    table = model.model.language_model.embed_tokens.weight
-    fresh = table.clone()
-    for token, index in tokenizer.get_vocab().items():
-        if token in known:
-            fresh[index] = rows[known[token]]
-            continue
-        pieces = spelling.encode(tokenizer.decode([index]))
-        if pieces:
-            fresh[index] = rows[pieces].mean(dim=0)
-    for name in list(weights):
-        if weights[name].shape == rows.shape and ("embed_tokens" in name or "lm_head" in name):
-            weights[name] = fresh
-    model.load_state_dict(weights)
+    for name in ("visual", "audio_tower"):
+        getattr(model.model, name).load_state_dict(getattr(old.model, name).state_dict())
 
 
 def export(model: Any, processor: Qwen2_5OmniProcessor, folder: Path) -> None:

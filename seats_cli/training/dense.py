@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_pos_emb
 
 from seats_cli.world.layouts import Layout
+from seats_cli.world.links import Question
 from seats_cli.world.lettering import letter_centers
 from seats_cli.world.script import Script, SpokenWord, Thing, place_of
 from seats_cli.world.truths import Evidence
@@ -34,7 +35,7 @@ from seats_cli.world.vocabulary import (
     SWEEPS,
 )
 from seats_cli.world.voices import WORDS
-from seats_cli.world.wording import DIGITS, HEARD_KINDS, PLACE_NAMES
+from seats_cli.world.wording import COUNTS, DIGITS, HEARD_KINDS, PLACE_NAMES
 
 
 def attention_loss(
@@ -77,7 +78,7 @@ def attention_loss(
     query = linear(normed, attention.q_proj.weight[of_query], attention.q_proj.bias[of_query])
     key = linear(normed, attention.k_proj.weight[of_key], attention.k_proj.bias[of_key])
     query, key = apply_rotary_pos_emb(query[:, None], key[:, None], *rotary)
-    scores = torch.einsum("nd,npd->np", query[rows, 0, places], key[rows, 0])
+    scores = torch.einsum("nd,npd->np", query[rows, 0, places], key[rows, 0]).float()
     scores = (scores * attention.scaling).masked_fill(~mask[rows, 0, places], float("-inf"))
     found = scores.masked_fill(~right[seen], float("-inf")).logsumexp(dim=1)
     loss: torch.Tensor = (scores.logsumexp(dim=1) - found).mean()
@@ -138,9 +139,16 @@ CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
 
 # What the classes from 1 on are called in answers, where they have a name.
 NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-    "video": {"color": COLORS, "shape": SHAPES, "print": PRINTS},
-    "audio": {"word": WORDS},
+    "video": {"color": COLORS, "shape": SHAPES, "motion": MOTIONS, "print": PRINTS},
+    "audio": {"kind": HEARD_KINDS[1:], "word": WORDS},
     "video_context": {"place": PLACE_NAMES},
+    "audio_context": {
+        "beeps": COUNTS[1:],
+        "words": COUNTS[1:],
+        "screen_color": COLORS,
+        "screen_shape": SHAPES,
+        "screen_print": PRINTS,
+    },
 }
 
 
@@ -390,13 +398,29 @@ def dense_labels(script: Script) -> dict[str, dict[str, IntArray]]:
     return dict(zip(CLASSES, (video, audio, video_context, audio_context), strict=True))
 
 
+def looked_for(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """What a word that a question names is to look at, of all that the answer rests on.
+
+    Sound, where it is involved: the tokens of the picture come before those of the sound of their
+    time and know nothing of it, while those of the sound have seen the picture.
+    """
+    heard = [part for part in evidence if part.modality == "audio"]
+    return heard or [part for part in evidence if part.role == "answer"]
+
+
+def read_from(question: Question) -> list[list[Evidence]]:
+    """Where each item of an answer is read; an answer that is no list has one item."""
+    parts = [part for part in question.evidence if part.role == "answer"]
+    items = question.answer.count(", ") + 1
+    return [[part] for part in parts] if items == len(parts) > 1 else [parts] * items
+
+
 def evidence_tokens(script: Script, evidence: Sequence[Evidence]) -> tuple[BoolArray, BoolArray]:
-    """Which video tokens and which audio tokens the answer is read from.
+    """Which video tokens and which audio tokens show or play a part of the evidence.
 
     Returns
     -------
     pair of bool arrays, shapes (video tokens,) and (audio tokens,)
-        Every token that shows or plays a part of the evidence of role "answer".
     """
     layout = script.layout
     rows, columns = layout.height // CELL, layout.width // CELL
@@ -405,8 +429,6 @@ def evidence_tokens(script: Script, evidence: Sequence[Evidence]) -> tuple[BoolA
     heard_at = token_times(script)
     audio = np.zeros(len(heard_at), dtype=np.bool_)
     for part in evidence:
-        if part.role != "answer":
-            continue
         if part.modality == "audio":
             audio |= (heard_at >= part.start) & (heard_at < part.end)
             continue

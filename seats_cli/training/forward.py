@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from seats_cli.models.patching import use_attention
-from seats_cli.training.dense import attention_loss
+from seats_cli.training.build import lookup_layers
+from seats_cli.training.dense import NAMES, attention_loss
 from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.world.vocabulary import IGNORE
 
 # A Qwen2_5OmniThinkerForConditionalGeneration; transformers is not followed by the type checker.
 Thinker: TypeAlias = Any
 
-_LOOKUP_LAYERS = 2  # layers from the middle in which a word fetches what it names
-# The heads that are taught to look: a name at what it stands for, a question's end at the names and
-# at the evidence. The first two of four share keys, and so do the last two.
-_NAME_HEAD, _END_NAME_HEAD, _END_EVIDENCE_HEAD = 0, -1, 1
+# The heads that are taught to look in the second of `lookup_layers`; in the first all are, so that
+# all of what a token shows comes along.
+_END_NAME_HEAD, _END_EVIDENCE_HEAD = 0, -1
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,30 @@ class Thinning:
 
 
 @dataclass
+class Hops:
+    """The steps from a question's last name to its answer, each with what it should give."""
+
+    lookup: torch.Tensor  # (): loss of the taught heads (`attention_loss`)
+    fetched: torch.Tensor  # (n, width): states of the names, one layer after they looked
+    # What they looked at, where all of it is alike: (n,) by part and name as in `NAMES`.
+    found: dict[str, dict[str, torch.Tensor]]
+    told: torch.Tensor  # (n, width): states of the names where the question's end looks at them
+    told_answers: torch.Tensor  # (n,): first token of the answer, or `IGNORE`
+    relayed: torch.Tensor  # (m, width): states before an answer's items, after they looked
+    relayed_answers: torch.Tensor  # (m,): first token of the item
+
+
+@dataclass
 class PackedOutput:
     """Encoder outputs, mid-LLM states with their labels, and answer logits."""
 
     video: torch.Tensor | None  # projected embeddings (B, tokens, width)
     audio: torch.Tensor | None
-    middle: torch.Tensor  # (B, P, width): states of the whole prefix after `middle_layer` layers
+    middle: torch.Tensor  # (B, P, width): states of the whole prefix before the first lookup
     # Its labels (B, P) by part and name as in `CLASSES`, `IGNORE` at other tokens than the part's.
     labels: dict[str, dict[str, torch.Tensor]]
     logits: torch.Tensor  # (answer tokens, vocabulary), in the order of `target[target != IGNORE]`
-    lookup: torch.Tensor  # (): loss of the taught heads (`attention_loss`), 0 in eval mode
+    hops: Hops | None  # what is taught on the way to the answer; None in eval mode
 
 
 def encode(model: Thinker, batch: TrainingBatch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -95,18 +111,46 @@ def packed_attention(
     """Attention under `packed_mask`, with the signature of transformers' `AttentionInterface`.
 
     Half of the pairs within a prefix are masked, and most pairs lie there. A causal call skips
-    them, while one call with the whole mask computes them: it takes 1.2 to 1.6 times as long.
+    them, while one call with the whole mask computes them: it takes 1.2 to 1.6 times as long. In
+    bfloat16 plain products take half the time of torch's fused CPU kernel, whose backward pass
+    gains nothing from it; they need memory for all pairs.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    half = torch.is_autocast_enabled("cpu") and key.shape[2] <= _MOST_PAIRED
+    if half:
+        query, key, value = (x.to(torch.bfloat16) for x in (query, key, value))
     seen, asking = query[:, :, :prefix_length], query[:, :, prefix_length:]
     before = key[:, :, :prefix_length], value[:, :, :prefix_length]
     mask = attention_mask[:, :, prefix_length:]
-    parts = [
-        scaled_dot_product_attention(seen, *before, is_causal=True, scale=scaling),
-        scaled_dot_product_attention(asking, key, value, attn_mask=mask, scale=scaling),
-    ]
+    if half:
+        past = attention_mask[:1, :, :prefix_length, :prefix_length]  # the same in all clips
+        parts = [
+            _plain_attention(seen, *before, past, scaling),
+            _plain_attention(asking, key, value, mask, scaling),
+        ]
+    else:
+        parts = [
+            scaled_dot_product_attention(seen, *before, is_causal=True, scale=scaling),
+            scaled_dot_product_attention(asking, key, value, attn_mask=mask, scale=scaling),
+        ]
     return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+_MOST_PAIRED = 1600  # tokens: with more, all pairs take too much memory
+
+
+def _plain_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """Softmax of all pairs, then their values; arguments as of torch's fused attention."""
+    bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill(~mask, float("-inf"))
+    scores = (query * scaling) @ key.transpose(2, 3) + bias
+    return scores.softmax(dim=-1, dtype=query.dtype) @ value
 
 
 def run_layers(
@@ -152,38 +196,46 @@ def _random_keep(ids: torch.Tensor, token: int, drop: float, wanted: torch.Tenso
     return places[order]
 
 
-def _taught_attention(
-    batch: TrainingBatch, kept: torch.Tensor
-) -> dict[str, tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
-    """`asking` and `right` of `attention_loss` by hop; `kept` (B, p) is left of the prefix."""
-    length, asked = kept.shape[1], batch.question_ids.shape[1]
-    evidence = batch.evidence.gather(2, kept[:, None].expand(-1, batch.evidence.shape[1], -1))
-    index = (batch.question_number - 1).clamp(min=0)
-    of_token = evidence.gather(1, index[..., None].expand(-1, -1, length))  # (B, Q, p)
-    no_question = torch.zeros(batch.size, asked, asked, dtype=torch.bool)
-    answered = batch.target != IGNORE
-    # The last token of the question: the first that is followed by a part of the answer.
-    before = torch.cat([torch.zeros_like(answered[:, :1]), answered[:, :-1]], dim=1)
-    ends = answered & ~before
-    same = batch.question_number[:, :, None] == batch.question_number[:, None]
-    names = same & batch.named.bool()[:, None]
-    found = torch.cat([of_token, no_question], dim=2)
-    named = torch.cat([torch.zeros_like(of_token), names], dim=2)
-    hops = {}
-    for name, asking, right in (
-        ("name", batch.named.bool(), found),
-        ("end_name", ends, named),
-        ("end_evidence", ends, found),
-    ):
-        rows, places = asking.nonzero(as_tuple=True)
-        hops[name] = ((rows, places + length), right[rows, places])
-    return hops
+def _first_answers(batch: TrainingBatch, ends: torch.Tensor) -> torch.Tensor:
+    """First token of every question's answer, (B, most questions + 1), by running number."""
+    rows, places = ends.nonzero(as_tuple=True)
+    first = torch.full((batch.size, int(batch.question_number.max()) + 1), IGNORE)
+    # Backwards, so that the first of a question's items is written last.
+    rows, places = rows.flip(0), places.flip(0)
+    for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+        first[row, batch.question_number[row, place]] = batch.target[row, place]
+    return first
 
 
-def packed_forward(
-    model: Thinker, batch: TrainingBatch, *, thinning: Thinning, middle_layer: int
-) -> PackedOutput:
-    """Run encoders and LLM on a packed batch; context heads read after `middle_layer` layers."""
+def _rows_of_evidence(
+    batch: TrainingBatch, kept: torch.Tensor, row: torch.Tensor
+) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Tokens (rows, places in `question_ids`) with a row of evidence, and that row (n, p)."""
+    rows, places = (row >= 0).nonzero(as_tuple=True)
+    evidence = batch.evidence[rows, row[rows, places]].gather(1, kept[rows])
+    return (rows, places), evidence
+
+
+def _labels_of_found(
+    labels: dict[str, dict[str, torch.Tensor]], rows: torch.Tensor, found: torch.Tensor
+) -> dict[str, dict[str, torch.Tensor]]:
+    """What all found tokens (n, p) that show anything have in common, by part and name.
+
+    Labels are (B, p); `rows` (n,) says in which of the B the tokens are.
+    """
+    common: dict[str, dict[str, torch.Tensor]] = {}
+    for part, names in NAMES.items():
+        for name in names:
+            label = labels[part][name][rows]
+            shown = found & (label > 0)
+            most = torch.where(shown, label, 0).max(dim=1)[0]
+            least = torch.where(shown, label, 1 << 20).min(dim=1)[0]
+            common.setdefault(part, {})[name] = torch.where(most == least, most, IGNORE)
+    return common
+
+
+def packed_forward(model: Thinker, batch: TrainingBatch, *, thinning: Thinning) -> PackedOutput:
+    """Run encoders and LLM on a packed batch."""
     config = model.config
     language = model.model.language_model
 
@@ -192,9 +244,9 @@ def packed_forward(
     ids, size = batch.prefix_ids, batch.size
     prefix = language.embed_tokens(ids).expand(size, -1, -1).clone()
     if video is not None:
-        prefix[:, ids == config.video_token_id] = video
+        prefix[:, ids == config.video_token_id] = video.to(prefix.dtype)
     if audio is not None:
-        prefix[:, ids == config.audio_token_id] = audio
+        prefix[:, ids == config.audio_token_id] = audio.to(prefix.dtype)
     prefix_position = prefix_positions(model, batch)
     next_position = int(prefix_position.max()) + 1
 
@@ -226,28 +278,25 @@ def packed_forward(
 
     # 4. The first layers, after which the context heads read.
     layer_count = len(language.layers)
-    states = run_layers(language, states, positions, mask, range(middle_layer), prefix_length)
+    cut = layer_count if thinning.cut_layer is None else thinning.cut_layer
+    naming, ending = (min(layer, cut) for layer in lookup_layers(model))
+    states = run_layers(language, states, positions, mask, range(naming), prefix_length)
     middle = states[:, :prefix_length]
 
     # 5. Layers in which a name fetches what it stands for, and the question's end the answer.
-    cut = layer_count if thinning.cut_layer is None else thinning.cut_layer
-    read = min(middle_layer + _LOOKUP_LAYERS, cut)
-    before = states
-    states = run_layers(language, states, positions, mask, range(middle_layer, read), prefix_length)
-    lookup = states.new_zeros(())
-    if model.training and read < cut:
-        rotary = language.rotary_emb(states, positions)
-        hops = _taught_attention(batch, kept)
-        heads = config.text_config.num_attention_heads
-        for hop, layer, seen, head in (
-            ("name", middle_layer, before, _NAME_HEAD),
-            ("end_name", read, states, _END_NAME_HEAD),
-            ("end_evidence", read, states, _END_EVIDENCE_HEAD),
-        ):
-            asking, right = hops[hop]
-            lookup = lookup + attention_loss(
-                language.layers[layer], seen, rotary, mask, asking, right, head % heads
+    read = min(ending + 2, cut)
+    hops = None
+    if model.training and read == ending + 2:  # the late layers begin behind both lookups
+        stops = (naming, naming + 1, ending, read)
+        at = [states]
+        for start, stop in pairwise(stops):
+            at.append(
+                run_layers(language, at[-1], positions, mask, range(start, stop), prefix_length)
             )
+        states = at[-1]
+        hops = _hops(model, batch, at, positions, mask, kept, labels)
+    else:
+        states = run_layers(language, states, positions, mask, range(naming, read), prefix_length)
 
     # 6. The rest; from `cut` on without the clip, as in the late block.
     states = run_layers(language, states, positions, mask, range(read, cut), prefix_length)
@@ -265,7 +314,56 @@ def packed_forward(
         )
     answers = states[:, prefix_length:][batch.target != IGNORE]
     logits = model.lm_head(language.norm(answers))
-    return PackedOutput(video, audio, middle, labels, logits, lookup)
+    return PackedOutput(video, audio, middle, labels, logits, hops)
+
+
+def _hops(
+    model: Thinker,
+    batch: TrainingBatch,
+    at: Sequence[torch.Tensor],
+    positions: torch.Tensor,
+    mask: torch.Tensor,
+    kept: torch.Tensor,
+    labels: dict[str, dict[str, torch.Tensor]],
+) -> Hops:
+    """Collect what is taught, from the states before and after each of the two lookups."""
+    language = model.model.language_model
+    rotary = language.rotary_emb(at[0], positions)
+    length, asked = kept.shape[1], batch.question_ids.shape[1]
+    naming, ending = (language.layers[layer] for layer in lookup_layers(model))
+    heads = model.config.text_config.num_attention_heads
+    (rows, places), found = _rows_of_evidence(batch, kept, batch.looks)
+    (end_rows, end_places), read = _rows_of_evidence(batch, kept, batch.reads)
+
+    # 1. Names look at what they stand for; the tokens before the items of an answer at the names
+    #    and at what the item is read from.
+    def taught(layer: Any, states: torch.Tensor, asking: Any, right: Any, head: int) -> Any:
+        return attention_loss(layer, states, rotary, mask, asking, right, head)
+
+    nobody = torch.zeros(len(rows), asked, dtype=torch.bool)
+    asking, right = (rows, places + length), torch.cat([found, nobody], dim=1)
+    lookup = at[0].new_zeros(())
+    for head in range(heads):
+        lookup = lookup + taught(naming, at[0], asking, right, head) / heads
+    ends = (end_rows, end_places + length)
+    nobody = torch.zeros(len(end_rows), asked, dtype=torch.bool)
+    same = batch.question_number[end_rows] == batch.question_number[end_rows, end_places][:, None]
+    names = torch.cat([torch.zeros_like(read), same & (batch.looks[end_rows] >= 0)], dim=1)
+    lookup = lookup + taught(ending, at[2], ends, names, _END_NAME_HEAD % heads)
+    evidence = torch.cat([read, nobody], dim=1)
+    lookup = lookup + taught(ending, at[2], ends, evidence, _END_EVIDENCE_HEAD % heads)
+
+    # 2. What they found, and the answer, as far as it has come.
+    first = _first_answers(batch, batch.reads >= 0)
+    return Hops(
+        lookup=lookup,
+        fetched=at[1][rows, places + length],
+        found=_labels_of_found(labels, rows, found),
+        told=at[2][rows, places + length],
+        told_answers=first[rows, batch.question_number[rows, places]],
+        relayed=at[3][end_rows, end_places + length],
+        relayed_answers=batch.target[end_rows, end_places],
+    )
 
 
 def _prefix_labels(

@@ -108,8 +108,7 @@ def accuracy_by_family(
 
     def answers(batch: TrainingBatch) -> Answers:
         with use_for_encoders(adapter_for(model)):
-            middle = chosen.cut_layer or len(model.model.language_model.layers)
-            output = packed_forward(model, batch, thinning=chosen, middle_layer=middle)
+            output = packed_forward(model, batch, thinning=chosen)
         return packed_answers(batch, output.logits)
 
     return right_by_family(answers, batches)

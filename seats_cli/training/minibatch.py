@@ -16,13 +16,21 @@ import torch
 from transformers import Qwen2_5OmniProcessor
 
 from seats_cli.training.build import SECONDS_PER_CHUNK, SYSTEM_PROMPT
-from seats_cli.training.dense import CLASSES, audio_token_count, dense_labels, evidence_tokens
+from seats_cli.training.dense import (
+    CLASSES,
+    audio_token_count,
+    dense_labels,
+    evidence_tokens,
+    looked_for,
+    read_from,
+)
 from seats_cli.training.drills import drill_layout, drill_script
 from seats_cli.world.layouts import Layout, sample_wide_layout
 from seats_cli.world.lettering import TRAINING_FONTS
 from seats_cli.world.links import Question, every_question, sample_questions
 from seats_cli.world.painting import draft_script, render_script
 from seats_cli.world.script import ScriptedClip
+from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import AUDIO_TOKENS_PER_SECOND, IGNORE
 from seats_cli.world.voices import TRAINING_VOICES
 
@@ -45,9 +53,9 @@ class TrainingBatch:
     question_number: torch.Tensor  # running number from 1; -1 is padding
     position: torch.Tensor  # counted from the end of the prefix
     target: torch.Tensor  # next token, `IGNORE` outside of the answers
-    named: torch.Tensor  # 1 at words that say what is to be looked up, else 0
-    # bool (B, most questions, P): where in the prefix the answer to each question is read; all
-    # False where that is nowhere in particular.
+    looks: torch.Tensor  # row of `evidence` that the last named word is to look at, else -1
+    reads: torch.Tensor  # and that the token before an item of the answer is to read, else -1
+    # bool (B, rows, P): parts of the prefix; all False for what is nowhere in particular.
     evidence: torch.Tensor
     labels: dict[
         str, dict[str, torch.Tensor]
@@ -109,17 +117,26 @@ def prefix_text(layout: Layout, processor: Qwen2_5OmniProcessor, system: str) ->
     return f"{opening}{processor.vision_bos_token}{content}{processor.vision_eos_token}"
 
 
-def _name_tokens(tokenizer: Any, question: Question, asked: Sequence[int]) -> list[int]:
-    """1 at the tokens of the words that a question names, 0 at all others."""
-    line = [0] * len(asked)
+def _name_token(tokenizer: Any, question: Question, asked: Sequence[int]) -> int | None:
+    """Index of the token at which all that a question names is said; None where it names nothing.
+
+    Before it, "red" in "the red square" may be one of several.
+    """
+    last = None
     for name in question.names:
         word = tokenizer.encode(f" {name}")
         for start in range(len(asked) - len(word) + 1):
             if list(asked[start : start + len(word)]) == word:
                 # The last token of a word has seen the whole word.
-                line[start + len(word) - 1] = 1
+                last = max(last or 0, start + len(word) - 1)
                 break
-    return line
+    return last
+
+
+def _item_tokens(tokenizer: Any, answer: Sequence[int]) -> list[int]:
+    """Indices of the tokens of an answer at which its items begin."""
+    (comma,) = tokenizer.encode(",")
+    return [0, *(index + 1 for index, token in enumerate(answer) if token == comma)]
 
 
 # What a row of questions consists of, and what it is padded with.
@@ -128,7 +145,8 @@ _PADDING = {
     "question_number": -1,
     "position": 0,
     "target": IGNORE,
-    "named": 0,
+    "looks": -1,
+    "reads": -1,
 }
 
 
@@ -141,15 +159,23 @@ def _packed(
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     packed: dict[str, list[list[int]]] = {name: [[] for _ in rows] for name in _PADDING}
     for row, questions in enumerate(rows):
+        place = 0  # of the question in `evidence`
         for number, question in enumerate(questions, start=1):
             asked = tokenizer.encode(question.text) + closing
             answer = [*tokenizer.encode(question.answer), end]
-            named = _name_tokens(tokenizer, question, asked) + [0] * (len(answer) - 1)
+            looks, reads = ([-1] * (len(asked) + len(answer) - 1) for _ in range(2))
+            name = _name_token(tokenizer, question, asked)
+            if name is not None:
+                looks[name] = place
+            for item, start in enumerate(_item_tokens(tokenizer, answer), start=1):
+                reads[len(asked) - 1 + start] = place + item
+            place += 1 + len(read_from(question))
             packed["question_ids"][row] += asked + answer[:-1]
-            packed["question_number"][row] += [number] * len(named)
-            packed["position"][row] += range(len(named))
+            packed["question_number"][row] += [number] * len(looks)
+            packed["position"][row] += range(len(looks))
             packed["target"][row] += [IGNORE] * (len(asked) - 1) + answer
-            packed["named"][row] += named
+            packed["looks"][row] += looks
+            packed["reads"][row] += reads
     longest = max(map(len, packed["question_ids"]))
     return {
         name: torch.tensor([line + [fill] * (longest - len(line)) for line in packed[name]])
@@ -169,14 +195,23 @@ def _evidence(
     """The field of `TrainingBatch`."""
     token = processor.tokenizer.convert_tokens_to_ids
     places = [prefix == token(name) for name in (processor.video_token, processor.audio_token)]
-    evidence = torch.zeros(len(rows), max(map(len, rows)), len(prefix), dtype=torch.bool)
-    for row, (clip, questions) in enumerate(zip(clips, rows, strict=True)):
-        for number, question in enumerate(questions):
-            found = evidence_tokens(clip.script, question.evidence)
+    wanted = [
+        [part for question in questions for part in _looked_for_and_read(question)]
+        for questions in rows
+    ]
+    evidence = torch.zeros(len(rows), max(map(len, wanted)), len(prefix), dtype=torch.bool)
+    for row, (clip, parts) in enumerate(zip(clips, wanted, strict=True)):
+        for number, part in enumerate(parts):
+            found = evidence_tokens(clip.script, part)
             for place, tokens in zip(places, found, strict=True):
                 if len(tokens) and tokens.mean() <= _EVERYWHERE:
                     evidence[row, number, place] = torch.from_numpy(tokens)
     return evidence
+
+
+def _looked_for_and_read(question: Question) -> list[list[Evidence]]:
+    """The rows of `TrainingBatch.evidence` that belong to a question."""
+    return [looked_for(question.evidence), *read_from(question)]
 
 
 def assemble(

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, rms_norm
 
 from seats_cli.training.dense import AT_PLACES, CARD_CLASS, CLASSES, NAMES
-from seats_cli.training.forward import Thinker, Thinning, encode, packed_forward
+from seats_cli.training.forward import Hops, Thinker, Thinning, encode, packed_forward
 from seats_cli.training.hyperparameters import Hyperparameters
 from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.world.vocabulary import IGNORE
@@ -188,7 +188,7 @@ class DenseHeads(nn.Module):
             known = truth != IGNORE
             if not bool(known.any()):
                 continue
-            scores = self.heads[f"{part}_{name}"](states.flatten(0, -2)[known])
+            scores = self.heads[f"{part}_{name}"](states.flatten(0, -2)[known]).float()
             weights = _class_weights(part, name, scores.shape[-1])
             loss = loss + cross_entropy(scores, truth[known], weights)
             counted = weights[truth[known]] == 1.0
@@ -239,7 +239,7 @@ class Naming:
             if not bool(known.any()):
                 continue
             states = model.model.language_model.norm(hidden.flatten(0, -2)[known])
-            scores = states @ model.lm_head.weight[tokens].mean(dim=1).T
+            scores = (states @ model.lm_head.weight[tokens].mean(dim=1).T).float()
             loss = loss + cross_entropy(scores, truth[known])
             right = scores.argmax(-1) == truth[known]
             accuracy[f"named.{part}.{name}"] = right.float().mean().item()
@@ -281,11 +281,17 @@ def draw_thinning(
 
 
 def encoder_loss(
-    model: Thinker, heads: DenseHeads, batch: TrainingBatch
+    model: Thinker, heads: DenseHeads, naming: Naming, batch: TrainingBatch, naming_weight: float
 ) -> tuple[torch.Tensor, Figures]:
-    """Loss of the encoders' own heads."""
+    """Loss of the encoders' own heads, and of the names of what they see and hear."""
     video, audio = encode(model, batch)
-    loss, figures = _head_losses(heads, {"video": video, "audio": audio}, batch.labels)
+    states = {"video": video, "audio": audio}
+    loss, figures = _head_losses(heads, states, batch.labels)
+    for part, hidden in states.items():
+        if hidden is not None:
+            names, name_figures = naming.loss(model, part, hidden, batch.labels[part])
+            loss = loss + naming_weight * names
+            figures.update(name_figures)
     return loss, {"loss": loss.item(), **figures}
 
 
@@ -298,8 +304,8 @@ def joint_loss(
     settings: Hyperparameters,
 ) -> tuple[torch.Tensor, Figures]:
     """Answers, encoder heads, context heads, names and the taught attention, weighted."""
-    output = packed_forward(model, batch, thinning=thinning, middle_layer=settings.middle_layer)
-    answers = cross_entropy(output.logits, batch.target[batch.target != IGNORE])
+    output = packed_forward(model, batch, thinning=thinning)
+    answers = cross_entropy(output.logits.float(), batch.target[batch.target != IGNORE])
     states = {"video": output.video, "audio": output.audio}
     encoders, figures = _head_losses(heads, states, batch.labels)
     middle = dict.fromkeys(("video_context", "audio_context"), output.middle)
@@ -317,10 +323,35 @@ def joint_loss(
         + settings.encoder_head_weight * encoders
         + settings.context_head_weight * context
         + settings.naming_weight * names
-        + settings.lookup_weight * output.lookup
     )
-    parts = {"answer": answers.item(), "lookup": output.lookup.item()}
-    return loss, {**parts, **figures, **context_figures}
+    if output.hops is not None:
+        hops, hop_figures = _hop_losses(model, naming, output.hops, settings)
+        loss = loss + hops
+        figures.update(hop_figures)
+    return loss, {"answer": answers.item(), **figures, **context_figures}
+
+
+def _hop_losses(
+    model: Thinker, naming: Naming, hops: Hops, settings: Hyperparameters
+) -> tuple[torch.Tensor, Figures]:
+    """The taught attention, what it fetched, and the answer on its way to the question's end."""
+    figures: Figures = {"lookup": hops.lookup.item()}
+    total = settings.lookup_weight * hops.lookup
+    for part in NAMES:
+        loss, found = naming.loss(model, part, hops.fetched, hops.found[part])
+        total = total + settings.fetched_weight * loss
+        figures.update({name.replace("named", "fetched"): value for name, value in found.items()})
+    for name, states, answers in (
+        ("told", hops.told, hops.told_answers),
+        ("relayed", hops.relayed, hops.relayed_answers),
+    ):
+        known = answers != IGNORE
+        if bool(known.any()):
+            logits = model.lm_head(model.model.language_model.norm(states[known])).float()
+            total = total + settings.told_weight * cross_entropy(logits, answers[known])
+            right = logits.argmax(-1) == answers[known]
+            figures[name] = right.float().mean().item()
+    return total, figures
 
 
 def _head_losses(

@@ -39,9 +39,10 @@ from seats_cli.training.build import (
     build_processor,
     build_tokenizer,
     export,
-    start_from,
+    spell_alike,
+    start_encoders_from,
 )
-from seats_cli.training.forward import Thinker, Thinning
+from seats_cli.training.forward import Thinker, Thinning, encode
 from seats_cli.training.held_out import accuracy_by_family, macro, validation_batches
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
 from seats_cli.training.minibatch import (
@@ -155,8 +156,9 @@ class Trainer:
             encoder_layers=settings.encoder_layers,
         )
         self.model: Thinker = build_model(config).train()
+        spell_alike(self.model, self.processor.tokenizer)
         if start is not None:
-            start_from(self.model, self.processor.tokenizer, start)
+            start_encoders_from(self.model, start)
         self.pause = pause
         self.adapter = adapter_for(self.model)
         self.heads = DenseHeads(settings.width)
@@ -205,12 +207,23 @@ class Trainer:
         """Start the current phase at its first step."""
         self.step, self.elapsed = 0, 0.0
         if self.phase.name == "joint":
-            net = self.model.model
-            with torch.no_grad():
-                for projection in (net.audio_tower.proj, net.visual.merger.mlp[-1]):
-                    projection.weight.mul_(self.settings.encoder_gain)
-                    projection.bias.mul_(self.settings.encoder_gain)
+            self._level_encoders()
         self._start_phase()
+
+    @torch.no_grad()
+    def _level_encoders(self) -> None:
+        """Make what the encoders give as loud as the embeddings of words; names have no loudness."""
+        rng = np.random.default_rng([_CHECK_SEED, 1])
+        batch = drill_batch(rng, self.processor, tokens=600)
+        net = self.model.model
+        with use_for_encoders(self.adapter):
+            states = encode(self.model, batch)
+        projections = (net.visual.merger.mlp[-1], net.audio_tower.proj)
+        for projection, state in zip(projections, states, strict=True):
+            assert state is not None  # drills have both
+            gain = self.settings.encoder_level / state.square().mean().sqrt()
+            projection.weight.mul_(gain)
+            projection.bias.mul_(gain)
 
     def progress(self) -> float:
         """Share of the phase's steps that is done."""
@@ -234,7 +247,8 @@ class Trainer:
     def loss(self, batch: TrainingBatch) -> tuple[torch.Tensor, Figures]:
         """Loss of a batch in the current phase, with figures for the log."""
         if self._is_drill(self.step):
-            return encoder_loss(self.model, self.heads, batch)
+            weight = self.settings.naming_weight
+            return encoder_loss(self.model, self.heads, self.naming, batch, weight)
         rng = np.random.default_rng([self.settings.seed, 7, self.step, self.workers.rank])
         long = self._is_long(self.step)
         thinning = draw_thinning(rng, self.progress(), self.settings, long=long)
@@ -243,8 +257,10 @@ class Trainer:
     def update(self, batch: TrainingBatch) -> Figures:
         """One optimiser step; a batch with a broken gradient is skipped."""
         self._set_rates()
-        with use_for_encoders(self.adapter):
+        half = torch.autocast("cpu", torch.bfloat16, enabled=self.settings.half and not self._is_drill(self.step))
+        with use_for_encoders(self.adapter), half:
             loss, figures = self.loss(batch)
+        with use_for_encoders(self.adapter):
             loss.backward()  # type: ignore[no-untyped-call]
         self.workers.average_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, _GRADIENT_LIMIT)
@@ -368,7 +384,7 @@ class Trainer:
                 rng, self.processor, tokens=600, voices=HELD_OUT_VOICES, fonts=HELD_OUT_FONTS
             )
             with use_for_encoders(self.adapter):
-                figures = encoder_loss(self.model, self.heads, batch)[1]
+                figures = encoder_loss(self.model, self.heads, self.naming, batch, 1.0)[1]
             for name, value in figures.items():
                 seen.setdefault(name, []).append(value)
         self._note("drills", {name: float(np.mean(values)) for name, values in seen.items()})

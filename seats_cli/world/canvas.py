@@ -19,7 +19,7 @@ from seats_cli.world.wording import DIGITS
 MIN_SHOT_FRAMES: Final = 2  # a shot that only one sampled frame shows would be seen by luck
 ROOMY_SIDE: Final = 160  # pixels: from this shorter side on there is room for several small things
 _SMALL = (30.0, 56.0)  # pixels: heights of things in roomy frames, one to four tokens
-_CAPITALS = (15.0, 36.0)  # pixels: heights of printed capitals there
+_CAPITALS = (18.0, 38.0)  # pixels: heights of printed capitals there
 _PIXELS_PER_SECOND = (20.0, 46.0)  # of what moves
 _GAP = 7.0  # pixels between two things
 DARK: Final[Rgb] = (10.0, 10.0, 10.0)
@@ -129,7 +129,7 @@ class Canvas:
         self, word: str, span: tuple[float, float], *, color: str | None = None, ink: Rgb = LIGHT
     ) -> Thing:
         """A printed word or number in the middle, in a named colour or else in `ink`."""
-        forms = {word.upper(): 0.6, word: 0.2, word.capitalize(): 0.2}
+        forms = {word.upper(): 0.7, word: 0.1, word.capitalize(): 0.2}
         printed_as = weighted_choice(self.rng, forms)
         font = str(self.rng.choice(self.fonts))
         mask = printed(printed_as, font, 32)

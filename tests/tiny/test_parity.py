@@ -89,7 +89,7 @@ def test_packed_logits_equal_the_stock_forward(
     processor: Any, micro_model: Thinker, name: str
 ) -> None:
     clip, questions, batch = make_case(processor, name)
-    output = packed_forward(micro_model, batch, thinning=Thinning(), middle_layer=2)
+    output = packed_forward(micro_model, batch, thinning=Thinning())
     first_token = (batch.target != IGNORE) & (batch.position > 0)
     numbers = batch.question_number[first_token]
     for number, question in enumerate(questions, start=1):

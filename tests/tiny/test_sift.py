@@ -37,7 +37,7 @@ def test_whole_prefix_is_the_unpruned_model(trainer: SiftTrainer, batch: Trainin
     with torch.no_grad():
         prefix = sift_prefix(trainer.model, trainer.selector, batch, (1.0, 1.0))
         found = sifted_logits(trainer.model, batch, prefix)
-        expected = packed_forward(trainer.model, batch, thinning=Thinning(), middle_layer=5)
+        expected = packed_forward(trainer.model, batch, thinning=Thinning())
     assert prefix.kept.shape[1] == len(batch.prefix_ids)
     torch.testing.assert_close(found, expected.logits, atol=1e-4, rtol=1e-4)
 
