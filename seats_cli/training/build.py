@@ -174,7 +174,7 @@ def build_config(
         "hidden_size": width,
         "intermediate_size": mlp,
         "num_hidden_layers": layers,
-        # What a head fetches passes through its values: 64 numbers hold a colour, a shape and a word.
+        # What a head fetches passes through its values: 64 hold a colour, a shape and a word.
         "num_attention_heads": width // HEAD_DIM,
         "num_key_value_heads": width // HEAD_DIM,
         "max_position_embeddings": 16384,

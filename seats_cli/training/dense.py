@@ -20,8 +20,8 @@ from torch.nn.functional import linear
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_pos_emb
 
 from seats_cli.world.layouts import Layout
-from seats_cli.world.links import Question
 from seats_cli.world.lettering import letter_centers
+from seats_cli.world.links import Question
 from seats_cli.world.script import Script, SpokenWord, Thing, place_of
 from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import (

@@ -1,4 +1,4 @@
-"""Train the second bundled model on generated clips, from the weights of the first.
+"""Train the bundled model on generated clips.
 
 One command runs both phases, resumes where it was stopped, and exports the result:
 
@@ -30,7 +30,6 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 from transformers import Qwen2Tokenizer
 
-from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.models.optimize import use_for_encoders
 from seats_cli.models.registry import adapter_for
 from seats_cli.training.build import (
@@ -129,7 +128,7 @@ class Trainer:
     workers : WorkerGroup, optional
         This process among others; alone by default.
     start : Path, optional
-        Folder of a model of the same shape to start from; fresh weights by default.
+        Folder of a model whose encoders to start from; fresh weights by default.
     pause : Path, optional
         While this file exists, no step is begun.
     """
@@ -212,7 +211,7 @@ class Trainer:
 
     @torch.no_grad()
     def _level_encoders(self) -> None:
-        """Make what the encoders give as loud as the embeddings of words; names have no loudness."""
+        """Make what the encoders give as loud as embeddings; naming left its loudness open."""
         rng = np.random.default_rng([_CHECK_SEED, 1])
         batch = drill_batch(rng, self.processor, tokens=600)
         net = self.model.model
@@ -257,7 +256,9 @@ class Trainer:
     def update(self, batch: TrainingBatch) -> Figures:
         """One optimiser step; a batch with a broken gradient is skipped."""
         self._set_rates()
-        half = torch.autocast("cpu", torch.bfloat16, enabled=self.settings.half and not self._is_drill(self.step))
+        half = torch.autocast(
+            "cpu", torch.bfloat16, enabled=self.settings.half and not self._is_drill(self.step)
+        )
         with use_for_encoders(self.adapter), half:
             loss, figures = self.loss(batch)
         with use_for_encoders(self.adapter):
@@ -438,7 +439,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--export", type=Path, help="write the finished model to this folder")
     parser.add_argument("--workers", type=int, default=2, help="processes, one per core")
     parser.add_argument(
-        "--start", type=Path, default=BUNDLED_PATH, help="model whose weights to start from"
+        "--start", type=Path, help="model whose encoders to start from instead of fresh ones"
     )
     parser.add_argument("--pause", type=Path, help="wait while this file exists")
     options = parser.parse_args(arguments)

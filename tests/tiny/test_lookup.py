@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,25 @@ from seats_cli.training.dense import (
     CELL,
     CLASSES,
     LETTERS,
+    NAMES,
     PRINTS,
     attention_loss,
     audio_token_count,
     dense_labels,
     evidence_tokens,
+    looked_for,
+    read_from,
 )
 from seats_cli.training.forward import (
     Thinker,
+    _first_answers,
+    _labels_of_found,
     _random_keep,
-    _taught_attention,
+    _rows_of_evidence,
     packed_attention,
     packed_mask,
 )
-from seats_cli.training.minibatch import assemble, drill_batch, training_batch
+from seats_cli.training.minibatch import TrainingBatch, assemble, drill_batch, training_batch
 from seats_cli.world.layouts import Layout, sample_wide_layout
 from seats_cli.world.links import Question
 from seats_cli.world.painting import draft_script, render_script
@@ -138,38 +144,53 @@ def test_evidence_is_where_the_answer_is_read() -> None:
     video, audio = evidence_tokens(script, [Evidence("answer", "audio", 2.5, 3.0)])
     assert not video.any()
     assert audio.nonzero()[0].tolist() == list(range(62, 75))
+
+
+def test_a_name_looks_at_the_sound_where_one_is_involved() -> None:
+    seen = Evidence("answer", "video", 0.0, 2.0)
+    shown, said = replace(seen, role="cue"), Evidence("cue", "audio", 2.5, 3.0)
+    assert looked_for([shown, seen]) == [seen]
+    assert looked_for([said, seen]) == [said]
+    assert looked_for([shown, replace(said, role="answer")]) == [replace(said, role="answer")]
+
+
+def test_items_of_a_list_are_read_one_by_one() -> None:
+    first, second = (Evidence("answer", "video", start, start + 2) for start in (0.0, 2.0))
+    listed = Question("color_order", "List the colors.", "red, blue", (first, second))
+    assert read_from(listed) == [[first], [second]]
+    counted = replace(listed, answer="2")
+    assert read_from(counted) == [[first, second]]
     cue = Evidence("cue", "audio", 2.5, 3.0)
-    assert not any(part.any() for part in evidence_tokens(script, [cue]))
+    assert read_from(replace(counted, evidence=(cue, second))) == [[second]]
 
 
-def test_hops_point_at_evidence_and_names_of_their_own_question(processor: Any) -> None:
-    clip = render_script(two_shots())
+def hop_batch(processor: Any) -> TrainingBatch:
+    """Two questions about `two_shots`: one with names, one with a list for an answer."""
     heard = Evidence("answer", "audio", 2.5, 3.0)
     seen = Evidence("answer", "video", 0.0, 2.0, (0.375, 1 / 12, 0.625, 0.25))
     questions = [
         Question("place", "Where is the red square?", "left", (seen,), ("red", "square")),
-        Question("spoken_word", "Which word is said?", "seven", (heard,)),
+        Question("color_order", "List the colors.", "red, blue", (seen, heard)),
     ]
-    batch = assemble([clip], [questions], processor)
-    length = len(batch.prefix_ids)
-    kept = torch.arange(length)[None]
-    hops = _taught_attention(batch, kept)
+    return assemble([render_script(two_shots())], [questions], processor)
+
+
+def test_hops_point_at_evidence_of_their_own_question(processor: Any) -> None:
+    batch = hop_batch(processor)
+    kept = torch.arange(len(batch.prefix_ids))[None]
     decode = processor.tokenizer.decode
 
-    (rows, places), right = hops["name"]
-    assert rows.tolist() == [0, 0]
-    named = [decode([int(batch.question_ids[0, place - length])]) for place in places]
-    assert [name.strip() for name in named] == ["red", "square"]
+    (rows, places), right = _rows_of_evidence(batch, kept, batch.looks)
+    assert rows.tolist() == [0]  # the last name alone: only there all is said
+    assert decode([int(batch.question_ids[0, places[0]])]).strip() == "square"
     video = processor.tokenizer.convert_tokens_to_ids(processor.video_token)
-    assert all((batch.prefix_ids[line[:length]] == video).all() for line in right)
-    assert right.sum(dim=1).tolist() == [8, 8]
+    assert bool((batch.prefix_ids[right[0]] == video).all())
+    assert int(right.sum()) == 8
 
-    (rows, ends), right = hops["end_name"]
-    assert [decode([int(batch.target[0, end - length])]) for end in ends] == ["left", "seven"]
-    assert right[0].nonzero().flatten().tolist() == places.tolist()
-    assert not right[1].any()
-    right = hops["end_evidence"][1]
-    assert right.sum(dim=1).tolist() == [8, 13]
+    (_, ends), right = _rows_of_evidence(batch, kept, batch.reads)
+    following = [decode([int(batch.target[0, end])]).strip() for end in ends]
+    assert following == ["left", "red", "blue"]
+    assert right.sum(dim=1).tolist() == [8, 8, 13]
 
     # What is dropped is not pointed at, and evidence stays where it is wanted.
     wanted = batch.evidence.any(dim=1)
@@ -178,8 +199,26 @@ def test_hops_point_at_evidence_and_names_of_their_own_question(processor: Any) 
     assert set(wanted.nonzero()[:, 1].tolist()) & set(left[0].tolist()) == set(
         (wanted[0] & (batch.prefix_ids == video)).nonzero().flatten().tolist()
     )
-    right = _taught_attention(batch, left[:, :4])["end_evidence"][1]
-    assert right.shape[1] == 4 + batch.question_ids.shape[1]
+    assert _rows_of_evidence(batch, left[:, :4], batch.reads)[1].shape == (3, 4)
+
+
+def test_the_first_item_is_what_a_name_is_told(processor: Any) -> None:
+    batch = hop_batch(processor)
+    first = _first_answers(batch, batch.reads >= 0)
+    decode = processor.tokenizer.decode
+    assert first[0, 0] == IGNORE
+    assert [decode([int(token)]) for token in first[0, 1:]] == ["left", "red"]
+
+
+def test_found_labels_are_what_all_found_tokens_share() -> None:
+    color = torch.tensor([[0, 3, 3, IGNORE, 5]])
+    nothing = torch.zeros_like(color)
+    labels = {part: dict.fromkeys(names, nothing) for part, names in NAMES.items()}
+    labels["video"] = {**labels["video"], "color": color}
+    found = torch.tensor([[1, 1, 1, 1, 0], [0, 1, 0, 0, 1], [1, 0, 0, 1, 0]]).bool()
+    common = _labels_of_found(labels, torch.tensor([0, 0, 0]), found)
+    assert common["video"]["color"].tolist() == [3, IGNORE, IGNORE]
+    assert (common["video"]["shape"] == IGNORE).all()
 
 
 def test_loss_is_that_of_the_models_own_attention(micro_model: Thinker) -> None:
@@ -192,7 +231,7 @@ def test_loss_is_that_of_the_models_own_attention(micro_model: Thinker) -> None:
     right[0, 2:4] = True
     layer = language.layers[0]
     asking = (torch.tensor([0]), torch.tensor([7]))
-    for head in range(2):
+    for head in range(len(states)):
         loss = attention_loss(layer, states, rotary, mask, asking, right, head)
         before = language.config._attn_implementation
         language.config._attn_implementation = "eager"  # returns the weights

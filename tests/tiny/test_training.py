@@ -13,11 +13,16 @@ import pytest
 import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Tokenizer
 
-from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.models.optimize import SEGMENTS, encoder_attention
 from seats_cli.training import build, train
-from seats_cli.training.build import build_config, build_model, export, start_from
-from seats_cli.training.forward import Thinker
+from seats_cli.training.build import (
+    build_config,
+    build_model,
+    export,
+    lookup_layers,
+    start_encoders_from,
+)
+from seats_cli.training.forward import Thinker, encode, packed_attention, packed_mask
 from seats_cli.training.held_out import as_clip, blanked, held_out_scripts
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
 from seats_cli.training.minibatch import drill_batch, long_batch, token_count
@@ -47,7 +52,6 @@ def micro_run() -> Hyperparameters:
         layers=4,
         mlp=96,
         encoder_layers=2,
-        middle_layer=2,
         cut_layers=(2, 3),
     )
 
@@ -137,26 +141,20 @@ def test_every_trained_parameter_has_one_optimiser(micro_model: Thinker) -> None
     assert left_out == ["model.audio_tower.audio_bos_eos_token.weight"]
 
 
-def test_words_that_both_tokenizers_know_keep_their_embedding(processor: Any) -> None:
-    torch.manual_seed(3)
-    model = build_model(build_config(processor.tokenizer))
-    start_from(model, processor.tokenizer, BUNDLED_PATH)
-    old = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-        BUNDLED_PATH, dtype=torch.float32
-    )
-    spelling = Qwen2Tokenizer.from_pretrained(BUNDLED_PATH)
-    rows, before = (thinker.model.language_model.embed_tokens.weight for thinker in (model, old))
-    for word in (" red", "<|im_end|>", "<|VIDEO|>", "beeps"):
-        (new_id,), (old_id,) = processor.tokenizer.encode(word), spelling.encode(word)
-        assert torch.equal(rows[new_id], before[old_id])
-    (new_id,), pieces = processor.tokenizer.encode(" banana"), spelling.encode(" banana")
-    assert len(pieces) > 1
-    torch.testing.assert_close(rows[new_id], before[pieces].mean(dim=0))
-    assert torch.equal(model.lm_head.weight, rows)
-    assert torch.equal(
-        model.model.language_model.layers[3].mlp.up_proj.weight,
-        old.model.language_model.layers[3].mlp.up_proj.weight,
-    )
+def test_encoders_may_start_from_a_saved_model(finished: Trainer, tmp_path: Path) -> None:
+    export(finished.model, finished.processor, tmp_path)
+    model = build_model(finished.model.config)
+    words = model.model.language_model.embed_tokens.weight.clone()
+    start_encoders_from(model, tmp_path)
+    for name in ("visual", "audio_tower"):
+        pairs = zip(
+            getattr(model.model, name).parameters(),
+            getattr(finished.model.model, name).parameters(),
+            strict=True,
+        )
+        for mine, other in pairs:
+            torch.testing.assert_close(mine, other, atol=1e-3, rtol=1e-3)
+    assert torch.equal(model.model.language_model.embed_tokens.weight, words)
 
 
 @pytest.mark.parametrize("shape", [(12, 8), (8, 12), (8, 8)])
@@ -254,7 +252,9 @@ def test_naming_rewards_states_that_say_what_they_show(processor: Any) -> None:
         lm_head=SimpleNamespace(weight=rows),
     )
     seven, dog = (tokenizer.encode(word)[0] for word in ("seven", "dog"))
-    labels = {"word": torch.tensor([[0, WORDS.index("seven") + 1, IGNORE, WORDS.index("dog") + 1]])}
+    silent = torch.zeros(1, 4, dtype=torch.long)
+    said = torch.tensor([[0, WORDS.index("seven") + 1, IGNORE, WORDS.index("dog") + 1]])
+    labels = {"word": said, "kind": silent}
     states = rows[[seven, seven, dog, dog]][None]
     loss, figures = naming.loss(model, "audio", states, labels)
     assert figures == {"named.audio.word": 1.0}
@@ -262,18 +262,59 @@ def test_naming_rewards_states_that_say_what_they_show(processor: Any) -> None:
     loss, figures = naming.loss(model, "audio", states.flip(1), labels)
     assert figures == {"named.audio.word": 0.0}
     assert loss > 5
-    nothing = {"word": torch.zeros(1, 4, dtype=torch.long)}
+    nothing = {"word": silent, "kind": silent}
     assert naming.loss(model, "audio", states, nothing) == (0.0, {})
 
 
-def test_the_joint_phase_begins_with_louder_encoders(tmp_path: Path) -> None:
-    trainer = Trainer(Hyperparameters(encoder_gain=3.0), tmp_path)
-    projection = trainer.model.model.audio_tower.proj
-    before = projection.weight.detach().clone()
+def test_the_joint_phase_begins_with_encoders_as_loud_as_words(tmp_path: Path) -> None:
+    settings = micro_run()
+    trainer = Trainer(settings, tmp_path)
     trainer.phase_index = 1
     trainer.begin_phase()
-    torch.testing.assert_close(projection.weight, 3 * before)
+    batch = drill_batch(np.random.default_rng(5), trainer.processor, tokens=400)
+    for states in encode(trainer.model, batch):
+        assert states is not None
+        level = float(states.detach().square().mean().sqrt())
+        assert level == pytest.approx(settings.encoder_level, rel=0.2)
+    words = trainer.model.model.language_model.embed_tokens.weight
+    assert float(words.detach().square().mean().sqrt()) == pytest.approx(1.0, rel=0.02)
     trainer.save()
-    resumed = Trainer(Hyperparameters(encoder_gain=3.0), tmp_path)
+    resumed = Trainer(settings, tmp_path)
     resumed.resume()
-    torch.testing.assert_close(resumed.model.model.audio_tower.proj.weight, 3 * before)
+    before, after = (run.model.model.audio_tower.proj.weight for run in (trainer, resumed))
+    torch.testing.assert_close(before, after)  # not made louder again
+
+
+def test_words_are_spelled_alike_with_and_without_a_blank(tmp_path: Path) -> None:
+    trainer = Trainer(micro_run(), tmp_path)
+    tokenizer = trainer.processor.tokenizer
+    rows = trainer.model.model.language_model.embed_tokens.weight.detach()
+    (alone,), (behind,) = tokenizer.encode("seven"), tokenizer.encode(" seven")
+    (other,) = tokenizer.encode(" dog")
+    assert alone != behind
+    alike = torch.nn.functional.cosine_similarity(rows[[alone, alone]], rows[[behind, other]])
+    assert alike[0] > 0.6
+    assert abs(alike[1]) < 0.5
+
+
+def test_attention_begins_as_a_copy(processor: Any) -> None:
+    """What a token looks at in a lookup layer is in its state right away."""
+    model = build_model(build_config(processor.tokenizer))
+    language = model.model.language_model
+    rows = language.embed_tokens.weight.detach()
+    for index in (0, lookup_layers(model)[0]):
+        attention = language.layers[index].self_attn
+        fetched = attention.o_proj(attention.v_proj(rows[40:60])).detach()
+        nearest = (fetched @ rows.T).argmax(dim=1)
+        assert float((nearest == torch.arange(40, 60)).float().mean()) > 0.8, index
+
+
+def test_half_precision_attention_is_nearly_the_fused_one() -> None:
+    torch.manual_seed(0)
+    mask = packed_mask(torch.tensor([[0] * 5 + [1, 1, 2, -1], [0] * 5 + [1, 2, 2, 2]]))
+    query, key, value = (torch.randn(2, 2, 9, 8) for _ in range(3))
+    exact, _ = packed_attention(None, query, key, value, mask, prefix_length=5, scaling=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        half, _ = packed_attention(None, query, key, value, mask, prefix_length=5, scaling=0.3)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), exact, atol=0.03, rtol=0.03)
