@@ -59,7 +59,7 @@ class Hyperparameters:
     seed: int = 2
     phases: tuple[Phase, ...] = (
         Phase("encoders", 2400, 0.01, 2e-3, 1600, decay_share=0.3),
-        Phase("joint", 2600, 0.01, 1.5e-3, 4000, questions=12, drill_share=0.15, decay_share=0.35),
+        Phase("joint", 2000, 0.01, 1.5e-3, 4000, questions=12, drill_share=0.15, decay_share=0.35),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
     # Weights in the joint loss: the throw-away heads, the names of what is seen and heard, and the
@@ -80,11 +80,11 @@ class Hyperparameters:
     level_share: float = 0.4
     # Every so many steps a long clip, at full difficulty: alone, with most of the picture left out
     # before the LLM. The other clips have at most half of a worker's `batch_tokens`.
-    long_every: int = 30
+    long_every: int = 40
     long_tokens: tuple[int, int] = (2500, 9500)
     long_drop: float = 0.6  # of the video tokens, at least
     thin_from: float = 0.5  # share of the joint phase after which drops have full strength
-    whole_share: float = 0.35  # of the steps see all tokens
+    whole_share: float = 0.2  # of the steps see all tokens
     max_video_drop: float = 0.9  # upper ends of the uniform random drops
     max_audio_drop: float = 0.65
     careless_share: float = 0.4  # of the drops, at full strength, may take evidence too

@@ -271,7 +271,7 @@ def draw_thinning(
         cut = int(rng.choice(settings.cut_layers))
     if not long and rng.random() < settings.whole_share:
         return Thinning(cut_layer=cut)
-    least = settings.long_drop if long else 0.2
+    least = settings.long_drop if long else 0.4
     return Thinning(
         video_drop=float(rng.uniform(least, settings.max_video_drop)),
         audio_drop=float(rng.uniform(0, settings.max_audio_drop)) * strength,
