@@ -259,11 +259,11 @@ def build_model(config: Qwen2_5OmniThinkerConfig) -> Qwen2_5OmniThinkerForCondit
 def lookup_layers(model: Any) -> tuple[int, int]:
     """Decoder layers (0-based) whose attention is taught.
 
-    A name looks at what it stands for in the first, a question's end at the names and at the
-    evidence in the second.
+    A name looks at what it stands for in the first, a question's end at the name in the second.
     """
-    first = max(0, 3 * len(model.model.language_model.layers) // 7 - 2)
-    return first, first + 2
+    layers = len(model.model.language_model.layers)
+    first = max(0, 3 * layers // 7 - 2)
+    return first, min(first + 3, layers - 2)
 
 
 # Share of a token's (normed) state that attention adds to the state of who looks at it, at first.

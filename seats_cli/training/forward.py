@@ -19,11 +19,6 @@ from seats_cli.world.vocabulary import IGNORE
 # A Qwen2_5OmniThinkerForConditionalGeneration; transformers is not followed by the type checker.
 Thinker: TypeAlias = Any
 
-# The heads that are taught to look in the second of `lookup_layers`; in the first all are, so that
-# all of what a token shows comes along.
-_END_NAME_HEAD, _END_EVIDENCE_HEAD = 0, -1
-
-
 @dataclass(frozen=True)
 class Thinning:
     """What is withheld from the LLM, to make it tolerate pruning."""
@@ -335,23 +330,21 @@ def _hops(
     (rows, places), found = _rows_of_evidence(batch, kept, batch.looks)
     (end_rows, end_places), read = _rows_of_evidence(batch, kept, batch.reads)
 
-    # 1. Names look at what they stand for; the tokens before the items of an answer at the names
-    #    and at what the item is read from.
-    def taught(layer: Any, states: torch.Tensor, asking: Any, right: Any, head: int) -> Any:
-        return attention_loss(layer, states, rotary, mask, asking, right, head)
-
-    nobody = torch.zeros(len(rows), asked, dtype=torch.bool)
-    asking, right = (rows, places + length), torch.cat([found, nobody], dim=1)
-    lookup = at[0].new_zeros(())
-    for head in range(heads):
-        lookup = lookup + taught(naming, at[0], asking, right, head) / heads
-    ends = (end_rows, end_places + length)
-    nobody = torch.zeros(len(end_rows), asked, dtype=torch.bool)
+    # 1. Names look at what they stand for; the tokens before an answer's items at the name, or
+    #    where the question names nothing at what the item is read from. All heads do, so that all
+    #    of what is looked at comes along.
     same = batch.question_number[end_rows] == batch.question_number[end_rows, end_places][:, None]
-    names = torch.cat([torch.zeros_like(read), same & (batch.looks[end_rows] >= 0)], dim=1)
-    lookup = lookup + taught(ending, at[2], ends, names, _END_NAME_HEAD % heads)
-    evidence = torch.cat([read, nobody], dim=1)
-    lookup = lookup + taught(ending, at[2], ends, evidence, _END_EVIDENCE_HEAD % heads)
+    names = same & (batch.looks[end_rows] >= 0)
+    unnamed = read & ~names.any(dim=1, keepdim=True)
+    nobody = torch.zeros(len(rows), asked, dtype=torch.bool)
+    lookup = at[0].new_zeros(())
+    for layer, before, asking, right in (
+        (naming, at[0], (rows, places + length), torch.cat([found, nobody], dim=1)),
+        (ending, at[2], (end_rows, end_places + length), torch.cat([unnamed, names], dim=1)),
+    ):
+        for head in range(heads):
+            loss = attention_loss(layer, before, rotary, mask, asking, right, head)
+            lookup = lookup + loss / heads
 
     # 2. What they found, and the answer, as far as it has come.
     first = _first_answers(batch, batch.reads >= 0)

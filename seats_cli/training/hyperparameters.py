@@ -59,7 +59,7 @@ class Hyperparameters:
     seed: int = 2
     phases: tuple[Phase, ...] = (
         Phase("encoders", 2400, 0.01, 2e-3, 1600, decay_share=0.3),
-        Phase("joint", 2000, 0.01, 1.5e-3, 4000, questions=12, drill_share=0.15, decay_share=0.35),
+        Phase("joint", 3000, 0.006, 1.5e-3, 4000, questions=12, drill_share=0.15, decay_share=0.5),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
     # Weights in the joint loss: the throw-away heads, the names of what is seen and heard, and the
@@ -69,8 +69,8 @@ class Hyperparameters:
     naming_weight: float = 0.5
     lookup_weight: float = 0.5
     # What a name has fetched, and the answer at the names and where the question's end has looked.
-    fetched_weight: float = 0.3
-    told_weight: float = 0.5
+    fetched_weight: float = 0.5
+    told_weight: float = 1.0
     # Root mean square of the encoders' outputs when the joint phase begins; of embeddings it is 1.
     encoder_level: float = 1.2
     half: bool = True  # products in bfloat16, which CPUs with such units take half the time for
@@ -89,7 +89,7 @@ class Hyperparameters:
     max_audio_drop: float = 0.65
     careless_share: float = 0.4  # of the drops, at full strength, may take evidence too
     cut_share: float = 0.4  # of the steps, at full strength, hide the clip from the late layers
-    cut_layers: tuple[int, ...] = (8, 9, 10, 12)  # 0-based, from which on it may be hidden
+    cut_layers: tuple[int, ...] = (9, 10, 12)  # 0-based, from which on it may be hidden
     check_batches: int = 12  # of held-out clips, measured every few hundred steps
     check_clips: int = 4  # in each of them
     width: int = 128
