@@ -19,6 +19,7 @@ from seats_cli.world.vocabulary import IGNORE
 # A Qwen2_5OmniThinkerForConditionalGeneration; transformers is not followed by the type checker.
 Thinker: TypeAlias = Any
 
+
 @dataclass(frozen=True)
 class Thinning:
     """What is withheld from the LLM, to make it tolerate pruning."""

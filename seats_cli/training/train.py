@@ -217,12 +217,12 @@ class Trainer:
         net = self.model.model
         with use_for_encoders(self.adapter):
             states = encode(self.model, batch)
-        projections = (net.visual.merger.mlp[-1], net.audio_tower.proj)
-        for projection, state in zip(projections, states, strict=True):
+        outputs = (net.visual.merger.mlp[-1], net.audio_tower.proj)
+        for projection, state in zip(outputs, states, strict=True):
             assert state is not None  # drills have both
             gain = self.settings.encoder_level / state.square().mean().sqrt()
-            projection.weight.mul_(gain)
-            projection.bias.mul_(gain)
+            for parameter in projection.parameters():
+                parameter.mul_(gain)
 
     def progress(self) -> float:
         """Share of the phase's steps that is done."""
@@ -308,17 +308,13 @@ class Trainer:
         every = self.settings.long_every
         return self.level == 1.0 and not self._is_drill(step) and step % every == every // 2
 
-    def _wait_while_paused(self) -> None:
-        """Wait for as long as the pause file is there."""
-        wait_while_there(self.pause, self.workers, self.save)
-
     def _batches(self) -> Iterator[TrainingBatch]:
         """This worker's batches from the current step on, each from its own seed."""
         tokens = self.phase.batch_tokens // self.workers.size
         for step in range(self.step, self.phase.steps):
             seed = [self.settings.seed, self.phase_index, step, self.workers.rank]
             rng = np.random.default_rng(seed)
-            self._wait_while_paused()
+            wait_while_there(self.pause, self.workers, self.save)
             if self._is_drill(step):
                 yield drill_batch(rng, self.processor, tokens=tokens)
                 continue
