@@ -1,23 +1,20 @@
-"""Supervision beside the answers: dense labels with throw-away heads, and taught attention.
+"""Supervision beside the answers: dense labels of what tokens show, and where answers are read.
 
 Answers alone are too little to learn from on a CPU: a clip of a few thousand tokens gives eight
 words. So every token has labels of what is seen or heard there (read from the encoders), and of
 what goes on at its moment in the other modality (read in the middle of the LLM: "which word is
 said while the red square is on the left?" is answered by a sound token that knows what is on the
-left). And since questions state where their answer is to be found (`Question.evidence`), one head
-in each of two layers is taught to look there.
+left). And since questions state where their answer is to be found (`Question.evidence`), the heads
+of two layers are taught to look there (`forward.Hops`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn.functional import linear
-from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_pos_emb
 
 from seats_cli.world.layouts import Layout
 from seats_cli.world.lettering import letter_centers
@@ -36,54 +33,6 @@ from seats_cli.world.vocabulary import (
 )
 from seats_cli.world.voices import WORDS
 from seats_cli.world.wording import COUNTS, DIGITS, HEARD_KINDS, PLACE_NAMES
-
-
-def attention_loss(
-    layer: Any,
-    states: torch.Tensor,
-    rotary: tuple[torch.Tensor, torch.Tensor],
-    mask: torch.Tensor,
-    asking: tuple[torch.Tensor, torch.Tensor],
-    right: torch.Tensor,
-    head: int,
-) -> torch.Tensor:
-    """Mean of -log(attention of one of a layer's heads on the right tokens).
-
-    Parameters
-    ----------
-    states : float tensor, shape (B, N, width)
-        The layer's input.
-    rotary : pair of float tensors, shape (B, N, head_dim)
-        Cosine and sine of the positions.
-    mask : bool tensor, shape (B, 1, N, N)
-        Which token (row) may attend to which.
-    asking : pair of int64 tensors, shape (n,)
-        Row and place of the tokens whose attention is taught.
-    right : bool tensor, shape (n, N)
-        What each of them is to look at; a token with nothing to look at is left out.
-    head : int
-        Index of the query head.
-    """
-    seen = right.any(dim=1)
-    if not bool(seen.any()):
-        return states.new_zeros(())
-    rows, places = asking[0][seen], asking[1][seen]
-    attention = layer.self_attn
-    normed = layer.input_layernorm(states)
-    width = attention.head_dim
-    # Only this head's rows of the projections; several query heads share one key head.
-    sharing = attention.q_proj.out_features // attention.k_proj.out_features
-    of_query = slice(head * width, (head + 1) * width)
-    of_key = slice(head // sharing * width, (head // sharing + 1) * width)
-    query = linear(normed, attention.q_proj.weight[of_query], attention.q_proj.bias[of_query])
-    key = linear(normed, attention.k_proj.weight[of_key], attention.k_proj.bias[of_key])
-    query, key = apply_rotary_pos_emb(query[:, None], key[:, None], *rotary)
-    scores = torch.einsum("nd,npd->np", query[rows, 0, places], key[rows, 0]).float()
-    scores = (scores * attention.scaling).masked_fill(~mask[rows, 0, places], float("-inf"))
-    found = scores.masked_fill(~right[seen], float("-inf")).logsumexp(dim=1)
-    loss: torch.Tensor = (scores.logsumexp(dim=1) - found).mean()
-    return loss
-
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -408,9 +357,21 @@ def looked_for(evidence: Sequence[Evidence]) -> list[Evidence]:
     return heard or [part for part in evidence if part.role == "answer"]
 
 
+_AFTERWARDS = 1.0  # seconds of sound that know how many sounds there were
+
+
 def read_from(question: Question) -> list[list[Evidence]]:
-    """Where each item of an answer is read; an answer that is no list has one item."""
+    """Where each item of an answer is read; an answer that is no list has one item.
+
+    What happens one after the other is counted on the way (labels "beeps", "words" and "shot"): the
+    number is read where the last of it is over, or from the last shot.
+    """
     parts = [part for part in question.evidence if part.role == "answer"]
+    if question.family == "color_count":
+        return [parts[-1:]]
+    if question.family in ("beep_count", "spoken_count"):
+        last = max(part.end for part in parts)
+        return [[Evidence("answer", "audio", last, last + _AFTERWARDS)]]
     items = question.answer.count(", ") + 1
     return [[part] for part in parts] if items == len(parts) > 1 else [parts] * items
 

@@ -8,11 +8,12 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_pos_emb
 
 from seats_cli.models.patching import use_attention
 from seats_cli.training.build import lookup_layers
-from seats_cli.training.dense import NAMES, attention_loss
+from seats_cli.training.dense import NAMES
 from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.world.vocabulary import IGNORE
 
@@ -190,6 +191,53 @@ def _random_keep(ids: torch.Tensor, token: int, drop: float, wanted: torch.Tenso
     count = min(max(count, most), len(places))
     order = (torch.rand(needed.shape) - needed.float()).argsort(dim=1)[:, :count]
     return places[order]
+
+
+def attention_loss(
+    layer: Any,
+    states: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor,
+    asking: tuple[torch.Tensor, torch.Tensor],
+    right: torch.Tensor,
+    head: int,
+) -> torch.Tensor:
+    """Mean of -log(attention of one of a layer's heads on the right tokens).
+
+    Parameters
+    ----------
+    states : float tensor, shape (B, N, width)
+        The layer's input.
+    rotary : pair of float tensors, shape (B, N, head_dim)
+        Cosine and sine of the positions.
+    mask : bool tensor, shape (B, 1, N, N)
+        Which token (row) may attend to which.
+    asking : pair of int64 tensors, shape (n,)
+        Row and place of the tokens whose attention is taught.
+    right : bool tensor, shape (n, N)
+        What each of them is to look at; a token with nothing to look at is left out.
+    head : int
+        Index of the query head.
+    """
+    seen = right.any(dim=1)
+    if not bool(seen.any()):
+        return states.new_zeros(())
+    rows, places = asking[0][seen], asking[1][seen]
+    attention = layer.self_attn
+    normed = layer.input_layernorm(states)
+    width = attention.head_dim
+    # Only this head's rows of the projections; several query heads share one key head.
+    sharing = attention.q_proj.out_features // attention.k_proj.out_features
+    of_query = slice(head * width, (head + 1) * width)
+    of_key = slice(head // sharing * width, (head // sharing + 1) * width)
+    query = linear(normed, attention.q_proj.weight[of_query], attention.q_proj.bias[of_query])
+    key = linear(normed, attention.k_proj.weight[of_key], attention.k_proj.bias[of_key])
+    query, key = apply_rotary_pos_emb(query[:, None], key[:, None], *rotary)
+    scores = torch.einsum("nd,npd->np", query[rows, 0, places], key[rows, 0]).float()
+    scores = (scores * attention.scaling).masked_fill(~mask[rows, 0, places], float("-inf"))
+    found = scores.masked_fill(~right[seen], float("-inf")).logsumexp(dim=1)
+    loss: torch.Tensor = (scores.logsumexp(dim=1) - found).mean()
+    return loss
 
 
 def _first_answers(batch: TrainingBatch, ends: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,6 @@ from seats_cli.training.dense import (
     LETTERS,
     NAMES,
     PRINTS,
-    attention_loss,
     audio_token_count,
     dense_labels,
     evidence_tokens,
@@ -29,6 +28,7 @@ from seats_cli.training.forward import (
     _labels_of_found,
     _random_keep,
     _rows_of_evidence,
+    attention_loss,
     packed_attention,
     packed_mask,
 )
@@ -158,8 +158,15 @@ def test_items_of_a_list_are_read_one_by_one() -> None:
     first, second = (Evidence("answer", "video", start, start + 2) for start in (0.0, 2.0))
     listed = Question("color_order", "List the colors.", "red, blue", (first, second))
     assert read_from(listed) == [[first], [second]]
-    counted = replace(listed, answer="2")
-    assert read_from(counted) == [[first, second]]
+    shown = replace(listed, family="object_count", answer="2")
+    assert read_from(shown) == [[first, second]]
+    counted = replace(listed, family="color_count", answer="2")
+    assert read_from(counted) == [[second]]
+    beeps = [replace(part, modality="audio") for part in (first, second)]
+    counted = replace(listed, family="beep_count", answer="2", evidence=tuple(beeps))
+    ((after,),) = read_from(counted)
+    assert (after.modality, after.start, after.end) == ("audio", second.end, second.end + 1)
+    counted = shown
     cue = Evidence("cue", "audio", 2.5, 3.0)
     assert read_from(replace(counted, evidence=(cue, second))) == [[second]]
 
