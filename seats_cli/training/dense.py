@@ -351,10 +351,15 @@ def looked_for(evidence: Sequence[Evidence]) -> list[Evidence]:
     """What a word that a question names is to look at, of all that the answer rests on.
 
     Sound, where it is involved: the tokens of the picture come before those of the sound of their
-    time and know nothing of it, while those of the sound have seen the picture.
+    time and know nothing of it, while those of the sound have seen the picture. Otherwise where the
+    answer is seen, and if that is everywhere, what might be mistaken for it.
     """
     heard = [part for part in evidence if part.modality == "audio"]
-    return heard or [part for part in evidence if part.role == "answer"]
+    answers = [part for part in evidence if part.role == "answer"]
+    alike = [part for part in evidence if part.role == "cue" and part.box is not None]
+    if alike and all(part.box is None for part in answers):
+        answers = alike
+    return heard or answers
 
 
 _AFTERWARDS = 1.0  # seconds of sound that know how many sounds there were

@@ -158,7 +158,7 @@ def _main_truths(script: Script) -> Iterator[tuple[str, Truth]]:
         yield "last_color", _truth(colors[-1], everywhere[-1:], colors, object=nouns)
     if None not in shapes:
         motion = script.shapes[0].motion
-        yield "motion", _truth(motion, [_all_of(script)], MOTIONS, object=nouns)
+        yield "motion", _truth(motion, everywhere, MOTIONS, object=nouns)
         if len(shapes) == 1:
             answer = str(shown[0].shape)
             yield "shape", _truth(answer, everywhere, (), object=("object", "thing"))
@@ -196,9 +196,17 @@ def _group_truths(script: Script, shapes: Sequence[Thing]) -> Iterator[tuple[str
             )
     for color in dict.fromkeys(colors):
         for form in dict.fromkeys(forms):
-            members = [look == (color, form) for look in looks]
-            found = [seen(thing, script) for thing in compress(shapes, members)]
-            evidence = found or [_all_of(script)]
+            evidence = [
+                seen(thing, script)
+                for thing, look in zip(shapes, looks, strict=True)
+                if look == (color, form)
+            ]
+            found = bool(evidence)
+            if not found:
+                evidence = [_all_of(script)]
+                for thing, look in zip(shapes, looks, strict=True):
+                    if look[0] == color or look[1] == form:
+                        evidence.append(seen(thing, script, "cue"))
             answer, name = "yes" if found else "no", with_article(f"{color} {form}")
             yield (
                 "is_there",
@@ -284,7 +292,8 @@ def _hop_truths(script: Script) -> Iterator[tuple[str, Truth]]:
         for time, thing in (("at the start", things[0]), ("at the end", things[-1])):
             evidence = [seen(thing, script)]
             slots = {"thing": [name], "time": [time]}
-            yield "place_in_time", _truth(str(thing.place), evidence, places, names=keys, **slots)
+            named = [*keys, time.split()[-1]]
+            yield "place_in_time", _truth(str(thing.place), evidence, places, names=named, **slots)
 
 
 def are_in_turn(things: Sequence[Thing]) -> bool:

@@ -152,6 +152,10 @@ def test_a_name_looks_at_the_sound_where_one_is_involved() -> None:
     assert looked_for([shown, seen]) == [seen]
     assert looked_for([said, seen]) == [said]
     assert looked_for([shown, replace(said, role="answer")]) == [replace(said, role="answer")]
+    alike = replace(shown, box=(0.0, 0.0, 0.5, 0.5))
+    assert looked_for([seen, alike]) == [alike]  # what is nowhere might be taken for this
+    beside = replace(seen, box=(0.5, 0.5, 1.0, 1.0))
+    assert looked_for([beside, alike]) == [beside]
 
 
 def test_items_of_a_list_are_read_one_by_one() -> None:
