@@ -47,6 +47,7 @@ from seats_cli.models.quantization import (
     quantized_as,
     quantizing,
     readable_scheme,
+    without_cpu_packing,
 )
 from seats_cli.models.registry import adapter_class
 from seats_cli.models.weight_memory import WeightMemory, shortage_on, stored_weights
@@ -156,6 +157,7 @@ def load_model(
         )
         # Buffers follow the weights; quantized ones are on their device, and must not be cast.
         net = net.eval() if spread or quantize else net.to(where).eval()
+        without_cpu_packing(net)
         if lora is not None:
             apply_adapter(family(net), lora, merge=quantize is None)
             net.eval()

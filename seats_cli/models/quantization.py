@@ -292,6 +292,18 @@ def quantizing(quantize: str, family: type[Adapter], dtype: torch.dtype) -> dict
     return {"quantization_config": config}
 
 
+def without_cpu_packing(net: nn.Module) -> None:
+    """Keep 4-bit layers whose rows do not end with a block from being packed for CPUs.
+
+    On CPUs with AVX-512 BF16 bitsandbytes packs weights for a kernel of its own, row by row in
+    whole blocks of values that share a scale. Layers of all real checkpoints are made of those.
+    """
+    for module in net.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None and state.shape[-1] % state.blocksize:
+            vars(module)["support_avx512bf16_for_cpu"] = False
+
+
 def quantized_as(quantize: str | None, scheme: Scheme | None, dtype: torch.dtype) -> str:
     """What reports say of a model's weights; "" if they are as stored."""
     said = [] if scheme is None else [scheme.result(dtype)]

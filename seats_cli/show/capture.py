@@ -136,7 +136,7 @@ def stage_windows(
         (chosen.audio, chosen.audio_budgets, trace.audio_mask),
     )
     allotted = all(
-        budgets is None or torch.equal(_kept(runs, stays), torch.tensor(budgets[: len(runs.sizes)]))
+        budgets is None or _kept(runs, stays).tolist() == list(budgets[: len(runs.sizes)])
         for runs, budgets, _ in modalities
     )
     parts = [
