@@ -33,7 +33,9 @@ _NOUNS = ("object", "shape")
 class Evidence:
     """A part of the clip that an answer rests on: all of them together decide it."""
 
-    role: Literal["cue", "answer"]  # what the question names to look there; what the answer is
+    # What the question names to look there, or what a thing that is missing might be mistaken for;
+    # what the answer is.
+    role: Literal["cue", "answer"]
     modality: Literal["video", "audio"]
     start: float  # seconds, as is the end
     end: float
