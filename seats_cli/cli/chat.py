@@ -21,7 +21,13 @@ from seats_cli.cli.option_groups import grouped
 from seats_cli.cli.option_parsers import output_option, split_choices
 from seats_cli.cli.outputs import print_json
 from seats_cli.cli.question import MAX_CHARACTERS, is_text
-from seats_cli.cli.runtime import Stopped, deferring_interrupts, explain, forget_interrupts
+from seats_cli.cli.runtime import (
+    Pipe,
+    Stopped,
+    deferring_interrupts,
+    explain,
+    forget_interrupts,
+)
 from seats_cli.cli.sources import PIPE, open_model
 from seats_cli.cli.to_config import build_config
 from seats_cli.cost.context import DROP_TURNS, TALK_SHARE
@@ -127,6 +133,8 @@ class Lines:
             raise UsageError("There is no stdin to read questions from.")
         self.typed = sys.stdin.isatty()  # whether there is somebody to prompt
         self._talk = talk
+        self._pipe = Pipe(sys.stdin.buffer)
+        self._read = b""  # of the pipe, and not yet a line
         if self.typed:
             with contextlib.suppress(ImportError):
                 import readline  # which `input` then edits and remembers lines with
@@ -140,7 +148,7 @@ class Lines:
 
         Bytes that are not UTF-8 arrive as lone surrogates.
         """
-        return self._type() if self.typed else self._pipe()
+        return self._type() if self.typed else self._next_piped()
 
     def _type(self) -> str | None:
         while True:
@@ -156,13 +164,15 @@ class Lines:
                 forget_interrupts()
                 print(file=sys.stderr)
 
-    def _pipe(self) -> str | None:
+    def _next_piped(self) -> str | None:
         # Bytes: the text layer decodes by the locale, and a line that fails there is lost.
         limit = 4 * MAX_CHARACTERS
-        raw = sys.stdin.buffer.readline(limit)
-        if len(raw) == limit:
-            raise OutputError(f"A line on stdin is longer than {MAX_CHARACTERS:,} characters.")
-        if not raw:
+        while b"\n" not in self._read and (block := self._pipe.read1(limit)):
+            self._read += block
+            if len(self._read) >= limit and b"\n" not in self._read:
+                raise OutputError(f"A line on stdin is longer than {MAX_CHARACTERS:,} characters.")
+        raw, newline, self._read = self._read.partition(b"\n")
+        if not raw and not newline:
             return None
         return raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from seats_cli.cli.console import Talk
+from seats_cli.cli.runtime import Pipe, has_input
 from seats_cli.errors import UsageError
 from seats_cli.families.generation import is_captioner
 
@@ -139,7 +139,7 @@ def _decoded(stdin: TextIO) -> str:
         if raw is None:
             text = stdin.read(MAX_CHARACTERS + 1)
         else:
-            text = raw.read(4 * MAX_CHARACTERS + 4).decode("utf-8-sig")
+            text = _bytes_of(Pipe(raw), 4 * MAX_CHARACTERS + 4).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # UTF-16 without a mark is valid UTF-8, every second character a NUL
@@ -147,17 +147,17 @@ def _decoded(stdin: TextIO) -> str:
     return text.removeprefix("\ufeff")
 
 
+def _bytes_of(pipe: Pipe, most: int) -> bytes:
+    """All that comes, or as much of it as is needed to know that it is too much."""
+    read = b""
+    while len(read) < most and (block := pipe.read1(most - len(read))):
+        read += block
+    return read
+
+
 def _arrives(stdin: TextIO, timeout_s: float, talk: Talk) -> bool:
     at_once = min(_NOTICE_AFTER_S, timeout_s)
-    if _has_input(stdin, at_once):
+    if has_input(stdin, at_once):
         return True
     talk.notice("Waiting for the question on stdin.")
-    return _has_input(stdin, timeout_s - at_once)
-
-
-def _has_input(stdin: TextIO, timeout_s: float) -> bool:
-    """Whether something (or the end) arrives on stdin in time."""
-    try:
-        return bool(select.select([stdin.fileno()], [], [], timeout_s)[0])
-    except (OSError, ValueError):
-        return True  # no real descriptor (a test) or no select for pipes (Windows): just read
+    return has_input(stdin, timeout_s - at_once)

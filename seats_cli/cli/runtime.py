@@ -6,13 +6,14 @@ import contextlib
 import errno
 import gc
 import os
+import select
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 import typer
 from typer.core import TyperGroup
@@ -20,6 +21,9 @@ from typer.core import TyperGroup
 from seats_cli.cli.console import NarrowHelp, silence_stdout
 from seats_cli.cli.option_groups import sentence_of, with_flags
 from seats_cli.errors import ADVICE, OutputError, ResourceError, SeatsError, out_of_memory_on
+
+if TYPE_CHECKING:
+    from seats_cli.media.fetch import Readable
 
 
 def pause_collection() -> None:
@@ -58,6 +62,41 @@ def stop_if_interrupted() -> None:
     """Raise again what a signal handler raised and a library may have swallowed."""
     if _pending:
         raise _pending[0]
+
+
+_LOOK_EVERY_S = 0.5
+
+
+class Pipe:
+    """A stream that a signal ends the wait for, always.
+
+    Python looks for signals before it reads, and one that comes between the two is noticed when
+    the read is over: never, if nothing more arrives. So this waits in short steps instead, and
+    reads what is there.
+
+    Parameters
+    ----------
+    stream : binary file
+        One that nothing else reads from: what it has buffered is not waited for.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = cast("Readable", stream)  # which has no `read1` in its type
+
+    def read1(self, size: int, /) -> bytes:
+        """Up to `size` of the bytes that come next, as soon as there are any; none at the end."""
+        stop_if_interrupted()
+        while not has_input(self._stream, _LOOK_EVERY_S):
+            stop_if_interrupted()
+        return self._stream.read1(size)
+
+
+def has_input(stream: Any, timeout_s: float) -> bool:
+    """Whether something (or the end) arrives on a stream in time."""
+    try:
+        return bool(select.select([stream.fileno()], [], [], timeout_s)[0])
+    except (OSError, ValueError, AttributeError):
+        return True  # no real descriptor (a test) or no select for pipes (Windows): just read
 
 
 class Stopped(KeyboardInterrupt):

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import typer
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from seats_cli.engine.session_reader import SavedIndex
     from seats_cli.families.base import FrameSizing
     from seats_cli.media.clip import Clip
-    from seats_cli.media.fetch import Readable
     from seats_cli.media.probe import MediaSource
     from seats_cli.models import LoadedModel
     from seats_cli.results import Answer
@@ -170,7 +169,6 @@ def _file_name(url: str) -> str:
 def _spool(target: IO[bytes], progress: Spinner) -> None:
     from seats_cli.media.fetch import copy_bounded
 
-    stop_if_interrupted()  # importing PyAV may swallow a signal, and the read would then block
     stdin = sys.stdin
     if stdin is None or stdin.closed:
         raise UsageError("There is no stdin to read the video from.")
@@ -178,7 +176,7 @@ def _spool(target: IO[bytes], progress: Spinner) -> None:
         raise UsageError("'-' reads the video from a pipe: cat talk.mp4 | seats ask - QUESTION.")
     try:
         size = copy_bounded(
-            cast("Readable", stdin.buffer),
+            runtime.Pipe(stdin.buffer),
             target,
             "The video on stdin",
             on_progress=lambda done, total: progress.update(_amount(done, total)),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from seats_cli.cli import runtime
 from seats_cli.cli.sources import _file_name
 from tests.cli.fakes import CALLS, tiny_wav
 from tests.cli.test_process import start
@@ -138,6 +139,23 @@ def test_a_pipe_that_never_ends_can_be_ended(tmp_path, temporary, number):
     assert process.wait(timeout=20) == (130 if number == signal.SIGINT else 143)
     process.communicate()
     assert os.listdir(temporary) == []
+
+
+def test_a_signal_ends_the_wait_for_a_pipe_however_it_was_lost():
+    """One between Python's last look and the read, or one that a library swallowed."""
+    read, write = os.pipe()
+    with open(read, "rb") as stream, open(write, "wb", buffering=0) as pipe:
+        waiting = runtime.Pipe(stream)
+        pipe.write(b"some")
+        assert waiting.read1(1000) == b"some"
+        timer = threading.Timer(0.1, lambda: runtime._pending.append(KeyboardInterrupt()))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            waiting.read1(1000)
+        runtime.forget_interrupts()
+        pipe.write(b"more")
+        assert waiting.read1(2) == b"mo"
+        assert waiting.read1(1000) == b"re"
 
 
 def test_a_file_url_is_the_file(run, tmp_path):
