@@ -261,9 +261,12 @@ class SeatsConfig:
         Most of the units that are to be carried, a share in (0, 1]: the cosine follows from it,
         or is lowered to it.
     options : mapping of str to value
-        Options of selection methods; a file has them beside the other keys. Those of other
-        methods than the chosen one have no effect, and a warning says so. Each stands in the file
-        of its method under `selection/methods/`.
+        Options of selection methods; a file has them beside the other keys. Each stands in the
+        file of its method under `selection/methods/`.
+
+    Options of other methods than the chosen one have no effect, nor have `encoder_scale`,
+    `drop_layers`, `late_layer`, `temperature` and `allocation` with one without a schedule; a
+    warning says so.
 
     Raises
     ------
@@ -335,25 +338,24 @@ class SeatsConfig:
 
     @property
     def idle_options(self) -> list[str]:
-        """Names of the options that its method does not have."""
-        return sorted(name for name in self.options if self.method not in OPTION_METHODS[name])
+        """Names of options that its method does not have, and of settings it does not follow."""
+        idle = [name for name in self.options if self.method not in OPTION_METHODS[name]]
+        changed = [name for name, usual in _SCHEDULE.items() if getattr(self, name) != usual]
+        return sorted(idle if not changed or is_scheduled(self.method) else idle + changed)
 
     def idle_warnings(self) -> Iterator[str]:
         """A sentence for each of them."""
         for name in self.idle_options:
-            methods = sorted(OPTION_METHODS[name])
-            several = "s" * (len(methods) > 1)
-            yield (
-                f"`{name}` has no effect here: it is an option of the method{several} "
-                f"{' and '.join(methods)}."
-            )
+            what = "an option" if name in self.options else "a setting"
+            methods = sorted(OPTION_METHODS.get(name, {SEATS}))
+            whose = f"the method{'s' * (len(methods) > 1)} {' and '.join(methods)}"
+            yield f"`{name}` has no effect here: it is {what} of {whose}."
 
     def without_options(self, names: Collection[str]) -> SeatsConfig:
-        """The same without some options of methods."""
-        if not names:
-            return self
+        """The same without some options, and with the defaults of some settings of the schedule."""
         left = {name: value for name, value in self.options.items() if name not in names}
-        return dataclasses.replace(self, options=left)
+        usual = {name: value for name, value in _SCHEDULE.items() if name in names}
+        return dataclasses.replace(self, options=left, **usual)
 
     @property
     def reuses_states(self) -> bool:
@@ -421,6 +423,12 @@ class SeatsConfig:
 
 # The keys of a file; those of methods' options come to them.
 SETTINGS = tuple(item.name for item in dataclasses.fields(SeatsConfig) if item.name != "options")
+# Settings of the schedule, which only methods in `SCHEDULED` follow, with their defaults.
+_SCHEDULE: dict[str, Any] = {
+    item.name: item.default
+    for item in dataclasses.fields(SeatsConfig)
+    if item.name in ("encoder_scale", "drop_layers", "late_layer", "temperature", "allocation")
+}
 
 
 @dataclass(frozen=True)

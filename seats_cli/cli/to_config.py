@@ -13,7 +13,7 @@ from seats_cli.cli.console import Talk
 from seats_cli.cli.option_groups import FLAGS, was_typed
 from seats_cli.cli.option_parsers import OFF, parse_cosine, parse_ratio
 from seats_cli.cli.options import BudgetFlags, SweepFlags
-from seats_cli.config import FULL, SeatsConfig
+from seats_cli.config import FULL, SETTINGS, SeatsConfig
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.report.phrases import skips_words
 
@@ -208,12 +208,13 @@ def build_specs(
 
 
 def _by_method(base: SeatsConfig, methods: Sequence[str]) -> list[tuple[str, SeatsConfig]]:
-    """A configuration for each method, with its own options and those that none of them has.
+    """A configuration for each method, with what it follows of `base` and what none of them does.
 
-    Of the latter, a warning says so; runs with them repeat it in their results.
+    Of the latter, a warning says so; runs with it repeat it in their results.
     """
     configs = [replace(base, method=name) for name in methods]
-    idle = set(base.options).intersection(*(config.idle_options for config in configs))
+    everything = {*SETTINGS, *base.options}
+    idle = everything.intersection(*(config.idle_options for config in configs))
     found = [config.without_options(set(config.idle_options) - idle) for config in configs]
     for warning in found[0].idle_warnings() if found else ():
         Talk().warning(warning)

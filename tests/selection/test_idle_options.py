@@ -1,4 +1,4 @@
-"""Options of a method that does not run are named, wherever they come from, and change nothing."""
+"""What the method that runs does not have or follow is named, and changes nothing."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tests.engine import test_methods
 from tests.test_planning import outline
 
 CLIP = str(Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4")
+ALLOCATION = "`allocation` has no effect here: it is a setting of the method seats."
 LAYER = "`fastv_layer` has no effect here: it is an option of the methods fastv and fastv-om."
 BOTH = {"fastv_layer": 3, "contextual_ratio": 0.1}
 
@@ -38,6 +39,22 @@ def test_a_configuration_knows_what_has_no_effect() -> None:
     assert not SeatsConfig().idle_options
     plus = SeatsConfig(method="seats", options={"merging": "entry"})
     assert "the method seats-plus." in next(plus.idle_warnings())
+
+
+def test_only_seats_follows_settings_of_the_schedule() -> None:
+    schedule = {"allocation": "adaptive", "drop_layers": (3, 5), "encoder_scale": 1.2}
+    config = SeatsConfig(method="divprune", kv="survivors", **schedule)
+    assert config.idle_options == ["allocation", "drop_layers", "encoder_scale"]
+    assert next(config.idle_warnings()) == ALLOCATION
+    left = config.without_options(["allocation", "encoder_scale"])
+    assert left.idle_options == ["drop_layers"]
+    assert left.kv == "survivors"
+    assert not SeatsConfig(**schedule).idle_options
+    assert not SeatsConfig(method="seats-plus", **schedule).idle_options
+    assert not SeatsConfig(method="divprune").idle_options
+    # Sessions and indexes know such runs for the same one.
+    same = acting_config(SeatsConfig(method="divprune", kv="survivors"))
+    assert acting_config(config) == same
 
 
 def test_the_library_warns_and_the_states_are_the_same_ones() -> None:
@@ -81,6 +98,26 @@ def test_several_methods_need_one_that_has_it(capsys: pytest.CaptureFixture[str]
     assert _by_method(base, ()) == []
 
 
+def test_several_methods_need_one_that_follows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    base = SeatsConfig(allocation="adaptive")
+    found = dict(_by_method(base, ("seats", "random")))
+    assert capsys.readouterr().err == ""
+    assert (found["seats"].allocation, found["random"].allocation) == ("adaptive", "reference")
+    found = dict(_by_method(base, ("divprune", "random")))
+    assert capsys.readouterr().err.count("--allocation has no effect here") == 1
+    assert found["divprune"].allocation == "adaptive"  # repeated in the results
+
+
+def test_a_flag_that_the_method_does_not_follow_is_named() -> None:
+    flags = ("--method", "divprune", "--allocation", "adaptive", "--retain", "10%")
+    rest = ("--max-new-tokens", "1", "--end", "2", "--json")
+    result = CliRunner().invoke(app, ["ask", CLIP, "What is shown?", *flags, *rest])
+    assert result.exit_code == 0, result.stderr
+    flag = ALLOCATION.replace("`allocation`", "--allocation")
+    assert result.stderr.count(flag) == 1
+    assert json.loads(result.stdout)["warnings"].count(flag) == 1
+
+
 @pytest.mark.parametrize("command", ["ask", "compare"])
 def test_commands_say_it_on_stderr_and_in_json(command: str, tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
@@ -106,3 +143,6 @@ def test_a_request_with_another_method_leaves_the_servers_options() -> None:
     assert asked(method="fastv-om", fastv_layer=5).options == {"fastv_layer": 5}
     kept = asked(method="seats", fastv_layer=5)
     assert list(kept.idle_warnings()) == [LAYER]
+    server = ServeOptions(config=SeatsConfig(allocation="global"))
+    assert not asked(method="random").idle_options
+    assert asked(retain=0.1).allocation == "global"
