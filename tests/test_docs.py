@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
+
+from tests.engine.test_outside_method import registry_restored
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -67,7 +68,6 @@ def test_the_example_of_the_readme_prints_what_the_readme_shows(
 
 
 def test_the_method_of_contributing_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    from seats_cli.config import OPTION_CHECKS
     from seats_cli.selection import method
 
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ config = SeatsConfig(method="every-nth", options={{"stride": 3}})
 print(*ask(loaded, clip, "What color is shown first?", config=config).trace.alive_per_layer()[0])
 """
     # The method is known here alone.
-    with patch.dict(method.METHODS), patch.dict(method._OPTIONS), patch.dict(OPTION_CHECKS):
+    with registry_restored():
         exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": "example"})
     assert "every-nth" not in method.METHODS
     video, audio, _ = map(int, capsys.readouterr().out.split())

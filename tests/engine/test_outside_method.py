@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,14 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from seats_cli.cli.main import app
-from seats_cli.config import OPTION_CHECKS, SeatsConfig, check_integer
+from seats_cli.config import (
+    OPTION_CHECKS,
+    OPTION_METHODS,
+    SCHEDULED,
+    UNLISTED,
+    SeatsConfig,
+    check_integer,
+)
 from seats_cli.engine.answer import ask
 from seats_cli.errors import ConfigError
 from seats_cli.media.reader import read_clip
@@ -63,17 +72,27 @@ class EveryNth(Method):
         return [(trace.offered[0], trace.offered[0], architecture.hidden_size)]
 
 
+@contextmanager
+def registry_restored() -> Iterator[None]:
+    """Methods that are registered inside are known to no other test."""
+    tables: tuple[Any, ...] = (METHODS, OPTION_CHECKS, registry._OPTIONS, OPTION_METHODS)
+    tables = (*tables, SCHEDULED, UNLISTED)
+    before = deepcopy((*tables[3:],)), [dict(table) for table in tables[:3]]
+    try:
+        yield
+    finally:
+        for table, old in zip(tables, (*before[1], *before[0]), strict=True):
+            table.clear()
+            table.update(old)
+
+
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     """The method is known during a test of this file and to no other."""
-    tables: tuple[dict[str, Any], ...] = (METHODS, OPTION_CHECKS, registry._OPTIONS)
-    before = [dict(table) for table in tables]
-    register_method("every-nth")(EveryNth)
-    register_method("every-nth-late", offset=1)(EveryNth)
-    yield
-    for table, old in zip(tables, before, strict=True):
-        table.clear()
-        table.update(old)
+    with registry_restored():
+        register_method("every-nth")(EveryNth)
+        register_method("every-nth-late", offset=1)(EveryNth)
+        yield
 
 
 @pytest.fixture(scope="module")
