@@ -43,8 +43,7 @@ class QuestionFlags:
         int | None,
         input_option(
             "--limit N",
-            "Only the first N questions; of a generated set, N in all (synthetic: 1,200, "
-            "scripted: 1,500 by default).",
+            "Only the first N questions; of synthetic, N in all (1,500 by default).",
             min=1,
         ),
     ] = None
@@ -114,7 +113,7 @@ def evaluate(
         typer.Argument(
             metavar="QUESTIONS",
             help=(
-                "'synthetic' or 'scripted' (generated), a .jsonl file, or a benchmark with "
+                "'synthetic' (generated), a .jsonl file, or a benchmark with "
                 "--root: daily-omni, worldsense, omnivideobench, video-mme, lvomnibench."
             ),
         ),
@@ -168,7 +167,7 @@ def evaluate(
     specs = [] if find_layers else build_specs(*asked)
     fields = ("fps", "max_frames", "max_new_tokens", "system")
     # What is not to be changed is not changed by settings either.
-    fixed = questions in ("synthetic", "scripted") or as_published
+    fixed = questions == "synthetic" or as_published
     taken = [name for name in fields if not fixed or was_typed(context, name)]
     replaced = {name: getattr(chosen, name) for name in taken}
     from seats_cli.evaluate.run import Host, Job, check_errors, run_job

@@ -64,14 +64,12 @@ from seats_cli.evaluate.generated import (
     CLIP_KINDS,
     DEFAULT_COUNT,
     DEFAULT_SEED,
-    SCRIPTED_COUNT,
-    SCRIPTED_SEED,
-    scripted_set,
+    SYNTHETIC,
     synthetic_set,
 )
 from seats_cli.evaluate.jsonl import read_jsonl
 from seats_cli.evaluate.questions import EvalProtocol, Item, QuestionSet
-from seats_cli.world import clip_questions, wording
+from seats_cli.world.wording import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -311,26 +309,6 @@ def read_benchmark(name: str, root: str | Path) -> QuestionSet:
 # ------------------------------------------------ sets by what the user calls them
 
 
-@dataclass(frozen=True)
-class GeneratedSet:
-    """A set whose clips are made, and that has no end."""
-
-    make: Callable[..., QuestionSet]  # of a number of questions, a `seed` and `only`
-    count: int  # of questions, by default
-    seed: int
-    names: tuple[str, ...]  # of its families of questions and kinds of clips
-
-
-GENERATED_SETS: Mapping[str, GeneratedSet] = {
-    "synthetic": GeneratedSet(
-        synthetic_set, DEFAULT_COUNT, DEFAULT_SEED, (*clip_questions.FAMILIES, *CLIP_KINDS)
-    ),
-    "scripted": GeneratedSet(
-        scripted_set, SCRIPTED_COUNT, SCRIPTED_SEED, (*wording.FAMILIES, *CLIP_KINDS)
-    ),
-}
-
-
 def question_set(
     name: str,
     *,
@@ -344,49 +322,43 @@ def question_set(
     Parameters
     ----------
     name : str
-        "synthetic" or another generated set, the name of a benchmark, or the path of a JSON lines
-        file.
+        "synthetic", the name of a benchmark, or the path of a JSON lines file.
     root : Path, optional
         Folder of a benchmark's annotations and videos.
     limit : int, optional
-        At most so many questions, the first ones; of a generated set, which has no end, so many.
+        At most so many questions, the first ones; of "synthetic", which has no end, so many.
     set_seed : int, optional
-        Of a generated set.
+        Of "synthetic": another one.
     only : sequence of str
-        Families of questions or kinds of clips; all by default.
+        Families of questions or kinds of clips; all by default. "synthetic" knows every family of
+        generated questions, and finds nothing of one that it leaves out.
 
     Raises
     ------
     UsageError
         There is no such set, it cannot be read, or it has no such family or kind.
     """
-    if set_seed is not None and name not in GENERATED_SETS:
-        raise UsageError("`set_seed` is for generated sets only.")
+    if set_seed is not None and name != SYNTHETIC:
+        raise UsageError("`set_seed` is for the generated set only.")
     if root is not None:
         found = read_benchmark(name, root)
     elif name in BENCHMARKS:
         raise UsageError(f"{name} needs `root`, the folder with its annotations and videos.")
-    elif name in GENERATED_SETS:
-        return _generated(name, limit, set_seed, only)
+    elif name == SYNTHETIC:
+        _check_names(SYNTHETIC, (*FAMILIES, *CLIP_KINDS), only)
+        return synthetic_set(
+            DEFAULT_COUNT if limit is None else limit,
+            seed=DEFAULT_SEED if set_seed is None else set_seed,
+            only=only,
+        )
     elif Path(name).suffix.lower() in (".jsonl", ".json"):
         found = read_jsonl(name)
     else:
         raise UsageError(
-            f"There is no question set '{name}': give {', '.join(GENERATED_SETS)}, a .jsonl file, "
+            f"There is no question set '{name}': give {SYNTHETIC}, a .jsonl file, "
             f"or one of {', '.join(BENCHMARKS)}."
         )
     return _of_kind(found, only).limited(limit)
-
-
-def _generated(
-    name: str, limit: int | None, set_seed: int | None, only: Sequence[str]
-) -> QuestionSet:
-    """The first `limit` questions of a generated set that are asked for."""
-    kind = GENERATED_SETS[name]
-    limit = kind.count if limit is None else limit
-    seed = kind.seed if set_seed is None else set_seed
-    _check_names(name, kind.names, only)
-    return kind.make(limit, seed=seed, only=only)
 
 
 def _of_kind(questions: QuestionSet, only: Sequence[str]) -> QuestionSet:

@@ -24,7 +24,7 @@ from seats_cli.cost.token_counts import Evidence, TokenTimes
 from seats_cli.engine.evidence import AUDIO, VIDEO, evidence_of
 from seats_cli.engine.session import ClipSession
 from seats_cli.errors import SeatsError, UsageError
-from seats_cli.evaluate.generated import SyntheticClip, synthetic_set
+from seats_cli.evaluate.generated import DEFAULT_SEED, SyntheticClip, synthetic_set
 from seats_cli.evaluate.questions import Item, open_clip
 from seats_cli.evaluate.scoring import options_for, prompt_for
 from seats_cli.evaluate.statistics import ClipBootstrap, Estimate
@@ -384,7 +384,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", default="bundled", help="as for seats ask (bundled)")
     parser.add_argument("--limit", type=int, default=300, help="questions to ask (300)")
-    parser.add_argument("--seed", type=int, default=2026, help="of the questions (2026)")
+    parser.add_argument(
+        "--seed", type=int, default=DEFAULT_SEED, help=f"of the questions ({DEFAULT_SEED})"
+    )
     parser.add_argument(
         "--settings", default=_SETTINGS, help=f"comma-separated ({_SETTINGS})".replace("%", "%%")
     )

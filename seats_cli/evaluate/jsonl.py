@@ -4,7 +4,7 @@ A multiple-choice answer may be the letter or the option's text. Times are secon
 ("1:15.5"). Paths are relative to the file. Options are listed in the prompt by letter; the bundled
 model knows no letters and needs `choice_style="likelihood"`.
 
-`python -m seats_cli.evaluate.jsonl FOLDER` writes the scripted set so, with its clips as files.
+`python -m seats_cli.evaluate.jsonl FOLDER` writes the bundled set so, with its clips as files.
 """
 
 from __future__ import annotations
@@ -273,8 +273,8 @@ def time_of(values: Mapping[str, Any], name: str, where: str) -> float | None:
         raise UsageError(f"{where}: {name!r}: {error}") from error
 
 
-def write_scripted(folder: Path, count: int, *, seed: int | None = None) -> Path:
-    """Write the scripted set with its clips as files, encoded with H.264 and AAC.
+def write_synthetic(folder: Path, count: int, *, seed: int | None = None) -> Path:
+    """Write the bundled set with its clips as files, encoded with H.264 and AAC.
 
     Parameters
     ----------
@@ -291,15 +291,15 @@ def write_scripted(folder: Path, count: int, *, seed: int | None = None) -> Path
         Of `questions.jsonl`, which `read_jsonl` and `seats eval` read.
     """
     # Whoever reads a file needs none of this.
-    from seats_cli.evaluate.generated import SCRIPTED_SEED, ScriptedClipMaker, scripted_set
-    from seats_cli.world.painting import write_script
+    from seats_cli.evaluate.generated import DEFAULT_SEED, SyntheticClip, synthetic_set
+    from seats_cli.world.clips import write_script
 
     clips = folder / "clips"
     clips.mkdir(parents=True, exist_ok=True)
     lines = []
-    for item in scripted_set(count, seed=SCRIPTED_SEED if seed is None else seed).items:
+    for item in synthetic_set(count, seed=DEFAULT_SEED if seed is None else seed).items:
         maker = item.media
-        assert isinstance(maker, ScriptedClipMaker)
+        assert isinstance(maker, SyntheticClip)
         path = clips / f"{maker.key.replace('/', '-')}.mp4"
         if not path.exists():
             unfinished = path.with_suffix(".part.mp4")
@@ -322,12 +322,12 @@ def write_scripted(folder: Path, count: int, *, seed: int | None = None) -> Path
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Write the scripted set with its clips as files.")
+    parser = argparse.ArgumentParser(description="Write the bundled set with its clips as files.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--limit", type=int, default=1500, help="number of questions")
     parser.add_argument("--set-seed", type=int, help="another set")
     options = parser.parse_args(arguments)
-    print(write_scripted(options.folder, options.limit, seed=options.set_seed))
+    print(write_synthetic(options.folder, options.limit, seed=options.set_seed))
 
 
 if __name__ == "__main__":

@@ -223,12 +223,13 @@ def _prepare(job: Job, load: Callable[[ModelOptions], LoadedModel]) -> _Prepared
 
 
 def _questions(job: Job) -> QuestionSet:
-    from seats_cli.evaluate.benchmarks import GENERATED_SETS, question_set
+    from seats_cli.evaluate.benchmarks import question_set
+    from seats_cli.evaluate.generated import SYNTHETIC
 
     questions = question_set(
         job.name, root=job.root, limit=job.limit, set_seed=job.set_seed, only=job.only
     )
-    if job.name in GENERATED_SETS and not job.protocol.keys().isdisjoint(("fps", "max_frames")):
+    if job.name == SYNTHETIC and not job.protocol.keys().isdisjoint(("fps", "max_frames")):
         raise UsageError("A generated set is made frame by frame: no `fps` or `max_frames`.")
     if job.as_published:
         check_published(questions.name, job.protocol)

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from seats_cli.world.vocabulary import AUDIO_TOKENS_PER_SECOND, SAMPLE_RATE
-from seats_cli.world.wording import corpus_of_scripts
+from seats_cli.world.wording import corpus
 
 MIN_PIXELS = 56 * 56  # per frame
 MAX_PIXELS = 308 * 336  # 132 tokens a grid, as the 7B reads a wide film
@@ -111,7 +111,7 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    bpe.train_from_iterator(corpus_of_scripts(np.random.default_rng(0)), trainer)
+    bpe.train_from_iterator(corpus(np.random.default_rng(0)), trainer)
     trained = json.loads(bpe.to_str())["model"]
     return trained["vocab"], [(first, second) for first, second in trained["merges"]]
 

@@ -128,7 +128,7 @@ def _free_place(
 
 def _heard(rng: np.random.Generator, voices: Sequence[str]) -> tuple[Heard, ...]:
     """Words and other sounds one after the other, with short pauses."""
-    kinds = [kind for kind in MIN_LENGTH if kind != "speech"]
+    kinds = list(MIN_LENGTH)
     found: list[Heard] = []
     time = float(rng.uniform(0.0, 0.5))
     while time < _SECONDS - 0.5:

@@ -1,7 +1,6 @@
 """Held-out accuracy of the bundled model: greedy through `generate`, and fast on packed batches.
 
-The first world is that of the model that is shipped; `--second` asks about scripted clips, said and
-printed in voices and fonts that no model has been trained on.
+Words are said and printed in voices and fonts that the model has not been trained on.
 """
 
 from __future__ import annotations
@@ -13,33 +12,25 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from seats_cli.evaluate.generated import synthetic_set
+from seats_cli.evaluate.questions import open_clip
 from seats_cli.media import Clip, MediaFacts, read_clip
 from seats_cli.models import LoadedModel, adapter_for, build_inputs, load_model
 from seats_cli.models.optimize import use_for_encoders
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
 from seats_cli.training.minibatch import TrainingBatch, evaluation_batch
 from seats_cli.training.objective import WorkerGroup
-from seats_cli.world.clip_questions import Question as FirstQuestion
-from seats_cli.world.clip_questions import every_question
-from seats_cli.world.clips import TinyClip, make_clip, write_clip, write_mp4
-from seats_cli.world.layouts import (
-    FRAME_SIZES,
-    WIDE_FRAME_SIZES,
-    file_layout,
-    make_layout,
-    weighted_choice,
-)
+from seats_cli.world.clips import WorldClip, draft_script, render_script, write_script
+from seats_cli.world.layouts import WIDE_FRAME_SIZES, file_layout, make_layout, weighted_choice
 from seats_cli.world.lettering import HELD_OUT_FONTS
-from seats_cli.world.links import Question
-from seats_cli.world.links import every_question as every_scripted_question
-from seats_cli.world.painting import draft_script, paint_frames, render_script
-from seats_cli.world.script import ScriptedClip
+from seats_cli.world.links import every_question
 from seats_cli.world.vocabulary import IGNORE
 from seats_cli.world.voices import HELD_OUT_VOICES
 from seats_cli.world.wording import FAMILIES, LINKED_FAMILIES
@@ -137,6 +128,15 @@ class Report:
     asked: Counter[str] = field(default_factory=Counter)
     wrong: list[dict[str, str]] = field(default_factory=list)
 
+    def count(self, family: str, question: str, expected: str, given: str) -> None:
+        """Take in an answer."""
+        self.asked[family] += 1
+        if given == expected:
+            self.right[family] += 1
+        else:
+            wrong = {"family": family, "question": question, "answer": given}
+            self.wrong.append({**wrong, "expected": expected})
+
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""
         table = _by_family(self.right, self.asked)
@@ -162,26 +162,13 @@ class Report:
         return "\n".join(lines)
 
 
-HeldOutClip = tuple[np.random.Generator, TinyClip | ScriptedClip, float]
+HeldOutClip = tuple[np.random.Generator, WorldClip, float]
 
 
 def held_out_clips(
     count: int, *, shortest: float = 4.0, longest: float = 8.0, seed: int = HELD_OUT_SEED
 ) -> Iterator[HeldOutClip]:
     """Clips the model was not trained on, with their generator state and source frame rate."""
-    for index in range(count):
-        rng = np.random.default_rng([seed, index])
-        rate = float(rng.choice(_SOURCE_RATES))
-        duration = round(float(rng.uniform(shortest, longest)) * rate) / rate
-        size = weighted_choice(rng, FRAME_SIZES)
-        layout = file_layout(duration, size, rate, audio_seconds=duration)
-        yield rng, make_clip(rng, layout), rate
-
-
-def held_out_scripts(
-    count: int, *, shortest: float = 4.0, longest: float = 8.0, seed: int = HELD_OUT_SEED
-) -> Iterator[HeldOutClip]:
-    """Clips of the second world, wide frames only, as `held_out_clips` gives those of the first."""
     for index in range(count):
         rng = np.random.default_rng([seed, 2, index])
         rate = float(rng.choice(_SOURCE_RATES))
@@ -192,33 +179,14 @@ def held_out_scripts(
         yield rng, render_script(draft_script(rng, layout, 1.0, voices=voices, fonts=fonts)), rate
 
 
-def _questions(
-    rng: np.random.Generator, clip: TinyClip | ScriptedClip
-) -> Sequence[FirstQuestion | Question]:
-    if isinstance(clip, ScriptedClip):
-        return every_scripted_question(rng, clip.script)
-    return every_question(rng, clip)
-
-
-def _write(path: Path, clip: TinyClip | ScriptedClip, fps: float, scale: int) -> None:
-    """Write a clip to a file, with frames up to `scale` times as large as the model sees them."""
-    if not isinstance(clip, ScriptedClip):
-        write_clip(path, clip, fps=fps, scale=scale)
-        return
-    layout, scale = clip.layout, min(scale, 2)
-    times = np.arange(round(layout.duration * fps)) / fps
-    frames = paint_frames(clip.script, times, layout.height * scale, layout.width * scale)
-    write_mp4(path, frames, fps, clip.audio)
-
-
-def as_clip(tiny: TinyClip | ScriptedClip) -> Clip:
+def as_clip(made: WorldClip) -> Clip:
     """A generated clip as if it had been read from a file without loss."""
     return Clip(
-        frames=tiny.frames,
-        frame_times=np.array(tiny.layout.frame_times) if tiny.frames is not None else None,
-        fps=tiny.layout.effective_fps if tiny.frames is not None else None,
-        audio=tiny.audio,
-        facts=MediaFacts("generated", "memory", tiny.layout.duration, 0.0, None),
+        frames=made.frames,
+        frame_times=np.array(made.layout.frame_times) if made.frames is not None else None,
+        fps=made.layout.effective_fps if made.frames is not None else None,
+        audio=made.audio,
+        facts=MediaFacts("generated", "memory", made.layout.duration, 0.0, None),
     )
 
 
@@ -259,21 +227,35 @@ def evaluate(
     """
     report = Report()
     with tempfile.TemporaryDirectory() as folder:
-        for rng, tiny, rate in clips:
-            clip = as_clip(tiny)
+        for rng, made, rate in clips:
+            clip = as_clip(made)
             if mp4:
                 path = Path(folder) / "clip.mp4"
-                _write(path, tiny, rate, int(rng.choice([2, 3, 4])))
+                write_script(path, made.script, fps=rate)
                 clip = read_clip(path, sizing=loaded.sizing)
             clip = blanked(clip, blank)
-            for question in _questions(rng, tiny):
+            for question in every_question(rng, made.script):
                 given = answer(loaded, clip, question.text)
-                report.asked[question.family] += 1
-                if given == question.answer:
-                    report.right[question.family] += 1
-                    continue
-                wrong = {"family": question.family, "question": question.text, "answer": given}
-                report.wrong.append({**wrong, "expected": question.answer})
+                report.count(question.family, question.text, question.answer, given)
+    return report
+
+
+def evaluate_set(loaded: LoadedModel, count: int, *, blank: Collection[str] = ()) -> Report:
+    """Ask the first `count` questions of the bundled set, all of them without options.
+
+    Parameters
+    ----------
+    blank : collection of str
+        As of `evaluate`.
+    """
+    report = Report()
+    questions = synthetic_set(count)
+    for _, asked in groupby(questions.items, key=lambda item: item.clip_key):
+        items = list(asked)
+        clip = blanked(open_clip(items[0], questions.protocol, loaded.sizing), blank)
+        for item in items:
+            given = answer(loaded, clip, item.question)
+            report.count(item.family, item.question, item.answer_text, given)
     return report
 
 
@@ -283,8 +265,13 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="folder of the model")
-    parser.add_argument("--second", action="store_true", help="clips of the second world")
-    parser.add_argument("--clips", type=int, default=100)
+    parser.add_argument("--clips", type=int, default=100, help="number of clips")
+    parser.add_argument(
+        "--synthetic",
+        type=int,
+        metavar="N",
+        help="instead of clips of their own, the first N questions of the bundled set",
+    )
     parser.add_argument("--mp4", action="store_true", help="through real files")
     parser.add_argument(
         "--blank",
@@ -298,13 +285,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--threads", type=int, help="torch threads")
     options = parser.parse_args(arguments)
+    if options.synthetic is not None and options.mp4:
+        parser.error("--synthetic asks about clips in memory: not with --mp4")
     if options.threads:
         torch.set_num_threads(options.threads)
-    draw = held_out_scripts if options.second else held_out_clips
-    clips = draw(
-        options.clips, shortest=options.shortest, longest=options.longest, seed=options.seed
-    )
-    report = evaluate(load_model(options.model), clips, mp4=options.mp4, blank=options.blank or ())
+    blank = options.blank or ()
+    loaded = load_model(options.model)
+    if options.synthetic is not None:
+        report = evaluate_set(loaded, options.synthetic, blank=blank)
+    else:
+        spans = {"shortest": options.shortest, "longest": options.longest}
+        clips = held_out_clips(options.clips, **spans, seed=options.seed)
+        report = evaluate(loaded, clips, mp4=options.mp4, blank=blank)
     text = json.dumps(report.as_dict(), indent=1) if options.json else report.as_table()
     sys.stdout.write(text + "\n")
 

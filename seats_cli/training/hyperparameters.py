@@ -74,7 +74,7 @@ class Hyperparameters:
     # Root mean square of the encoders' outputs when the joint phase begins; of embeddings it is 1.
     encoder_level: float = 1.2
     half: bool = True  # products in bfloat16, which CPUs with such units take half the time for
-    # Difficulty of the clips (`world.painting.draft_script`): it rises from `first_level` to 1 in
+    # Difficulty of the clips (`world.clips.draft_script`): it rises from `first_level` to 1 in
     # this share of the joint phase.
     first_level: float = 0.4
     level_share: float = 0.4

@@ -25,11 +25,10 @@ from seats_cli.training.dense import (
     read_from,
 )
 from seats_cli.training.drills import drill_layout, drill_script
+from seats_cli.world.clips import WorldClip, draft_script, render_script
 from seats_cli.world.layouts import Layout, sample_wide_layout
 from seats_cli.world.lettering import TRAINING_FONTS
 from seats_cli.world.links import Question, every_question, sample_questions
-from seats_cli.world.painting import draft_script, render_script
-from seats_cli.world.script import ScriptedClip
 from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import AUDIO_TOKENS_PER_SECOND, IGNORE
 from seats_cli.world.voices import TRAINING_VOICES
@@ -187,7 +186,7 @@ _EVERYWHERE = 0.5  # of a modality's tokens: evidence that is as wide as this po
 
 
 def _evidence(
-    clips: Sequence[ScriptedClip],
+    clips: Sequence[WorldClip],
     rows: Sequence[Sequence[Question]],
     processor: Qwen2_5OmniProcessor,
     prefix: torch.Tensor,
@@ -215,7 +214,7 @@ def _looked_for_and_read(question: Question) -> list[list[Evidence]]:
 
 
 def assemble(
-    clips: Sequence[ScriptedClip],
+    clips: Sequence[WorldClip],
     rows: Sequence[Sequence[Question]],
     processor: Qwen2_5OmniProcessor,
     *,

@@ -1,4 +1,4 @@
-"""What the plots of scripted clips draw with: looks, places that are free, changes of shot."""
+"""What the plots draw with: looks, places that are free, changes of shot."""
 
 from __future__ import annotations
 

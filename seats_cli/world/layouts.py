@@ -78,20 +78,6 @@ class Layout:
         return len(self.frame_times) // 2, self.height // 14, self.width // 14
 
 
-@dataclass(frozen=True)
-class LayoutMix:
-    """Shares of the duration ranges (seconds) and of missing tracks."""
-
-    durations: tuple[tuple[float, float, float], ...] = (
-        (2.0, 4.0, 0.16),
-        (4.0, 8.05, 0.60),
-        (8.05, 13.0, 0.18),
-        (13.0, 20.0, 0.06),
-    )
-    video_only: float = 0.05
-    audio_only: float = 0.04
-
-
 def frame_count(duration: float) -> int:
     """Even number of frames that qwen-omni-utils samples from `duration` seconds."""
     return max(MIN_FRAMES, int(duration * SAMPLED_FPS) // 2 * 2)
@@ -143,24 +129,7 @@ def make_layout(
     return Layout(duration, times, *size, round(seconds * SAMPLE_RATE), SAMPLED_FPS)
 
 
-def sample_layout(rng: np.random.Generator, mix: LayoutMix) -> Layout:
-    """Draw a layout from the mix; half of the durations are whole seconds."""
-    low, high = weighted_choice(rng, {(low, high): share for low, high, share in mix.durations})
-    duration = float(rng.uniform(low, high))
-    if rng.random() < 0.5:
-        duration = float(max(2.0, round(duration)))
-    size = weighted_choice(rng, FRAME_SIZES)
-    tracks = rng.random()
-    return make_layout(
-        rng,
-        duration,
-        size,
-        video=tracks >= mix.audio_only,
-        audio=not mix.audio_only <= tracks < mix.audio_only + mix.video_only,
-    )
-
-
-_WIDE_DURATIONS = (  # shares of ranges in seconds at level 0 and at level 1
+_DURATIONS = (  # shares of ranges in seconds at level 0 and at level 1
     ((2.0, 4.0), 0.16, 0.04),
     ((4.0, 8.05), 0.60, 0.46),
     ((8.05, 13.0), 0.20, 0.26),
@@ -173,7 +142,7 @@ _SMALL_SHARE, _MIDDLE_SHARE = 0.12, 0.2  # of the frame sizes at level 1; the ot
 def sample_wide_layout(
     rng: np.random.Generator, level: float, *, max_tokens: int | None = None
 ) -> Layout:
-    """Draw the layout of a scripted clip.
+    """Draw the layout of a clip.
 
     Parameters
     ----------
@@ -183,14 +152,14 @@ def sample_wide_layout(
         Draw again while picture and sound are more tokens than that.
     """
     while True:
-        layout = _wide_layout(rng, level)
+        layout = _draw_layout(rng, level)
         tokens = int(np.prod(layout.grid_thw)) // 4 + layout.audio_samples // 640
         if max_tokens is None or tokens <= max_tokens:
             return layout
 
 
-def _wide_layout(rng: np.random.Generator, level: float) -> Layout:
-    shares = {span: (1 - level) * easy + level * full for span, easy, full in _WIDE_DURATIONS}
+def _draw_layout(rng: np.random.Generator, level: float) -> Layout:
+    shares = {span: (1 - level) * easy + level * full for span, easy, full in _DURATIONS}
     duration = float(rng.uniform(*weighted_choice(rng, shares)))
     if rng.random() < 0.4:
         duration = float(max(2.0, round(duration)))

@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 
-from seats_cli.world.clip_questions import DecisiveSpan
 from seats_cli.world.script import Heard, Script, SpokenWord
 from seats_cli.world.truths import (
     Evidence,
@@ -183,7 +182,8 @@ def _text_links(script: Script) -> Iterator[tuple[str, Truth]]:
 def _place_links(script: Script) -> Iterator[tuple[str, Truth]]:
     """Where something is when a word is said, and what is said when it is there."""
     for things in hopping(script):
-        name, places = things[0].name, {thing.place for thing in things}
+        # In order: that of a set differs from process to process, and with it the options' order.
+        name, places = things[0].name, list(dict.fromkeys(thing.place for thing in things))
         keys = [things[0].color, things[0].shape]
         for word in script.words:
             homes = [thing for thing in things if _is_inside(word, thing.start, thing.end)]
@@ -220,6 +220,15 @@ def truths_of(script: Script) -> Truths:
     for family, fact in (*single_truths(script), *linked_truths(script)):
         found.setdefault(family, []).append(fact)
     return found
+
+
+@dataclass(frozen=True)
+class DecisiveSpan:
+    """The one stretch of a clip that decides a question."""
+
+    start: float  # seconds from the start of the clip, as is the end
+    end: float
+    modalities: tuple[str, ...]  # of "video" and "audio": in which of them it is seen or heard
 
 
 @dataclass(frozen=True)
@@ -288,7 +297,7 @@ def thinned(rng: np.random.Generator, truths: Truths) -> Truths:
 def ask(
     rng: np.random.Generator, family: str, facts: Sequence[Truth], *, variants: bool = True
 ) -> Question:
-    """Put one of a family's truths into words; `variants` as in `vocabulary.phrase_question`."""
+    """Put one of a family's truths into words; `variants` as in `word_question`."""
     # Answers first, so that none wins by being true of most things.
     answer = str(rng.choice(sorted({fact.answer for fact in facts})))
     fitting = [fact for fact in facts if fact.answer == answer]

@@ -1,131 +1,22 @@
-"""Scripted clips from chance to frames and sound."""
+"""Paint the frames of a script, at any size and at any times."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from seats_cli.world.clips import write_mp4
-from seats_cli.world.drawing import shape_distance
-from seats_cli.world.layouts import Layout
-from seats_cli.world.lettering import TRAINING_FONTS, icon, printed
-from seats_cli.world.links import truths_of
-from seats_cli.world.script import Backdrop, Heard, Script, ScriptedClip, Thing
-from seats_cli.world.soundtrack import draw_bed, draw_heard, over_bed, render_sound
-from seats_cli.world.storylines import draw_picture, draw_plot
-from seats_cli.world.vocabulary import SAMPLE_RATE
-from seats_cli.world.voices import TRAINING_VOICES
+from seats_cli.world.lettering import icon, printed
+from seats_cli.world.script import Backdrop, Script, Thing
 
 Frame = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
-SOUND_ONLY: Final = "sound"  # the plot of a clip without a picture
-_MOMENTS = 0.35  # share of long clips in which all happens in one short shot
-_LONG = 10.0  # seconds
 _BRIGHTEST = 165.0  # RGB level of a backdrop: things stand out from it
 _ICON_STRENGTH = 0.85
-
-
-def draft_script(
-    rng: np.random.Generator,
-    layout: Layout,
-    level: float,
-    *,
-    plot: str | None = None,
-    moment: bool | None = None,
-    voices: Sequence[str] = TRAINING_VOICES,
-    fonts: Sequence[str] = TRAINING_FONTS,
-) -> Script:
-    """Decide what a clip shows and plays.
-
-    Parameters
-    ----------
-    layout : Layout
-        How it will be sampled.
-    level : float
-        Difficulty, from 0 (clips like those of the first world) to 1.
-    plot : str, optional
-        One of `storylines.PLOTS`; by default drawn by difficulty.
-    moment : bool, optional
-        Whether all that matters is in one short shot, where the plot has shots and the clip 8
-        seconds; by default drawn for long clips.
-    voices, fonts : sequence of str
-        Which ones may speak and be printed; those for training by default.
-
-    Returns
-    -------
-    Script
-        Something can be asked about it.
-    """
-    while True:
-        script = _draft(rng, layout, level, plot, moment, voices, fonts)
-        if truths_of(script):
-            return script
-
-
-def _draft(
-    rng: np.random.Generator,
-    layout: Layout,
-    level: float,
-    plot: str | None,
-    moment: bool | None,
-    voices: Sequence[str],
-    fonts: Sequence[str],
-) -> Script:
-    picture = None
-    if layout.frame_times:
-        plot = draw_plot(rng, layout, level) if plot is None else plot
-        if moment is None:
-            moment = layout.duration >= _LONG and bool(rng.random() < _MOMENTS)
-        picture = draw_picture(rng, layout, plot, fonts=fonts, moment=moment)
-    bed = draw_bed(rng, level)
-    heard: tuple[Heard, ...] = ()
-    if layout.audio_samples:
-        seconds = layout.audio_samples / SAMPLE_RATE
-        if picture is not None:
-            seconds = min(seconds, layout.duration)
-        heard = over_bed(draw_heard(rng, picture, seconds, level, voices=voices), bed)
-    return Script(
-        layout=layout,
-        plot=SOUND_ONLY if plot is None or picture is None else plot,
-        shots=() if picture is None else picture.shots,
-        backdrops=() if picture is None else picture.backdrops,
-        things=() if picture is None else picture.things,
-        heard=heard,
-        bed=bed,
-        grain=float(rng.uniform(0, 8)) if rng.random() < 0.6 else 0.0,
-        blur=bool(rng.random() < 0.3),
-        seed=int(rng.integers(2**31)),
-    )
-
-
-def render_script(script: Script) -> ScriptedClip:
-    """Paint the frames and synthesise the sound of a script."""
-    layout = script.layout
-    frames = audio = None
-    if script.shots:
-        frames = paint_frames(script, layout.frame_times, layout.height, layout.width)
-    if layout.audio_samples:
-        audio = render_sound(script)
-    return ScriptedClip(script, frames, audio)
-
-
-def write_script(path: str | Path, script: Script, *, fps: float = 12.0, scale: int = 2) -> None:
-    """Write a script with a picture to an mp4 file, `scale` times as large as the model reads it.
-
-    `path` ends in .mp4; `fps` is in frames per second.
-    """
-    layout = script.layout
-    times = np.arange(round(layout.duration * fps)) / fps
-    frames = paint_frames(script, times, layout.height * scale, layout.width * scale)
-    audio = render_sound(script) if layout.audio_samples else None
-    write_mp4(path, frames, fps, audio)
 
 
 def paint_frames(
@@ -184,7 +75,7 @@ def _paint(frame: Frame, thing: Thing, time: float) -> None:
         top, left = int(y * height) - reach, int(x * width) - reach
         offsets = np.arange(2 * reach, dtype=np.float32) + 0.5
         dy, dx = (top + offsets - y * height)[:, None], (left + offsets - x * width)[None, :]
-        edge = shape_distance(str(thing.shape), dy, dx, tall / 2)
+        edge = _shape_distance(str(thing.shape), dy, dx, tall / 2)
         _blend(frame, np.clip(0.5 - edge, 0.0, 1.0), thing.rgb, top, left)
     elif thing.kind == "text":
         if thing.plate is not None:
@@ -199,6 +90,28 @@ def _paint(frame: Frame, thing: Thing, time: float) -> None:
         alpha = _ICON_STRENGTH / 255.0 * tile[..., 3].astype(np.float32)
         top, left = round(y * height - tall / 2), round(x * width - tall / 2)
         _blend(frame, alpha, tile[..., :3], top, left)
+
+
+def _shape_distance(shape: str, dy: FloatArray, dx: FloatArray, radius: float) -> FloatArray:
+    """Signed distance (pixels, negative inside) of offsets `dy, dx` to a shape's edge."""
+    across, along = np.abs(dx), np.abs(dy)
+    distance = np.hypot(dx, dy)
+    if shape == "circle":
+        edge = distance - radius
+    elif shape == "ring":
+        edge = np.maximum(distance - 1.05 * radius, 0.6 * radius - distance)
+    elif shape == "square":
+        edge = np.maximum(across, along) - 0.88 * radius
+    elif shape == "cross":
+        upright = np.maximum(across - 0.34 * radius, along - radius)
+        flat = np.maximum(along - 0.34 * radius, across - radius)
+        edge = np.minimum(upright, flat)
+    elif shape == "triangle":
+        sides = 0.85 * (across - 0.62 * (dy + radius))
+        edge = np.maximum(np.maximum(dy - 0.8 * radius, -dy - radius), sides)
+    else:
+        raise ValueError(f"shape must be a known name, got {shape!r}")
+    return np.asarray(edge, dtype=np.float32)
 
 
 def _blend(

@@ -1,4 +1,4 @@
-"""What a clip of the second world shows and plays: small things, printed and spoken words.
+"""What a clip shows and plays: small things, printed and spoken words.
 
 A `Script` is continuous in time and free of pixels and samples. Lengths in the frame are fractions
 of its sides, so the same script can be painted at the size the model reads and at a file's.
@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final, Literal
-
-import numpy as np
-import numpy.typing as npt
 
 from seats_cli.world.layouts import Layout
 from seats_cli.world.sounds import Sound
@@ -199,17 +196,3 @@ class Script:
         """Index of the shot on screen at `time` seconds (the last one after the end)."""
         over = sum(end <= time for _, end in self.shots)
         return min(over, len(self.shots) - 1)
-
-
-@dataclass(frozen=True, eq=False)
-class ScriptedClip:
-    """A painted and synthesised script."""
-
-    script: Script
-    frames: npt.NDArray[np.uint8] | None  # (T, H, W, 3) RGB; None without a picture
-    audio: npt.NDArray[np.float32] | None  # (n,), -1..1 at `SAMPLE_RATE`; None without sound
-
-    @property
-    def layout(self) -> Layout:
-        """How it is sampled."""
-        return self.script.layout

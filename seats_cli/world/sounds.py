@@ -1,7 +1,8 @@
-"""What a clip sounds like: named sounds and speech-like sound on a timeline, synthesised."""
+"""Named sounds on a timeline: tones, beeps, chirps and noise, drawn and synthesised."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,88 +10,12 @@ import numpy.typing as npt
 
 from seats_cli.world.vocabulary import MAX_BEEPS, SAMPLE_RATE
 
-# First three formants (Hz) of a few vowels; words do not matter, as long as it sounds like speech.
-_VOWELS = np.array(
-    [
-        [730, 1090, 2440],
-        [270, 2290, 3010],
-        [300, 870, 2240],
-        [530, 1840, 2480],
-        [570, 840, 2410],
-        [660, 1720, 2410],
-        [490, 1350, 1690],
-    ],
-    dtype=np.float64,
-)
-_BANDWIDTHS = np.array([90.0, 120.0, 180.0])  # Hz
-_CONTROL_RATE = 200  # formants and loudness are set this many times per second
-
-
-def _syllable_track(rng: np.random.Generator, steps: int) -> tuple[np.ndarray, ...]:
-    """Control tracks: formants (steps, 3) in Hz, voiced and hiss loudness (steps,)."""
-    formants = np.zeros((steps, 3))
-    voiced, hiss = np.zeros(steps), np.zeros(steps)
-    position = 0
-    while position < steps:
-        vowel = _VOWELS[rng.integers(len(_VOWELS))] * rng.uniform(0.92, 1.12)
-        onset = int(rng.uniform(0.02, 0.09) * _CONTROL_RATE)
-        body = int(rng.uniform(0.09, 0.24) * _CONTROL_RATE)
-        end = min(position + onset + body, steps)
-        formants[position:end] = vowel
-        if rng.random() < 0.45:
-            hiss[position : position + onset] = rng.uniform(0.05, 0.3)
-        middle = min(position + onset, end)
-        voiced[middle:end] = np.sin(np.linspace(0.25, np.pi - 0.1, end - middle))
-        pause = rng.uniform(0.12, 0.3) if rng.random() < 0.12 else rng.uniform(0, 0.03)
-        position = end
-        stop = min(position + int(pause * _CONTROL_RATE), steps)
-        formants[position:stop] = vowel
-        position = max(stop, position)
-    return formants, voiced, hiss
-
-
-def _smooth(track: np.ndarray, width: int) -> np.ndarray:
-    """Moving average along the first axis: mouths do not jump."""
-    kernel = np.ones(width) / width
-    columns = track.reshape(len(track), -1)
-    padded = np.pad(columns, ((width // 2, width - 1 - width // 2), (0, 0)), mode="edge")
-    smooth = [np.convolve(padded[:, i], kernel, mode="valid") for i in range(columns.shape[1])]
-    return np.stack(smooth, axis=1).reshape(track.shape)
-
-
-def synthesise_speech(seed: int, samples: int) -> np.ndarray:
-    """Babble, float64 (samples,), peak about 1; `seed` chooses voice and syllables."""
-    rng = np.random.default_rng(seed)
-    steps = samples * _CONTROL_RATE // SAMPLE_RATE + 2
-    formants, voiced, hiss = _syllable_track(rng, steps)
-    formants, voiced, hiss = _smooth(formants, 7), _smooth(voiced, 3), _smooth(hiss, 3)
-
-    voice = rng.uniform(85, 240)  # Hz
-    drift = np.cumsum(rng.standard_normal(steps)) * 0.004
-    pitch = voice * (1 + 0.08 * np.sin(np.linspace(0, rng.uniform(2, 8), steps)) + 0.3 * drift)
-    pitch = np.clip(pitch, 70, 300)
-
-    when = np.arange(samples) * (_CONTROL_RATE / SAMPLE_RATE)
-    control = np.arange(steps)
-    phase = 2 * np.pi * np.cumsum(np.interp(when, control, pitch)) / SAMPLE_RATE
-    wave = np.zeros(samples)
-    for harmonic in range(1, int(min(30, 3600 / voice)) + 1):
-        distance = (harmonic * pitch[:, None] - formants) / _BANDWIDTHS
-        resonance = (np.array([1.0, 0.6, 0.3]) / (1 + distance**2)).sum(axis=1)
-        strength = (resonance + 0.02) * voiced / harmonic**0.4
-        wave += np.interp(when, control, strength) * np.sin(harmonic * phase)
-    breath = rng.standard_normal(samples)
-    wave += np.interp(when, control, hiss) * (breath - np.roll(breath, 1)) * 0.7
-    peak = float(np.abs(wave).max()) or 1.0
-    return wave / peak
-
-
 FloatArray = npt.NDArray[np.float32]
 
 LOW_PITCH_BELOW = 650.0  # Hz; between the two limits "high or low" is not asked
 HIGH_PITCH_ABOVE = 1400.0
-MIN_LENGTH = {"tone": 1.0, "beeps": 0.15, "chirp": 0.5, "noise": 0.4, "speech": 0.6}  # seconds
-_MAX_LENGTH = {"tone": 5.0, "chirp": 1.8, "noise": 2.0, "speech": 4.0}  # seconds
+MIN_LENGTH = {"tone": 1.0, "beeps": 0.15, "chirp": 0.5, "noise": 0.4}  # seconds
+_MAX_LENGTH = {"tone": 5.0, "chirp": 1.8, "noise": 2.0}  # seconds
 _RAMP = 80  # samples faded in and out: 5 ms, so that no sound starts with a click
 
 
@@ -98,7 +23,7 @@ _RAMP = 80  # samples faded in and out: 5 ms, so that no sound starts with a cli
 class Sound:
     """One named sound."""
 
-    kind: str  # one of `SOUND_KINDS` except "silence"
+    kind: str  # one of `MIN_LENGTH`, or "music" (see `soundtrack`)
     start: float  # seconds
     end: float
     amplitude: float  # peak, 0..1
@@ -106,7 +31,7 @@ class Sound:
     end_frequency: float = 0.0  # Hz, end of a chirp; otherwise equal to `frequency`
     beeps: tuple[tuple[float, float], ...] = ()  # start and end of each, only of "beeps"
     overtone: float = 0.0  # strength of the second harmonic of tones and beeps
-    seed: int = 0  # for noise and speech
+    seed: int = 0  # for noise and music
 
     @property
     def pitch(self) -> str | None:
@@ -216,22 +141,15 @@ def _waves(sound: Sound) -> list[tuple[float, np.ndarray]]:
         return [(sound.start, _tone(sound.frequency, sound.overtone, samples))]
     if sound.kind == "chirp":
         return [(sound.start, _chirp(sound.frequency, sound.end_frequency, samples))]
-    seeded = _noise if sound.kind == "noise" else synthesise_speech
-    return [(sound.start, seeded(sound.seed, samples))]
+    return [(sound.start, _noise(sound.seed, samples))]
 
 
-def synthesise(sounds: tuple[Sound, ...], samples: int, *, floor: float, seed: int) -> FloatArray:
-    """Mix sounds into a track of `samples` at `SAMPLE_RATE`: float32 (samples,), -1..1.
-
-    `floor` is the standard deviation of the room noise, 0 for digital silence; `seed` is for it.
-    """
+def synthesise(sounds: Sequence[Sound], samples: int) -> FloatArray:
+    """Mix sounds of `MIN_LENGTH` into a track of `samples` at `SAMPLE_RATE`: float32 (samples,)."""
     track = np.zeros(samples, dtype=np.float32)
     for sound in sounds:
         for start, wave in _waves(sound):
             first = int(start * SAMPLE_RATE)
             piece = (sound.amplitude * _faded(wave))[: max(0, samples - first)]
             track[first : first + len(piece)] += piece.astype(np.float32)
-    if floor > 0:
-        rng = np.random.default_rng(seed)
-        track += floor * rng.standard_normal(samples, dtype=np.float32)
     return np.clip(track, -1.0, 1.0)

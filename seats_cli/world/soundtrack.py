@@ -1,4 +1,4 @@
-"""What scripted clips sound like: spoken words and named sounds, over noise or music."""
+"""What clips sound like: spoken words and named sounds, over noise or music."""
 
 from __future__ import annotations
 
@@ -273,10 +273,8 @@ def _faded(wave: FloatArray) -> FloatArray:
 def render_sound(script: Script) -> FloatArray:
     """Synthesise a script's sound: float32 (audio_samples,), -1..1 at `SAMPLE_RATE`."""
     samples = script.layout.audio_samples
-    plain = tuple(
-        sound for sound in script.heard if isinstance(sound, Sound) and sound.kind != "music"
-    )
-    track = synthesise(plain, samples, floor=0.0, seed=0)
+    plain = [sound for sound in script.heard if isinstance(sound, Sound) and sound.kind != "music"]
+    track = synthesise(plain, samples)
     for sound in script.heard:
         first = int(sound.start * SAMPLE_RATE)
         if isinstance(sound, SpokenWord):

@@ -1,4 +1,4 @@
-"""Kinds of scripted clips: where things stand, which of them move, what changes from shot to shot.
+"""Kinds of clips: where things stand, which of them move, what changes from shot to shot.
 
 Every plot is made for some families of questions, but what may be asked is decided by what is true
 in the end (`truths`), not by the plot.

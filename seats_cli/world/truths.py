@@ -1,4 +1,4 @@
-"""What is true of a scripted clip, picture and sound each alone, and where that is seen or heard.
+"""What is true of a clip, picture and sound each alone, and where that is seen or heard.
 
 Only what is beyond doubt is a truth; a question is one of them put into words. `links` adds what
 needs picture and sound together.
@@ -47,7 +47,7 @@ class Truth:
     """An answer of a family of questions, and what the question about it needs."""
 
     answer: str
-    slots: Mapping[str, tuple[str, ...]]  # for the forms of `wording.QUESTION_FORMS`
+    slots: Mapping[str, tuple[str, ...]]  # for the forms of `QUESTION_FORMS`
     evidence: tuple[Evidence, ...]
     names: tuple[str, ...] = ()  # words of the question that say what is to be looked up
     rivals: tuple[str, ...] = ()  # other answers that somebody who does not look might give

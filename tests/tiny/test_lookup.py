@@ -33,9 +33,9 @@ from seats_cli.training.forward import (
     packed_mask,
 )
 from seats_cli.training.minibatch import TrainingBatch, assemble, drill_batch, training_batch
+from seats_cli.world.clips import draft_script, render_script
 from seats_cli.world.layouts import Layout, sample_wide_layout
 from seats_cli.world.links import Question
-from seats_cli.world.painting import draft_script, render_script
 from seats_cli.world.script import Backdrop, Script, SpokenWord, Thing
 from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import COLORS, IGNORE, SHAPES

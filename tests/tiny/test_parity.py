@@ -11,10 +11,9 @@ import torch
 from seats_cli.training.build import MAX_PIXELS, MIN_PIXELS
 from seats_cli.training.forward import Thinker, Thinning, packed_forward
 from seats_cli.training.minibatch import TrainingBatch, assemble, evaluation_batch
+from seats_cli.world.clips import WorldClip, draft_script, render_script
 from seats_cli.world.layouts import Layout, make_layout
 from seats_cli.world.links import Question, every_question
-from seats_cli.world.painting import draft_script, render_script
-from seats_cli.world.script import ScriptedClip
 from seats_cli.world.vocabulary import IGNORE
 
 CASES = {
@@ -27,7 +26,7 @@ CASES = {
 }
 
 
-def stock_inputs(processor: Any, clip: ScriptedClip, question: str) -> dict[str, Any]:
+def stock_inputs(processor: Any, clip: WorldClip, question: str) -> dict[str, Any]:
     """Inputs of one question through the real chat template and processor."""
     kinds = ["video"] if clip.frames is not None else ["audio"]
     content = [{"type": kind, kind: "clip"} for kind in kinds]
@@ -55,7 +54,7 @@ def stock_inputs(processor: Any, clip: ScriptedClip, question: str) -> dict[str,
     )
 
 
-def make_case(processor: Any, name: str) -> tuple[ScriptedClip, list[Question], TrainingBatch]:
+def make_case(processor: Any, name: str) -> tuple[WorldClip, list[Question], TrainingBatch]:
     duration, size, video, audio = CASES[name]
     rng = np.random.default_rng(len(name))
     layout: Layout = make_layout(rng, duration, size, video=video, audio=audio)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from seats_cli.world.clips import draft_script
 from seats_cli.world.layouts import sample_wide_layout
 from seats_cli.world.links import ask, truths_of
-from seats_cli.world.painting import draft_script
 from seats_cli.world.script import Script, Thing
 
 PLACES = {
