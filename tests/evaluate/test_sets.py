@@ -27,7 +27,7 @@ def test_unknown_kinds_are_refused() -> None:
         question_set("synthetic", limit=3, only=("color_order", "colour"))
 
 
-def test_rare_families_of_the_scripted_set_are_found() -> None:
-    rare = question_set("scripted", limit=2, only=("same_word", "shape_at_sound"))
+def test_rare_families_are_found() -> None:
+    rare = question_set("synthetic", limit=2, only=("same_word", "shape_at_sound"))
     assert len(rare) == 2
     assert {item.family for item in rare.items} <= {"same_word", "shape_at_sound"}

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from seats_cli.media import read_clip
 from seats_cli.models import LoadedModel, load_model
 from seats_cli.models.load import BUNDLED_PATH
 from seats_cli.training.held_out import answer, evaluate, held_out_clips
-from seats_cli.world.clips import write_mp4
-from seats_cli.world.drawing import render_frames
-from seats_cli.world.scene import Scene, SceneSegment
-from seats_cli.world.sounds import Sound, synthesise
+from seats_cli.world.clips import write_script
+from seats_cli.world.layouts import file_layout
+from seats_cli.world.script import Backdrop, Script, SpokenWord, Thing
+from seats_cli.world.sounds import Sound
 
 MOST_BYTES = 16 * 2**20
 
@@ -55,33 +54,25 @@ def test_most_answers_about_files_are_right(bundled: LoadedModel) -> None:
 def test_colour_cards_with_beeps(bundled: LoadedModel, tmp_path: Path) -> None:
     """The kind of file people make to try a model: three cards, a voice, two beeps."""
     colors = (("red", (253.0, 0.0, 0.0)), ("blue", (0.0, 0.0, 254.0)), ("green", (0.0, 127.0, 0.0)))
-    words = ("ONE", "TWO", "THREE")
-    segments = tuple(
-        SceneSegment(4.0 * index, 4.0 * index + 4.0, name, rgb, None, words[index])
-        for index, (name, rgb) in enumerate(colors)
-    )
-    scene = Scene(
-        segments=segments,
-        style="card",
-        motion="still",
-        speed=0.0,
-        radius=0.2,
-        start=(0.5, 0.5),
-        texture=np.zeros((2, 2, 3)),
-        softness=1.0,
-        noise=0.0,
-        block_noise=0.0,
-        blur=False,
-        seed=0,
-    )
-    sounds = (
-        Sound("speech", 0.5, 2.7, 0.5, seed=1),
-        Sound("beeps", 5.0, 6.5, 0.5, 1000.0, 1000.0, ((5.0, 5.5), (6.0, 6.5))),
-        Sound("speech", 8.5, 10.2, 0.5, seed=2),
+    words = ("one", "two", "three")
+    shots = ((0.0, 4.0), (4.0, 8.0), (8.0, 12.0))
+    script = Script(
+        layout=file_layout(12.0, (168, 308), 12.0, audio_seconds=12.0),
+        plot="cards",
+        shots=shots,
+        backdrops=tuple(Backdrop("card", rgb, name) for name, rgb in colors),
+        things=tuple(
+            Thing("text", *shot, 0.5, 0.5, 0.3, text=word.upper(), word=word, font="dejavu-sans")
+            for shot, word in zip(shots, words, strict=True)
+        ),
+        heard=(
+            SpokenWord("banana", "us", 0.5, 2.0, 0.5, 1, "the word is", 1.2),
+            Sound("beeps", 5.0, 6.5, 0.5, 1000.0, 1000.0, ((5.0, 5.5), (6.0, 6.5))),
+            SpokenWord("dog", "us", 8.5, 10.0, 0.5, 2, "I can see a", 9.3),
+        ),
     )
     path = tmp_path / "cards.mp4"
-    frames = render_frames(scene, np.arange(144) / 12.0, 180, 320)
-    write_mp4(path, frames, 12.0, synthesise(sounds, 12 * 16_000, floor=0.0, seed=0))
+    write_script(path, script, fps=12.0, scale=1)
     clip = read_clip(path, sizing=bundled.sizing)
     expected = {
         "What color is shown first?": "red",

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seats_cli.training.build import SPECIAL_TOKENS
-from seats_cli.world.vocabulary import TEMPLATES, corpus, phrase_question, sound_phrases
+from seats_cli.world.vocabulary import sound_phrases
+from seats_cli.world.wording import FAMILIES, HEARD_KINDS, corpus, word_question
 
 
 def test_tokenizer_round_trips_any_text(processor: Any) -> None:
@@ -45,18 +46,19 @@ def test_chat_template_places_the_question_after_the_clip(processor: Any) -> Non
     )
 
 
-@pytest.mark.parametrize("kind", ["tone", "beeps", "chirp", "noise", "speech"])
+@pytest.mark.parametrize("kind", HEARD_KINDS[1:])
 def test_sounds_have_names(kind: str) -> None:
     assert sound_phrases(kind, 3).singular
     assert any("the" in phrase or "someone" in phrase for phrase in sound_phrases(kind, 1).during)
 
 
-def test_templates_fill_completely() -> None:
+def test_forms_fill_completely() -> None:
     rng = np.random.default_rng(0)
-    slots = dict.fromkeys(("object", "sound", "during", "color", "scene"), "WORD")
-    for family in TEMPLATES:
+    names = "object sound during color scene thing a_thing place shape group time when word"
+    slots = dict.fromkeys((*names.split(), "print", "noun"), "WORD")
+    for family in FAMILIES:
         for _ in range(20):
-            text = phrase_question(rng, family, slots)
+            text = word_question(rng, family, slots)
             assert "{" not in text
             assert text
 

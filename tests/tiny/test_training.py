@@ -23,7 +23,7 @@ from seats_cli.training.build import (
     start_encoders_from,
 )
 from seats_cli.training.forward import Thinker, encode, packed_attention, packed_mask
-from seats_cli.training.held_out import as_clip, blanked, held_out_scripts
+from seats_cli.training.held_out import as_clip, blanked, held_out_clips
 from seats_cli.training.hyperparameters import Hyperparameters, Phase
 from seats_cli.training.minibatch import drill_batch, long_batch, token_count
 from seats_cli.training.objective import (
@@ -227,7 +227,7 @@ def test_long_steps_wait_for_full_difficulty_and_are_the_same_for_all(tmp_path: 
 
 
 def test_a_blanked_clip_keeps_its_size_and_nothing_else() -> None:
-    clip = as_clip(next(iter(held_out_scripts(1, shortest=2.0, longest=2.5)))[1])
+    clip = as_clip(next(iter(held_out_clips(1, shortest=2.0, longest=2.5)))[1])
     assert clip.frames is not None
     assert clip.audio is not None
     silent = blanked(clip, ["sound"])

@@ -1,4 +1,4 @@
-"""Scripted clips: the same seed gives the same clip, and what a script says is what is painted."""
+"""Scripts: the same seed gives the same clip, and what a script says is what is painted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
+from seats_cli.world.clips import draft_script, render_script
 from seats_cli.world.layouts import Layout, file_layout, sample_wide_layout
 from seats_cli.world.links import (
     Question,
@@ -14,7 +15,7 @@ from seats_cli.world.links import (
     sample_questions,
     truths_of,
 )
-from seats_cli.world.painting import draft_script, paint_frames, render_script
+from seats_cli.world.painting import paint_frames
 from seats_cli.world.script import Script, Thing, place_of
 from seats_cli.world.soundtrack import render_sound
 from seats_cli.world.storylines import PLOTS
@@ -25,7 +26,7 @@ from seats_cli.world.wording import (
     LINKED_FAMILIES,
     PLACE_NAMES,
     answers_of,
-    corpus_of_scripts,
+    corpus,
     lexicon,
 )
 
@@ -220,7 +221,7 @@ def test_mains_are_the_colours_in_order(scripts: list[Script]) -> None:
 
 
 def test_the_corpus_has_every_family() -> None:
-    lines = corpus_of_scripts(np.random.default_rng(8), 2 * len(FAMILIES))
+    lines = corpus(np.random.default_rng(8), 2 * len(FAMILIES))
     assert any("said while" in line or "is said when" in line for line in lines)
     assert len(lines) > 10 * len(FAMILIES)
 
