@@ -170,7 +170,7 @@ def held_out_clips(
 ) -> Iterator[HeldOutClip]:
     """Clips the model was not trained on, with their generator state and source frame rate."""
     for index in range(count):
-        rng = np.random.default_rng([seed, 2, index])
+        rng = np.random.default_rng([seed, 2, index])  # 2: a stream of its own
         rate = float(rng.choice(_SOURCE_RATES))
         duration = round(float(rng.uniform(shortest, longest)) * rate) / rate
         size = weighted_choice(rng, WIDE_FRAME_SIZES)
