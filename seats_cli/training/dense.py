@@ -83,6 +83,7 @@ CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
         "screen_shape": len(SHAPES) + 1,
         "screen_print": len(PRINTS) + 1,
         **AT_PLACES,
+        "count": _COUNTED + 1,  # "beeps" or "words": of what was heard last
     },
 }
 
@@ -90,10 +91,10 @@ CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
 NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "video": {"color": COLORS, "shape": SHAPES, "motion": MOTIONS, "print": PRINTS},
     "audio": {"kind": HEARD_KINDS[1:], "word": WORDS},
-    "video_context": {"place": PLACE_NAMES},
+    "video_context": {"place": PLACE_NAMES, "shot": COUNTS[2 : _SHOTS + 1]},
     "audio_context": {
-        "beeps": COUNTS[1:],
-        "words": COUNTS[1:],
+        # Not "beeps" and "words": a state cannot say two numbers at once.
+        "count": COUNTS[1:],
         "screen_color": COLORS,
         "screen_shape": SHAPES,
         "screen_print": PRINTS,
@@ -303,6 +304,16 @@ def _video_context(script: Script) -> dict[str, IntArray]:
     return {name: label.astype(np.int64) for name, label in labels.items()}
 
 
+def _last_count(beeps: IntArray, words: IntArray) -> IntArray:
+    """The one of two running counts that changed last."""
+    steps = np.arange(len(beeps))
+    beep_at, word_at = (
+        np.maximum.accumulate(np.where(np.diff(count, prepend=0) > 0, steps, -1))
+        for count in (beeps, words)
+    )
+    return np.where(word_at > beep_at, words, beeps)
+
+
 def _audio_context(script: Script) -> dict[str, IntArray]:
     times = token_times(script)
     labels = {name: np.full(len(times), IGNORE) for name in CLASSES["audio_context"]}
@@ -315,6 +326,7 @@ def _audio_context(script: Script) -> dict[str, IntArray]:
                 beeps += times >= end
     labels["beeps"] = np.minimum(beeps, MAX_BEEPS)
     labels["words"] = np.minimum(words, _COUNTED)
+    labels["count"] = _last_count(labels["beeps"], labels["words"])
     if script.shots:
         frame_times = np.array(script.layout.frame_times)
         shots = np.array([script.shot_index(time) for time in frame_times.tolist()])

@@ -10,23 +10,26 @@ FAMILY_WEIGHTS: Mapping[str, float] = {
     "color": 0.6,
     "first_color": 0.6,
     "last_color": 0.6,
-    "color_count": 0.7,
-    "color_order": 0.7,
+    "color_count": 1.0,
+    "color_order": 1.5,
     "sound_kind": 0.5,
     "sweep": 0.5,
-    "is_there": 0.7,
+    "is_there": 1.0,
+    "object_count": 0.5,
     "beep_count": 1.5,
     "moving_color": 2.0,
     "direction": 1.5,
+    "word_at_place": 2.0,
+    "color_of_word": 1.5,
     "spoken_word": 0.7,
     "spoken_order": 1.2,
-    "printed_order": 1.2,
+    "printed_order": 2.0,
     "said_while_place": 4.0,
-    "said_at_picture": 3.0,
+    "said_at_picture": 4.0,
     "color_when_said": 3.0,
     "print_when_said": 3.0,
     "print_at_sound": 3.0,
-    "place_when_said": 3.0,
+    "place_when_said": 4.0,
     "same_word": 3.0,
     "color_at_sound": 2.0,
     "shape_at_sound": 3.0,
@@ -59,7 +62,7 @@ class Hyperparameters:
     seed: int = 2
     phases: tuple[Phase, ...] = (
         Phase("encoders", 2400, 0.01, 2e-3, 1600, decay_share=0.3),
-        Phase("joint", 3300, 0.006, 1.5e-3, 4000, questions=12, drill_share=0.3, decay_share=0.55),
+        Phase("joint", 5000, 0.006, 1.5e-3, 4000, questions=12, drill_share=0.3, decay_share=0.55),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
     # Weights in the joint loss: the throw-away heads, the names of what is seen and heard, and the
@@ -80,7 +83,7 @@ class Hyperparameters:
     level_share: float = 0.4
     # Every so many steps a long clip, at full difficulty: alone, with most of the picture left out
     # before the LLM. The other clips have at most half of a worker's `batch_tokens`.
-    long_every: int = 40
+    long_every: int = 25
     long_tokens: tuple[int, int] = (2500, 9500)
     long_drop: float = 0.6  # of the video tokens, at least
     thin_from: float = 0.5  # share of the joint phase after which drops have full strength

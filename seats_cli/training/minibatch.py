@@ -182,7 +182,7 @@ def _packed(
     }
 
 
-_EVERYWHERE = 0.5  # of a modality's tokens: evidence that is as wide as this points nowhere
+_EVERYWHERE = 0.75  # of a modality's tokens: evidence that is as wide as this points nowhere
 
 
 def _evidence(
