@@ -37,6 +37,7 @@ from seats_cli.world.clips import draft_script, render_script
 from seats_cli.world.layouts import Layout, sample_wide_layout
 from seats_cli.world.links import Question
 from seats_cli.world.script import Backdrop, Script, SpokenWord, Thing
+from seats_cli.world.sounds import Sound
 from seats_cli.world.truths import Evidence
 from seats_cli.world.vocabulary import COLORS, IGNORE, SHAPES
 from seats_cli.world.voices import WORDS
@@ -89,6 +90,21 @@ def test_labels_say_what_every_token_shows_and_plays() -> None:
     assert (place == place[:1]).all()
     assert place[0, 1:3, 0].tolist() == [PLACE_NAMES.index("left") + 1] * 2
     assert place[0, 0].tolist() == [0, 0, *[PLACE_NAMES.index("top") + 1] * 2, 0, 0]
+
+
+def test_the_count_is_of_what_was_heard_last() -> None:
+    """A state cannot say two numbers: behind two beeps it is 2, though one word was said before."""
+    beeps = Sound("beeps", 3.1, 3.8, 0.5, 1000.0, 1000.0, ((3.1, 3.3), (3.6, 3.8)))
+    script = two_shots()
+    count = dense_labels(replace(script, heard=(*script.heard, beeps)))["audio_context"]["count"]
+    assert count.tolist() == [0] * 75 + [1] * 20 + [2] * 5  # of 40 ms each
+
+
+def test_the_second_shot_is_called_two() -> None:
+    """Colours are counted by the shots that have been: classes 1 to 3 are later shots."""
+    shot = dense_labels(two_shots())["video_context"]["shot"].reshape(4, -1)
+    assert [set(grid.tolist()) for grid in shot] == [{0}, {0}, {1}, {1}]
+    assert NAMES["video_context"]["shot"] == ("2", "3", "4")
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -211,6 +227,19 @@ def test_hops_point_at_evidence_of_their_own_question(processor: Any) -> None:
         (wanted[0] & (batch.prefix_ids == video)).nonzero().flatten().tolist()
     )
     assert _rows_of_evidence(batch, left[:, :4], batch.reads)[1].shape == (3, 4)
+
+
+def test_items_of_two_pictures_are_read_from_both(processor: Any) -> None:
+    """One of two is half of the clip or more, and not everywhere; the whole clip is."""
+    shots = [Evidence("answer", "video", 0.0, 2.5), Evidence("answer", "video", 2.5, 4.0)]
+    questions = [
+        Question("color_order", "List the colors.", "red, blue", tuple(shots)),
+        Question("color", "What color?", "red", (Evidence("answer", "video", 0.0, 4.0),)),
+    ]
+    batch = assemble([render_script(two_shots())], [questions], processor)
+    kept = torch.arange(len(batch.prefix_ids))[None]
+    right = _rows_of_evidence(batch, kept, batch.reads)[1]
+    assert right.sum(dim=1).tolist() == [2 * 24, 24, 0]  # grids that are of one shot alone
 
 
 def test_the_first_item_is_what_a_name_is_told(processor: Any) -> None:
