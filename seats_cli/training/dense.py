@@ -101,6 +101,8 @@ NAMES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     },
 }
 
+COUNTS_SO_FAR: Final = frozenset({"shot", "count"})  # names of numbers of what has been so far
+
 
 def audio_token_count(samples: int) -> int:
     """LLM tokens of a sound track: mel frames of 10 ms, strided by 2 twice."""

@@ -13,7 +13,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_
 
 from seats_cli.models.patching import use_attention
 from seats_cli.training.build import lookup_layers
-from seats_cli.training.dense import NAMES
+from seats_cli.training.dense import COUNTS_SO_FAR, NAMES
 from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.world.vocabulary import IGNORE
 
@@ -265,6 +265,8 @@ def _labels_of_found(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """What all found tokens (n, p) that show anything have in common, by part and name.
 
+    Counts are left out: no name stands for one.
+
     Labels are (B, p); `rows` (n,) says in which of the B the tokens are.
     """
     common: dict[str, dict[str, torch.Tensor]] = {}
@@ -274,7 +276,8 @@ def _labels_of_found(
             shown = found & (label > 0)
             most = torch.where(shown, label, 0).max(dim=1)[0]
             least = torch.where(shown, label, 1 << 20).min(dim=1)[0]
-            common.setdefault(part, {})[name] = torch.where(most == least, most, IGNORE)
+            shared = (most == least) & (name not in COUNTS_SO_FAR)
+            common.setdefault(part, {})[name] = torch.where(shared, most, IGNORE)
     return common
 
 

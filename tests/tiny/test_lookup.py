@@ -259,6 +259,10 @@ def test_found_labels_are_what_all_found_tokens_share() -> None:
     common = _labels_of_found(labels, torch.tensor([0, 0, 0]), found)
     assert common["video"]["color"].tolist() == [3, IGNORE, IGNORE]
     assert (common["video"]["shape"] == IGNORE).all()
+    # A name stands for no count, though all that it found had the same one.
+    labels["video_context"] = {**labels["video_context"], "shot": torch.full_like(color, 2)}
+    common = _labels_of_found(labels, torch.tensor([0, 0, 0]), found)
+    assert (common["video_context"]["shot"] == IGNORE).all()
 
 
 def test_loss_is_that_of_the_models_own_attention(micro_model: Thinker) -> None:
