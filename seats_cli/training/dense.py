@@ -3,9 +3,9 @@
 Answers alone are too little to learn from on a CPU: a clip of a few thousand tokens gives eight
 words. So every token has labels of what is seen or heard there (read from the encoders), and of
 what goes on at its moment in the other modality (read in the middle of the LLM: "which word is
-said while the red square is on the left?" is answered by a sound token that knows what is on the
-left). And since questions state where their answer is to be found (`Question.evidence`), the heads
-of two layers are taught to look there (`forward.Hops`).
+shown when seven is said?" is answered by a sound token that knows what is shown). And since
+questions state where their answer is to be found (`Question.evidence`), the heads of two layers
+are taught to look there (`forward.Hops`).
 """
 
 from __future__ import annotations
@@ -49,11 +49,6 @@ _COUNTED = 5  # words so far; more count as as many
 
 # Number of classes of every label. Encoder labels come from one token's own surroundings; context
 # labels need what came before or the other modality, and are read in the middle of the LLM.
-AT_PLACES = {
-    f"{place}_{name}": classes
-    for place in PLACE_NAMES
-    for name, classes in (("color", len(COLORS) + 1), ("shape", len(SHAPES) + 1))
-}
 CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
     "video": {
         "color": len(COLORS) + 1,
@@ -82,7 +77,6 @@ CLASSES: Final[Mapping[str, Mapping[str, int]]] = {
         "screen_color": len(COLORS) + 1,
         "screen_shape": len(SHAPES) + 1,
         "screen_print": len(PRINTS) + 1,
-        **AT_PLACES,
         "count": _COUNTED + 1,  # "beeps" or "words": of what was heard last
     },
 }
@@ -267,10 +261,8 @@ def _places(layout: Layout) -> IntArray:
 
 
 def _screen(script: Script, time: float) -> dict[str, int]:
-    """What is on screen at a moment: the only one of its kind, and what is at each place."""
-    seen: dict[str, int] = dict.fromkeys(
-        ("screen_color", "screen_shape", "screen_print", *AT_PLACES), 0
-    )
+    """What is on screen at a moment, if it is the only one of its kind."""
+    seen = dict.fromkeys(("screen_color", "screen_shape", "screen_print"), 0)
     shown = [thing for thing in script.things if thing.is_visible(time)]
     shapes = [thing for thing in shown if thing.kind == "shape"]
     texts = [thing for thing in shown if thing.kind == "text"]
@@ -286,10 +278,6 @@ def _screen(script: Script, time: float) -> dict[str, int]:
         seen["screen_shape"] = SHAPES.index(str(shapes[0].shape)) + 1 if alone else IGNORE
     if texts:
         seen["screen_print"] = print_class(texts[0].word) if len(texts) == 1 else IGNORE
-    for thing in shapes:
-        if thing.place is not None:
-            seen[f"{thing.place}_color"] = COLORS.index(str(thing.color)) + 1
-            seen[f"{thing.place}_shape"] = SHAPES.index(str(thing.shape)) + 1
     return seen
 
 

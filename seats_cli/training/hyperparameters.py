@@ -15,7 +15,7 @@ FAMILY_WEIGHTS: Mapping[str, float] = {
     "sound_kind": 0.5,
     "sweep": 0.5,
     "is_there": 1.0,
-    "object_count": 0.5,
+    "object_count": 0.3,
     "beep_count": 1.5,
     "moving_color": 2.0,
     "direction": 1.5,
@@ -23,13 +23,14 @@ FAMILY_WEIGHTS: Mapping[str, float] = {
     "color_of_word": 1.5,
     "spoken_word": 0.7,
     "spoken_order": 1.2,
+    "spoken_count": 1.5,
     "printed_order": 2.0,
-    "said_while_place": 4.0,
+    "said_while_place": 1.0,
     "said_at_picture": 4.0,
     "color_when_said": 3.0,
     "print_when_said": 3.0,
     "print_at_sound": 3.0,
-    "place_when_said": 4.0,
+    "place_when_said": 1.0,
     "same_word": 3.0,
     "color_at_sound": 2.0,
     "shape_at_sound": 3.0,
@@ -61,14 +62,14 @@ class Hyperparameters:
 
     seed: int = 2
     phases: tuple[Phase, ...] = (
-        Phase("encoders", 2400, 0.01, 2e-3, 1600, decay_share=0.3),
-        Phase("joint", 5000, 0.006, 1.5e-3, 4000, questions=12, drill_share=0.3, decay_share=0.55),
+        Phase("encoders", 3000, 0.01, 2e-3, 1600, decay_share=0.3),
+        Phase("joint", 5500, 0.006, 1.5e-3, 4000, questions=12, drill_share=0.3, decay_share=0.55),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
     # Weights in the joint loss: the throw-away heads, the names of what is seen and heard, and the
     # taught attention (`forward.Hops`).
     encoder_head_weight: float = 0.3
-    context_head_weight: float = 0.15
+    context_head_weight: float = 0.2
     naming_weight: float = 0.5
     lookup_weight: float = 0.5
     # What a name has fetched, and the answer at the names and where the question's end has looked.
@@ -80,13 +81,13 @@ class Hyperparameters:
     # Difficulty of the clips (`world.clips.draft_script`): it rises from `first_level` to 1 in
     # this share of the joint phase.
     first_level: float = 0.4
-    level_share: float = 0.4
+    level_share: float = 0.3
     # Every so many steps a long clip, at full difficulty: alone, with most of the picture left out
     # before the LLM. The other clips have at most half of a worker's `batch_tokens`.
     long_every: int = 25
     long_tokens: tuple[int, int] = (2500, 9500)
     long_drop: float = 0.6  # of the video tokens, at least
-    thin_from: float = 0.5  # share of the joint phase after which drops have full strength
+    thin_from: float = 0.4  # share of the joint phase after which drops have full strength
     whole_share: float = 0.2  # of the steps see all tokens
     max_video_drop: float = 0.9  # upper ends of the uniform random drops
     max_audio_drop: float = 0.65

@@ -82,7 +82,7 @@ def test_labels_say_what_every_token_shows_and_plays() -> None:
     assert (said[63:75] == WORDS.index("seven") + 1).all()
     assert (said[:62] == 0).all()
     assert (labels["audio"]["kind"][50:75] == HEARD_KINDS.index("speech")).all()
-    assert labels["audio_context"]["left_color"][10] == red
+    assert labels["audio_context"]["screen_color"][10] == red
     assert labels["audio_context"]["screen_print"][70] == PRINTS.index("dog") + 1
     assert labels["audio_context"]["words"].tolist() == [0] * 75 + [1] * 25
     # Places are those of the frame, whatever is there: corners and the middle have none.
