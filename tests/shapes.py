@@ -1,4 +1,4 @@
-"""Architectures and averages for tests of planning and cost."""
+"""Architectures, averages and counts for tests of planning and cost."""
 
 from __future__ import annotations
 
@@ -64,3 +64,8 @@ def average_retention(
     """Mean over all layers of the fraction alive, before rounding to whole tokens."""
     fractions = list(accumulate(ratios, lambda alive, ratio: alive * ratio, initial=initial))
     return average_of_fractions(fractions, num_layers, drop_layers, late_layer)
+
+
+def video_tokens(frames: int, height: int, width: int) -> int:
+    """What the encoder of the bundled model makes of frames: a grid of two, a token for 28 x 28."""
+    return frames // 2 * (height // 28) * (width // 28)

@@ -12,10 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seats_cli.bench.__main__ import MEASUREMENTS, main
+from seats_cli.bench.first_day import TASKS
 from seats_cli.config import SeatsConfig
 from seats_cli.cost.estimate import find_model, plan_file
+from seats_cli.engine.answer import ask
 from seats_cli.media.clip import ReadOptions
+from seats_cli.media.reader import read_clip
 from seats_cli.models.checkpoint import compare_with_files
+from seats_cli.models.inputs import build_inputs
 from seats_cli.models.load import load_model
 from seats_cli.models.optimize import SEGMENTS
 from seats_cli.models.random_weights import write_random_checkpoint
@@ -183,7 +187,11 @@ def test_the_report_of_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     header, _, *lines = re.findall(r"^\|.*\|$", output.out.partition("## Times")[2], re.M)
     rows = [dict(zip(cells(header), cells(line), strict=True)) for line in lines]
     assert [row["kept"] for row in rows] == ["100 %", "10 %"] * 3
-    assert [row["tokens offered"] for row in rows[::2]] == ["527", "231", "307"]
+    loaded = load_model("bundled", device="cpu", dtype="bfloat16")
+    clips = [read_clip(f"assets/{task.file}", task.read, sizing=loaded.sizing) for task in TASKS]
+    for row, task, clip in zip(rows[::2], TASKS, clips, strict=True):
+        ids = build_inputs(loaded, clip, task.question)["input_ids"]
+        assert row["tokens offered"] == f"{ids.shape[1]:,}"
     assert all(float(row["tokens/s"]) > 0 or row["tokens/s"] == "-" for row in rows)
     planned = find_model("bundled")
     clip = "assets/cards_words_beeps_12s.mp4"
@@ -191,7 +199,8 @@ def test_the_report_of_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[0]["predicted"] == format_bytes(run.memory.needs[0].full_peak_bytes)
     assert rows[1]["predicted"] == format_bytes(run.memory.needs[0].peak_bytes)
     assert output.out.count("> ") == 6
-    assert "> red, blue, green" in output.out
+    answer = ask(loaded, clips[0], TASKS[0].question, config=None).text.strip()
+    assert f"> {answer or '(an empty answer)'}\n" in output.out
 
 
 def cells(line: str) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.test_outside_method import registry_restored
+from tests.shapes import video_tokens
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -78,14 +79,15 @@ from seats_cli import SeatsConfig, ask, load_model, read_clip
 loaded = load_model("bundled", device="cpu")
 clip = read_clip({cards!r}, sizing=loaded.sizing)
 config = SeatsConfig(method="every-nth", options={{"stride": 3}})
+print(*clip.frames.shape[:3])
 print(*ask(loaded, clip, "What color is shown first?", config=config).trace.alive_per_layer()[0])
 """
     # The method is known here alone.
     with registry_restored():
         exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": "example"})
     assert "every-nth" not in method.METHODS
-    video, audio, _ = map(int, capsys.readouterr().out.split())
-    assert (video, audio) == (180 // 3, 300 // 3)
+    frames, height, width, video, audio, _ = map(int, capsys.readouterr().out.split())
+    assert (video, audio) == (video_tokens(frames, height, width) // 3, 300 // 3)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

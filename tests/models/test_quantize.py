@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from seats_cli.cli.main import app
@@ -17,6 +18,7 @@ from seats_cli.config import QUANTIZE, ModelOptions, SeatsConfig
 from seats_cli.engine import graph_decode
 from seats_cli.engine.answer import ask
 from seats_cli.errors import UsageError
+from seats_cli.families.registry import BUNDLED_PATH
 from seats_cli.media import read_clip
 from seats_cli.models import load_model
 from seats_cli.models.load import LoadedModel
@@ -206,7 +208,8 @@ class TestCommandLine:
         assert result.stderr == ""
         document = json.loads(result.stdout)
         assert document["model"]["quantization"] == "4-bit decoder (bitsandbytes NF4)"
-        assert document["model"]["parameters"] == 4_278_528
+        stored = load_file(BUNDLED_PATH / "model.safetensors")
+        assert document["model"]["parameters"] == sum(part.numel() for part in stored.values())
 
     def test_random_weights(self) -> None:
         arguments = ["profile", "--synthetic", "4", "--random-weights", "cpu-0.5b"]

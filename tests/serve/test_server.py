@@ -14,6 +14,7 @@ from seats_cli.errors import UsageError
 from seats_cli.serve import ServeOptions
 from seats_cli.serve.chat_request import parse_request
 from tests.serve.conftest import CARDS, CAT, FIRST, LAST, SPEECH, data_url, openai
+from tests.shapes import video_tokens
 
 
 def test_answers_are_those_of_ask(server, loaded):
@@ -125,9 +126,12 @@ def test_sound_pictures_and_several_clips(server, loaded, tmp_path):
     assert server.ask("Hello?").usage.prompt_tokens < 40
 
 
-def test_settings_of_a_request(server):
+def test_settings_of_a_request(server, loaded):
     frames = server.ask(CARDS, FIRST, extra_body={"media_io_kwargs": {"video": {"fps": 1}}})
-    assert frames.usage.model_extra["seats"]["offered"]["video"] == 90
+    facts = read_clip(CARDS, sizing=loaded.sizing).facts
+    assert facts.frames_used == 24
+    offered = video_tokens(12, facts.height, facts.width)
+    assert frames.usage.model_extra["seats"]["offered"]["video"] == offered
     silent = server.ask(
         CARDS, FIRST, extra_body={"mm_processor_kwargs": {"use_audio_in_video": False}}
     )
