@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from seats_cli.cli.main import app
 from seats_cli.cli.to_config import parse_shares
+from seats_cli.cost.estimate import find_model
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CLIP = str(ASSETS / "sees_cat_says_dog.mp4")
@@ -66,10 +67,11 @@ class TestPlan:
         assert document["cost"]["prefill_flops"] == document["cost"]["full_prefill_flops"]
 
     def test_warns_of_thin_sampling_and_overflow(self) -> None:
-        result = seats("plan", CLIP, "--max-frames", "2", "--text-tokens", "5000")
+        limit = find_model("bundled").architecture.max_positions
+        result = seats("plan", CLIP, "--max-frames", "2", "--text-tokens", str(limit))
         assert result.exit_code == 0
         assert "--max-frames" in result.stderr
-        assert "context holds 4,096" in result.stderr
+        assert f"context holds {limit:,}" in result.stderr
 
     @pytest.mark.parametrize(
         ("arguments", "code"),

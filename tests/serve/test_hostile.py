@@ -314,11 +314,12 @@ def test_bytes_that_are_not_http(server):
     alive(server)
 
 
-def test_a_long_question_is_refused_by_the_numbers(server):
-    body = clip_body(data_url(CARDS), "why " * 5000)
+def test_a_long_question_is_refused_by_the_numbers(server, loaded):
+    question = "why " * loaded.architecture.max_positions
+    body = clip_body(data_url(CARDS), question)
     response = server.post(body)
     assert "context holds" in refusal(response, 400)
     assert response.json()["error"]["code"] == "context_length_exceeded"
-    several = clip_body(data_url(CARDS), "why " * 5000)
+    several = clip_body(data_url(CARDS), question)
     several["messages"][0]["content"] *= 2
     assert "context holds" in refusal(server.post(several), 400)

@@ -87,7 +87,7 @@ def test_replicas_answer_each_with_its_clips(address: str, loaded: Any) -> None:
 
     # Errors of a replica come through as they are.
     with pytest.raises(openai.BadRequestError, match="context holds"):
-        ask(CARDS, "why " * 5000)
+        ask(CARDS, "why " * loaded.architecture.max_positions)
     bad = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
     message = {"role": "user", "content": [bad, {"type": "text", "text": FIRST}]}
     with pytest.raises(openai.UnprocessableEntityError, match="not a video"):
