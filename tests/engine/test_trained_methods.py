@@ -46,6 +46,8 @@ from tests.cost.counting import counted
 from tests.engine.conftest import CARDS, TRAINED, selector_weights, sieve_weights
 
 QUESTION = "What color is shown first?"
+_TEXT = json.loads((BUNDLED_PATH / "config.json").read_text())["text_config"]
+HEAD_DIM = _TEXT["hidden_size"] // _TEXT["num_attention_heads"]
 # Names and shapes of the published 7B checkpoint (`thinker.compressor.*`).
 PUBLISHED = {
     "v_proj.weight": (512, 3584),
@@ -126,7 +128,7 @@ def test_the_layout_of_echoingpixels_authors(tmp_path: Path, loaded: LoadedModel
     assert all(torch.equal(read[name], own[name]) for name in own)
     # Their code has the published sections unless an environment variable gives others.
     assert "rope_sections" in found.notices[-1]
-    assert found.adapter.own_settings()["rope_sections"] == list(sync_sections(32))
+    assert found.adapter.own_settings()["rope_sections"] == list(sync_sections(HEAD_DIM))
     config = replace(TRAINED, method="echoingpixels")
     trained = answer(found, config)
     with pytest.raises(ModelError, match="no weights for it"):
@@ -136,7 +138,7 @@ def test_the_layout_of_echoingpixels_authors(tmp_path: Path, loaded: LoadedModel
     shutil.copytree(BUNDLED_PATH, ours)
     save_file(sieve_weights(loaded.adapter), ours / "echoingpixels.safetensors")
     values = json.loads((ours / "config.json").read_text())
-    values["seats"]["rope_sections"] = list(sync_sections(32))
+    values["seats"]["rope_sections"] = list(sync_sections(HEAD_DIM))
     (ours / "config.json").write_text(json.dumps(values))
     same = load_model(str(ours), device="cpu")
     assert not any("rope_sections" in notice for notice in same.notices)
@@ -288,12 +290,13 @@ def test_weights_that_are_wrong(folder: Path, tmp_path: Path) -> None:
             check_method(
                 load_model(str(other), device="cpu"), replace(TRAINED, method="echoingpixels")
             )
-    # Heads that are not the decoder's: 24 is not a multiple of 32.
+    # Heads that are not the decoder's: one and a half of them.
+    wide = HEAD_DIM * 3 // 2
     for part in ("k_proj", "v_proj"):
         at = f"av_refiner.layers.0.self_attn.{part}"
-        sieve |= {f"{at}.weight": torch.zeros(24, 128), f"{at}.bias": torch.zeros(24)}
+        sieve |= {f"{at}.weight": torch.zeros(wide, 128), f"{at}.bias": torch.zeros(wide)}
     save_file(sieve, other / "echoingpixels.safetensors")
-    with pytest.raises(ModelError, match="not multiples of the decoder's head width, 32:"):
+    with pytest.raises(ModelError, match=f"not multiples of the decoder's head width, {HEAD_DIM}:"):
         check_method(load_model(str(other), device="cpu"), replace(TRAINED, method="echoingpixels"))
     assert len(stored_for(folder, "omnisift")) == len(PUBLISHED)
     assert not stored_for(BUNDLED_PATH, "omnisift")
@@ -387,7 +390,7 @@ def test_an_index_notices_other_weights(loaded: LoadedModel, folder: Path, tmp_p
 
 def test_all_says_what_it_leaves_out(folder: Path) -> None:
     arguments = ["compare", str(CARDS), QUESTION, "--methods", "all", "--retain", "35%"]
-    arguments += ["--max-new-tokens", "1", "--json"]
+    arguments += ["--end", "4", "--fps", "1", "--max-new-tokens", "1", "--json"]
     found = CliRunner().invoke(app, [*arguments, "--model", str(folder)])
     assert found.exit_code == 0
     assert '"omnisift"' in found.stdout
