@@ -108,7 +108,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Little sound with much picture, and the other way round."""
     folder = tmp_path_factory.mktemp("films")
     made = {}
-    for name, seconds, width, height in (("wide", 24, 640, 360), ("long", 120, 160, 96)):
+    for name, seconds, width, height in (("wide", 16, 640, 360), ("long", 120, 160, 96)):
         made[name] = folder / f"{name}.mp4"
         write_film(made[name], seconds, width, height)
     return made

@@ -132,28 +132,31 @@ def test_settings_of_a_request(server, loaded):
     assert facts.frames_used == 24
     offered = video_tokens(12, facts.height, facts.width)
     assert frames.usage.model_extra["seats"]["offered"]["video"] == offered
+    few = {"media_io_kwargs": {"video": {"num_frames": 4}}}
     silent = server.ask(
-        CARDS, FIRST, extra_body={"mm_processor_kwargs": {"use_audio_in_video": False}}
+        CARDS, FIRST, extra_body={**few, "mm_processor_kwargs": {"use_audio_in_video": False}}
     )
     assert silent.usage.prompt_tokens_details.audio_tokens == 0
-    short = server.ask(CARDS, FIRST, max_completion_tokens=1)
+    short = server.ask(CARDS, FIRST, max_completion_tokens=1, extra_body=few)
     assert (short.choices[0].finish_reason, short.usage.completion_tokens) == ("length", 1)
     for parts in ((CARDS, FIRST), (CARDS, CAT, FIRST)):
-        whole = server.ask(*parts)
+        whole = server.ask(*parts, extra_body=few)
         text = whole.choices[0].message.content
         stop = text[1]
-        cut = server.ask(*parts, stop=stop)
+        cut = server.ask(*parts, stop=stop, extra_body=few)
         assert cut.choices[0].message.content == text[:1]
         assert cut.choices[0].finish_reason == "stop"
         assert cut.usage.completion_tokens < whole.usage.completion_tokens
-        chunks = server.ask(*parts, stop=["never", stop], stream=True)
+        chunks = server.ask(*parts, stop=["never", stop], stream=True, extra_body=few)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text[:1]
-    told = server.ask(CARDS, FIRST, extra_body={"fooo": 1, "mm_processor_kwargs": {"bar": 2}})
+    unknown = {"fooo": 1, "mm_processor_kwargs": {"bar": 2}}
+    told = server.ask(CARDS, FIRST, extra_body={**few, **unknown})
     warnings = " ".join(told.model_extra["seats"]["warnings"])
     assert "fooo" in warnings
     assert "mm_processor_kwargs.bar" in warnings
     for parts in ((CARDS, FIRST), (CARDS, CAT, FIRST)):
-        told = server.ask(*parts, extra_body={"seats": {"method": "random", "fastv_layer": 3}})
+        random = {"seats": {"method": "random", "fastv_layer": 3}}
+        told = server.ask(*parts, extra_body={**few, **random})
         assert [one for one in told.model_extra["seats"]["warnings"] if "`fastv_layer`" in one]
         assert "fastv_layer" not in told.model_extra["seats"]["config"]
 
