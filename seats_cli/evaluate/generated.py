@@ -38,9 +38,9 @@ from seats_cli.world.wording import DIGITS, answers_of
 SYNTHETIC = "synthetic"  # the set's name
 DEFAULT_SEED = 3026  # no training run draws from it
 DEFAULT_COUNT = 1500
-QUESTIONS_PER_CLIP = 3  # at most, each of another family
+QUESTIONS_PER_CLIP = 2  # at most, each of another family
 # Kinds of clips in turn, and their shortest and longest duration in seconds.
-_TURNS = ("short", "medium", "moment", "short", "long", "medium", "short", "moment", "medium")
+_TURNS = ("short", "medium", "moment", "short", "long", "short", "medium", "moment", "short")
 CLIP_KINDS = ("short", "medium", "long", "moment")
 _DURATIONS = {  # a power above 1 skews lengths to the shortest
     "short": (4.0, 8.0, 1.0),
@@ -49,29 +49,43 @@ _DURATIONS = {  # a power above 1 skews lengths to the shortest
     "moment": (12.0, 60.0, 2.5),
 }
 _SOURCE_RATES = (12.0, 15.0, 25.0)  # frames per second of the files that the clips stand for
-# Every clip is drawn for one of these families, until it can be asked, so that there are enough
-# questions of each; it stands under the plot that allows it most often.
+# Every clip is drawn for one plot and for one of its families, until it can be asked, so that
+# there are enough questions of each.
 _WANTED: Mapping[str, tuple[str, ...]] = {
-    "cards": ("color_when_said", "said_at_picture", "sound_at_picture", "color_at_sound"),
-    "texts": ("print_when_said", "same_word", "printed_order", "print_at_sound", "printed_word"),
-    "hops": ("place_when_said", "said_while_place", "place_in_time"),
-    "single": ("shape_at_sound", "color_order"),
-    "scatter": ("object_count", "is_there", "spoken_order"),
-    "compass": ("word_at_place", "color_at_place", "shape_at_place", "place"),
-    "mover": ("moving_color", "direction", "beep_count", "spoken_count"),
+    "cards": ("sound_at_picture", "color_at_sound", "said_at_picture"),
+    "texts": ("printed_word", "printed_number", "color_of_word", "print_when_said", "same_word"),
+    "hops": ("place_in_time", "place_when_said", "said_while_place"),
+    "single": ("color_when_said", "shape_at_sound"),
+    "scatter": ("is_there", "spoken_order"),
+    "compass": ("shape_at_place", "place", "word_at_place"),
+    "mover": ("moving_color", "direction", "spoken_count", "beep_count"),
 }
-_OF_MOMENTS = ("cards", "texts", "hops")  # plots in which one short shot can decide
+# Plots of the kinds: what lasts for all of a long clip is found by any choice of tokens, and so is
+# a card, which fills the frame.
+_PLOTS: Mapping[str, tuple[str, ...]] = {
+    "short": ("texts", "hops", "single", "scatter", "compass", "mover"),
+    "medium": ("texts", "hops", "single"),
+    "long": ("texts", "hops", "single"),
+    "moment": ("texts", "hops", "cards"),
+}
 _TRIES = 20  # scripts drawn for the wanted family before another one has to do
 # How often a family is asked beside the wanted one (1 if not named): seldom where one glance or
 # sound is enough.
 _WEIGHTS: Mapping[str, float] = {
-    **dict.fromkeys(("spoken_word", "place_in_time", "is_there", "place_when_said"), 0.4),
-    **dict.fromkeys(("color", "shape", "motion", "first_color", "last_color", "pitch"), 0.4),
-    **dict.fromkeys(("color_of_shape", "shape_of_color", "place", "color_count"), 0.4),
+    **dict.fromkeys(("color", "shape", "motion", "pitch", "sound_kind", "sweep"), 0.1),
+    **dict.fromkeys(("spoken_word", "color_at_sound", "sound_at_picture"), 0.2),
+    **dict.fromkeys(("first_color", "last_color", "color_of_shape", "color_at_place"), 0.5),
+    **dict.fromkeys(("printed_word", "printed_number", "color_of_word", "place_in_time"), 2.0),
+    **dict.fromkeys(("is_there", "place", "direction"), 2.0),
 }
 # Families that are never asked, those that the bundled model does not know well enough to compare
 # methods on. No clip is drawn for them either.
-_LEFT_OUT: frozenset[str] = frozenset()
+_LEFT_OUT: frozenset[str] = frozenset(
+    {"beep_count", "object_count", "color_count", "spoken_count"}
+    | {"color_order", "printed_order", "spoken_order"}
+    | {"said_at_picture", "said_while_place", "place_when_said", "word_at_place"}
+    | {"print_when_said", "print_at_sound", "same_word", "shape_at_sound"}
+)
 _WITH_OPTIONS = 3  # every third question has options
 _HELD_OUT = 0.5  # share of clips whose voices and fonts no training clip has
 _STREAM = 2  # the set's own clips, also where somebody else draws by the same (seed, index)
@@ -101,13 +115,13 @@ class SyntheticClip:
         rng = np.random.default_rng([_STREAM, self.seed, self.index])
         layout = _layout(rng, self.kind)
         held_out, is_moment = bool(rng.random() < _HELD_OUT), self.kind == "moment"
-        wanted = [
-            (plot, family)
-            for plot in (_OF_MOMENTS if is_moment else _WANTED)
-            for family in _WANTED[plot]
-            if family not in _LEFT_OUT
-        ]
-        plot, family = wanted[int(rng.integers(len(wanted)))]
+        wanted = {
+            plot: families
+            for plot in _PLOTS[self.kind]
+            if (families := tuple(name for name in _WANTED[plot] if name not in _LEFT_OUT))
+        }
+        plot = str(rng.choice(list(wanted)))
+        family = str(rng.choice(wanted[plot]))
         for _ in range(_TRIES):
             script = draft_script(
                 rng,

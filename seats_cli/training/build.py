@@ -161,7 +161,7 @@ def build_config(
     tokenizer: Qwen2Tokenizer,
     *,
     width: int = 128,
-    layers: int = 14,
+    layers: int = 15,
     mlp: int = 320,
     encoder_layers: int = 4,
 ) -> Qwen2_5OmniThinkerConfig:
@@ -264,6 +264,16 @@ def lookup_layers(model: Any) -> tuple[int, int]:
     layers = len(model.model.language_model.layers)
     first = max(0, 3 * layers // 7 - 2)
     return first, min(first + 3, layers - 2)
+
+
+def confirming_layers(model: Any) -> range:
+    """Decoder layers (0-based) in which a question's end looks at what its answer rests on.
+
+    In large models the last token attends to what its answer rests on, in layers where SEATS and
+    others read it; here the answer would otherwise have come through names alone.
+    """
+    after = lookup_layers(model)[1] + 1
+    return range(after, min(after + 3, len(model.model.language_model.layers)))
 
 
 # Share of a token's (normed) state that attention adds to the state of who looks at it, at first.

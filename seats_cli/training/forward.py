@@ -12,7 +12,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_pos_emb
 
 from seats_cli.models.patching import use_attention
-from seats_cli.training.build import lookup_layers
+from seats_cli.training.build import confirming_layers, lookup_layers
 from seats_cli.training.dense import COUNTS_SO_FAR, NAMES
 from seats_cli.training.minibatch import TrainingBatch
 from seats_cli.world.vocabulary import IGNORE
@@ -260,6 +260,15 @@ def _rows_of_evidence(
     return (rows, places), evidence
 
 
+def _looked_up(
+    batch: TrainingBatch, kept: torch.Tensor, rows: torch.Tensor, names: torch.Tensor
+) -> torch.Tensor:
+    """What names of a question look at (n, p), where `names` (n, Q) are those in its `rows`."""
+    row = batch.looks[rows].masked_fill(~names, -1).max(dim=1)[0]
+    looked = batch.evidence[rows, row.clamp(min=0)].gather(1, kept[rows])
+    return looked & (row >= 0)[:, None]
+
+
 def _labels_of_found(
     labels: dict[str, dict[str, torch.Tensor]], rows: torch.Tensor, found: torch.Tensor
 ) -> dict[str, dict[str, torch.Tensor]]:
@@ -330,11 +339,13 @@ def packed_forward(model: Thinker, batch: TrainingBatch, *, thinning: Thinning) 
     states = run_layers(language, states, positions, mask, range(naming), prefix_length)
     middle = states[:, :prefix_length]
 
-    # 5. Layers in which a name fetches what it stands for, and the question's end the answer.
-    read = min(ending + 2, cut)
+    # 5. Layers in which a name fetches what it stands for, the question's end the answer, and looks
+    #    where it is from.
+    behind = confirming_layers(model).stop
+    read = min(behind, cut)
     hops = None
-    if model.training and read == ending + 2:  # the late layers begin behind both lookups
-        stops = (naming, naming + 1, ending, read)
+    if model.training and read == behind:  # the late layers begin behind all lookups
+        stops = (naming, naming + 1, *range(ending, behind + 1))
         at = [states]
         for start, stop in pairwise(stops):
             at.append(
@@ -373,30 +384,38 @@ def _hops(
     kept: torch.Tensor,
     labels: dict[str, dict[str, torch.Tensor]],
 ) -> Hops:
-    """Collect what is taught, from the states before and after each of the two lookups."""
+    """Collect what is taught, from the states before and after each of the lookups."""
     language = model.model.language_model
     rotary = language.rotary_emb(at[0], positions)
     length, asked = kept.shape[1], batch.question_ids.shape[1]
-    naming, ending = (language.layers[layer] for layer in lookup_layers(model))
+    naming, ending = lookup_layers(model)
     heads = model.config.text_config.num_attention_heads
     (rows, places), found = _rows_of_evidence(batch, kept, batch.looks)
     (end_rows, end_places), read = _rows_of_evidence(batch, kept, batch.reads)
 
     # 1. Names look at what they stand for; the tokens before an answer's items at the name, or
-    #    where the question names nothing at what the item is read from. All heads do, so that all
-    #    of what is looked at comes along.
+    #    where the question names nothing at what the item is read from, and then, with the answer
+    #    in mind, at all that it rests on. All heads do, so that all of what they see comes along.
     same = batch.question_number[end_rows] == batch.question_number[end_rows, end_places][:, None]
     names = same & (batch.looks[end_rows] >= 0)
     unnamed = read & ~names.any(dim=1, keepdim=True)
-    nobody = torch.zeros(len(rows), asked, dtype=torch.bool)
+    rests = read | _looked_up(batch, kept, end_rows, names)
+    nobody, nothing = (torch.zeros(len(n), asked, dtype=torch.bool) for n in (rows, end_rows))
+    ends = (end_rows, end_places + length)
+    confirming = confirming_layers(model)
+    lookups = [
+        (naming, at[0], (rows, places + length), torch.cat([found, nobody], dim=1), 1.0),
+        (ending, at[2], ends, torch.cat([unnamed, names], dim=1), 1.0),
+    ]
+    for layer, before in zip(confirming, at[3:], strict=False):
+        share = 1.0 / len(confirming)
+        lookups.append((layer, before, ends, torch.cat([rests, nothing], dim=1), share))
     lookup = at[0].new_zeros(())
-    for layer, before, asking, right in (
-        (naming, at[0], (rows, places + length), torch.cat([found, nobody], dim=1)),
-        (ending, at[2], (end_rows, end_places + length), torch.cat([unnamed, names], dim=1)),
-    ):
+    for layer, before, asking, right, weight in lookups:
         for head in range(heads):
-            loss = attention_loss(layer, before, rotary, mask, asking, right, head)
-            lookup = lookup + loss / heads
+            attention = language.layers[layer]
+            loss = attention_loss(attention, before, rotary, mask, asking, right, head)
+            lookup = lookup + weight * loss / heads
 
     # 2. What they found, and the answer, as far as it has come.
     first = _first_answers(batch, batch.reads >= 0)
@@ -406,7 +425,7 @@ def _hops(
         found=_labels_of_found(labels, rows, found),
         told=at[2][rows, places + length],
         told_answers=first[rows, batch.question_number[rows, places]],
-        relayed=at[3][end_rows, end_places + length],
+        relayed=at[4][end_rows, end_places + length],
         relayed_answers=batch.target[end_rows, end_places],
     )
 

@@ -93,10 +93,10 @@ class Hyperparameters:
     max_audio_drop: float = 0.65
     careless_share: float = 0.4  # of the drops, at full strength, may take evidence too
     cut_share: float = 0.4  # of the steps, at full strength, hide the clip from the late layers
-    cut_layers: tuple[int, ...] = (9, 10, 12)  # 0-based, from which on it may be hidden
+    cut_layers: tuple[int, ...] = (11, 12, 13)  # 0-based, from which on it may be hidden
     check_batches: int = 12  # of held-out clips, measured every few hundred steps
     check_clips: int = 4  # in each of them
     width: int = 128
-    layers: int = 14
+    layers: int = 15
     mlp: int = 320
     encoder_layers: int = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from seats_cli.training.build import confirming_layers, lookup_layers
 from seats_cli.training.dense import (
     CELL,
     CLASSES,
@@ -26,12 +28,14 @@ from seats_cli.training.forward import (
     Thinker,
     _first_answers,
     _labels_of_found,
+    _looked_up,
     _random_keep,
     _rows_of_evidence,
     attention_loss,
     packed_attention,
     packed_mask,
 )
+from seats_cli.training.hyperparameters import Hyperparameters
 from seats_cli.training.minibatch import TrainingBatch, assemble, drill_batch, training_batch
 from seats_cli.world.clips import draft_script, render_script
 from seats_cli.world.layouts import Layout, sample_wide_layout
@@ -240,6 +244,37 @@ def test_items_of_two_pictures_are_read_from_both(processor: Any) -> None:
     kept = torch.arange(len(batch.prefix_ids))[None]
     right = _rows_of_evidence(batch, kept, batch.reads)[1]
     assert right.sum(dim=1).tolist() == [2 * 24, 24, 0]  # grids that are of one shot alone
+
+
+def test_an_answer_rests_on_what_its_name_looks_at_and_on_what_it_is_read_from(
+    processor: Any,
+) -> None:
+    said = Evidence("cue", "audio", 2.5, 3.0)
+    seen = Evidence("answer", "video", 0.0, 2.0, (0.375, 1 / 12, 0.625, 0.25))
+    questions = [
+        Question("color", "What color is shown?", "red", (seen,)),
+        Question("color_when_said", "What when seven is said?", "red", (said, seen), ("seven",)),
+    ]
+    batch = assemble([render_script(two_shots())], [questions], processor)
+    kept = torch.arange(len(batch.prefix_ids))[None]
+    (rows, ends), read = _rows_of_evidence(batch, kept, batch.reads)
+    same = batch.question_number[rows] == batch.question_number[rows, ends][:, None]
+    looked = _looked_up(batch, kept, rows, same & (batch.looks[rows] >= 0))
+    assert looked.sum(dim=1).tolist() == [0, 13]
+    assert read.sum(dim=1).tolist() == [8, 8]
+    assert (looked | read).sum(dim=1).tolist() == [8, 21]
+
+
+def test_lookups_lie_before_the_layers_that_may_not_see_the_clip(micro_model: Thinker) -> None:
+    settings = Hyperparameters()
+    deep = SimpleNamespace(
+        model=SimpleNamespace(language_model=SimpleNamespace(layers=[None] * settings.layers))
+    )
+    naming, ending = lookup_layers(deep)
+    assert naming < ending < confirming_layers(deep)[0]
+    assert len(confirming_layers(deep)) == 3
+    assert confirming_layers(deep).stop <= min(settings.cut_layers)
+    assert confirming_layers(micro_model) == range(3, 4)
 
 
 def test_the_first_item_is_what_a_name_is_told(processor: Any) -> None:
