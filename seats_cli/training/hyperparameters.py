@@ -63,7 +63,7 @@ class Hyperparameters:
     seed: int = 2
     phases: tuple[Phase, ...] = (
         Phase("encoders", 3000, 0.01, 2e-3, 1600, decay_share=0.3),
-        Phase("joint", 4200, 0.009, 2e-3, 4000, questions=12, drill_share=0.3, decay_share=0.85),
+        Phase("joint", 3200, 0.009, 2e-3, 4000, questions=12, drill_share=0.3, decay_share=0.85),
     )
     weights: Mapping[str, float] = field(default_factory=lambda: dict(FAMILY_WEIGHTS))
     # Weights in the joint loss: the throw-away heads, the names of what is seen and heard, and the
