@@ -42,6 +42,7 @@ from seats_cli.selection.methods import METHODS
 from seats_cli.selection.methods.omnisift import SoundSelector
 from seats_cli.serve import ServeOptions
 from seats_cli.serve.answering import Answerer
+from seats_cli.show.trace_file import load_record
 from tests.cost.counting import counted
 from tests.engine.conftest import CARDS, TRAINED, selector_weights, sieve_weights
 
@@ -396,3 +397,25 @@ def test_all_says_what_it_leaves_out(folder: Path) -> None:
     assert '"omnisift"' in found.stdout
     assert '"echoingpixels"' in found.stdout
     assert "leaves out" not in found.stderr
+
+
+@pytest.mark.parametrize("method", ["omnisift", "echoingpixels"])
+def test_show_draws_what_they_keep(folder: Path, tmp_path: Path, method: str) -> None:
+    """Pictures and the saved trace are those of the run that answers."""
+    trace, out = tmp_path / "trace.json", tmp_path / "drawn"
+    arguments = ["ask", str(CARDS), QUESTION, "--model", str(folder), "--end", "4", "--fps", "1"]
+    arguments += ["--method", method, "--retain", "35%", "--max-new-tokens", "1"]
+    asked = CliRunner().invoke(app, [*arguments, "--save-trace", str(trace)])
+    assert asked.exit_code == 0, asked.stderr
+    drawn = CliRunner().invoke(app, ["show", "--trace", str(trace), str(CARDS), "-o", str(out)])
+    assert drawn.exit_code == 0, drawn.stderr
+    assert drawn.stdout == asked.stdout
+    for name in ("frames.png", "sound.png", "layers.png"):
+        assert min(Image.open(out / name).size) > 50
+    assert method in (out / "index.html").read_text()
+    (stage,) = load_record(trace).stages
+    loaded = load_model(str(folder), device="cpu")
+    clip = read_clip(CARDS, sizing=loaded.sizing, end=4.0, fps=1.0)
+    config = replace(SeatsConfig.preset("35%"), method=method)
+    (alone,) = ask(loaded, clip, QUESTION, config=config, max_new_tokens=1).trace.stages
+    assert stage.kept.tolist() == alone.kept.tolist()
