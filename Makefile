@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 VIDEO ?= assets/cards_words_beeps_12s.mp4
-Q ?= What color is shown first?
+Q ?= Which word is said while the green card is shown?
 ARGS ?=
 WORKERS ?= 2
 

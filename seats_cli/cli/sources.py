@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 PIPE = "-"
 _DEMONSTRATION = (
-    "This is the small bundled demonstration model, which knows simple shapes, colours "
-    "and sounds only (see seats doctor). For real answers use "
-    "--model Qwen/Qwen2.5-Omni-7B on a GPU."
+    "This is the small bundled demonstration model, which knows simple shapes, colours, sounds "
+    "and 41 words only (see seats doctor). For real answers use --model Qwen/Qwen2.5-Omni-7B "
+    "on a GPU."
 )
 _NAME_BYTES = 100  # of a URL's file name; file systems allow 255
 

@@ -29,16 +29,16 @@ SMALL = FrameSizing(28, 3136, 12544)
 LARGE = FrameSizing(28, 3136, 336 * 308)
 
 EXPECTED = [
-    ("short", "spoken_count", "How many words do you hear?", "5"),
-    ("short", "is_there", "Do you see a green triangle?", "no"),
-    ("short", "direction", "How does the green circle move?", "right"),
-    ("medium", "beep_count", "How many beeps are heard?", "2"),
-    ("medium", "moving_color", "What is the color of the shape that is moving?", "purple"),
-    ("medium", "sound_kind", "What kind of sound is it?", "beeps"),
-    ("moment", "is_there", "Do you see a white cross?", "no"),
-    ("moment", "shape_of_color", "Which shape does the white object have?", "square"),
-    ("medium", "place", "Where do you see the word three?", "top"),
-    ("medium", "same_word", "Is the word that is said the word that is shown?", "no"),
+    ("short", "moving_color", "What is the color of the shape that is moving?", "cyan"),
+    ("short", "is_there", "Is there a blue cross?", "no"),
+    ("medium", "color_when_said", "What color is on screen while boat is said?", "orange"),
+    ("medium", "motion", "Where does the object move?", "left"),
+    ("moment", "place_in_time", "Where do you see the yellow triangle at the start?", "top"),
+    ("moment", "spoken_word", "Which word is heard?", "train"),
+    ("short", "moving_color", "What is the color of the object that is moving?", "orange"),
+    ("short", "place", "On which side is the red triangle?", "left"),
+    ("long", "printed_word", "What word is on screen?", "six"),
+    ("long", "spoken_word", "What word is said?", "six"),
 ]
 
 
@@ -96,8 +96,8 @@ def test_clips_take_turns_and_every_family_is_asked(items: tuple[Item, ...]) -> 
     families = Counter(item.family for item in items)
     assert set(families) == set(FAMILIES) - generated._LEFT_OUT
     assert len([family for family, count in families.items() if count >= 20]) >= 16
-    assert max(families.values()) < 0.1 * len(items)
-    assert sum(families[family] for family in LINKED_FAMILIES) > 350
+    assert max(families.values()) < 0.17 * len(items)
+    assert sum(families[family] for family in LINKED_FAMILIES) > 200
     for part in (items[:300], items[300:600]):
         kinds = Counter(item.kind for item in part)
         assert set(kinds) == set(CLIP_KINDS)
@@ -171,8 +171,9 @@ def test_half_of_the_voices_and_fonts_were_never_trained_on(items: tuple[Item, .
 def test_a_family_that_is_left_out_is_never_asked(
     items: tuple[Item, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left_out = frozenset({"spoken_word", "same_word", "shape_at_sound", "color_order"})
-    assert left_out <= {item.family for item in items[:300]}
+    asked = {item.family for item in items[:300]}
+    assert not generated._LEFT_OUT & asked
+    left_out = frozenset({"same_word", "color_order", *sorted(asked)[:3]})
     monkeypatch.setattr(generated, "_LEFT_OUT", left_out)
     families = {item.family for item in synthetic_set(300).items}
     assert not left_out & families
@@ -210,7 +211,7 @@ def test_a_file_is_the_clip_that_was_made(items: tuple[Item, ...], tmp_path: Pat
     clip = next(
         clip_of(item)
         for item in items
-        if item.kind == "short" and item.family == "place_when_said" and not item.choices
+        if item.kind == "short" and item.family == "place_in_time" and not item.choices
     )
     write_script(tmp_path / "clip.mp4", clip.script, fps=12.0, scale=1)
     read, made = read_clip(tmp_path / "clip.mp4", sizing=LARGE), clip.open(LARGE)
