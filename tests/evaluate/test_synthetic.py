@@ -32,7 +32,7 @@ EXPECTED = [
     ("short", "moving_color", "What is the color of the shape that is moving?", "cyan"),
     ("short", "is_there", "Is there a blue cross?", "no"),
     ("medium", "color_when_said", "What color is on screen while boat is said?", "orange"),
-    ("medium", "motion", "Where does the object move?", "left"),
+    ("medium", "last_color", "What color is the object at the end?", "blue"),
     ("moment", "place_in_time", "Where do you see the yellow triangle at the start?", "top"),
     ("moment", "spoken_word", "Which word is heard?", "train"),
     ("short", "moving_color", "What is the color of the object that is moving?", "orange"),
