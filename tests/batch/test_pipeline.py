@@ -166,7 +166,7 @@ def test_an_impossible_budget_needs_no_cluster(monkeypatch: pytest.MonkeyPatch) 
     where = (ModelOptions(device="cpu"), ClusterOptions(LOCAL), observer)
     config = SeatsConfig(method="fastv", options={"fastv_layer": 50})
     PruningPlan.resolve(config, outline_model().architecture)  # the method itself knows it
-    with pytest.raises(ConfigError, match="14 layers"):
+    with pytest.raises(ConfigError, match="15 layers"):
         pipeline.run_on_ray([], BatchSettings(config=config), *where, outline=outline_model())
 
 

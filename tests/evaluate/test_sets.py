@@ -10,10 +10,10 @@ from seats_cli.evaluate.benchmarks import question_set
 
 def test_only_some_families_or_kinds() -> None:
     whole = question_set("synthetic", limit=300)
-    orders = question_set("synthetic", limit=30, only=("color_order",))
+    orders = question_set("synthetic", limit=30, only=("place_in_time",))
     assert len(orders) == 30
-    assert {item.family for item in orders.items} == {"color_order"}
-    first = [item.id for item in whole.items if item.family == "color_order"]
+    assert {item.family for item in orders.items} == {"place_in_time"}
+    first = [item.id for item in whole.items if item.family == "place_in_time"]
     assert [item.id for item in orders.items][: len(first)] == first[:30]
     assert {item.kind for item in question_set("synthetic", limit=9, only=("moment",)).items} == {
         "moment"
@@ -28,6 +28,6 @@ def test_unknown_kinds_are_refused() -> None:
 
 
 def test_rare_families_are_found() -> None:
-    rare = question_set("synthetic", limit=2, only=("same_word", "shape_at_sound"))
+    rare = question_set("synthetic", limit=2, only=("shape", "sound_kind"))
     assert len(rare) == 2
-    assert {item.family for item in rare.items} <= {"same_word", "shape_at_sound"}
+    assert {item.family for item in rare.items} <= {"shape", "sound_kind"}

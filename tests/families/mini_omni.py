@@ -50,7 +50,7 @@ AUDIO = {
     "output_dim": 64,
 }
 TEXT = {
-    "vocab_size": 608,
+    "vocab_size": 768,
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 8,

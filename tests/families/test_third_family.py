@@ -220,7 +220,7 @@ def test_every_flop_is_accounted_for(
 def test_the_plan_is_what_happens(folder: str, loaded: LoadedModel) -> None:
     found, config = find_model(folder), seats()
     assert (found.architecture, found.sizing) == (loaded.architecture, loaded.sizing)
-    assert found.architecture == replace(find_model("mini-omni").architecture, vocab_size=608)
+    assert found.architecture == replace(find_model("mini-omni").architecture, vocab_size=768)
     clip = read_clip(CLIP, fps=1, sizing=found.sizing)
     answer = ask(loaded, clip, "What color?", config=config, max_new_tokens=1)
     outline = outline_clip(CLIP, fps=1, sizing=found.sizing)

@@ -67,8 +67,8 @@ def kept_again(one: Answer, other: Answer) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("clip", "question", "text"),
     [
-        ("cards_words_beeps_12s.mp4", "List the colors in the order shown.", "red, blue, green"),
-        ("sees_cat_says_dog.mp4", "What is shown?", "speech"),
+        ("cards_words_beeps_12s.mp4", "What is heard while the blue card is shown?", "beeps"),
+        ("sees_cat_says_dog.mp4", "What is shown?", "cat"),
     ],
 )
 def test_keeps_the_same_tokens(
@@ -80,7 +80,7 @@ def test_keeps_the_same_tokens(
     print(f"{quantize}, {clip}: {same} of {total} kept tokens are the same")
     assert same >= KEPT * total, f"only {same} of {total} kept tokens are the same"
     assert quantized.text == plain.text == text
-    assert quantized.model.parameters == plain.model.parameters == 4_278_528
+    assert quantized.model.parameters == plain.model.parameters == 4_719_232
     assert quantized.model.quantization.startswith(f"{quantize[0]}-bit decoder (bitsandbytes")
 
 

@@ -21,7 +21,7 @@ from seats_cli.models.random_weights import random_model
 def loaded(request: pytest.FixtureRequest) -> LoadedModel:
     # The real encoders take seconds on a CPU: shrink what no option of the command shrinks.
     values = named_config(request.param, layers=4, hidden=256)
-    values["text_config"].update(vocab_size=640, num_experts=4, num_experts_per_tok=2)
+    values["text_config"].update(vocab_size=768, num_experts=4, num_experts_per_tok=2)
     values["vision_config"].update(depth=3, hidden_size=64, intermediate_size=64, num_heads=2)
     values["vision_config"].update(fullatt_block_indexes=[2], deepstack_visual_indexes=[0, 1])
     values["audio_config"].update(encoder_layers=2, d_model=64, encoder_ffn_dim=64)

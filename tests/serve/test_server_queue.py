@@ -106,7 +106,7 @@ def test_reading_has_a_tokenizer_of_its_own(server, loaded, monkeypatch):
 
 def test_what_fits_the_context_goes_by_the_setting(server, loaded):
     """A clip that is too large as it is has as many sizes as there are settings."""
-    room = 3300  # what an answer may take leaves too little for the whole clip
+    room = 13000  # what an answer may take leaves too little for the whole clip
 
     def ask_long(**seats):
         more = {"seats": seats, "media_io_kwargs": {"video": {"fps": 3}}}
@@ -120,7 +120,7 @@ def test_what_fits_the_context_goes_by_the_setting(server, loaded):
     assert ask_long(retain=0.25) == ("open", tokens)
     assert ask_long(retain=0.1) == ("new", tokens)
     # The answer's length decides as well: another request's does not make this one's clip smaller.
-    room = 3301
+    room = 13001
     assert ask_long(retain=0.25) == ("new", tokens)
 
 

@@ -206,7 +206,7 @@ def test_steps_and_the_engine(batch: TrainingBatch, tmp_path: Path) -> None:
     # Trained further from there, and run by the engine: rounded to float16 in both.
     again = EchoTrainer(replace(TINY, model=str(tmp_path)))
     loaded = load_model(str(tmp_path), device="cpu")
-    assert loaded.adapter.own_settings()["rope_sections"] == [5, 4, 4, 3]
+    assert loaded.adapter.own_settings()["rope_sections"] == [9, 9, 9, 5]
     rows, length = QuestionRows.of(batch), len(batch.prefix_ids)
     with torch.no_grad(), sync_rope(again.adapter):
         prompts = refined_prompts(again.model, again.sieve, batch, rows)
