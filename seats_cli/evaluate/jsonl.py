@@ -2,7 +2,7 @@
 
 A multiple-choice answer may be the letter or the option's text. Times are seconds or clock times
 ("1:15.5"). Paths are relative to the file. Options are listed in the prompt by letter; the bundled
-model knows no letters and needs `choice_style="likelihood"`.
+model has not learned to answer with a letter and needs `choice_style="likelihood"`.
 
 `python -m seats_cli.evaluate.jsonl FOLDER` writes the bundled set so, with its clips as files.
 """
@@ -189,7 +189,7 @@ def _item(values: Mapping[str, Any], folder: Path, where: str) -> Item:
         )
     except (UsageError, MediaError) as error:
         # "Item <id>: ..." says where, and the line says it better.
-        reason = str(error).removeprefix(f"Item {values['id']}: ")
+        reason = str(error).removeprefix(f"Item {values.get('id')}: ")
         raise UsageError(f"{where}: {reason}") from error
 
 

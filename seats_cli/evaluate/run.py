@@ -215,7 +215,7 @@ def _prepare(job: Job, load: Callable[[ModelOptions], LoadedModel]) -> _Prepared
     if loaded.thinks and "max_new_tokens" not in job.protocol:
         protocol = replace(protocol, max_new_tokens=None)  # the set's is for the answer alone
     if loaded.facts.demonstration:
-        # It knows no letters: options are compared by likelihood.
+        # It has not learned to answer with a letter: options are compared by likelihood.
         protocol = replace(protocol, choice_style="likelihood")
     questions = replace(questions, protocol=protocol)
     specs, refused = _specs(job, loaded)

@@ -152,6 +152,13 @@ class TestJsonl:
             ("[1]", "line 2: an item must be"),
             ({**GOOD, "id": "1"}, "line 2: the id '1' was already used in line 1"),
             ({"id": "2"}, "line 2: 'answer' is missing"),
+            *(
+                (
+                    {k: v for k, v in {**GOOD, "id": "2"}.items() if k != key},
+                    f"2: '{key}' is missing",
+                )
+                for key in ("id", "media", "question")
+            ),
             ({**GOOD, "id": "2", "media": 3}, "line 2: 'media' must be a string, not 3"),
             ({**GOOD, "id": "2", "question": " "}, "line 2: 'question' is empty"),
             ({**GOOD, "id": "2", "choices": ["a"]}, "line 2: 'choices' must be a list"),
