@@ -165,9 +165,10 @@ def test_an_impossible_budget_needs_no_cluster(monkeypatch: pytest.MonkeyPatch) 
     observer = pipeline.Observer(pytest.fail, pytest.fail, pytest.fail)
     where = (ModelOptions(device="cpu"), ClusterOptions(LOCAL), observer)
     config = SeatsConfig(method="fastv", options={"fastv_layer": 50})
-    PruningPlan.resolve(config, outline_model().architecture)  # the method itself knows it
-    with pytest.raises(ConfigError, match="15 layers"):
-        pipeline.run_on_ray([], BatchSettings(config=config), *where, outline=outline_model())
+    outline = outline_model()
+    PruningPlan.resolve(config, outline.architecture)  # the method itself knows it
+    with pytest.raises(ConfigError, match=f"{outline.architecture.num_layers} layers"):
+        pipeline.run_on_ray([], BatchSettings(config=config), *where, outline=outline)
 
 
 @pytest.mark.parametrize("kind", [ConfigError, MediaError, ModelError, ResourceError, UsageError])

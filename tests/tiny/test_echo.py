@@ -14,7 +14,7 @@ import torch
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.prune import prune
 from seats_cli.engine.session import load_model
-from seats_cli.models.optimize import RunSwaps, installed, sync_rope
+from seats_cli.models.optimize import RunSwaps, installed, sync_rope, sync_sections
 from seats_cli.training.echo import (
     EchoSettings,
     EchoTrainer,
@@ -206,7 +206,8 @@ def test_steps_and_the_engine(batch: TrainingBatch, tmp_path: Path) -> None:
     # Trained further from there, and run by the engine: rounded to float16 in both.
     again = EchoTrainer(replace(TINY, model=str(tmp_path)))
     loaded = load_model(str(tmp_path), device="cpu")
-    assert loaded.adapter.own_settings()["rope_sections"] == [9, 9, 9, 5]
+    sections = list(sync_sections(loaded.architecture.head_dim))
+    assert loaded.adapter.own_settings()["rope_sections"] == sections
     rows, length = QuestionRows.of(batch), len(batch.prefix_ids)
     with torch.no_grad(), sync_rope(again.adapter):
         prompts = refined_prompts(again.model, again.sieve, batch, rows)
