@@ -74,7 +74,6 @@ _TRIES = 20  # scripts drawn for the wanted family before another one has to do
 _WEIGHTS: Mapping[str, float] = {
     **dict.fromkeys(("color", "shape", "sound_kind"), 0.1),
     **dict.fromkeys(("color_at_sound", "sound_at_picture"), 0.3),
-    **dict.fromkeys(("pitch", "sweep", "color_at_place"), 1.0),
     **dict.fromkeys(("first_color", "last_color", "color_of_shape"), 0.5),
     **dict.fromkeys(("printed_word", "place_in_time", "is_there", "place"), 2.0),
     "spoken_word": 0.05,
