@@ -78,8 +78,8 @@ _WEIGHTS: Mapping[str, float] = {
     **dict.fromkeys(("printed_word", "place_in_time", "is_there", "place"), 2.0),
     "spoken_word": 0.05,
 }
-# Families that are never asked, those that the bundled model does not know well enough to compare
-# methods on. No clip is drawn for them either.
+# Families that are asked by name only, those that the bundled model does not know well enough to
+# compare methods on. Else no clip is drawn for them either.
 _LEFT_OUT: frozenset[str] = frozenset(
     {"beep_count", "object_count", "color_count", "spoken_count", "direction", "motion"}
     | {"color_order", "printed_order", "spoken_order", "printed_number", "color_of_word"}
@@ -94,15 +94,23 @@ _SEARCHED, _SEARCHED_AT_LEAST = 50, 1500  # questions looked at for one of `only
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """Clip number `index` of the set with the given seed."""
+    """Clip number `index` of the set with the given seed.
+
+    `also` are families that the set leaves out, and that are asked nevertheless: other clips.
+    """
 
     seed: int
     index: int
+    also: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
         """Names the clip."""
-        return f"{SYNTHETIC}-{self.seed}/{self.index:05d}"
+        return f"{self._set}/{self.index:05d}"
+
+    @property
+    def _set(self) -> str:
+        return "+".join((f"{SYNTHETIC}-{self.seed}", *sorted(self.also)))
 
     @property
     def kind(self) -> str:
@@ -113,12 +121,13 @@ class SyntheticClip:
     def _drawn(self) -> tuple[Script, Truths, str, np.random.Generator]:
         """The script, what may be asked, the wanted family, and the chance left for questions."""
         rng = np.random.default_rng([_STREAM, self.seed, self.index])
+        left_out = _LEFT_OUT - self.also
         layout = _layout(rng, self.kind)
         held_out, is_moment = bool(rng.random() < _HELD_OUT), self.kind == "moment"
         wanted = {
             plot: families
             for plot in _PLOTS[self.kind]
-            if (families := tuple(name for name in _WANTED[plot] if name not in _LEFT_OUT))
+            if (families := tuple(name for name in _WANTED[plot] if name not in left_out))
         }
         plot = str(rng.choice(list(wanted)))
         family = str(rng.choice(wanted[plot]))
@@ -135,7 +144,7 @@ class SyntheticClip:
             truths = links.thinned(rng, links.truths_of(script))
             if family in truths:
                 break
-        askable = {name: facts for name, facts in truths.items() if name not in _LEFT_OUT}
+        askable = {name: facts for name, facts in truths.items() if name not in left_out}
         return script, askable, family, rng
 
     @property
@@ -193,7 +202,7 @@ class SyntheticClip:
         if (self.index + place) % _WITH_OPTIONS == 0:
             answer, choices = mixed_options(rng, answer, _rivals(rng, question))
         return Item(
-            id=f"{SYNTHETIC}-{self.seed}-{self.index * QUESTIONS_PER_CLIP + place:05d}",
+            id=f"{self._set}-{self.index * QUESTIONS_PER_CLIP + place:05d}",
             media=self,
             question=question.text,
             answer=answer,
@@ -241,8 +250,8 @@ def synthetic_set(
     seed : int
         Another seed gives other clips and other ids.
     only : collection of str
-        Families or kinds of clips; all by default. Of rare ones, fewer than `count` may be found,
-        and none of the families that this set leaves out.
+        Families or kinds of clips; all by default. Of rare ones, fewer than `count` may be found.
+        Families that the set leaves out are asked if they are named, about other clips.
 
     Raises
     ------
@@ -253,11 +262,11 @@ def synthetic_set(
         raise UsageError(f"A question set needs at least 1 question, not {count}.")
     if seed < 0:
         raise UsageError(f"The seed of a generated set must not be negative, got {seed}.")
-    items = (item for index in itertools.count() for item in SyntheticClip(seed, index).items())
+    names = frozenset(only)
+    clips = (SyntheticClip(seed, index, names & _LEFT_OUT) for index in itertools.count())
+    items = (item for clip in clips for item in clip.items())
     if only:
-        # Looking for what is left out would take long and find nothing.
-        names = frozenset(only) - _LEFT_OUT
-        looked = islice(items, max(count * _SEARCHED, _SEARCHED_AT_LEAST) if names else 0)
+        looked = islice(items, max(count * _SEARCHED, _SEARCHED_AT_LEAST))
         items = (item for item in looked if item.family in names or item.kind in names)
     protocol = EvalProtocol(choice_style="likelihood", max_new_tokens=24)
     return QuestionSet(SYNTHETIC, tuple(islice(items, count)), protocol)
