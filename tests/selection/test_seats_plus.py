@@ -93,6 +93,22 @@ def test_it_is_known_and_in_no_list() -> None:
         config(merging="all")
     with pytest.raises(ConfigError, match="grid_floor must be true or false, got 1"):
         config(grid_floor=1)
+    for wrong in (1.5, -0.1, True, "half"):
+        with pytest.raises(ConfigError, match="importance_power must be from 0 to 1, got"):
+            config(importance_power=wrong)
+
+
+@pytest.mark.parametrize("family", golden.FAMILIES)
+def test_without_importance_the_first_stage_is_windowed_divprune(family: str) -> None:
+    """No attention of the encoders is read, and the tokens are those of diversity alone."""
+    own = config(importance_power=0.0, encoder_scale=1.0, drop_layers=[], late_layer="none")
+    with prune(test_methods.model(family), own) as pruned:
+        assert not pruned.method.needs_importance
+    trace, _ = test_methods.run(family, "audio and video", own, steps=1)
+    wanted, _ = test_methods.run(family, "audio and video", config(method="divprune-om"), steps=1)
+    assert torch.equal(trace.stages[0].kept, wanted.stages[0].kept)
+    usual, _ = test_methods.run(family, "audio and video", config(), steps=1)
+    assert not torch.equal(trace.stages[0].kept, usual.stages[0].kept)
 
 
 @cache

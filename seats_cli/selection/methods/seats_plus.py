@@ -49,6 +49,12 @@ def check_switch(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be true or false, got {value!r}.")
 
 
+def check_power(name: str, value: object) -> None:
+    """Refuse anything but a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        raise ConfigError(f"{name} must be from 0 to 1, got {value!r}.")
+
+
 @register_method("seats-plus")
 class SeatsPlus(Seats):
     """`seats-plus`. As many tokens enter and stay as with `seats`; others, or changed ones."""
@@ -66,6 +72,8 @@ class SeatsPlus(Seats):
     grid_floor = Option(False, check_switch)
     # Stage I: budgets of the windows. "novelty" gives more to those with varied and rare content.
     entry_windows = Option("equal", partial(check_choice, choices=("equal", "novelty")))
+    # Stage I: exponent of the importance; 0 chooses by diversity alone, and reads no attention.
+    importance_power = Option(1.0, check_power)
     # Stage I: how much likeness to the question's embeddings counts beside importance.
     question_weight = Option(0.0, check_share)
     # Where a dropped token is merged into the kept one that is most like it: of its window before
@@ -85,6 +93,8 @@ class SeatsPlus(Seats):
         self.shares = "states" if self.grid_floor else "entry"
         if self.question_weight:
             self.shares = "encoders"
+        if not self.importance_power:
+            self.needs_importance = False
         self._first_drop = min(self._ratios, default=0)
         self._published = (0, 0)  # video and audio tokens that `seats` would have now
         self._grid_of = torch.zeros(0, dtype=torch.long)
@@ -112,13 +122,14 @@ class SeatsPlus(Seats):
         self, prompt: PromptTokens, modality: Modality, features: Tensor, ratio: float
     ) -> Tensor:
         """Stage I's choice, with importance and budgets as the options say."""
-        if self.question_weight and modality.importance is not None:
-            question = prompt.embeddings[prompt.question]
-            if len(question):
-                importance = asked_importance(
-                    features, modality.importance, question, self.question_weight
-                )
-                modality = replace(modality, importance=importance)
+        importance = modality.importance if self.importance_power else None
+        if importance is not None and self.importance_power < 1.0:
+            importance = importance.float() ** self.importance_power
+        question = prompt.embeddings[prompt.question]
+        if self.question_weight and len(question):
+            attended = features.new_ones(len(features)) if importance is None else importance
+            importance = asked_importance(features, attended, question, self.question_weight)
+        modality = replace(modality, importance=importance)
         if self.entry_windows == "novelty":
             return select_novel(features, modality, ratio)
         return super()._choose(prompt, modality, features, ratio)
