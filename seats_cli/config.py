@@ -36,7 +36,7 @@ EncoderSkips: TypeAlias = tuple[float | None, float | None, float | None]
 # each option and who has it, and `seats_cli/__init__.py` the import that registers the package's.
 OPTION_CHECKS: dict[str, Callable[[str, Any], None]] = {}
 OPTION_METHODS: dict[str, set[str]] = {}  # names of the methods that have an option
-UNLISTED: set[str] = set()  # options of methods under study, which no list names
+UNLISTED: set[str] = set()  # options under study, which no message names
 SCHEDULED = {SEATS}  # methods with drop layers and a late block; entered like the options
 METHOD_IMPORTS: list[Callable[[], object]] = []
 

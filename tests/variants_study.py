@@ -1,4 +1,4 @@
-"""What each variant of SEATS is worth: `seats-plus` on the bundled model and questions.
+"""What `seats-plus` and each of its switches is worth on the bundled model and questions.
 
     python -m tests.variants_study --limit 300 --retain 10%,5% > study.md
 
@@ -29,8 +29,11 @@ from seats_cli.models import load_model
 from seats_cli.results import RunSpec
 
 SEATS, RANDOM, FULL = "seats", "random", "unpruned"
-# Fields of `SeatsConfig` by the variant's name; options stand beside the settings.
+PUBLISHED = {"question_weight": 0.0}  # with it alone `seats-plus` is `seats`
+# Fields of `SeatsConfig` by the variant's name; options stand beside the settings. All but
+# "seats-plus" itself start from `PUBLISHED`.
 VARIANTS: dict[str, dict[str, Any]] = {
+    "seats-plus": {},
     "adaptive": {"allocation": "adaptive"},
     "floor": {"allocation": "adaptive-floor"},
     "split": {"allocation": "adaptive", "modality_split": "relevance"},
@@ -69,9 +72,10 @@ def settings(variants: Sequence[str], retain: Sequence[float]) -> list[RunSpec]:
     specs = [RunSpec(FULL, None)]
     for share in retain:
         for name in (RANDOM, SEATS, *variants):
-            values = VARIANTS.get(name, {})
-            method = "seats-plus" if name in VARIANTS else name
-            config = SeatsConfig.from_dict({"method": method, "retain": share, **values})
+            values: dict[str, Any] = {"method": name}
+            if VARIANTS.get(name):
+                values = {"method": "seats-plus", **PUBLISHED, **VARIANTS[name]}
+            config = SeatsConfig.from_dict({"retain": share, **values})
             specs.append(RunSpec(label(name, share), config))
     return specs
 

@@ -74,12 +74,11 @@ class ChatState:
 
     def method(self, name: str) -> None:
         """Choose by another method; options of the earlier one are forgotten."""
-        from seats_cli.selection.methods import METHODS, listed_methods
+        from seats_cli.selection.methods import METHODS
 
         name = name.lower()
         if name not in METHODS:
-            known = ", ".join(listed_methods())
-            raise UsageError(f"{name!r} is not a method: choose from {known}.")
+            raise UsageError(f"{name!r} is not a method: choose from {', '.join(METHODS)}.")
         if name == FULL:
             self.full()
         else:

@@ -269,9 +269,9 @@ def _checked(name: str, choices: str = "") -> str:
 
 
 def _known_methods() -> list[str]:
-    from seats_cli.selection.methods import listed_methods
+    from seats_cli.selection.methods import METHODS
 
-    return [name for name in listed_methods() if name != FULL]
+    return [name for name in METHODS if name != FULL]
 
 
 def _label(name: str, config: SeatsConfig, *, named: bool) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seats_cli.config import SeatsConfig, is_scheduled
+from seats_cli.config import SEATS, SeatsConfig, is_scheduled
 from seats_cli.cost.context import ContextUse, Need, context_use, entering_of
 from seats_cli.cost.flops import encoder_flops, prefill_flops
 from seats_cli.cost.memory import (
@@ -236,10 +236,11 @@ def plan_file(
 def _about_options(config: SeatsConfig) -> Iterator[str]:
     """What options of methods have no part in the prediction."""
     yield from config.idle_warnings()
-    own = sorted(set(config.options).difference(config.idle_options))
-    if own:
-        named = ", ".join(f"`{name}`" for name in own)
-        yield f"The FLOPs of selection are predicted without what {named} may add."
+    if config.method != SEATS:
+        yield (
+            f"The FLOPs of selection are predicted as those of {SEATS}: what {config.method} and "
+            "its options add or save is known when it runs."
+        )
 
 
 _TIGHT = 0.10  # share for which memory is worked out where nothing is pruned

@@ -150,11 +150,16 @@ class Option(Generic[T]):
     check : callable
         Receives name and value, and raises `ConfigError` for a value that is out of range:
         one of the `check_*` functions of `seats_cli.config`, for example.
+    listed : bool
+        Whether messages name it. An option under study works without.
     """
 
-    def __init__(self, default: T, check: Callable[[str, Any], None]) -> None:
+    def __init__(
+        self, default: T, check: Callable[[str, Any], None], *, listed: bool = True
+    ) -> None:
         self.default = default
         self.check = check
+        self.listed = listed
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.owner, self.name = owner, name
@@ -226,8 +231,6 @@ class Method(ABC):
     scheduled : bool
         Whether it acts by the plan's initial fractions, drop layers and keep ratios, and its tokens
         leave before the late block. Plans of other methods have no schedule, but targets.
-    experimental : bool
-        Whether it is under study: it runs by its name, but no list of methods names it.
     """
 
     needs_importance: bool = False
@@ -246,7 +249,6 @@ class Method(ABC):
     weights_as_model: ClassVar[bool] = False
     refines: ClassVar[bool] = False
     scheduled: ClassVar[bool] = False
-    experimental: ClassVar[bool] = False
 
     has_weights: bool = False
 
@@ -379,7 +381,7 @@ def register_method(name: str, **settled: Any) -> Callable[[type[M]], type[M]]:
                 )
             _OPTIONS[option.name], OPTION_CHECKS[option.name] = option, option.check
             OPTION_METHODS.setdefault(option.name, set()).add(name)
-            if cls.experimental and option.owner is cls:
+            if not option.listed:
                 UNLISTED.add(option.name)
         (SCHEDULED.add if cls.scheduled else SCHEDULED.discard)(name)
         METHODS[name] = partial(cls, **settled) if settled else cls

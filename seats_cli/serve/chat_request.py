@@ -323,7 +323,7 @@ def _config(value: Any, options: ServeOptions) -> SeatsConfig | None:
             given[name] = _share(given[name])
     if "retain" in given:  # a target for both together replaces the server's split
         given = {"retain_video": None, "retain_audio": None, **given}
-    from seats_cli.selection.methods import METHODS, listed_methods
+    from seats_cli.selection.methods import METHODS
 
     base = options.config or SeatsConfig.preset("25%")
     if isinstance(given.get("method"), str):  # what the server's own method has is not asked for
@@ -333,7 +333,7 @@ def _config(value: Any, options: ServeOptions) -> SeatsConfig | None:
 
     if config.method not in METHODS:
         raise RequestError(
-            f"{_shown(config.method)!r} is not a method: choose from {', '.join(listed_methods())}."
+            f"{_shown(config.method)!r} is not a method: choose from {', '.join(METHODS)}."
         )
     return config
 

@@ -81,7 +81,7 @@ def test_a_plan_says_so() -> None:
     assert LAYER in told(SeatsConfig(options={"fastv_layer": 3}))
     assert "fastv_layer" not in told(SeatsConfig())
     own = told(SeatsConfig(method="seats-plus", options={"merging": "entry"}))
-    assert "FLOPs of selection are predicted without what `merging` may add" in own
+    assert "FLOPs of selection are predicted as those of seats: what seats-plus and its" in own
 
 
 def test_several_methods_need_one_that_has_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,8 +26,8 @@ from seats_cli.models.registry import adapter_for
 from seats_cli.plugins.clip_model import config_from
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.diversity import select_diverse_in_windows
-from seats_cli.selection.method import LayerTokens, Modality, class_of
-from seats_cli.selection.methods import METHODS, listed_methods, method_for, weightless_methods
+from seats_cli.selection.method import LayerTokens, Modality
+from seats_cli.selection.methods import method_for, weightless_methods
 from seats_cli.selection.methods.seats_plus import (
     SeatsPlus,
     asked_importance,
@@ -48,7 +48,7 @@ from seats_cli.show.capture import stage_windows
 from tests.cost.test_pruned_executed import cost, executed_flops
 from tests.engine import golden, test_methods, test_session
 from tests.engine.golden import Run
-from tests.variants_study import VARIANTS
+from tests.variants_study import PUBLISHED, VARIANTS
 
 TESTS = Path(__file__).parents[1]
 BUDGET = {"method": "seats-plus", "retain_video": 0.35, "retain_audio": 0.5}
@@ -66,7 +66,8 @@ EVERYTHING = {
 
 
 def config(**values: Any) -> SeatsConfig:
-    return SeatsConfig.from_dict({**BUDGET, **values})
+    published = PUBLISHED if values.get("method", "seats-plus") == "seats-plus" else {}
+    return SeatsConfig.from_dict({**BUDGET, **published, **values})
 
 
 def counts(trace: Any) -> list[tuple[int, int]]:
@@ -85,10 +86,8 @@ def test_without_a_variant_it_is_the_published_method(family: str, prompt: str) 
     assert all(torch.equal(one, other) for one, other in zip(logits, same, strict=True))
 
 
-def test_it_is_known_and_in_no_list() -> None:
-    assert "seats-plus" in METHODS
-    assert "seats-plus" not in listed_methods()
-    assert "seats-plus" not in weightless_methods()
+def test_what_its_options_may_be() -> None:
+    assert "seats-plus" in weightless_methods()
     with pytest.raises(ConfigError, match="merging must be one of off, entry, layers, both"):
         config(merging="all")
     with pytest.raises(ConfigError, match="grid_floor must be true or false, got 1"):
@@ -128,7 +127,8 @@ def published(family: str, allocation: str) -> SelectionTrace:
     return plain.trace
 
 
-CASES = {**VARIANTS, "everything": EVERYTHING}
+SHIPPED = {"question_weight": SeatsPlus.question_weight.default}
+CASES = {**VARIANTS, "seats-plus": SHIPPED, "everything": EVERYTHING}
 
 
 @pytest.mark.parametrize(
@@ -392,20 +392,19 @@ REFUSED: dict[str, Callable[[], object]] = {
 
 
 def hidden() -> list[str]:
-    experimental = [name for name, made in METHODS.items() if class_of(made).experimental]
-    assert experimental == ["seats-plus"]
-    assert {"merging", "grid_floor", "question_weight"} <= UNLISTED
-    return [*experimental, *UNLISTED]
+    assert {"merging", "merging_own", "grid_floor"} <= UNLISTED
+    assert not {"question_weight", "importance_power"} & UNLISTED
+    return list(UNLISTED)
 
 
 @pytest.mark.parametrize("edge", REFUSED)
-def test_no_message_names_it(edge: str) -> None:
+def test_no_message_names_what_is_under_study(edge: str) -> None:
     text = refusal(REFUSED[edge])
     assert ("known are" if "option" in edge else "fastv") in text
     assert not [name for name in hidden() if name in text]
 
 
-def test_no_list_and_no_help_names_it() -> None:
+def test_no_list_and_no_help_names_what_is_under_study() -> None:
     found = to_config._methods("all", None, None)
     assert found == [name for name in weightless_methods() if name != "full"]
     # What every command's help, the documents and the settings say, as the surface has them.

@@ -33,7 +33,6 @@ __all__ = [
     "METHODS",
     "acting_config",
     "acting_settings",
-    "listed_methods",
     "method_for",
     "register_method",
     "weightless_methods",
@@ -52,14 +51,9 @@ def method_for(plan: PruningPlan) -> Method:
     return _find(plan.config.method)(plan)
 
 
-def listed_methods() -> list[str]:
-    """Names of all methods but those under study, as help and messages list them."""
-    return [name for name, make in METHODS.items() if not class_of(make).experimental]
-
-
 def weightless_methods() -> list[str]:
-    """Names of the listed methods that any model can run: without trained weights of their own."""
-    return [name for name in listed_methods() if not class_of(METHODS[name]).weights_prefix]
+    """Names of the methods that any model can run: without trained weights of their own."""
+    return [name for name in METHODS if not class_of(METHODS[name]).weights_prefix]
 
 
 def with_default_options(config: SeatsConfig) -> SeatsConfig:
@@ -93,5 +87,5 @@ def acting_settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _find(name: str) -> Callable[[PruningPlan], Method]:
     if name not in METHODS:
-        raise ConfigError(f"Unknown method '{name}': choose from {', '.join(listed_methods())}.")
+        raise ConfigError(f"Unknown method '{name}': choose from {', '.join(METHODS)}.")
     return METHODS[name]

@@ -1,7 +1,10 @@
-"""Variants of SEATS under study, each of them a switch; without any it is the published method.
+"""`seats-plus`: SEATS with a Stage I that sees the question, and switches under study.
 
-Everything here is training-free and this project's own, on top of arXiv 2605.20035; merging
-follows OmniPack (2608.03812). What a variant is worth is asked by `python -m tests.variants_study`.
+In Stage I a token's importance is for the most part its likeness to the question, where published
+SEATS has the encoder's attention alone. With `question_weight` 0 and nothing else switched on it is
+the published method. Everything here is training-free and this project's own, on top of arXiv
+2605.20035; merging follows OmniPack (2608.03812). What a variant is worth is asked by
+`python -m tests.variants_study`.
 """
 
 from __future__ import annotations
@@ -59,27 +62,38 @@ def check_power(name: str, value: object) -> None:
 class SeatsPlus(Seats):
     """`seats-plus`. As many tokens enter and stay as with `seats`; others, or changed ones."""
 
-    experimental = True
-
-    # Stage II: whose attention is the relevance, computed by which layer, of which heads.
-    relevance_query = Option("last_text", partial(check_choice, choices=("last_text", "question")))
-    relevance_layer = Option("own", partial(check_choice, choices=("own", "next")))
-    relevance_heads = Option("mean", partial(check_choice, choices=("mean", "max", "audiovisual")))
-    # Stage II: how a drop's total is split between video and audio. "relevance" counts whose tokens
-    # are the most relevant ones of both.
-    modality_split = Option("published", partial(check_choice, choices=("published", "relevance")))
-    # Stage II: whether each temporal grid's most relevant token goes before all others of a window.
-    grid_floor = Option(False, check_switch)
-    # Stage I: budgets of the windows. "novelty" gives more to those with varied and rare content.
-    entry_windows = Option("equal", partial(check_choice, choices=("equal", "novelty")))
+    # Stage I: how much likeness to the question's embeddings counts beside importance.
+    question_weight = Option(0.75, check_share)
     # Stage I: exponent of the importance; 0 chooses by diversity alone, and reads no attention.
     importance_power = Option(1.0, check_power)
-    # Stage I: how much likeness to the question's embeddings counts beside importance.
-    question_weight = Option(0.0, check_share)
+
+    # From here on: under study, none of them has proved itself yet.
+    # Stage II: whose attention is the relevance, computed by which layer, of which heads.
+    relevance_query = Option(
+        "last_text", partial(check_choice, choices=("last_text", "question")), listed=False
+    )
+    relevance_layer = Option("own", partial(check_choice, choices=("own", "next")), listed=False)
+    relevance_heads = Option(
+        "mean", partial(check_choice, choices=("mean", "max", "audiovisual")), listed=False
+    )
+    # Stage II: how a drop's total is split between video and audio. "relevance" counts whose tokens
+    # are the most relevant ones of both.
+    modality_split = Option(
+        "published", partial(check_choice, choices=("published", "relevance")), listed=False
+    )
+    # Stage II: whether each temporal grid's most relevant token goes before all others of a window.
+    grid_floor = Option(False, check_switch, listed=False)
+    # Stage I: budgets of the windows. "novelty" gives more to those with varied and rare content.
+    entry_windows = Option(
+        "equal", partial(check_choice, choices=("equal", "novelty")), listed=False
+    )
     # Where a dropped token is merged into the kept one that is most like it: of its window before
     # the LLM ("entry"), of its modality behind the drop layers ("layers").
-    merging = Option("off", partial(check_choice, choices=("off", "entry", "layers", "both")))
-    merging_own = Option(0.62, check_share)  # share of itself that a kept token keeps in a merge
+    merging = Option(
+        "off", partial(check_choice, choices=("off", "entry", "layers", "both")), listed=False
+    )
+    # Share of itself that a kept token keeps in a merge.
+    merging_own = Option(0.62, check_share, listed=False)
 
     def __init__(self, plan: PruningPlan) -> None:
         super().__init__(plan)
