@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from seats_cli.config import SeatsConfig
+from seats_cli.config import SCHEDULED, SeatsConfig
 from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
 from seats_cli.errors import ConfigError
@@ -45,7 +45,7 @@ VIDEO, AUDIO = 0.6, 0.7
 # Both targets form one budget of tokens: only their total is promised.
 JOINT = {"fastv", "visionzip", "divprune", "dycoke", "omnidrop"}
 # Each window is rounded by itself, to at least one token.
-WINDOWED = {"visionzip", "visionzip-om", "divprune-om", "seats"}
+WINDOWED = {"visionzip", "visionzip-om", "divprune-om", "seats", "seats-plus"}
 # Each grid is, and the sound of two.
 IN_GRIDS = {"omnisift-untrained"}
 # First grids of four stay whole: one grid alone cannot be thinned out.
@@ -158,7 +158,7 @@ def test_small_budgets_are_met_or_refused(family: str, method: str, share: float
     except ConfigError as error:
         refused = str(error)
     if refused is not None:
-        assert method in {*JOINT, "fastv-om", "seats"}
+        assert method in {*JOINT, "fastv-om", "seats", "seats-plus"}
         assert "out of reach" in refused
         assert share < 0.3
         return
@@ -210,7 +210,7 @@ def test_one_word_behind_the_media_asks(family: str, method: str) -> None:
     for name in ("input_ids", "attention_mask"):
         short[name] = given[name][:, : int(media[-1]) + 4]
     config = SeatsConfig(method=method, retain_video=0.9, retain_audio=0.9)
-    if method == "seats":
+    if method in SCHEDULED:
         config = SeatsConfig(method=method, retain_video=0.3, retain_audio=0.3)
     with torch.no_grad(), prune(net, config) as pruned:
         assert bool(net(**short).logits.isfinite().all())

@@ -24,6 +24,7 @@ from tests.engine.conftest import selector_weights, sieve_weights
 from tests.selection.test_seats_plus import EVERYTHING
 
 OPTIONS = {"fastv_layer": 3, "contextual_ratio": 0.1, **EVERYTHING, "merging_own": 0.4}
+OPTIONS["importance_power"] = 0.5
 OPTIONS.pop("allocation")
 
 

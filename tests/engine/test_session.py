@@ -99,7 +99,10 @@ def check_shared(family: str, method: str, kv: str, attention: str) -> None:
             reused.append(latest(store) is before)
             assert kept == alone[number][0]
             torch.testing.assert_close(logits, alone[number][1], rtol=0.0, atol=1e-4)
-        assert reused == [False, True, True]
+        if method == "seats-plus":  # what enters depends on the question
+            assert latest(store) is None
+        else:
+            assert reused == [False, True, True]
 
 
 def test_another_clip_of_the_same_size_shares_nothing() -> None:
