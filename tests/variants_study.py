@@ -30,10 +30,9 @@ from seats_cli.results import RunSpec
 
 SEATS, RANDOM, FULL = "seats", "random", "unpruned"
 PUBLISHED = {"question_weight": 0.0}  # with it alone `seats-plus` is `seats`
-# Fields of `SeatsConfig` by the variant's name; options stand beside the settings. All but
-# "seats-plus" itself start from `PUBLISHED`.
+# Fields of `SeatsConfig` by the variant's name, beside `PUBLISHED`; options stand beside settings.
+# What ships as `seats-plus` is "asked-mostly".
 VARIANTS: dict[str, dict[str, Any]] = {
-    "seats-plus": {},
     "adaptive": {"allocation": "adaptive"},
     "floor": {"allocation": "adaptive-floor"},
     "split": {"allocation": "adaptive", "modality_split": "relevance"},
@@ -73,7 +72,7 @@ def settings(variants: Sequence[str], retain: Sequence[float]) -> list[RunSpec]:
     for share in retain:
         for name in (RANDOM, SEATS, *variants):
             values: dict[str, Any] = {"method": name}
-            if VARIANTS.get(name):
+            if name in VARIANTS:
                 values = {"method": "seats-plus", **PUBLISHED, **VARIANTS[name]}
             config = SeatsConfig.from_dict({"retain": share, **values})
             specs.append(RunSpec(label(name, share), config))

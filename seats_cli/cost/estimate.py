@@ -234,7 +234,7 @@ def plan_file(
 
 
 def _about_options(config: SeatsConfig) -> Iterator[str]:
-    """What options of methods have no part in the prediction."""
+    """What of a method and its options has no part in the prediction."""
     yield from config.idle_warnings()
     if config.method != SEATS:
         yield (

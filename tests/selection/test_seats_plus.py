@@ -88,6 +88,7 @@ def test_without_a_variant_it_is_the_published_method(family: str, prompt: str) 
 
 def test_what_its_options_may_be() -> None:
     assert "seats-plus" in weightless_methods()
+    assert VARIANTS["asked-mostly"] == {"question_weight": SeatsPlus.question_weight.default}
     with pytest.raises(ConfigError, match="merging must be one of off, entry, layers, both"):
         config(merging="all")
     with pytest.raises(ConfigError, match="grid_floor must be true or false, got 1"):
@@ -127,8 +128,7 @@ def published(family: str, allocation: str) -> SelectionTrace:
     return plain.trace
 
 
-SHIPPED = {"question_weight": SeatsPlus.question_weight.default}
-CASES = {**VARIANTS, "seats-plus": SHIPPED, "everything": EVERYTHING}
+CASES = {**VARIANTS, "everything": EVERYTHING}
 
 
 @pytest.mark.parametrize(
