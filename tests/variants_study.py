@@ -24,7 +24,7 @@ from seats_cli.config import SeatsConfig
 from seats_cli.evaluate.benchmarks import question_set
 from seats_cli.evaluate.paired import compare_paired
 from seats_cli.evaluate.run_folder import ItemRecord
-from seats_cli.evaluate.runner import evaluate
+from seats_cli.evaluate.runner import evaluate, refusals
 from seats_cli.models import load_model
 from seats_cli.results import RunSpec
 
@@ -165,21 +165,22 @@ def main() -> None:
             with options.answers.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(record)) + "\n")
 
-    refused = evaluate(
+    evaluate(
         load_model("bundled", device="cpu"),
         questions,
         settings(options.only, retain),
-        done={record.key for record in records},
+        done=tuple(records),
         store=store,
         seed=0,
     )
-    failed = [record for record in records if record.error is not None]
+    failed = [record for record in records if record.error is not None and not record.refused]
     if failed:
         raise SystemExit(f"{failed[0].item_id}, {failed[0].label}: {failed[0].error}")
-    for name, why in refused.items():
-        sys.stderr.write(f"{name}: {why}\n")
+    refused = refusals(questions, records)
+    for name, record in refused.items():
+        sys.stderr.write(f"{name}: {record.error}\n")
     asked = {item.id for item in questions.items}
-    records = [record for record in records if record.item_id in asked]
+    records = [one for one in records if one.item_id in asked and one.label not in refused]
     sys.stdout.write(table(records, options.only, retain))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -199,9 +199,12 @@ def evaluate(
     if outcome is None:
         return
     form = "json" if output.as_json else output.form
-    for note in outcome.notes:
-        if find_layers or form != "table":  # that has them
+    if find_layers or form != "table":  # that has them
+        for note in outcome.notes:
             talk.notice(note)
+        for setting in outcome.refused:
+            if setting.number is not None:  # the others were named at the start
+                talk.warning(setting.sentence)
     if find_layers:
         _show_layers(outcome, form, job.out, talk)
     else:
@@ -252,13 +255,14 @@ def _show(outcome: Outcome, form: str, folder: Path, talk: Talk, *, plot: bool) 
 
     with talk.progress("Counting"):
         summary = summarise(outcome.questions.name, outcome.records)
-        refused = [{"label": label, "reason": reason} for label, reason in outcome.refused]
+        refused = [asdict(setting) for setting in outcome.refused]
+        left_out = [setting.sentence for setting in outcome.refused]
         details = {**outcome.description, "refused": refused, "notes": outcome.notes}
         document = dump_document(eval_document(summary, details))
     texts = {
         "results.json": document,
         "results.csv": eval_csv(summary),
-        "results.md": eval_markdown(summary, outcome.notes),
+        "results.md": eval_markdown(summary, outcome.notes, left_out),
     }
     for name, text in texts.items():
         (folder / name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
@@ -266,7 +270,7 @@ def _show(outcome: Outcome, form: str, folder: Path, talk: Talk, *, plot: bool) 
         plot_evaluation(summary, folder / "accuracy.png")
     talk.notice(f"Wrote {', '.join(texts)}{', accuracy.png' if plot else ''} in {folder}.")
     if form == "table":
-        print_result(eval_report(summary, notes=outcome.notes))
+        print_result(eval_report(summary, notes=outcome.notes, left_out=left_out))
     elif form == "json":
         print_json(eval_document(summary, details))
     else:

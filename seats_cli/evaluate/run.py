@@ -63,12 +63,37 @@ class Host:
 
 
 @dataclass(frozen=True)
+class RefusedSetting:
+    """A setting that is left out of the results."""
+
+    label: str
+    reason: str
+    # The first question, in the order of the set, on which the method cannot reach the budget, and
+    # its number from 1; None where the setting cannot run on this model at all.
+    item_id: str | None = None
+    number: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What a report says of it."""
+        if self.number is None:
+            return f"{self.label} cannot run: {self.reason}"
+        return (
+            f"{self.label} is left out: question {self.number:,} ({self.item_id}) is the first "
+            f"that it cannot answer. {self.reason}"
+        )
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What is there to report when all questions have been asked."""
+    """What is there to report when all questions have been asked.
+
+    It does not depend on how many processes asked them, or in how many runs.
+    """
 
     questions: QuestionSet
-    records: list[ItemRecord]
-    refused: tuple[tuple[str, str], ...]
+    records: list[ItemRecord]  # in the order of questions and settings, without refused settings
+    refused: tuple[RefusedSetting, ...]
     num_layers: int
     description: dict[str, Any]
     notes: tuple[str, ...] = ()  # on how the questions were asked
@@ -81,7 +106,7 @@ class _Prepared:
     loaded: LoadedModel
     questions: QuestionSet
     specs: tuple[RunSpec, ...]
-    refused: tuple[tuple[str, str], ...]
+    refused: tuple[RefusedSetting, ...]
     description: dict[str, Any]
 
     def folder(self, job: Job, rank: int) -> RunFolder:
@@ -94,20 +119,41 @@ class _Prepared:
 
     def ask(
         self, job: Job, folder: RunFolder, shard: Shard, on_progress: Callable[[int], None]
-    ) -> dict[str, str]:
-        """Ask this process's part; labels that turned out to be impossible, and why."""
+    ) -> None:
+        """Ask this process's part."""
         from seats_cli.evaluate.runner import evaluate
 
-        return evaluate(
+        evaluate(
             self.loaded,
             self.questions,
             self.specs,
-            done={record.key for record in folder.records},
+            done=folder.records,
             store=folder.append,
             seed=job.seed,
             shard=shard,
             on_progress=on_progress,
         )
+
+    def results(
+        self, records: Sequence[ItemRecord]
+    ) -> tuple[list[ItemRecord], list[RefusedSetting]]:
+        """Of the records of all processes what is reported, and what is left out of that."""
+        from seats_cli.evaluate.runner import refusals
+
+        places = {item.id: place for place, item in enumerate(self.questions.items)}
+        first = refusals(self.questions, records)
+        labels = [spec.label for spec in self.specs]
+        turns = {label: turn for turn, label in enumerate(labels) if label not in first}
+        # In one order always: each process has stored its own clips, one after the other.
+        kept = sorted(
+            (one for one in records if one.item_id in places and one.label in turns),
+            key=lambda one: (places[one.item_id], turns[one.label]),
+        )
+        refused = [
+            RefusedSetting(label, str(one.error), one.item_id, places[one.item_id] + 1)
+            for label, one in ((label, first[label]) for label in labels if label in first)
+        ]
+        return kept, refused
 
 
 def run_job(job: Job, host: Host) -> Outcome | None:
@@ -130,8 +176,8 @@ def run_job(job: Job, host: Host) -> Outcome | None:
     if group.is_main:
         for warning in own.questions.warnings:
             host.warn(warning)
-        for label, reason in own.refused:
-            host.warn(f"{label} cannot run: {reason}")
+        for setting in own.refused:
+            host.warn(setting.sentence)
         if job.retry_errors:
             folder.forget_errors()
         group.wait()
@@ -154,23 +200,18 @@ def run_job(job: Job, host: Host) -> Outcome | None:
                     add_one(workers.counter)
                     report(workers.answers)
 
-                impossible = own.ask(job, folder, Shard(0, job.workers), count)
+                own.ask(job, folder, Shard(0, job.workers), count)
                 workers.wait(report)
         else:
-            impossible = own.ask(job, folder, group.shard, report)
+            own.ask(job, folder, group.shard, report)
     group.wait()
     if not group.is_main:
         return None
-    records = folder.merge()
-    asked = {item.id for item in own.questions.items}
-    labels = {spec.label for spec in own.specs} - impossible.keys()
-    for label, reason in impossible.items():
-        host.warn(f"{label} cannot run: {reason}")
-    kept = [record for record in records if record.item_id in asked and record.label in labels]
+    kept, refused = own.results(folder.merge())
     return Outcome(
         own.questions,
         kept,
-        (*own.refused, *impossible.items()),
+        (*own.refused, *refused),
         own.loaded.architecture.num_layers,
         own.description,
         run_notes(own.loaded, own.questions.protocol, kept),
@@ -236,9 +277,7 @@ def _questions(job: Job) -> QuestionSet:
     return replace(questions, protocol=replace(questions.protocol, **job.protocol))
 
 
-def _specs(
-    job: Job, loaded: LoadedModel
-) -> tuple[tuple[RunSpec, ...], tuple[tuple[str, str], ...]]:
+def _specs(job: Job, loaded: LoadedModel) -> tuple[tuple[RunSpec, ...], tuple[RefusedSetting, ...]]:
     """What can run on this model, the unpruned model first, and why others cannot."""
     from seats_cli.engine.profiling import refusal
     from seats_cli.results import RunSpec
@@ -250,7 +289,8 @@ def _specs(
         return (full, *blind_specs(loaded.architecture.num_layers)), ()
     reasons = {spec.label: refusal(loaded, spec) for spec in job.specs}
     able = tuple(spec for spec in job.specs if reasons[spec.label] is None)
-    return (full, *able), tuple((label, why) for label, why in reasons.items() if why is not None)
+    refused = (RefusedSetting(label, why) for label, why in reasons.items() if why is not None)
+    return (full, *able), tuple(refused)
 
 
 def _description(

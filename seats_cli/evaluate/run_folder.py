@@ -38,6 +38,9 @@ class ItemRecord:
     warnings: tuple[str, ...] = ()
     # Why there is no answer; such a record is counted separately, never as a wrong answer.
     error: str | None = None
+    # Whether the error is the method's, which cannot reach the budget on this clip: the setting is
+    # then left out of the results, and asked nothing that stands behind this question.
+    refused: bool = False
     family: str = ""
     kind: str = ""
     retain: float | None = None  # overall share asked for; None for the unpruned model
@@ -171,7 +174,7 @@ class RunFolder:
         return records
 
     def forget_errors(self) -> None:
-        """Drop the records of items that failed, so that they are asked again.
+        """Drop the records of items that failed or were refused, so that they are asked again.
 
         Only one process may do this, before any has begun.
         """

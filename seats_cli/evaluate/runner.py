@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from seats_cli.results import Answer, RunSpec
 
 
-Pair = tuple[str, str]  # item id and label of the spec
 MAX_SEED = 2**31
 
 
@@ -36,39 +35,39 @@ def evaluate(
     questions: QuestionSet,
     specs: Sequence[RunSpec],
     *,
-    done: frozenset[Pair] | set[Pair],
+    done: Collection[ItemRecord],
     store: Callable[[ItemRecord], None],
     seed: int = 0,
     shard: Shard | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> dict[str, str]:
+) -> None:
     """Ask what has not been asked yet and hand each answer on at once.
+
+    A budget that a method cannot reach on a clip is refused before the LLM runs. Such a setting is
+    not asked any further from there on, since rows over different questions do not compare; all
+    that stand before its first refusal are asked, in every process, so that the first one of the
+    whole set does not depend on their number: see `refusals`.
 
     Parameters
     ----------
     specs : sequence of RunSpec
         Labels must differ; the unpruned model is one whose config is None.
-    done : set of (item id, label)
-        What is skipped.
+    done : collection of ItemRecord
+        Of an earlier run: what they answer is skipped, and what follows a refusal.
     store : callable
         Receives each record as soon as it is there. An item that fails is recorded with its
-        error, and the run continues.
+        error, and the run continues; a refusal is recorded as one.
     seed : int
         Methods that draw at random do so with a seed made of this and the item's id.
     shard : Shard, optional
         Only these clips.
     on_progress : callable, optional
         Called with the number of records after each.
-
-    Returns
-    -------
-    dict
-        Labels of specs that turned out to be impossible at their first question, and why (a
-        budget out of the method's reach); they were not tried again.
     """
     part, count = shard or Shard(), 0
-    refused: dict[str, str] = {}
-    possible = {label for _, label in done}
+    known = {record.key for record in done}
+    places = {item.id: place for place, item in enumerate(questions.items)}
+    ends = {label: places[one.item_id] for label, one in refusals(questions, done).items()}
     # The unpruned model comes last: it can use statistics noted for others, not the reverse.
     ordered = sorted(specs, key=lambda spec: spec.config is None)
     for number, (_, items) in enumerate(questions.clips()):
@@ -78,7 +77,8 @@ def evaluate(
             (item, spec)
             for spec in ordered
             for item in items
-            if (item.id, spec.label) not in done and spec.label not in refused
+            if (item.id, spec.label) not in known
+            and places[item.id] < ends.get(spec.label, len(places))
         ]
         if not missing:
             continue
@@ -91,16 +91,21 @@ def evaluate(
             [choice for item in items for choice in options_for(item, questions.protocol)],
             questions.protocol.system,
         )
-        for record, impossible in _clip_records(loaded, questions.protocol, missing, seed, need):
-            if impossible and record.label not in possible:
-                refused.setdefault(record.label, str(record.error))
-                continue
-            possible.add(record.label)
+        for record in _clip_records(loaded, questions.protocol, missing, seed, need):
+            if record.refused:
+                ends[record.label] = places[record.item_id]
             store(record)
             count += 1
             if on_progress is not None:
                 on_progress(count)
-    return refused
+
+
+def refusals(questions: QuestionSet, records: Iterable[ItemRecord]) -> dict[str, ItemRecord]:
+    """Of each setting that refused one of the questions, by label, the first one in their order."""
+    places = {item.id: place for place, item in enumerate(questions.items)}
+    refused = [one for one in records if one.refused and one.item_id in places]
+    refused.sort(key=lambda one: places[one.item_id], reverse=True)
+    return {one.label: one for one in refused}  # of several, the last entry stays
 
 
 def _clip_records(
@@ -109,22 +114,24 @@ def _clip_records(
     missing: Sequence[tuple[Item, RunSpec]],
     seed: int,
     need: Need,
-) -> Iterator[tuple[ItemRecord, bool]]:
-    """A record of each pair, and whether the spec was impossible; all are about one clip."""
+) -> Iterator[ItemRecord]:
+    """A record of each pair, all about one clip; none of what follows a spec's refusal."""
     try:
         clip = open_clip(missing[0][0], protocol, loaded.sizing, (loaded.architecture, need))
         prepared = prepare_clip(loaded, clip, system=protocol.system)
     except Exception as error:  # one bad clip must not end the run
         why = _reason(error)
         for item, spec in missing:
-            yield replace(_blank(item, spec), error=why), False
+            yield replace(_blank(item, spec), error=why)
         return
     encoder_cache = EncoderCache()
     asked = Counter(spec.label for _, spec in missing)
     # Of one setting: they come one after the other. A single question leaves nothing behind.
     shared: dict[str, PrefixStore | None] = {}
+    refused: set[str] = set()
     for item, spec in missing:
-        impossible = False
+        if spec.label in refused:
+            continue
         # A further question is answered as if alone, but its times are not those of that.
         alone = spec.label not in shared
         if alone:
@@ -135,13 +142,14 @@ def _clip_records(
                 loaded, prepared, item, spec, protocol, seed, encoder_cache, shared[spec.label]
             )
             record = _record(item, spec, answer, timed=alone)
+        except ConfigError as error:
+            # Nothing was allocated, and collecting would take a while.
+            record = replace(_blank(item, spec), error=_reason(error), refused=True)
+            refused.add(spec.label)
         except Exception as error:
             record = replace(_blank(item, spec), error=_reason(error))
-            impossible = isinstance(error, ConfigError)
-        # Not where a method refuses a budget: nothing was allocated, and collecting takes a while.
-        if record.error is not None and not impossible:
             free_memory([loaded.model.device])
-        yield record, impossible
+        yield record
 
 
 def _answer(

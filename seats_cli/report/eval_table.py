@@ -99,11 +99,15 @@ def _label(header: str) -> Column:
 
 
 def eval_report(
-    summary: Summary, *, groups: bool = True, notes: Sequence[str] = ()
+    summary: Summary,
+    *,
+    groups: bool = True,
+    notes: Sequence[str] = (),
+    left_out: Sequence[str] = (),
 ) -> RenderableType:
     """Accuracy and cost of every setting, and, with `groups`, accuracy per family and kind.
 
-    `notes` are sentences on how the questions were asked.
+    `notes` are sentences on how the questions were asked, `left_out` on settings without a row.
     """
     heading = Text(
         f"{summary.name}: {summary.items:,} questions about {summary.clips:,} clips", style="bold"
@@ -114,7 +118,7 @@ def eval_report(
         tables += _group_tables(summary) if groups else ()
         parts += [part for found in tables for part in (Text(), found)]
         parts += [Text(), Text(MEANINGS, style="dim"), Text(COST_MEANINGS, style="dim")]
-    parts += [Text(words, style="yellow") for words in error_lines(summary)]
+    parts += [Text(words, style="yellow") for words in (*error_lines(summary), *left_out)]
     return Renderables(*parts)
 
 
@@ -177,8 +181,11 @@ def _packed(settings: Sequence[SettingSummary], room: int) -> list[list[SettingS
     return rows
 
 
-def eval_markdown(summary: Summary, notes: Sequence[str] = ()) -> str:
-    """Markdown tables of accuracy and cost, and of the accuracy per family and kind of clip."""
+def eval_markdown(summary: Summary, notes: Sequence[str] = (), left_out: Sequence[str] = ()) -> str:
+    """Markdown tables of accuracy and cost, and of the accuracy per family and kind of clip.
+
+    Sentences are those of `eval_report`.
+    """
     columns = [
         _label("setting"),
         Column("accuracy", attrgetter("overall.accuracy"), _with_interval),
@@ -202,4 +209,4 @@ def eval_markdown(summary: Summary, notes: Sequence[str] = ()) -> str:
             for at, group in enumerate(rows[0][1:], 1):
                 by.append(_accuracy_of(f"{group.name} ({group.asked})", at))
             parts.append(markdown(by, rows))
-    return "\n\n".join([*parts, MEANINGS, *error_lines(summary)])
+    return "\n\n".join([*parts, MEANINGS, *error_lines(summary), *left_out])

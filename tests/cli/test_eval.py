@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,56 @@ def test_a_launcher_shares_the_clips(whole: Whole, tmp_path: Path) -> None:
     found = keys(records(tmp_path / "run"))
     assert len(found) == len(set(found)) == 18
     assert [path.name for path in (tmp_path / "run").glob("answers*")] == ["answers.jsonl"]
+
+
+def said_of(folder: Path, result: Result) -> dict[str, Any]:
+    """What a run's document says, but for seconds and bytes, and what its Markdown leaves out."""
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    for setting in found["settings"]:
+        for name in list(setting):
+            if name.endswith("_s") or name.startswith("peak_"):
+                del setting[name]
+    found["left out"] = (folder / "results.md").read_text().rstrip("\n").split("\n\n")[-1]
+    return dict(found)
+
+
+def test_a_budget_out_of_reach_on_one_clip_is_left_out_however_the_run_went(tmp_path: Path) -> None:
+    """Of the set's clips, only the second one has too few grids for a quarter of them."""
+    some = ["eval", "synthetic", "--set-seed", "12", "--limit", "6", "--json"]
+    some += ["--methods", "dycoke,random", "--retain", "25%"]
+    alone = seats(tmp_path, *some, "--plot", "-o", "alone")
+    found = said_of(tmp_path / "alone", alone)
+    assert [setting["label"] for setting in found["settings"]] == ["full", "random 25%"]
+    assert [setting["errors"] for setting in found["settings"]] == [0, 0]
+    assert found["refused"] == [
+        {
+            "label": "dycoke 25%",
+            "reason": found["refused"][0]["reason"],
+            "item_id": "synthetic-12-00002",
+            "number": 3,
+        }
+    ]
+    assert "out of reach for dycoke" in found["refused"][0]["reason"]
+    sentence = "dycoke 25% is left out: question 3 (synthetic-12-00002) is the first that it"
+    assert found["left out"].startswith(sentence)
+    assert alone.stderr.count(sentence) == 1
+    # Two processes, of which one refuses nothing.
+    shared = seats(tmp_path, *some, "--workers", "2", "-o", "shared")
+    assert said_of(tmp_path / "shared", shared) == found
+    # One process, over what two have left when they were stopped.
+    (tmp_path / "stopped").mkdir()
+    shutil.copy(tmp_path / "shared" / "run.json", tmp_path / "stopped")
+    lines = (tmp_path / "shared" / "answers.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "stopped" / "answers.jsonl").write_text("".join(lines[::3]))
+    assert said_of(tmp_path / "stopped", seats(tmp_path, *some, "-o", "stopped")) == found
+    # And once more, with everything there.
+    assert said_of(tmp_path / "alone", seats(tmp_path, *some, "-o", "alone")) == found
+    given = records(tmp_path / "alone")
+    assert [one["item_id"] for one in given if one["refused"]] == ["synthetic-12-00002"]
+    table = seats(tmp_path, *[word for word in some if word != "--json"], "-o", "alone")
+    assert sentence in " ".join(table.stdout.split())
+    assert sentence not in table.stderr
 
 
 def test_what_failed_is_counted_apart(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ import pytest
 from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.engine.clip_prefix import PrefixStore
+from seats_cli.errors import ConfigError
 from seats_cli.evaluate import runner
 from seats_cli.evaluate.generated import synthetic_set
 from seats_cli.evaluate.questions import Item, QuestionSet, open_clip
 from seats_cli.evaluate.run_folder import ItemRecord
-from seats_cli.evaluate.runner import Shard, evaluate
+from seats_cli.evaluate.runner import Shard, evaluate, refusals
 from seats_cli.models import LoadedModel, load_model
 from seats_cli.results import Answer, RunSpec, Timing
 from seats_cli.selection.methods.ablation import ModalityAblation
@@ -39,9 +40,7 @@ def run(
     loaded: LoadedModel, questions: QuestionSet, *settings: RunSpec, **more: Any
 ) -> list[ItemRecord]:
     records: list[ItemRecord] = []
-    evaluate(
-        loaded, questions, settings, done=more.pop("done", set()), store=records.append, **more
-    )
+    evaluate(loaded, questions, settings, done=more.pop("done", ()), store=records.append, **more)
     return records
 
 
@@ -132,8 +131,7 @@ def test_questions_about_a_clip_share_its_prefill(
 def test_what_is_done_is_not_repeated(
     loaded: LoadedModel, questions: QuestionSet, records: list[ItemRecord]
 ) -> None:
-    done = {record.key for record in records[:-2]}
-    again = run(loaded, questions, FULL, SEATS, RANDOM, done=done)
+    again = run(loaded, questions, FULL, SEATS, RANDOM, done=records[:-2])
     assert [record.key for record in again] == [record.key for record in records[-2:]]
     assert [record.given for record in again] == [record.given for record in records[-2:]]
 
@@ -209,7 +207,41 @@ def test_hidden_from_a_layer_on(loaded: LoadedModel, questions: QuestionSet) -> 
 
 def test_a_budget_out_of_reach_is_refused_once(loaded: LoadedModel, questions: QuestionSet) -> None:
     impossible = RunSpec("fastv-om 5%", SeatsConfig(method="fastv-om", retain=0.05))
-    records: list[ItemRecord] = []
-    refused = evaluate(loaded, questions, [impossible, SEATS], done=set(), store=records.append)
-    assert "out of reach" in refused["fastv-om 5%"]
-    assert {record.label for record in records} == {SEATS.label}
+    records = run(loaded, questions, impossible, SEATS)
+    refused = refusals(questions, records)
+    assert "out of reach" in str(refused["fastv-om 5%"].error)
+    assert [record.key for record in records if record.refused] == [
+        (questions.items[0].id, "fastv-om 5%")
+    ]
+    assert {record.label for record in records if not record.refused} == {SEATS.label}
+    assert run(loaded, questions, impossible, SEATS, done=records) == []
+
+
+def test_what_stands_before_a_refusal_is_asked_still(
+    loaded: LoadedModel, questions: QuestionSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process has met a later refusal than another one would."""
+    clips = [items for _, items in questions.clips()]
+    assert len(clips) >= 3
+    refusing = {item.question for item in clips[1]}
+    real = runner.ask
+
+    def ask_or_refuse(model: Any, clip: Any, question: str, **options: Any) -> Any:
+        if question in refusing:
+            raise ConfigError("This budget is out of reach.")
+        return real(model, clip, question, **options)
+
+    monkeypatch.setattr(runner, "ask", ask_or_refuse)
+    later = clips[2][0]
+    known = ItemRecord(
+        later.id, later.clip_key, SEATS.label, "seats", later.answer, error="No.", refused=True
+    )
+    records = run(loaded, questions, SEATS, done=[known])
+    assert [record.item_id for record in records] == [
+        *(item.id for item in clips[0]),
+        clips[1][0].id,
+    ]
+    assert records[-1].refused
+    first = refusals(questions, [known, *records])
+    assert first == refusals(questions, [*records, known]) == {SEATS.label: records[-1]}
+    assert refusals(replace(questions, items=clips[0]), [known, *records]) == {}

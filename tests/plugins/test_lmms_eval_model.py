@@ -93,7 +93,7 @@ def by_seats(questions: QuestionSet, config: SeatsConfig | None) -> dict[str, st
     """Answers of `seats eval` by item."""
     records: list[Any] = []
     loaded = load_model("bundled", device="cpu")
-    evaluate(loaded, questions, [RunSpec("run", config)], done=set(), store=records.append)
+    evaluate(loaded, questions, [RunSpec("run", config)], done=(), store=records.append)
     assert not [record.error for record in records if record.error]
     return {record.item_id: record.given for record in records}
 
