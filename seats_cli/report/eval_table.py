@@ -27,10 +27,19 @@ MEANINGS = (
     f"{FEWEST} questions). vs full: difference to the unpruned model in points, on the same "
     "questions. p: exact McNemar test. kept: accuracy over that of the unpruned model, in per cent."
 )
+# Of costs in the terminal and in Markdown, whose columns differ.
+_FLOPS = (
+    "the LLM's prefill and the selection, with the layers of trained methods and without the "
+    "encoders"
+)
+_TIMES = "medians over clips and without the encoders, the prefill without selection."
 COST_MEANINGS = (
     "kept: audio-visual tokens, mean over layers. video, audio: tokens, mean over layers. FLOPs: "
-    "prefill and selection, and their share of the unpruned prefill. Times are medians over "
-    "clips and without the encoders, the prefill without selection."
+    f"{_FLOPS}, and their share of the unpruned prefill. Times are {_TIMES}"
+)
+MARKDOWN_COST_MEANINGS = (
+    "tokens: audio-visual tokens kept, mean over layers. FLOPs: "
+    f"{_FLOPS}, as a share of the unpruned prefill. prefill: seconds, {_TIMES}"
 )
 _WIDTH = 80  # columns of a terminal
 _REASON = 240  # characters of an error that are shown
@@ -209,4 +218,5 @@ def eval_markdown(summary: Summary, notes: Sequence[str] = (), left_out: Sequenc
             for at, group in enumerate(rows[0][1:], 1):
                 by.append(_accuracy_of(f"{group.name} ({group.asked})", at))
             parts.append(markdown(by, rows))
-    return "\n\n".join([*parts, MEANINGS, *error_lines(summary), *left_out])
+    meanings = (MEANINGS, MARKDOWN_COST_MEANINGS)
+    return "\n\n".join([*parts, *meanings, *error_lines(summary), *left_out])

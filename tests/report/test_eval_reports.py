@@ -126,6 +126,12 @@ def test_markdown(summary: Summary) -> None:
     assert WHY in eval_markdown(summary)
 
 
+def test_every_table_says_which_flops_it_counts(summary: Summary) -> None:
+    own = "the LLM's prefill and the selection, with the layers of trained methods and without the"
+    for written in (text_of(summary), eval_markdown(summary)):
+        assert f"FLOPs: {own} encoders, " in " ".join(written.split())
+
+
 def test_document(summary: Summary) -> None:
     document = json.loads(dump_document(eval_document(summary, {"model": "bundled"})))
     assert document["schema_version"] == "1"
