@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,6 +16,7 @@ from typing import Any, TypeAlias
 from seats_cli.errors import ConfigError
 from seats_cli.families.base import ENCODER_SCALE, PRESETS, Pairs
 from seats_cli.families.registry import family_named
+from seats_cli.files import read_table, write_table
 
 DEFAULT_RETAIN = PRESETS["25%"]
 NO_LATE_BLOCK = "none"
@@ -39,82 +38,6 @@ OPTION_METHODS: dict[str, set[str]] = {}  # names of the methods that have an op
 UNLISTED: set[str] = set()  # options under study, which no message names
 SCHEDULED = {SEATS}  # methods with drop layers and a late block; entered like the options
 METHOD_IMPORTS: list[Callable[[], object]] = []
-
-
-def _suffix(path: Path) -> str:
-    suffix = path.suffix.lower()
-    if suffix not in (".toml", ".json"):
-        raise ConfigError(f"{path} must end in .toml or .json.")
-    return suffix
-
-
-def _parse_toml(text: str) -> Any:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text)
-
-
-def read_table(path: Path) -> dict[str, Any]:
-    """Read a table of settings.
-
-    Parameters
-    ----------
-    path : Path
-        A .toml or .json file.
-
-    Returns
-    -------
-    dict
-        Its top-level keys and values.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, is malformed, or does not hold a table.
-    """
-    suffix = _suffix(path)
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"{path} is not a regular file.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a BOM in front
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path} cannot be read: {reason}.") from error
-    try:
-        table = json.loads(text) if suffix == ".json" else _parse_toml(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid {suffix[1:].upper()}: {error}.") from error
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path} must hold a table of settings.")
-    return table
-
-
-def write_table(path: Path, table: Mapping[str, Any]) -> None:
-    """Write a flat table of strings, numbers and lists of numbers.
-
-    Parameters
-    ----------
-    path : Path
-        A .toml or .json file; it is replaced.
-    table : mapping
-        Keys and values.
-
-    Raises
-    ------
-    ConfigError
-        If the extension is neither, or the file cannot be written.
-    """
-    if _suffix(path) == ".json":
-        text = json.dumps(dict(table), indent=2) + "\n"
-    else:
-        # JSON's notation of these values is valid TOML.
-        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def check_fraction(name: str, value: Any) -> None:

@@ -1,14 +1,17 @@
-"""Writing files, never over something that this program did not make."""
+"""Writing files, never over something that this program did not make; tables of settings."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from seats_cli.errors import UsageError
+from seats_cli.errors import ConfigError, UsageError
 
 TRACE_EXTENSIONS = (".json", ".safetensors")
 
@@ -124,3 +127,82 @@ def _is_ours(path: Path) -> bool:
         file.seek(max(0, path.stat().st_size - _LOOK))
         ends = head + file.read(_LOOK)
     return any(mark in ends for mark in _MARKS)
+
+
+# ------------------------------------------------------ tables of settings
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in (".toml", ".json"):
+        raise ConfigError(f"{path} must end in .toml or .json.")
+    return suffix
+
+
+def _parse_toml(text: str) -> Any:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a table of settings.
+
+    Parameters
+    ----------
+    path : Path
+        A .toml or .json file.
+
+    Returns
+    -------
+    dict
+        Its top-level keys and values.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is malformed, or does not hold a table.
+    """
+    suffix = _suffix(path)
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is not a regular file.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a BOM in front
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} cannot be read: {reason}.") from error
+    try:
+        table = json.loads(text) if suffix == ".json" else _parse_toml(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid {suffix[1:].upper()}: {error}.") from error
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path} must hold a table of settings.")
+    return table
+
+
+def write_table(path: Path, table: Mapping[str, Any]) -> None:
+    """Write a flat table of strings, numbers and lists of numbers.
+
+    Parameters
+    ----------
+    path : Path
+        A .toml or .json file; it is replaced.
+    table : mapping
+        Keys and values.
+
+    Raises
+    ------
+    ConfigError
+        If the extension is neither, or the file cannot be written.
+    """
+    if _suffix(path) == ".json":
+        text = json.dumps(dict(table), indent=2) + "\n"
+    else:
+        # JSON's notation of these values is valid TOML.
+        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error

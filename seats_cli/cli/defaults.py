@@ -20,8 +20,8 @@ from typer.core import TyperCommand
 
 from seats_cli.cli.console import NarrowHelp
 from seats_cli.cli.option_groups import was_typed
-from seats_cli.config import read_table
 from seats_cli.errors import ConfigError
+from seats_cli.files import read_table
 
 # Option names (as Python names them) that may be set in a file or the environment: those of the
 # panels Input, Budget and Model of `seats ask`, and what sampling needs. A test compares.

@@ -17,7 +17,7 @@ from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.runtime import stop_if_interrupted
 from seats_cli.cli.sources import open_model, open_silently
 from seats_cli.cli.to_config import build_specs
-from seats_cli.files import check_folder
+from seats_cli.files import check_folder, write_table
 
 if TYPE_CHECKING:
     from seats_cli.evaluate.run import Outcome
@@ -221,7 +221,6 @@ def _show_layers(outcome: Outcome, form: str, folder: Path, talk: Talk) -> None:
     folder : Path
         Gets the results, and "layers.toml" for `--config`.
     """
-    from seats_cli.config import write_table
     from seats_cli.evaluate.layer_curve import layer_curve, recommend
     from seats_cli.report import layers_table
     from seats_cli.report.documents import dump_document
