@@ -21,10 +21,13 @@ from seats_cli.files import read_table, write_table
 DEFAULT_RETAIN = PRESETS["25%"]
 NO_LATE_BLOCK = "none"
 
-GLOBAL = "global"
-ALLOCATIONS = ("reference", "adaptive", "adaptive-contrast", "adaptive-floor", GLOBAL)
+REFERENCE, GLOBAL = "reference", "global"
+ALLOCATIONS = (REFERENCE, "adaptive", "adaptive-contrast", "adaptive-floor", GLOBAL)
 KV_POLICIES = ("layerwise", "survivors")
 QUANTIZE = ("4bit", "8bit")  # to what weights of 16 bits can be quantized while they are loaded
+
+RETENTION = ("retain", "retain_video", "retain_audio")
+WINDOWS = ("video_window", "audio_window")
 
 # The method that runs unless another one is named, and the one that keeps everything.
 SEATS, FULL = "seats", "full"
@@ -37,6 +40,7 @@ OPTION_CHECKS: dict[str, Callable[[str, Any], None]] = {}
 OPTION_METHODS: dict[str, set[str]] = {}  # names of the methods that have an option
 UNLISTED: set[str] = set()  # options under study, which no message names
 SCHEDULED = {SEATS}  # methods with drop layers and a late block; entered like the options
+IGNORED: dict[str, frozenset[str]] = {}  # settings that a method does not follow; entered likewise
 METHOD_IMPORTS: list[Callable[[], object]] = []
 
 
@@ -188,8 +192,9 @@ class SeatsConfig:
         file of its method under `selection/methods/`.
 
     Options of other methods than the chosen one have no effect, nor have `encoder_scale`,
-    `drop_layers`, `late_layer`, `temperature` and `allocation` with one without a schedule; a
-    warning says so.
+    `drop_layers`, `late_layer`, `temperature` and `allocation` with one without a schedule,
+    `video_window` and `audio_window` with one without windows, `temperature` with another
+    allocation than "reference", and retentions with "full"; a warning says so.
 
     Raises
     ------
@@ -206,7 +211,7 @@ class SeatsConfig:
     temperature: float | None = None
     video_window: int = 2
     audio_window: int = 50
-    allocation: str = "reference"
+    allocation: str = REFERENCE
     kv: str = "layerwise"
     method: str = SEATS
     seed: int = 0
@@ -216,7 +221,7 @@ class SeatsConfig:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for name in ("retain", "retain_video", "retain_audio"):
+        for name in RETENTION:
             if getattr(self, name) is not None:
                 check_fraction(name, getattr(self, name))
         check_positive("encoder_scale", self.encoder_scale)
@@ -261,23 +266,39 @@ class SeatsConfig:
 
     @property
     def idle_options(self) -> list[str]:
-        """Names of options that its method does not have, and of settings it does not follow."""
+        """Names of options that its method does not have, and of settings without effect."""
         idle = [name for name in self.options if self.method not in OPTION_METHODS[name]]
-        changed = [name for name, usual in _SCHEDULE.items() if getattr(self, name) != usual]
-        return sorted(idle if not changed or is_scheduled(self.method) else idle + changed)
+        changed = {name for name, usual in _PARTIAL.items() if getattr(self, name) != usual}
+        if changed:  # what a method follows is known when it is imported
+            unused = {"temperature"} if self.allocation != REFERENCE else set[str]()
+            if not is_scheduled(self.method):
+                unused |= {*_SCHEDULE}
+            idle += changed & (unused | IGNORED.get(self.method, frozenset()))
+        return sorted(idle)
 
     def idle_warnings(self) -> Iterator[str]:
         """A sentence for each of them."""
         for name in self.idle_options:
-            what = "an option" if name in self.options else "a setting"
-            methods = sorted(OPTION_METHODS.get(name, {SEATS}))
-            whose = f"the method{'s' * (len(methods) > 1)} {' and '.join(methods)}"
-            yield f"`{name}` has no effect here: it is {what} of {whose}."
+            yield f"`{name}` has no effect here: {self._reason(name)}."
+
+    def _reason(self, name: str) -> str:
+        """Why one of the idle options has no effect."""
+        if name in WINDOWS:
+            return f"it is a setting of methods that choose in windows, such as {SEATS}"
+        scheduled = is_scheduled(self.method)
+        if name == "temperature" and scheduled and self.allocation != REFERENCE:
+            return f"it is a setting of the allocation {REFERENCE}"
+        if name not in self.options and (scheduled or name not in _SCHEDULE):
+            does = "keeps everything" if self.method == FULL else "does not follow it"
+            return f"the method {self.method} {does}"
+        what = "an option" if name in self.options else "a setting"
+        methods = sorted(OPTION_METHODS.get(name, {SEATS}))
+        return f"it is {what} of the method{'s' * (len(methods) > 1)} {' and '.join(methods)}"
 
     def without_options(self, names: Collection[str]) -> SeatsConfig:
-        """The same without some options, and with the defaults of some settings of the schedule."""
+        """The same without some options, and with the defaults of some settings."""
         left = {name: value for name, value in self.options.items() if name not in names}
-        usual = {name: value for name, value in _SCHEDULE.items() if name in names}
+        usual = {name: value for name, value in _PARTIAL.items() if name in names}
         return dataclasses.replace(self, options=left, **usual)
 
     @property
@@ -346,11 +367,13 @@ class SeatsConfig:
 
 # The keys of a file; those of methods' options come to them.
 SETTINGS = tuple(item.name for item in dataclasses.fields(SeatsConfig) if item.name != "options")
-# Settings of the schedule, which only methods in `SCHEDULED` follow, with their defaults.
-_SCHEDULE: dict[str, Any] = {
+# Settings that not every method follows: those of the schedule, which only methods in `SCHEDULED`
+# do, and those that a method may name as `IGNORED`.
+_SCHEDULE = ("encoder_scale", "drop_layers", "late_layer", "temperature", "allocation")
+_PARTIAL: dict[str, Any] = {  # with their defaults
     item.name: item.default
     for item in dataclasses.fields(SeatsConfig)
-    if item.name in ("encoder_scale", "drop_layers", "late_layer", "temperature", "allocation")
+    if item.name in (*_SCHEDULE, *WINDOWS, *RETENTION)
 }
 
 

@@ -13,7 +13,7 @@ from seats_cli.cli.console import Talk
 from seats_cli.cli.option_groups import FLAGS, was_typed
 from seats_cli.cli.option_parsers import OFF, parse_cosine, parse_ratio
 from seats_cli.cli.options import BudgetFlags, SweepFlags
-from seats_cli.config import FULL, SETTINGS, SeatsConfig
+from seats_cli.config import FULL, RETENTION, SETTINGS, SeatsConfig
 from seats_cli.errors import ModelError, UsageError
 from seats_cli.report.phrases import skips_words
 
@@ -65,6 +65,9 @@ def build_config(budget: BudgetFlags | SweepFlags, context: typer.Context) -> Se
         if "retain" in typed:  # a typed target for all beats a split from the settings
             split = {"retain_video", "retain_audio"} - typed
             given = {k: v for k, v in given.items() if k not in split}
+        if given.get("method") == FULL:  # no share but a typed one is asked for
+            config = SeatsConfig()
+            given = {k: v for k, v in given.items() if k not in RETENTION or k in typed}
     if given.get("encoder_reuse") == 1.0:
         given["encoder_reuse"] = None
     if "retain" in given:

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Generic, Literal, TypeVar, overload
 
 from torch import Tensor
 
-from seats_cli.config import OPTION_CHECKS, OPTION_METHODS, SCHEDULED, SETTINGS, UNLISTED
+from seats_cli.config import IGNORED, OPTION_CHECKS, OPTION_METHODS, SCHEDULED, SETTINGS, UNLISTED
 from seats_cli.cost.selection import Product
 from seats_cli.cost.token_counts import MediaSizes, token_counts, tokens_to_keep
 from seats_cli.families.base import Architecture
@@ -341,13 +341,20 @@ METHODS: dict[str, Callable[[PruningPlan], Method]] = {}
 _OPTIONS: dict[str, Option[Any]] = {}
 
 
-def register_method(name: str, **settled: Any) -> Callable[[type[M]], type[M]]:
+def register_method(
+    name: str, *, ignores: Collection[str] = (), **settled: Any
+) -> Callable[[type[M]], type[M]]:
     """Make a method known by a name: to `SeatsConfig`, the library and the command line.
 
     Parameters
     ----------
     name : str
         Lower-case letters, digits and hyphens.
+    ignores : collection of str
+        Settings that change nothing with it, which a warning then says: `video_window` and
+        `audio_window` where it reads neither `Modality.windows` nor, of the video,
+        `Modality.importance`, which is taken in windows. Without `scheduled`, those of the schedule
+        are known to be such.
     **settled
         Arguments of the class beside the plan, for variants: one class may have several names.
 
@@ -383,6 +390,7 @@ def register_method(name: str, **settled: Any) -> Callable[[type[M]], type[M]]:
             OPTION_METHODS.setdefault(option.name, set()).add(name)
             if not option.listed:
                 UNLISTED.add(option.name)
+        IGNORED[name] = frozenset(ignores)
         (SCHEDULED.add if cls.scheduled else SCHEDULED.discard)(name)
         METHODS[name] = partial(cls, **settled) if settled else cls
         return cls

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seats_cli.config import RETENTION, WINDOWS
 from seats_cli.cost.token_counts import MediaSizes
 from seats_cli.families.base import Architecture
 from seats_cli.selection.method import (
@@ -18,7 +19,7 @@ from seats_cli.selection.methods.budgets import floor_count
 from seats_cli.selection.topk import keep_at_random
 
 
-@register_method("full")
+@register_method("full", ignores=(*WINDOWS, *RETENTION))
 class Full(Method):
     """Keeps every token in every layer, whatever the budget says."""
 
@@ -48,7 +49,7 @@ def keep_random_modalities(
     return keep
 
 
-@register_method("random")
+@register_method("random", ignores=WINDOWS)
 class Random(Method):
     """Each modality keeps its target fraction, drawn with the plan's seed.
 

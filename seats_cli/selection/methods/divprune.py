@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seats_cli.config import WINDOWS
 from seats_cli.cost.selection import Product, pairs, stage1_windows
 from seats_cli.cost.token_counts import MediaSizes, tokens_to_keep
 from seats_cli.families.base import Architecture
@@ -22,7 +23,7 @@ from seats_cli.selection.trace import SelectionTrace
 
 
 @register_method("divprune-om", omni=True)
-@register_method("divprune")
+@register_method("divprune", ignores=WINDOWS)
 class DivPrune(VisualMethod):
     """`divprune` and, with `omni`, `divprune-om`.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seats_cli.config import WINDOWS
 from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.errors import ConfigError
 from seats_cli.selection.method import Modality, PromptTokens, register_method
@@ -59,7 +60,7 @@ def keep_changing(features: Tensor, grids: Grids, group: int, count: int) -> Ten
     return keep_highest_in_runs(change, grids.index, grids.sizes, budgets)
 
 
-@register_method("dycoke")
+@register_method("dycoke", ignores=WINDOWS)
 class DyCoke(VisualMethod):
     """`dycoke`. Floor: the first grid of every group of four.
 

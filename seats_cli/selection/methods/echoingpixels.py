@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
+from seats_cli.config import WINDOWS
 from seats_cli.cost.selection import Product, comparison_flops
 from seats_cli.cost.token_counts import MediaSizes, token_counts
 from seats_cli.errors import ModelError
@@ -229,7 +230,7 @@ def layer_of(weights: Mapping[str, Tensor], prefix: str, width: int) -> RefinerL
     )
 
 
-@register_method("echoingpixels")
+@register_method("echoingpixels", ignores=WINDOWS)
 class EchoingPixels(Method):
     """`echoingpixels`. Refiner and head lie in the checkpoint, whose decoder was trained with them.
 

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from seats_cli.config import check_integer
+from seats_cli.config import WINDOWS, check_integer
 from seats_cli.cost.token_counts import tokens_to_keep
 from seats_cli.errors import ConfigError
 from seats_cli.schedule import PruningPlan
@@ -73,8 +73,8 @@ def keep_attended(
     return keep
 
 
-@register_method("fastv-om", omni=True)
-@register_method("fastv")
+@register_method("fastv-om", ignores=WINDOWS, omni=True)
+@register_method("fastv", ignores=WINDOWS)
 class FastV(Method):
     """`fastv` and, with `omni`, `fastv-om`, which ranks audio too, with its own target.
 

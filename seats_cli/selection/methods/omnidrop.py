@@ -7,6 +7,7 @@ from math import exp
 import torch
 from torch import Tensor
 
+from seats_cli.config import WINDOWS
 from seats_cli.cost.token_counts import MediaSizes, token_counts, tokens_to_keep
 from seats_cli.errors import ConfigError
 from seats_cli.families.base import Architecture
@@ -138,7 +139,7 @@ def keep_after_drop(scores: Tensor, window_of: Tensor, count: int, last_window: 
     return keep
 
 
-@register_method("omnidrop")
+@register_method("omnidrop", ignores=WINDOWS)
 class OmniDrop(Method):
     """`omnidrop`. One budget for both modalities; late layers may hold no token of either."""
 

@@ -310,7 +310,7 @@ def merge_states(own: Tensor, relevance: Tensor, count: int) -> tuple[Tensor, Te
     return keep, merged
 
 
-@register_method("omnipack")
+@register_method("omnipack", ignores=("audio_window",))
 class OmniPack(Method):
     """`omnipack`. Each modality meets its own target. Floor: one token of each modality."""
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
+from seats_cli.config import WINDOWS
 from seats_cli.cost.selection import Product, comparison_flops
 from seats_cli.cost.token_counts import MediaSizes, grid_tokens, token_counts
 from seats_cli.families.base import Architecture
@@ -255,7 +256,7 @@ def video_groups(video: Modality) -> tuple[Tensor, Tensor]:
     return first.nonzero()[:, 0], group_of
 
 
-@register_method("omnisift-untrained")
+@register_method("omnisift-untrained", ignores=WINDOWS)
 class OmniSiftUntrained(Sift):
     """`omnisift-untrained`: sound by its cosine to the mean of its group's kept video.
 
@@ -268,7 +269,7 @@ class OmniSiftUntrained(Sift):
         return cosine_similarity(audio.float(), video.float().mean(0, keepdim=True), dim=-1)
 
 
-@register_method("omnisift")
+@register_method("omnisift", ignores=WINDOWS)
 class OmniSift(Sift):
     """`omnisift`. Sound by a trained selector, whose weights lie in the model's checkpoint.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from seats_cli.config import WINDOWS
 from seats_cli.cost.selection import Product, pairs
 from seats_cli.cost.token_counts import MediaSizes, grid_tokens, tokens_to_keep
 from seats_cli.families.base import Architecture
@@ -192,7 +193,7 @@ def grid_scores(features: Tensor, grids: Grids) -> Tensor:
     return scores
 
 
-@register_method("omnizip")
+@register_method("omnizip", ignores=WINDOWS)
 class OmniZip(Method):
     """`omnizip`. Each modality meets its own target, half to even. Floor: one token of each."""
 

@@ -147,7 +147,7 @@ def zip_tokens(
 
 
 @register_method("visionzip-om", omni=True)
-@register_method("visionzip")
+@register_method("visionzip", ignores=("audio_window",))
 class VisionZip(VisualMethod):
     """`visionzip` and, with `omni`, `visionzip-om`. Floor: one token of each window.
 
