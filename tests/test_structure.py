@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,23 @@ def test_rooms_below_the_model_import_no_torch(room: str) -> None:
 
 def _words(edge: Import) -> str:
     return f"{edge.source}:{edge.line} imports {edge.target}"
+
+
+def _fixtures(path: Path) -> set[str]:
+    """Name, parameters and body of each fixture of a file."""
+    return {
+        f"{node.name}({', '.join(arg.arg for arg in node.args.args)}): {ast.unparse(node.body)}"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+        and any("fixture" in ast.unparse(mark) for mark in node.decorator_list)
+    }
+
+
+def test_no_file_defines_a_fixture_of_its_conftest_again() -> None:
+    again = [
+        (path.name, found)
+        for conftest in Path(__file__).parent.rglob("conftest.py")
+        for path in conftest.parent.rglob("*.py")
+        if path != conftest and (found := _fixtures(path) & _fixtures(conftest))
+    ]
+    assert not again

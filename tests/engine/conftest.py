@@ -1,4 +1,4 @@
-"""What several files of this folder share: an indexed clip, pruned models, trained weights."""
+"""What several files of this folder share: model, clip and index, pruned models, weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 QUESTIONS = ("What color is shown first?", "What is heard?")
 TENTH = SeatsConfig(retain=0.1)
 
-# ------------------------------------------------------------ an indexed clip
+# ------------------------------------- the bundled model, a clip and its index
 
 
 @pytest.fixture(scope="module")

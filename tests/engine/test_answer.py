@@ -11,14 +11,9 @@ from seats_cli.engine.answer import ask
 from seats_cli.errors import ResourceError, UsageError
 from seats_cli.families.base import SAMPLE_RATE
 from seats_cli.media.clip import Clip, MediaFacts
-from seats_cli.models import LoadedModel, build_inputs, load_model
+from seats_cli.models import LoadedModel, build_inputs
 
 COLORS = {"red": (220, 40, 40), "blue": (50, 80, 230), "green": (40, 180, 60)}
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return load_model("bundled", device="cpu")
 
 
 def cards(*names: str, seconds: int = 2, sound: bool = True) -> Clip:

@@ -25,9 +25,9 @@ from seats_cli.models.registry import adapter_for
 from seats_cli.results import Answer, RunSpec
 from seats_cli.selection.trace import SelectionTrace
 from tests.engine import golden
+from tests.engine.conftest import CARDS
 from tests.models.checkpoints import write_checkpoint
 
-CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 FACTS = MediaFacts("a.mp4", "mp4", 20.0, 10.0, 13.5, frames_used=6, height=28, width=56)
 TIMES = TokenTimes(Grid(3, 1, 2, 2, 1.0), 2.0)
 # Two text tokens, two grids, four audio tokens, the third grid, two audio tokens, one of text.
@@ -140,16 +140,6 @@ def test_reading_changes_nothing(family: str, method: str, kv: str) -> None:
 
 def golden_run(family: str) -> golden.Run:
     return next(run for run in golden.runs() if run.family == family)
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return load_model("bundled", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def clip(loaded: LoadedModel) -> Clip:
-    return read_clip(CARDS, sizing=loaded.sizing)
 
 
 def pieces(answer: Answer) -> list[tuple[float, float, str, float]]:

@@ -20,7 +20,7 @@ from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
 from seats_cli.errors import UsageError
 from seats_cli.media.synthetic_clip import synthetic_clip
-from seats_cli.models import LoadedModel, build_inputs, load_model
+from seats_cli.models import LoadedModel, build_inputs
 from tests.engine import golden
 from tests.engine.conftest import GREEDY, ROWS, held, holds, inputs, net, pruned, refusal
 from tests.engine.golden import FAMILIES
@@ -277,11 +277,6 @@ def test_gradients_are_the_same_with_checkpoints() -> None:
 
 
 # ------------------------------------------------------------------- the bundled model
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return load_model("bundled", device="cpu")
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,22 +17,11 @@ from seats_cli.engine.answer import ask
 from seats_cli.engine.generate import cache_argument
 from seats_cli.engine.prune import prune
 from seats_cli.errors import ConfigError, ModelError, UsageError
-from seats_cli.media import Clip, read_clip
-from seats_cli.models import LoadedModel, build_inputs, load_model
+from seats_cli.media import Clip
+from seats_cli.models import LoadedModel, build_inputs
 
-CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 CONFIG = SeatsConfig.preset("10%")
 QUESTIONS = ("What color is shown first?", "What color is shown last?")
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return load_model("bundled", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def clip(loaded: LoadedModel) -> Clip:
-    return read_clip(CARDS, sizing=loaded.sizing)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from seats_cli.config import (
 from seats_cli.engine.answer import ask
 from seats_cli.errors import ConfigError
 from seats_cli.media.reader import read_clip
-from seats_cli.models import LoadedModel, load_model
+from seats_cli.models import LoadedModel
 from seats_cli.results import Answer
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection import method as registry
@@ -35,8 +35,8 @@ from seats_cli.selection.method import Entry, LayerTokens, Method, Option, Promp
 from seats_cli.selection.methods import METHODS, register_method
 from seats_cli.selection.methods.ablation import Ablation, ModalityAblation
 from seats_cli.selection.methods.divprune import DivPrune
+from tests.engine.conftest import CARDS
 
-CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 QUESTION = "What color is shown first?"
 
 
@@ -93,11 +93,6 @@ def registered() -> Iterator[None]:
         register_method("every-nth")(EveryNth)
         register_method("every-nth-late", offset=1)(EveryNth)
         yield
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return load_model("bundled", device="cpu")
 
 
 def answer(loaded: LoadedModel, config: SeatsConfig, **more: Any) -> Answer:

@@ -13,7 +13,7 @@ from seats_cli.engine.profiling import run_profile
 from seats_cli.errors import UsageError
 from seats_cli.media.clip import Clip
 from seats_cli.media.synthetic_clip import synthetic_clip
-from seats_cli.models import LoadedModel, load_model
+from seats_cli.models import LoadedModel
 from seats_cli.results import READING, STAGE1_PARTS, STAGES, TOTALS, Comparison, Profile, RunSpec
 from seats_cli.schedule import PruningPlan
 
@@ -22,11 +22,6 @@ SETTINGS = (
     RunSpec("fastv 25%", SeatsConfig(retain=0.25, method="fastv")),
     RunSpec("unknown", SeatsConfig(method="guess")),
 )
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return load_model("bundled", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from seats_cli import ClipSession, SeatsConfig, Turn, ask, load_model, read_clip
+from seats_cli import ClipSession, SeatsConfig, Turn, ask, load_model
 from seats_cli.engine import clip_prefix
 from seats_cli.engine.clip_prefix import ClipPrefix, PrefixStore
 from seats_cli.engine.encoder_cache import EncoderCache
@@ -29,7 +29,6 @@ from tests.engine import golden
 from tests.engine.test_outside_method import EveryNth
 from tests.models.test_load import noise_clip
 
-CARDS = Path(__file__).parents[2] / "assets" / "cards_words_beeps_12s.mp4"
 QUESTIONS = ("What color is shown first?", "What color is shown last?", "What is heard?")
 HISTORY = (Turn("What is shown first?", "A red card."), Turn("And then?", "Blue <|im_end|>\n\n."))
 
@@ -117,16 +116,6 @@ def test_another_clip_of_the_same_size_shares_nothing() -> None:
     wanted = prefill(net, other, config)
     assert kept == wanted[0]
     assert torch.equal(logits, wanted[1])
-
-
-@pytest.fixture(scope="module")
-def loaded() -> AskableModel:
-    return load_model("bundled", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def clip(loaded: AskableModel) -> Clip:
-    return read_clip(CARDS, sizing=loaded.sizing)
 
 
 def facts(answer: Answer) -> Any:

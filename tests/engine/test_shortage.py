@@ -17,18 +17,13 @@ from seats_cli.engine.profiling import run_profile
 from seats_cli.errors import ResourceError
 from seats_cli.media.clip import Clip
 from seats_cli.media.synthetic_clip import synthetic_clip
-from seats_cli.models import LoadedModel, load_model
+from seats_cli.models import LoadedModel
 from seats_cli.results import RunSpec
 
 SETTINGS = (
     RunSpec("seats 40%", SeatsConfig(retain=0.4)),
     RunSpec("seats 10%", SeatsConfig(retain=0.1)),
 )
-
-
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
-    return load_model("bundled", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from seats_cli.config import SeatsConfig
 from seats_cli.engine.answer import ask
 from seats_cli.engine.stop_strings import MAX_STRINGS, Cut, cut_at
 from seats_cli.errors import UsageError
-from seats_cli.models import load_model
 from tests.models.test_load import noise_clip
 
 letters = st.text("ab\n", min_size=1, max_size=3)
@@ -35,11 +34,6 @@ def test_pieces_are_those_in_front_of_the_first(pieces: list[str], stop: list[st
             return
     cut.finish()
     assert "".join(found) == "".join(pieces)
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Any:
-    return load_model("bundled", device="cpu")
 
 
 @pytest.mark.parametrize("config", [None, SeatsConfig.preset("25%")])
