@@ -29,7 +29,6 @@ from torch.nn.functional import cross_entropy
 
 from seats_cli.errors import ModelError, SeatsError, UsageError
 from seats_cli.families.checkpoint_folder import find_folder
-from seats_cli.families.registry import BUNDLED
 from seats_cli.models.load import load_model
 from seats_cli.models.method_weights import stored_for, weights_for
 from seats_cli.models.optimize import sync_rope, use_for_encoders
@@ -164,8 +163,9 @@ class MethodTrainer(ABC):
         return {}
 
     def stored(self) -> dict[str, Tensor] | None:
-        """Copies of the method's weights in the checkpoint; None without any."""
-        if not stored_for(find_folder(self.settings.model or BUNDLED).path, self.method):
+        """Copies of the method's weights in a `model` that is given and has some; None else."""
+        given = self.settings.model  # what ships with the bundled model is made from the seed
+        if given is None or not stored_for(find_folder(given).path, self.method):
             return None
         found = weights_for(self.adapter, self.method)
         return {name: value.clone() for name, value in found.items()}

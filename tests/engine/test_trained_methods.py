@@ -103,7 +103,7 @@ def test_published_layout() -> None:
 def test_the_layout_of_echoingpixels_authors(tmp_path: Path, loaded: LoadedModel) -> None:
     """Their names, config.json and sections; not taken for OmniSIFT, whose name is inside."""
     theirs = tmp_path / "theirs"
-    shutil.copytree(BUNDLED_PATH, theirs)
+    shutil.copytree(BUNDLED_PATH, theirs, ignore=shutil.ignore_patterns("omnisift.*"))
     own = {name.partition(".")[2]: part for name, part in sieve_weights(loaded.adapter).items()}
     net = {f"thinker.{k}": v for k, v in load_file(BUNDLED_PATH / "model.safetensors").items()}
     refiner = {f"bidir_encoder.{k}": v for k, v in own.items() if k.startswith("layers.")}
@@ -218,8 +218,12 @@ def test_what_a_further_question_executes(session: Any, method: str) -> None:
         assert further.executed_flops < 0.5 * first.executed_flops
 
 
-def test_missing_weights_are_said_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    bundled = load_model("bundled", device="cpu")
+def test_missing_weights_are_said_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(BUNDLED_PATH, bare, ignore=shutil.ignore_patterns("omnisift.*"))
+    bundled = load_model(str(bare), device="cpu")
     monkeypatch.setattr("seats_cli.engine.answer.build_inputs", None)
     for method in ("omnisift", "echoingpixels"):
         config, sentence = replace(TRAINED, method=method), f"put {method}.safetensors beside"
@@ -303,7 +307,8 @@ def test_weights_that_are_wrong(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"not multiples of the decoder's head width, {HEAD_DIM}:"):
         check_method(load_model(str(other), device="cpu"), replace(TRAINED, method="echoingpixels"))
     assert len(stored_for(folder, "omnisift")) == len(PUBLISHED)
-    assert not stored_for(BUNDLED_PATH, "omnisift")
+    assert stored_for(BUNDLED_PATH, "omnisift")
+    assert not stored_for(BUNDLED_PATH, "echoingpixels")
 
 
 def test_a_snapshot_of_the_hub(
