@@ -27,7 +27,7 @@ from seats_cli.plugins.clip_model import config_from
 from seats_cli.schedule import PruningPlan
 from seats_cli.selection.diversity import select_diverse_in_windows
 from seats_cli.selection.method import LayerTokens, Modality
-from seats_cli.selection.methods import method_for, weightless_methods
+from seats_cli.selection.methods import METHODS, method_for, weightless_methods
 from seats_cli.selection.methods.seats_plus import (
     SeatsPlus,
     asked_importance,
@@ -406,7 +406,7 @@ def test_no_message_names_what_is_under_study(edge: str) -> None:
 
 def test_no_list_and_no_help_names_what_is_under_study() -> None:
     found = to_config._methods("all", None, None)
-    assert found == [name for name in weightless_methods() if name != "full"]
+    assert found == [name for name in METHODS if name not in ("full", "echoingpixels")]
     # What every command's help, the documents and the settings say, as the surface has them.
     pages = [path for path in (TESTS / "surface").rglob("*") if path.is_file()]
     assert len(pages) > 10
