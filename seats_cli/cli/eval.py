@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ import typer
 
 from seats_cli.cli import options as opt
 from seats_cli.cli.console import ProgressBar, Talk, calm_libraries, print_document
-from seats_cli.cli.option_groups import grouped, was_typed
+from seats_cli.cli.option_groups import FLAGS, grouped, was_typed
 from seats_cli.cli.option_parsers import budget_option, input_option, model_option, output_option
 from seats_cli.cli.outputs import print_json, print_result
 from seats_cli.cli.runtime import stop_if_interrupted
@@ -163,12 +163,17 @@ def evaluate(
         check_plot(Path("accuracy.png"))
     folder = output.out or Path(f"seats-eval-{Path(questions).stem}")
     check_folder(folder, "-o")
+    if find_layers:
+        named = (*(part.name for part in fields(opt.SweepFlags)), "variant", "plot")
+        idle = [FLAGS[name] for name in named if was_typed(context, name)]
+        if idle:
+            talk.warning(f"--find-layers runs no method: {', '.join(idle)} without effect.")
     asked = (context, sweep, output.seed, variant or (), model.model, model.revision)
     specs = [] if find_layers else build_specs(*asked)
-    fields = ("fps", "max_frames", "max_new_tokens", "system")
+    protocol = ("fps", "max_frames", "max_new_tokens", "system")
     # What is not to be changed is not changed by settings either.
     fixed = questions == "synthetic" or as_published
-    taken = [name for name in fields if not fixed or was_typed(context, name)]
+    taken = [name for name in protocol if not fixed or was_typed(context, name)]
     replaced = {name: getattr(chosen, name) for name in taken}
     from seats_cli.evaluate.run import Host, Job, check_errors, run_job
 

@@ -212,6 +212,17 @@ def test_what_failed_is_counted_apart(tmp_path: Path) -> None:
     assert "another seed" in again.stderr
 
 
+def test_what_changes_no_layer_curve_is_said(tmp_path: Path) -> None:
+    item = {"media": str(CARDS), "question": "What color is shown first?", "answer": "red"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"id": "1", **item}))
+    find = ["eval", "mine.jsonl", "--find-layers"]
+    idle = seats(tmp_path, *find, "--methods", "seats", "--retain", "10%", "--plot")
+    assert idle.exit_code == 0, idle.stderr
+    sentence = "--find-layers runs no method: --retain, --method, --plot without effect."
+    assert sentence in " ".join(idle.stderr.split())
+    assert "without effect" not in seats(tmp_path, *find).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
