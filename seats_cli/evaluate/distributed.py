@@ -95,7 +95,7 @@ class Workers:
 
     @property
     def answers(self) -> int:
-        """Answers that all of them have counted, see `add_one`."""
+        """Answers that all of them have counted, see `count_together`."""
         return int(self.counter.value)
 
     def __enter__(self) -> Workers:
@@ -124,10 +124,10 @@ class Workers:
                 raise SeatsError("A worker stopped; run the same command again to resume.")
 
 
-def add_one(counter: Any) -> None:
-    """Count an answer together with other processes."""
+def count_together(counter: Any, answers: int) -> None:
+    """Add to what all processes have counted."""
     with counter.get_lock():
-        counter.value += 1
+        counter.value += answers
 
 
 def stop_if_orphaned() -> None:

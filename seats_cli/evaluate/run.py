@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from seats_cli.config import FULL
 from seats_cli.errors import BatchError, UsageError
-from seats_cli.evaluate.distributed import Shard, Workers, add_one, process_group, stop_if_orphaned
+from seats_cli.evaluate.distributed import (
+    Shard,
+    Workers,
+    count_together,
+    process_group,
+    stop_if_orphaned,
+)
 from seats_cli.evaluate.published import check_published, published_protocol, run_notes
 from seats_cli.families.generation import USUAL
 
@@ -134,6 +140,17 @@ class _Prepared:
             on_progress=on_progress,
         )
 
+    def shares(self, folder: RunFolder, shard: Shard) -> tuple[int, int]:
+        """How many answers of a part are to be asked for, and how many are there."""
+        from seats_cli.evaluate.runner import open_places
+
+        clips = enumerate(self.questions.clips())
+        mine = {item.id for number, (_, items) in clips if shard.has(number) for item in items}
+        labels = {spec.label for spec in self.specs}
+        done = sum(one.item_id in mine and one.label in labels for one in folder.records)
+        left = open_places(self.questions, self.specs, folder.records, shard)
+        return sum(map(len, left.values())), done
+
     def results(
         self, records: Sequence[ItemRecord]
     ) -> tuple[list[ItemRecord], list[RefusedSetting]]:
@@ -181,11 +198,8 @@ def run_job(job: Job, host: Host) -> Outcome | None:
         if job.retry_errors:
             folder.forget_errors()
         group.wait()
-    clips = enumerate(own.questions.clips())
-    mine = [item for number, (_, items) in clips if group.shard.has(number) for item in items]
-    wanted = {(item.id, spec.label) for item in mine for spec in own.specs}
-    done = wanted & {record.key for record in folder.records}
-    progress = host.progress(len(wanted), len(done)) if group.is_main else nullcontext(None)
+    left, done = own.shares(folder, group.shard)
+    progress = host.progress(left + done, done) if group.is_main else nullcontext(None)
     with folder, progress as show:
 
         def report(new: int) -> None:
@@ -196,14 +210,21 @@ def run_job(job: Job, host: Host) -> Outcome | None:
         if job.workers > 1:
             with Workers(job.workers, _work, (job, host.load_silently)) as workers:
 
-                def count(_own: int) -> None:
-                    add_one(workers.counter)
+                def count(answers: int) -> None:
+                    count_together(workers.counter, answers)
                     report(workers.answers)
 
                 own.ask(job, folder, Shard(0, job.workers), count)
                 workers.wait(report)
         else:
-            own.ask(job, folder, group.shard, report)
+            settled = 0
+
+            def count_alone(answers: int) -> None:
+                nonlocal settled
+                settled += answers
+                report(settled)
+
+            own.ask(job, folder, group.shard, count_alone)
     group.wait()
     if not group.is_main:
         return None
@@ -237,9 +258,9 @@ def check_errors(records: Sequence[ItemRecord]) -> None:
 def _work(job: Job, load: Callable[[ModelOptions], LoadedModel], rank: int, counter: Any) -> None:
     """What a further process does: its own clips, and nothing to report."""
 
-    def count(_own: int) -> None:
+    def count(answers: int) -> None:
         stop_if_orphaned()
-        add_one(counter)
+        count_together(counter, answers)
 
     own = _prepare(job, load)
     with own.folder(job, rank) as folder:

@@ -62,12 +62,12 @@ def evaluate(
     shard : Shard, optional
         Only these clips.
     on_progress : callable, optional
-        Called with the number of records after each.
+        Called after each record with the number of answers that are not to be waited for any more:
+        one, and after a refusal those that will not be asked for, too.
     """
-    part, count = shard or Shard(), 0
-    known = {record.key for record in done}
+    part = shard or Shard()
     places = {item.id: place for place, item in enumerate(questions.items)}
-    ends = {label: places[one.item_id] for label, one in refusals(questions, done).items()}
+    waiting = open_places(questions, specs, done, part)
     # The unpruned model comes last: it can use statistics noted for others, not the reverse.
     ordered = sorted(specs, key=lambda spec: spec.config is None)
     for number, (_, items) in enumerate(questions.clips()):
@@ -77,8 +77,7 @@ def evaluate(
             (item, spec)
             for spec in ordered
             for item in items
-            if (item.id, spec.label) not in known
-            and places[item.id] < ends.get(spec.label, len(places))
+            if places[item.id] in waiting[spec.label]
         ]
         if not missing:
             continue
@@ -92,12 +91,33 @@ def evaluate(
             questions.protocol.system,
         )
         for record in _clip_records(loaded, questions.protocol, missing, seed, need):
-            if record.refused:
-                ends[record.label] = places[record.item_id]
             store(record)
-            count += 1
+            place, left = places[record.item_id], waiting[record.label]
+            settled = {one for one in left if one > place} if record.refused else set()
+            settled.add(place)
+            left -= settled
             if on_progress is not None:
-                on_progress(count)
+                on_progress(len(settled))
+
+
+def open_places(
+    questions: QuestionSet,
+    specs: Sequence[RunSpec],
+    done: Collection[ItemRecord],
+    shard: Shard,
+) -> dict[str, set[int]]:
+    """Of each setting, by label, the places in the set of what is to be asked of a part's clips."""
+    places = {item.id: place for place, item in enumerate(questions.items)}
+    clips = enumerate(questions.clips())
+    mine = {places[one.id] for number, (_, items) in clips if shard.has(number) for one in items}
+    waiting = {spec.label: set(mine) for spec in specs}
+    for record in done:
+        if record.label in waiting and record.item_id in places:
+            waiting[record.label].discard(places[record.item_id])
+    for label, refused in refusals(questions, done).items():
+        if label in waiting:
+            waiting[label] -= {one for one in mine if one > places[refused.item_id]}
+    return waiting
 
 
 def refusals(questions: QuestionSet, records: Iterable[ItemRecord]) -> dict[str, ItemRecord]:

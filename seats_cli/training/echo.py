@@ -418,6 +418,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=options.seed,
         steps=options.steps,
         pairs=options.pairs,
+        checks=options.checks,
         warm_up=options.warm_up,
         retain=options.retain,
         layers=options.layers,

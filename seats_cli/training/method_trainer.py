@@ -75,8 +75,9 @@ class MethodSettings:
         for name in ("steps", "pairs", "tokens", "questions"):
             if getattr(self, name) < 1:
                 raise UsageError(f"`{name}` is {getattr(self, name)}: it has to be 1 at least.")
-        if self.seed < 0:
-            raise UsageError(f"`seed` is {self.seed}: it has to be 0 at least.")
+        for name in ("seed", "checks"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"`{name}` is {getattr(self, name)}: it has to be 0 at least.")
 
 
 CLIPS, SHARES, KINDS, NOISE = range(4)  # purposes that numbers are drawn for
@@ -406,6 +407,7 @@ def recipe(description: str, usual: MethodSettings) -> argparse.ArgumentParser:
     parser.add_argument(
         "--pairs", type=int, default=usual.pairs, help="clips with a question in a step, at least"
     )
+    parser.add_argument("--checks", type=int, default=usual.checks, help="held-out batches, or 0")
     parser.add_argument("--workers", type=int, default=2, help="processes, one per core")
     parser.add_argument("--pause", type=Path, help="wait while this file exists")
     return parser

@@ -287,6 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=options.seed,
         steps=options.steps,
         pairs=options.pairs,
+        checks=options.checks,
         decoder=options.decoder,
         selector_steps=options.selector_steps,
         ratios=options.ratios,

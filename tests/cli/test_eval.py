@@ -95,14 +95,12 @@ def test_a_killed_run_and_its_worker_end_and_are_gone_on_with(whole: Whole, tmp_
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert worker.stat().st_size
-    sizes = [worker.stat().st_size]
-    while time.monotonic() < limit:  # it may finish the answer under way
+    sizes = list(range(5))
+    # It may finish the answer under way, which takes seconds on a busy machine.
+    while len(set(sizes[-5:])) > 1 and time.monotonic() < limit:
         time.sleep(1.0)
         sizes.append(worker.stat().st_size)
-        if sizes[-1] == sizes[-2]:
-            break
-    time.sleep(2.0)
-    assert worker.stat().st_size == sizes[-1]
+    assert len(set(sizes[-5:])) == 1
 
     before = records(run)
     assert all(path.stat().st_size for path in run.glob("answers*"))
@@ -186,8 +184,10 @@ def test_a_budget_out_of_reach_on_one_clip_is_left_out_however_the_run_went(tmp_
     (tmp_path / "stopped" / "answers.jsonl").write_text("".join(lines[::3]))
     assert said_of(tmp_path / "stopped", seats(tmp_path, *some, "-o", "stopped")) == found
     # And once more, with everything there.
-    assert said_of(tmp_path / "alone", seats(tmp_path, *some, "-o", "alone")) == found
     given = records(tmp_path / "alone")
+    again = seats(tmp_path, *some, "-o", "alone")
+    assert said_of(tmp_path / "alone", again) == found
+    assert f"{len(given)} of {len(given)} answers exist already." in again.stderr
     assert [one["item_id"] for one in given if one["refused"]] == ["synthetic-12-00002"]
     table = seats(tmp_path, *[word for word in some if word != "--json"], "-o", "alone")
     assert sentence in " ".join(table.stdout.split())

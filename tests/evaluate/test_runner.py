@@ -16,7 +16,7 @@ from seats_cli.evaluate import runner
 from seats_cli.evaluate.generated import synthetic_set
 from seats_cli.evaluate.questions import Item, QuestionSet, open_clip
 from seats_cli.evaluate.run_folder import ItemRecord
-from seats_cli.evaluate.runner import Shard, evaluate, refusals
+from seats_cli.evaluate.runner import Shard, evaluate, open_places, refusals
 from seats_cli.models import LoadedModel, load_model
 from seats_cli.results import Answer, RunSpec, Timing
 from seats_cli.selection.methods.ablation import ModalityAblation
@@ -207,7 +207,10 @@ def test_hidden_from_a_layer_on(loaded: LoadedModel, questions: QuestionSet) -> 
 
 def test_a_budget_out_of_reach_is_refused_once(loaded: LoadedModel, questions: QuestionSet) -> None:
     impossible = RunSpec("fastv-om 5%", SeatsConfig(method="fastv-om", retain=0.05))
-    records = run(loaded, questions, impossible, SEATS)
+    settled: list[int] = []
+    records = run(loaded, questions, impossible, SEATS, on_progress=settled.append)
+    assert len(settled) == len(records)
+    assert sum(settled) == 2 * len(questions.items)  # a bar of them comes to its end
     refused = refusals(questions, records)
     assert "out of reach" in str(refused["fastv-om 5%"].error)
     assert [record.key for record in records if record.refused] == [
@@ -236,7 +239,11 @@ def test_what_stands_before_a_refusal_is_asked_still(
     known = ItemRecord(
         later.id, later.clip_key, SEATS.label, "seats", later.answer, error="No.", refused=True
     )
-    records = run(loaded, questions, SEATS, done=[known])
+    left = open_places(questions, [SEATS], [known], Shard())[SEATS.label]
+    assert left == set(range(questions.items.index(later)))
+    settled: list[int] = []
+    records = run(loaded, questions, SEATS, done=[known], on_progress=settled.append)
+    assert sum(settled) == len(left) > len(records)
     assert [record.item_id for record in records] == [
         *(item.id for item in clips[0]),
         clips[1][0].id,

@@ -141,14 +141,21 @@ def test_another_family(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [sift, echo])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps", "0"], "--steps is 0: it has to be 1 at least."),
+        (["--checks", "-1"], "--checks is -1: it has to be 0 at least."),
+    ],
+)
 def test_one_sentence_at_the_command_line(
-    recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Any, flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        recipe.main(["--out", str(tmp_path), "--steps", "0"])
+        recipe.main(["--out", str(tmp_path), *flags])
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert said.strip().endswith("--steps is 0: it has to be 1 at least.")
+    assert said.strip().endswith(words)
     assert len(said.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
