@@ -140,15 +140,15 @@ class _Prepared:
             on_progress=on_progress,
         )
 
-    def shares(self, folder: RunFolder, shard: Shard) -> tuple[int, int]:
-        """How many answers of a part are to be asked for, and how many are there."""
-        from seats_cli.evaluate.runner import open_places
+    def to_ask_and_done(self, folder: RunFolder, shard: Shard) -> tuple[int, int]:
+        """How many answers of a part are still to be asked for, and how many there are."""
+        from seats_cli.evaluate.runner import places_to_ask
 
         clips = enumerate(self.questions.clips())
         mine = {item.id for number, (_, items) in clips if shard.has(number) for item in items}
         labels = {spec.label for spec in self.specs}
         done = sum(one.item_id in mine and one.label in labels for one in folder.records)
-        left = open_places(self.questions, self.specs, folder.records, shard)
+        left = places_to_ask(self.questions, self.specs, folder.records, shard)
         return sum(map(len, left.values())), done
 
     def results(
@@ -198,7 +198,7 @@ def run_job(job: Job, host: Host) -> Outcome | None:
         if job.retry_errors:
             folder.forget_errors()
         group.wait()
-    left, done = own.shares(folder, group.shard)
+    left, done = own.to_ask_and_done(folder, group.shard)
     progress = host.progress(left + done, done) if group.is_main else nullcontext(None)
     with folder, progress as show:
 

@@ -67,7 +67,7 @@ def evaluate(
     """
     part = shard or Shard()
     places = {item.id: place for place, item in enumerate(questions.items)}
-    waiting = open_places(questions, specs, done, part)
+    waiting = places_to_ask(questions, specs, done, part)
     # The unpruned model comes last: it can use statistics noted for others, not the reverse.
     ordered = sorted(specs, key=lambda spec: spec.config is None)
     for number, (_, items) in enumerate(questions.clips()):
@@ -100,7 +100,7 @@ def evaluate(
                 on_progress(len(settled))
 
 
-def open_places(
+def places_to_ask(
     questions: QuestionSet,
     specs: Sequence[RunSpec],
     done: Collection[ItemRecord],

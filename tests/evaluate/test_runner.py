@@ -16,7 +16,7 @@ from seats_cli.evaluate import runner
 from seats_cli.evaluate.generated import synthetic_set
 from seats_cli.evaluate.questions import Item, QuestionSet, open_clip
 from seats_cli.evaluate.run_folder import ItemRecord
-from seats_cli.evaluate.runner import Shard, evaluate, open_places, refusals
+from seats_cli.evaluate.runner import Shard, evaluate, places_to_ask, refusals
 from seats_cli.models import LoadedModel, load_model
 from seats_cli.results import Answer, RunSpec, Timing
 from seats_cli.selection.methods.ablation import ModalityAblation
@@ -239,7 +239,7 @@ def test_what_stands_before_a_refusal_is_asked_still(
     known = ItemRecord(
         later.id, later.clip_key, SEATS.label, "seats", later.answer, error="No.", refused=True
     )
-    left = open_places(questions, [SEATS], [known], Shard())[SEATS.label]
+    left = places_to_ask(questions, [SEATS], [known], Shard())[SEATS.label]
     assert left == set(range(questions.items.index(later)))
     settled: list[int] = []
     records = run(loaded, questions, SEATS, done=[known], on_progress=settled.append)
